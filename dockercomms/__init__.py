@@ -1,0 +1,89 @@
+"""dockercomms: send files to somebody else through any OCI registry.
+
+The public names are imported when they are first used, so that `import dockercomms` is cheap.
+
+Example:
+    >>> import dockercomms
+    >>> dockercomms.__version__
+    '1.1.0'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "1.1.0"
+
+_PUBLIC = {
+    "Mailbox": "dockercomms.mailbox",
+    "Inbox": "dockercomms.inbox",
+    "ManifestBuilder": "dockercomms.manifest",
+    "Message": "dockercomms.manifest",
+    "Receipt": "dockercomms.manifest",
+    "send": "dockercomms.sending",
+    "receive": "dockercomms.receiving",
+    "acknowledge": "dockercomms.receipts",
+    "Client": "dockercomms.oci.client",
+    "Reference": "dockercomms.oci.reference",
+    "Descriptor": "dockercomms.oci.model",
+    "Platform": "dockercomms.oci.model",
+    "RetryPolicy": "dockercomms.oci.retry",
+    "RetryEvent": "dockercomms.oci.retry",
+    **dict.fromkeys(
+        (
+            "AuthError",
+            "BlobUnknown",
+            "ConfigError",
+            "Denied",
+            "DigestInvalid",
+            "DigestMismatch",
+            "DockerCommsError",
+            "IntegrityError",
+            "LimitError",
+            "LocalIOError",
+            "ManifestBlobUnknown",
+            "ManifestInvalid",
+            "ManifestUnknown",
+            "NameInvalid",
+            "NameUnknown",
+            "NetworkError",
+            "NotFoundError",
+            "NothingNewError",
+            "PartialError",
+            "PlatformNotFound",
+            "ProtocolError",
+            "RangeInvalid",
+            "RegistryError",
+            "RetryAborted",
+            "SizeInvalid",
+            "SizeMismatch",
+            "TooManyRequests",
+            "TrailingData",
+            "Truncated",
+            "Unauthorized",
+            "Unsupported",
+            "UploadInvalid",
+            "UploadUnknown",
+            "UsageError",
+            "VerificationError",
+        ),
+        "dockercomms.errors",
+    ),
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the table above is the one list of names
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use (PEP 562)."""
+    try:
+        module = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'dockercomms' has no attribute {name!r}") from None
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""`python -m dockercomms`."""
+
+from dockercomms.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""The exceptions of dockercomms: one tree, one exit code per class.
+
+    DockerCommsError 1
+    ├ ConfigError 1                a configuration file or environment variable is wrong
+    ├ UsageError 64                an argument is wrong (click's own usage errors are mapped here)
+    ├ NetworkError 6               timeout, connection, TLS, retries used up
+    ├ RetryAborted 1               a retry hook asked to stop
+    ├ RegistryError 1              the registry answered with an error
+    │ ├ AuthError 3
+    │ │ ├ Unauthorized             UNAUTHORIZED
+    │ │ └ Denied                   DENIED
+    │ ├ NotFoundError 5
+    │ │ ├ NameUnknown              NAME_UNKNOWN
+    │ │ ├ ManifestUnknown          MANIFEST_UNKNOWN
+    │ │ ├ BlobUnknown              BLOB_UNKNOWN
+    │ │ ├ UploadUnknown            BLOB_UPLOAD_UNKNOWN
+    │ │ └ PlatformNotFound         no entry of an index fits
+    │ ├ TooManyRequests 9          TOOMANYREQUESTS
+    │ ├ DigestInvalid, SizeInvalid, NameInvalid, ManifestInvalid, ManifestBlobUnknown,
+    │ └ UploadInvalid, RangeInvalid, Unsupported                                       1
+    ├ ProtocolError 4              bad manifest, annotation, version, chunk order, limit
+    │ └ IntegrityError 4           bytes are not what was promised
+    │   ├ DigestMismatch           other content
+    │   ├ SizeMismatch             another length where the length is a claim of its own
+    │   ├ Truncated                the bytes end early
+    │   └ TrailingData             bytes follow the end
+    ├ LimitError 9                 a limit of ours or of the registry would be passed
+    ├ VerificationError 2          bad signature, wrong identity
+    ├ PartialError 7               some messages failed
+    ├ NothingNewError 12           nothing new, and the caller wanted to know
+    └ LocalIOError 8               disk full, permissions, a file that changed while it was read
+
+Codes 0 to 5 are those of the 1.0 program. Messages are lower case, without a full stop: what
+failed, on which object, what was expected and what came. `hint` says what the user can do.
+
+Example:
+    >>> from dockercomms.errors import NetworkError
+    >>> NetworkError("registry.example: connection refused").exit_code
+    6
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DockerCommsError(Exception):
+    """Base of every error that dockercomms raises on purpose.
+
+    Args:
+        message: What failed, on which object, what was expected and what came.
+        hint: What the user can do about it, one line or several.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    @property
+    def kind(self) -> str:
+        """The class name: the stable word for programs that read `--format json`."""
+        return type(self).__name__
+
+
+class ConfigError(DockerCommsError):
+    """A configuration file or environment variable is wrong."""
+
+
+class UsageError(DockerCommsError):
+    """An argument is wrong."""
+
+    exit_code = 64
+
+
+class NetworkError(DockerCommsError):
+    """The registry could not be reached, or stopped answering, and retrying did not help.
+
+    Args:
+        message: See the base class.
+        attempts: How many times it was tried.
+        waited_seconds: How long was waited between the tries.
+        hint: See the base class.
+    """
+
+    exit_code = 6
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        attempts: int = 1,
+        waited_seconds: float = 0.0,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.attempts = attempts
+        self.waited_seconds = waited_seconds
+
+
+class RetryAborted(DockerCommsError):
+    """A retry hook returned False."""
+
+
+class RegistryError(DockerCommsError):
+    """The registry answered with an error.
+
+    Args:
+        message: The registry's own text, or ours where it gave none.
+        code: The OCI error code, "" where there was none.
+        status: The HTTP status, 0 for a store without HTTP.
+        method: The HTTP method.
+        url: The address without its query.
+        detail: The `detail` member of the OCI error, as JSON text.
+        body: The first bytes of the answer's body, at most 8192.
+        hint: See the base class.
+
+    Source: OCI distribution-spec v1.1.1, "Error Codes".
+    """
+
+    code: str = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int = 0,
+        method: str = "",
+        url: str = "",
+        detail: str = "",
+        body: bytes = b"",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        if code is not None:
+            self.code = code
+        self.status = status
+        self.method = method
+        self.url = url
+        self.detail = detail
+        self.body = body
+
+
+class AuthError(RegistryError):
+    """The registry wants other credentials, or none would do."""
+
+    exit_code = 3
+
+
+class Unauthorized(AuthError):
+    """Authentication is required or was refused."""
+
+    code = "UNAUTHORIZED"
+
+
+class Denied(AuthError):
+    """The credentials are known but do not allow this."""
+
+    code = "DENIED"
+
+
+class NotFoundError(RegistryError):
+    """What was asked for is not there."""
+
+    exit_code = 5
+
+
+class NameUnknown(NotFoundError):
+    """The repository does not exist."""
+
+    code = "NAME_UNKNOWN"
+
+
+class ManifestUnknown(NotFoundError):
+    """The manifest or tag does not exist."""
+
+    code = "MANIFEST_UNKNOWN"
+
+
+class BlobUnknown(NotFoundError):
+    """The blob does not exist."""
+
+    code = "BLOB_UNKNOWN"
+
+
+class UploadUnknown(NotFoundError):
+    """The upload session does not exist (any more)."""
+
+    code = "BLOB_UPLOAD_UNKNOWN"
+
+
+class PlatformNotFound(NotFoundError):
+    """No entry of an index fits the platform asked for."""
+
+
+class TooManyRequests(RegistryError):
+    """The registry asked to slow down, and waiting did not help."""
+
+    exit_code = 9
+    code = "TOOMANYREQUESTS"
+
+
+class DigestInvalid(RegistryError):
+    """The registry found another digest than was said."""
+
+    code = "DIGEST_INVALID"
+
+
+class SizeInvalid(RegistryError):
+    """The registry found another size than was said."""
+
+    code = "SIZE_INVALID"
+
+
+class NameInvalid(RegistryError):
+    """The registry refuses the repository's name."""
+
+    code = "NAME_INVALID"
+
+
+class ManifestInvalid(RegistryError):
+    """The registry refuses the manifest."""
+
+    code = "MANIFEST_INVALID"
+
+
+class ManifestBlobUnknown(RegistryError):
+    """The manifest names a blob or manifest that the registry does not have."""
+
+    code = "MANIFEST_BLOB_UNKNOWN"
+
+
+class UploadInvalid(RegistryError):
+    """The upload session cannot go on."""
+
+    code = "BLOB_UPLOAD_INVALID"
+
+
+class RangeInvalid(RegistryError):
+    """The byte range is not there, or not the one the registry expects next."""
+
+    code = "RANGE_INVALID"
+
+
+class Unsupported(RegistryError):
+    """The registry does not do this."""
+
+    code = "UNSUPPORTED"
+
+
+class ProtocolError(DockerCommsError):
+    """A manifest, annotation, version, chunk or name breaks the protocol or a limit of it."""
+
+    exit_code = 4
+
+
+class IntegrityError(ProtocolError):
+    """Bytes are not what was promised."""
+
+
+class DigestMismatch(IntegrityError):
+    """The content has another digest than was asked for."""
+
+
+class SizeMismatch(IntegrityError):
+    """The content has another size than was promised."""
+
+
+class Truncated(IntegrityError):
+    """The content ends before its promised end."""
+
+
+class TrailingData(IntegrityError):
+    """The content goes on after its promised end."""
+
+
+class LimitError(DockerCommsError):
+    """A limit of ours or of the registry would be passed."""
+
+    exit_code = 9
+
+
+class VerificationError(DockerCommsError):
+    """A signature, identity or statement does not hold."""
+
+    exit_code = 2
+
+
+class PartialError(DockerCommsError):
+    """Some of what was asked for failed, for more than one reason."""
+
+    exit_code = 7
+
+
+class NothingNewError(DockerCommsError):
+    """There was nothing new, and the caller asked to be told by the exit code."""
+
+    exit_code = 12
+
+
+class LocalIOError(DockerCommsError):
+    """A local file cannot be read, written or trusted to hold still."""
+
+    exit_code = 8
+
+
+OCI_ERROR_CLASSES: dict[str, type[RegistryError]] = {
+    cls.code: cls
+    for cls in (
+        Unauthorized,
+        Denied,
+        NameUnknown,
+        ManifestUnknown,
+        BlobUnknown,
+        UploadUnknown,
+        TooManyRequests,
+        DigestInvalid,
+        SizeInvalid,
+        NameInvalid,
+        ManifestInvalid,
+        ManifestBlobUnknown,
+        UploadInvalid,
+        RangeInvalid,
+        Unsupported,
+    )
+}
+"""OCI error code to class, complete for distribution-spec v1.1.1 plus RANGE_INVALID."""

@@ -1,0 +1,368 @@
+"""The registry interface: four small roles and their union.
+
+`HTTPRegistry`, `LayoutRegistry` and `MemoryRegistry` are its implementations; one contract suite
+(`tests/contract`) holds them to what stands here. Every method takes the repository's name first;
+a store that holds one repository only (an image layout) ignores it. All methods are safe to call
+from several threads. Every method may also raise, over HTTP, `AuthError`, `NetworkError`,
+`TooManyRequests` or another `RegistryError`, and on a local store `LocalIOError`; the lists below
+name what is special to each method.
+
+Source: OCI distribution-spec v1.1.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import BinaryIO, Protocol, runtime_checkable
+
+from dockercomms.errors import ProtocolError
+from dockercomms.oci.model import Descriptor, Digest
+
+BlobSource = Callable[[], BinaryIO]
+"""Opens the same bytes again, from their start, each time it is called. The stream is seekable."""
+
+ProgressHook = Callable[[int, int], None]
+"""Takes bytes done and bytes in all; done never goes back."""
+
+
+class BlobReader(AbstractContextManager["BlobReader"], Protocol):
+    """Content as it streams in. Read to the end, it has been checked against `descriptor`."""
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Media type, digest and size of the content. A range read keeps the whole's size."""
+        ...
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, b"" at the end.
+
+        Raises:
+            IntegrityError: another digest or size than asked for; raised before the last bytes
+                are handed out. A range read cannot check the digest, only the length.
+            NetworkError: the stream broke, and going on from the break did not help.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the connection; reading on is an error."""
+        ...
+
+
+class BlobUpload(Protocol):
+    """One upload session. Not safe for several threads; close, commit or cancel it.
+
+    Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
+    """
+
+    @property
+    def id(self) -> str:
+        """What `resume_upload` takes to go on with this session."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, sent or buffered."""
+        ...
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes sent in one request."""
+        ...
+
+    def write(self, data: bytes, /) -> int:
+        """Take `data`, sending full chunks; returns its length.
+
+        Raises:
+            RangeInvalid: the registry is at another offset.
+            UploadUnknown: the session is gone.
+        """
+        ...
+
+    def commit(self, digest: Digest) -> Descriptor:
+        """Send what is left, close the session and return the blob's descriptor.
+
+        Raises:
+            DigestInvalid: the registry received other content.
+        """
+        ...
+
+    def close(self) -> None:
+        """Send what is buffered and leave the session open for `resume_upload`."""
+        ...
+
+    def cancel(self) -> None:
+        """Throw the session away."""
+        ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads content."""
+
+    def get_blob(self, repository: str, digest: Digest, *, size: int | None = None) -> BlobReader:
+        """Return a reader of the blob; with `size`, a blob of any other size is refused.
+
+        Raises:
+            BlobUnknown, NameUnknown: not there.
+            IntegrityError: another size than `size` is announced or received.
+        """
+        ...
+
+    def get_blob_range(
+        self, repository: str, digest: Digest, start: int, end: int | None = None
+    ) -> BlobReader:
+        """Return a reader of bytes `start` up to but not including `end` (None: the blob's end).
+
+        The digest cannot be checked by a part; its length is.
+
+        Raises:
+            ValueError: negative `start`, or `end` before `start`.
+            RangeInvalid: `start` lies behind the end of the blob.
+            BlobUnknown, NameUnknown: not there.
+        """
+        ...
+
+    def get_manifest(self, repository: str, digest: Digest) -> BlobReader:
+        """Return a reader of the manifest with `digest`.
+
+        Raises:
+            ManifestUnknown, NameUnknown: not there.
+            IntegrityError: other content than asked for, or above `MAX_MANIFEST_BYTES`.
+        """
+        ...
+
+    def get_tag(self, repository: str, tag: str) -> BlobReader:
+        """Return a reader of the manifest under `tag`; its descriptor's digest is computed here.
+
+        Raises:
+            ManifestUnknown, NameUnknown: not there.
+            IntegrityError: not what the registry's own digest header says, or too large.
+        """
+        ...
+
+    def resolve_blob(self, repository: str, digest: Digest) -> Descriptor:
+        """Return the blob's descriptor without its content.
+
+        Raises:
+            BlobUnknown, NameUnknown: not there.
+        """
+        ...
+
+    def resolve_manifest(self, repository: str, digest: Digest) -> Descriptor:
+        """Return the manifest's descriptor without its content.
+
+        Raises:
+            ManifestUnknown, NameUnknown: not there.
+        """
+        ...
+
+    def resolve_tag(self, repository: str, tag: str) -> Descriptor:
+        """Return what `tag` points at. The digest is the registry's word until it is fetched.
+
+        Raises:
+            ManifestUnknown, NameUnknown: not there.
+        """
+        ...
+
+    def server_time(self) -> datetime | None:
+        """Return the store's clock in UTC: the newest answer's `Date`, moved on by our own clock.
+
+        None before the first answer. A local store answers with this machine's clock.
+        """
+        ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Writes content."""
+
+    def push_blob(
+        self,
+        repository: str,
+        descriptor: Descriptor,
+        source: BlobSource,
+        *,
+        progress: ProgressHook | None = None,
+    ) -> Descriptor:
+        """Upload a blob whose digest and size are known; returns `descriptor`.
+
+        The source is read as often as the registry makes it necessary; what is read is checked
+        against `descriptor`. It is sent whether or not the registry has it: see `resolve_blob`.
+
+        Raises:
+            IntegrityError: the source is not what `descriptor` says.
+            DigestInvalid, SizeInvalid: the registry received other content.
+        """
+        ...
+
+    def push_manifest(
+        self,
+        repository: str,
+        data: bytes,
+        media_type: str,
+        *,
+        tags: Sequence[str] = (),
+        digest: Digest | None = None,
+    ) -> Descriptor:
+        """Store a manifest, under each of `tags`, or by its digest if there are none.
+
+        Raises:
+            ValueError: `digest` is given and is not that of `data`.
+            ManifestBlobUnknown, ManifestInvalid: the registry refuses it.
+            LimitError: the registry finds it too large.
+        """
+        ...
+
+    def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
+        """Make the blob of repository `source` one of `repository` without moving it.
+
+        Returns None if the store will not; the blob then has to be pushed.
+        """
+        ...
+
+    def upload(self, repository: str, *, chunk_size: int = 0) -> BlobUpload:
+        """Open an upload session; `chunk_size` 0 leaves the size to the store."""
+        ...
+
+    def resume_upload(
+        self, repository: str, session: str, *, offset: int | None = None, chunk_size: int = 0
+    ) -> BlobUpload:
+        """Go on with `session` (a `BlobUpload.id`); `offset` None asks the store where it is.
+
+        Raises:
+            UploadUnknown: the session is gone.
+            Unsupported: the store cannot tell where it is.
+        """
+        ...
+
+
+@runtime_checkable
+class Deleter(Protocol):
+    """Deletes content."""
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """Delete a blob.
+
+        Raises:
+            Unsupported: the store does not delete. BlobUnknown: not there.
+        """
+        ...
+
+    def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """Delete a manifest and every tag on it.
+
+        Raises:
+            Unsupported: the store does not delete. ManifestUnknown: not there.
+        """
+        ...
+
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """Delete one tag and nothing else.
+
+        Raises:
+            Unsupported: the store does not delete tags. ManifestUnknown: not there.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TagPage:
+    """One page of a tag list, whole."""
+
+    tags: tuple[str, ...]
+    """The page's tags in the order they came."""
+    has_link: bool
+    """Whether the store said that there is a next page."""
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """Lists content. Iterators ask for a page when it is needed, and never loop for ever."""
+
+    def tags(
+        self,
+        repository: str,
+        *,
+        start_after: str | None = None,
+        page_size: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """Yield tags in the store's order, each once, at most `limit`.
+
+        Do not rely on the order, nor on `start_after` being obeyed: some registries sort or skip
+        nothing (see `tag_pages` for judging a page whole).
+
+        Raises:
+            NameUnknown: no such repository (some stores yield nothing instead).
+        """
+        ...
+
+    def tag_pages(
+        self, repository: str, *, start_after: str | None = None, page_size: int | None = None
+    ) -> Iterator[TagPage]:
+        """Yield the pages of the tag list as the store gives them.
+
+        `page_size` is halved and the page asked for again where the store refuses it as too
+        large. A page seen before ends the listing.
+
+        Raises:
+            NameUnknown: no such repository, or (zot) `start_after` is not one of its tags.
+        """
+        ...
+
+    def repositories(
+        self,
+        *,
+        start_after: str | None = None,
+        page_size: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """Yield the store's repositories.
+
+        Raises:
+            Unsupported: the store has no catalogue.
+        """
+        ...
+
+    def referrers(
+        self, repository: str, digest: Digest, *, artifact_type: str | None = None
+    ) -> Iterator[Descriptor]:
+        """Yield what refers to `digest`: by the referrers API, else by the tag schema.
+
+        Filtered here as well: a registry's own filter is not believed. An entry's artifact type
+        and annotations are claims; fetch the manifest to know.
+
+        Source: distribution-spec v1.1.1, "Listing Referrers".
+        """
+        ...
+
+    def referrers_supported(self, repository: str) -> bool:
+        """Return whether the store has the referrers API; asks once per repository."""
+        ...
+
+
+@runtime_checkable
+class Registry(Reader, Writer, Deleter, Lister, Protocol):
+    """The whole interface."""
+
+    def close(self) -> None:
+        """Release connections and locks."""
+        ...
+
+
+def read_all(reader: BlobReader, limit: int) -> tuple[bytes, Descriptor]:
+    """Return all that `reader` yields, checked, and its descriptor; closes the reader.
+
+    Raises:
+        ProtocolError: more than `limit` bytes are announced.
+        IntegrityError: as `BlobReader.read`.
+    """
+    with reader:
+        if reader.descriptor.size > limit:
+            raise ProtocolError(
+                f"{reader.descriptor.digest}: {reader.descriptor.size} bytes; at most {limit}"
+            )
+        return reader.read(), reader.descriptor

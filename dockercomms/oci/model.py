@@ -1,0 +1,583 @@
+"""The OCI content model: descriptors, manifests, indexes, and the reader that checks digests.
+
+Nothing here talks to a registry. Sources: OCI image-spec v1.1.1 (descriptor.md, manifest.md,
+image-index.md) and distribution-spec v1.1.1.
+
+Example:
+    >>> from dockercomms.oci.model import Descriptor, EMPTY_CONFIG
+    >>> Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json") == EMPTY_CONFIG
+    True
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NewType, Protocol
+
+from dockercomms.errors import DigestMismatch, ProtocolError, TrailingData, Truncated
+
+Digest = NewType("Digest", str)
+"""`sha256:` and 64 lower-case hex digits (or sha384/sha512 with theirs)."""
+
+MEDIA_TYPE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+MEDIA_TYPE_INDEX = "application/vnd.oci.image.index.v1+json"
+MEDIA_TYPE_IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
+MEDIA_TYPE_IMAGE_LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+MEDIA_TYPE_EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
+MEDIA_TYPE_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+MEDIA_TYPE_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+MEDIA_TYPE_DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+json"
+MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+MEDIA_TYPE_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+MEDIA_TYPE_OCTET_STREAM = "application/octet-stream"
+
+MANIFEST_MEDIA_TYPES = (
+    MEDIA_TYPE_MANIFEST,
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_ARTIFACT,
+    MEDIA_TYPE_DOCKER_MANIFEST,
+    MEDIA_TYPE_DOCKER_LIST,
+    MEDIA_TYPE_DOCKER_SCHEMA1,
+    MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED,
+)
+"""What a manifest request accepts, in this order."""
+
+ANNOTATION_REF_NAME = "org.opencontainers.image.ref.name"
+"""Where an image layout keeps a tag (image-spec v1.1.1, image-layout.md)."""
+
+MAX_MANIFEST_BYTES = 4 * 2**20
+"""The largest manifest read: distribution refuses larger ones to push (measured: 400)."""
+
+MAX_JSON_DEPTH = 64
+"""Deeper JSON is refused: no manifest needs it, and parsers recurse."""
+
+_HEX_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
+_DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
+_MEDIA_TYPE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
+)
+
+
+def parse_digest(text: str) -> Digest:
+    """Return `text` as a Digest.
+
+    Raises:
+        ProtocolError: unknown algorithm, wrong length, or anything but lower-case hex.
+    """
+    match = _DIGEST.fullmatch(text)
+    if match is None or len(match[2]) != _HEX_DIGITS[match[1]]:
+        raise ProtocolError(
+            f"not a digest: {text!r:.200}; expected sha256: and 64 lower-case hex digits"
+        )
+    return Digest(text)
+
+
+def digest_of(data: bytes | bytearray | memoryview) -> Digest:
+    """Return the sha256 digest of `data`."""
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image runs on (image-spec v1.1.1, image-index.md)."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+    os_version: str = ""
+    os_features: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON object, keys in the order of the Go reference types."""
+        out: dict[str, object] = {"architecture": self.architecture, "os": self.os}
+        if self.os_version:
+            out["os.version"] = self.os_version
+        if self.os_features:
+            out["os.features"] = list(self.os_features)
+        if self.variant:
+            out["variant"] = self.variant
+        return out
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> Platform:
+        """Return the platform in `value`; `where` names it in errors.
+
+        Raises:
+            ProtocolError: not an object of strings.
+        """
+        fields = _object(value, where)
+        return cls(
+            os=_string(fields, "os", where, default=""),
+            architecture=_string(fields, "architecture", where, default=""),
+            variant=_string(fields, "variant", where, default=""),
+            os_version=_string(fields, "os.version", where, default=""),
+            os_features=tuple(
+                _checked_string(item, f"{where}: os.features")
+                for item in _list(fields, "os.features", where)
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    """A media type, digest and size, and what may stand beside them.
+
+    Source: image-spec v1.1.1, descriptor.md.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    data: bytes | None = field(default=None, hash=False)
+    """The content itself, checked against digest and size when it is used (see `inline`)."""
+    platform: Platform | None = None
+    artifact_type: str | None = None
+
+    def __post_init__(self) -> None:
+        parse_digest(self.digest)
+        if isinstance(self.size, bool) or self.size < 0:
+            raise ProtocolError(f"descriptor {self.digest}: size {self.size} is negative")
+        if not self.media_type:
+            raise ProtocolError(f"descriptor {self.digest}: no media type")
+
+    @classmethod
+    def of(
+        cls,
+        data: bytes,
+        media_type: str,
+        *,
+        annotations: Mapping[str, str] | None = None,
+        artifact_type: str | None = None,
+    ) -> Descriptor:
+        """Return the descriptor of `data`."""
+        return cls(
+            media_type=media_type,
+            digest=digest_of(data),
+            size=len(data),
+            annotations=dict(annotations or {}),
+            artifact_type=artifact_type,
+        )
+
+    def inline(self) -> bytes | None:
+        """Return `data` if it is there and has this descriptor's size and digest.
+
+        Raises:
+            ProtocolError: `data` is there but is other content.
+        """
+        if self.data is None:
+            return None
+        if len(self.data) != self.size or not matches(self.data, self.digest):
+            raise DigestMismatch(
+                f"descriptor {self.digest}: its data is other content ({len(self.data)} bytes)"
+            )
+        return self.data
+
+    def bare(self) -> Descriptor:
+        """Return media type, digest and size alone, as a `subject` is written."""
+        return Descriptor(media_type=self.media_type, digest=self.digest, size=self.size)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON object, its keys in the order of the Go reference types."""
+        out: dict[str, object] = {
+            "mediaType": self.media_type,
+            "digest": self.digest,
+            "size": self.size,
+        }
+        if self.annotations:
+            out["annotations"] = sorted_annotations(self.annotations)
+        if self.data is not None:
+            out["data"] = base64.b64encode(self.data).decode("ascii")
+        if self.platform is not None:
+            out["platform"] = self.platform.to_json()
+        if self.artifact_type is not None:
+            out["artifactType"] = self.artifact_type
+        return out
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> Descriptor:
+        """Return the descriptor in `value`; `where` names it in errors.
+
+        Raises:
+            ProtocolError: a member is missing, of the wrong type, or invalid.
+        """
+        fields = _object(value, where)
+        refuse_colliding_keys(fields, where, _DESCRIPTOR_KEYS)
+        data = fields.get("data")
+        raw: bytes | None = None
+        if data is not None:
+            try:
+                raw = base64.b64decode(_checked_string(data, f"{where}: data"), validate=True)
+            except binascii.Error as error:
+                raise ProtocolError(f"{where}: data is not base64: {error}") from error
+        platform = fields.get("platform")
+        return cls(
+            media_type=_string(fields, "mediaType", where),
+            digest=parse_digest(_string(fields, "digest", where)),
+            size=_size(fields, where),
+            annotations=_annotations(fields, where),
+            data=raw,
+            platform=None
+            if platform is None
+            else Platform.from_json(platform, f"{where}: platform"),
+            artifact_type=_string(fields, "artifactType", where, default="") or None,
+        )
+
+
+_DESCRIPTOR_KEYS = frozenset(
+    {"mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"}
+)
+_MANIFEST_KEYS = frozenset(
+    {"schemaVersion", "mediaType", "artifactType", "config", "layers", "subject", "annotations"}
+)
+_INDEX_KEYS = frozenset(
+    {"schemaVersion", "mediaType", "artifactType", "manifests", "subject", "annotations"}
+)
+
+EMPTY_CONFIG = Descriptor(
+    media_type=MEDIA_TYPE_EMPTY_CONFIG,
+    digest=Digest("sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"),
+    size=2,
+)
+"""The empty descriptor (image-spec v1.1.1, manifest.md, "Guidance for an Empty Descriptor")."""
+
+EMPTY_CONFIG_BYTES = b"{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """An image manifest (image-spec v1.1.1, manifest.md)."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...] = ()
+    artifact_type: str | None = None
+    subject: Descriptor | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    media_type: str | None = MEDIA_TYPE_MANIFEST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """An image index (image-spec v1.1.1, image-index.md), also what the referrers API answers."""
+
+    manifests: tuple[Descriptor, ...] = ()
+    artifact_type: str | None = None
+    subject: Descriptor | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    media_type: str | None = MEDIA_TYPE_INDEX
+
+    def to_bytes(self) -> bytes:
+        """Return the index as compact JSON, keys in the order of the Go reference types."""
+        out: dict[str, object] = {
+            "schemaVersion": 2,
+            "mediaType": self.media_type or MEDIA_TYPE_INDEX,
+        }
+        if self.artifact_type is not None:
+            out["artifactType"] = self.artifact_type
+        out["manifests"] = [entry.to_json() for entry in self.manifests]
+        if self.subject is not None:
+            out["subject"] = self.subject.to_json()
+        if self.annotations:
+            out["annotations"] = sorted_annotations(self.annotations)
+        return canonical_json(out)
+
+
+def parse_manifest(data: bytes, *, where: str = "manifest") -> Manifest:
+    """Return the image manifest in `data`; `where` names it in errors.
+
+    `mediaType` may be absent, `layers` may be `[]`, `null` or absent (the 1.0 program writes
+    all three); an index is refused.
+
+    Raises:
+        ProtocolError: not such a manifest, duplicate or case-colliding keys, a wrong type.
+    """
+    fields = _object(parse_json(data, where=where), where)
+    refuse_colliding_keys(fields, where, _MANIFEST_KEYS)
+    if "manifests" in fields:
+        raise ProtocolError(f"{where}: an index, not a manifest")
+    _schema_version(fields, where)
+    media_type = _string(fields, "mediaType", where, default="") or None
+    if media_type not in (None, MEDIA_TYPE_MANIFEST, MEDIA_TYPE_DOCKER_MANIFEST):
+        raise ProtocolError(f"{where}: media type {media_type!r}; expected {MEDIA_TYPE_MANIFEST}")
+    subject = fields.get("subject")
+    return Manifest(
+        config=Descriptor.from_json(fields.get("config"), f"{where}: config"),
+        layers=tuple(
+            Descriptor.from_json(item, f"{where}: layer {number}")
+            for number, item in enumerate(_list(fields, "layers", where))
+        ),
+        artifact_type=_string(fields, "artifactType", where, default="") or None,
+        subject=None if subject is None else Descriptor.from_json(subject, f"{where}: subject"),
+        annotations=_annotations(fields, where),
+        media_type=media_type,
+    )
+
+
+def parse_index(data: bytes, *, where: str = "index") -> Index:
+    """Return the image index in `data`; `where` names it in errors.
+
+    Raises:
+        ProtocolError: not an index, duplicate or case-colliding keys, a wrong type.
+    """
+    fields = _object(parse_json(data, where=where), where)
+    refuse_colliding_keys(fields, where, _INDEX_KEYS)
+    if "manifests" not in fields:
+        raise ProtocolError(f"{where}: no manifests member, so not an index")
+    _schema_version(fields, where)
+    media_type = _string(fields, "mediaType", where, default="") or None
+    if media_type not in (None, MEDIA_TYPE_INDEX, MEDIA_TYPE_DOCKER_LIST):
+        raise ProtocolError(f"{where}: media type {media_type!r}; expected {MEDIA_TYPE_INDEX}")
+    subject = fields.get("subject")
+    return Index(
+        manifests=tuple(
+            Descriptor.from_json(item, f"{where}: entry {number}")
+            for number, item in enumerate(_list(fields, "manifests", where))
+        ),
+        artifact_type=_string(fields, "artifactType", where, default="") or None,
+        subject=None if subject is None else Descriptor.from_json(subject, f"{where}: subject"),
+        annotations=_annotations(fields, where),
+        media_type=media_type,
+    )
+
+
+def parse_json(data: bytes, *, where: str = "JSON") -> object:
+    """Return the JSON value in `data`, strictly.
+
+    Refused, because readers disagree about them: duplicate keys, invalid UTF-8, a byte order
+    mark, NaN and infinities, nesting deeper than `MAX_JSON_DEPTH`.
+
+    Raises:
+        ProtocolError: any of these, or not JSON; the text names `where`.
+    """
+    try:
+        text = data.decode("utf-8")
+        _refuse_deep(text, where)
+        value: object = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"{where}: not valid JSON: {error}") from error
+    return value
+
+
+def canonical_json(value: object) -> bytes:
+    """Return `value` as compact UTF-8 JSON with the escapes of Go's `encoding/json`.
+
+    Keys keep the order of their dict. `<`, `>`, `&`, U+2028 and U+2029 are escaped, DEL and other
+    non-ASCII characters are raw, lone surrogates become U+FFFD, there is no final newline.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char, escape in _GO_ESCAPES:
+        if char in text:
+            text = text.replace(char, escape)
+    return _SURROGATE.sub("\ufffd", text).encode("utf-8")
+
+
+_GO_ESCAPES = (
+    ("<", "\\u003c"),
+    (">", "\\u003e"),
+    ("&", "\\u0026"),
+    ("\u2028", "\\u2028"),
+    ("\u2029", "\\u2029"),
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def sorted_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of `annotations` with its keys in bytewise order of their UTF-8 form."""
+    return dict(sorted(annotations.items(), key=lambda item: item[0].encode("utf-8", "replace")))
+
+
+def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: frozenset[str]) -> None:
+    """Refuse a key that equals one of `known` but for its case.
+
+    Go's decoder takes `LAYERS` for `layers`, so that two readers would see two payloads.
+
+    Raises:
+        ProtocolError: such a key is there.
+    """
+    folded = {key.casefold() for key in known}
+    for key in fields:
+        if key not in known and key.casefold() in folded:
+            raise ProtocolError(f"{where}: key {key!r:.100} collides with another by case")
+
+
+def matches(data: bytes | bytearray | memoryview, digest: Digest) -> bool:
+    """Return whether `data` has `digest`, in the digest's own algorithm."""
+    algorithm, _, expected = digest.partition(":")
+    return hashlib.new(algorithm, data).hexdigest() == expected
+
+
+class ByteStream(Protocol):
+    """The one method that a checked stream needs."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, b"" at the end."""
+        ...
+
+
+class VerifyingReader:
+    """Reads a foreign stream and proves, at its end, that it was `descriptor`'s content.
+
+    `read` returns b"" only after size and digest were checked, so a caller that reads to the
+    end knows. At most one byte more than `descriptor.size` is taken from the stream.
+    Not safe for use by several threads.
+
+    Raises (from `read`):
+        Truncated: the stream ended early.
+        TrailingData: the stream went on.
+        DigestMismatch: it was other content of the right size.
+    """
+
+    def __init__(self, stream: ByteStream, descriptor: Descriptor, *, what: str = "") -> None:
+        self.descriptor = descriptor
+        self._stream = stream
+        self._hash = hashlib.new(descriptor.digest.partition(":")[0])
+        self._left = descriptor.size
+        self._what = what or descriptor.digest
+        self._checked = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes (all that is left if negative), b"" at the proven end."""
+        if size < 0:
+            return b"".join(self)
+        if size == 0:
+            return b""
+        if self._left == 0:
+            self._check_end()
+            return b""
+        data = self._stream.read(min(size, self._left))
+        if not data:
+            got = self.descriptor.size - self._left
+            raise Truncated(f"{self._what}: {self.descriptor.size} bytes expected, {got} received")
+        if len(data) > self._left:
+            raise TrailingData(f"{self._what}: more than {self.descriptor.size} bytes received")
+        self._hash.update(data)
+        self._left -= len(data)
+        if self._left == 0:
+            # The last bytes are handed out only after they are known to be right.
+            self._check_end()
+        return data
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.read(READ_BYTES):
+            yield data
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if self._checked:
+            return
+        if self._stream.read(1):
+            raise TrailingData(f"{self._what}: more than {self.descriptor.size} bytes received")
+        actual = f"{self._hash.name}:{self._hash.hexdigest()}"
+        if actual != self.descriptor.digest:
+            raise DigestMismatch(
+                f"{self._what}: {self.descriptor.digest} expected, {actual} received"
+            )
+        self._checked = True
+
+
+READ_BYTES = 2**20
+"""How much is read at once when a whole stream is copied: larger gains nothing (measured)."""
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"duplicate key {key!r:.100}")
+            seen.add(key)
+    return out
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _refuse_deep(text: str, where: str) -> None:
+    """Count brackets outside strings; cheap, and before the recursive parser sees them."""
+    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
+        return
+    depth = 0
+    for mark in _JSON_STRUCTURE.findall(text):
+        if mark in "[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                raise ProtocolError(f"{where}: JSON nested deeper than {MAX_JSON_DEPTH}")
+        elif mark in "]}":
+            depth -= 1
+
+
+_JSON_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+
+
+def _schema_version(fields: Mapping[str, object], where: str) -> None:
+    if fields.get("schemaVersion") != 2 or isinstance(fields["schemaVersion"], bool):  # noqa: PLR2004
+        raise ProtocolError(
+            f"{where}: schemaVersion {fields.get('schemaVersion')!r:.50}; expected 2"
+        )
+
+
+def _object(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{where}: a JSON object expected, {_json_type(value)} received")
+    return value
+
+
+def _list(fields: Mapping[str, object], key: str, where: str) -> list[object]:
+    value = fields.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ProtocolError(f"{where}: {key} must be a list, {_json_type(value)} received")
+    return value
+
+
+def _checked_string(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise ProtocolError(f"{where}: a string expected, {_json_type(value)} received")
+    return value
+
+
+def _string(
+    fields: Mapping[str, object], key: str, where: str, *, default: str | None = None
+) -> str:
+    value = fields.get(key, default)
+    if value is None and default is not None:
+        return default
+    if value is None:
+        raise ProtocolError(f"{where}: {key} is missing")
+    return _checked_string(value, f"{where}: {key}")
+
+
+def _size(fields: Mapping[str, object], where: str) -> int:
+    value = fields.get("size")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ProtocolError(f"{where}: size must be a whole number, {value!r:.50} received")
+    return value
+
+
+def _annotations(fields: Mapping[str, object], where: str) -> dict[str, str]:
+    value = fields.get("annotations")
+    if value is None:
+        return {}
+    return {
+        key: _checked_string(item, f"{where}: annotation {key!r:.100}")
+        for key, item in _object(value, f"{where}: annotations").items()
+    }
+
+
+def _json_type(value: object) -> str:
+    names = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}
+    return names.get(type(value), "an object" if isinstance(value, dict) else "a number")

@@ -1,0 +1,1 @@
+"""How a payload becomes layers and comes back: chunks, layers, transfers, payloads."""
