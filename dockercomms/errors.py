@@ -82,6 +82,7 @@ class NetworkError(DockerCommsError):
         message: See the base class.
         attempts: How many times it was tried.
         waited_seconds: How long was waited between the tries.
+        retryable: False where trying again cannot help, such as a certificate that is not trusted.
         hint: See the base class.
     """
 
@@ -93,11 +94,13 @@ class NetworkError(DockerCommsError):
         *,
         attempts: int = 1,
         waited_seconds: float = 0.0,
+        retryable: bool = True,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.attempts = attempts
         self.waited_seconds = waited_seconds
+        self.retryable = retryable
 
 
 class RetryAborted(DockerCommsError):
@@ -115,6 +118,7 @@ class RegistryError(DockerCommsError):
         url: The address without its query.
         detail: The `detail` member of the OCI error, as JSON text.
         body: The first bytes of the answer's body, at most 8192.
+        retry_after_seconds: How long the registry asks to wait (Retry-After), None if it does not.
         hint: See the base class.
 
     Source: OCI distribution-spec v1.1.1, "Error Codes".
@@ -132,9 +136,11 @@ class RegistryError(DockerCommsError):
         url: str = "",
         detail: str = "",
         body: bytes = b"",
+        retry_after_seconds: float | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
         if code is not None:
             self.code = code
         self.status = status

@@ -1,0 +1,337 @@
+"""Logins as docker and podman keep them: configuration files and credential programs.
+
+Example:
+    >>> from dockercomms.oci.credentials import DockerConfig
+    >>> config = DockerConfig.load(
+    ...     {"DOCKER_AUTH_CONFIG": '{"auths": {"registry.example": {"auth": "dTpw"}}}'}
+    ... )
+    >>> config.entry("registry.example", "team/box")
+    Credentials(username='u', source='DOCKER_AUTH_CONFIG')
+    >>> config.entry("other.example") is None
+    True
+
+Sources: the manual pages docker-login, containers-auth.json(5), and the protocol of
+docker-credential-helpers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dockercomms.errors import ConfigError
+from dockercomms.oci.credential_program import HELPER_TIMEOUT_SECONDS, ask_program
+from dockercomms.oci.reference import HUB_HOSTS
+
+HUB_KEY = "https://index.docker.io/v1/"
+"""Under this name docker keeps the login of Docker Hub."""
+
+MAX_CONFIG_BYTES = 4 * 2**20
+"""More than ten thousand logins; a larger file is something else."""
+
+IDENTITY_USER = "<token>"
+"""The user name with which a credential program says that its secret is an identity token."""
+
+_TOKEN_TEXT = re.compile(r"[\x21-\x7e]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """A login. Its secrets never show in its `repr`."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    """A refresh token, exchanged for access tokens at the registry's token server."""
+    registry_token: str = field(default="", repr=False)
+    """A bearer token for the registry itself."""
+    source: str = field(default="", compare=False)
+    """Where it was found, for people: a variable, a file, a program."""
+    also_in: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Sources of lower rank that have an entry for the same registry, and were not used."""
+
+    def __post_init__(self) -> None:
+        if ":" in self.username:
+            raise ConfigError(f"{self.source or 'login'}: a user name cannot contain a colon")
+        # it becomes a header as it is
+        if not _TOKEN_TEXT.fullmatch(self.registry_token):
+            raise ConfigError(f"{self.source or 'login'}: the registry token is not printable text")
+
+    def basic_header(self) -> str | None:
+        """Return the value of an `Authorization` header, None without a user and password.
+
+        Source: RFC 7617, with UTF-8.
+        """
+        if not self.username and not self.password:
+            return None
+        pair = f"{self.username}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigSource:
+    """One configuration file, or what stands for one."""
+
+    name: str
+    """The variable or the path that it came from."""
+    auths: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    cred_helpers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    creds_store: str = ""
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> ConfigSource:
+        """Return the source in the JSON `text`; empty text is an empty configuration.
+
+        Single entries of `auths` are checked when they are used, so that a broken one of another
+        registry harms nobody.
+
+        Raises:
+            ConfigError: not JSON of the right shape; names the source.
+        """
+        try:
+            data = json.loads(text) if text.strip() else {}
+        except (ValueError, RecursionError):
+            # from None: the original error holds the whole text, and so its secrets
+            raise ConfigError(f"{name}: not a docker configuration: not JSON") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"{name}: not a docker configuration: a JSON object expected")
+        auths, helpers = data.get("auths") or {}, data.get("credHelpers") or {}
+        store = data.get("credsStore") or ""
+        if not isinstance(auths, dict):
+            raise ConfigError(f"{name}: auths: a JSON object expected")
+        if not isinstance(helpers, dict) or not all(isinstance(v, str) for v in helpers.values()):
+            raise ConfigError(f"{name}: credHelpers: an object of program names expected")
+        if not isinstance(store, str):
+            raise ConfigError(f"{name}: credsStore: a program name expected")
+        return cls(name=name, auths=auths, cred_helpers=helpers, creds_store=store)
+
+    def mentions(self, host: str, repository: str) -> bool:
+        """Return whether there is an entry, good or bad, without asking any program."""
+        tables = (self.cred_helpers, self.auths)
+        try:
+            return any(
+                True for table in tables for _ in _matches(self.name, table, host, repository)
+            )
+        except ConfigError:
+            return True
+
+
+@dataclass(frozen=True, slots=True)
+class DockerConfig:
+    """The logins of this user, from the sources in their order. Safe for several threads."""
+
+    sources: tuple[ConfigSource, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    """The environment that credential programs are found and run in."""
+    helper_timeout_seconds: float = HELPER_TIMEOUT_SECONDS
+
+    @classmethod
+    def load(
+        cls,
+        env: Mapping[str, str] | None = None,
+        *,
+        authfile: str | os.PathLike[str] | None = None,
+        helper_timeout_seconds: float = HELPER_TIMEOUT_SECONDS,
+    ) -> DockerConfig:
+        """Return the configuration of `env` (None: of this process).
+
+        In this order: the variable DOCKER_AUTH_CONFIG; `authfile`, else the file named by
+        REGISTRY_AUTH_FILE, and then no others; config.json of $DOCKER_CONFIG, else of ~/.docker;
+        podman's auth.json of $XDG_RUNTIME_DIR and of $XDG_CONFIG_HOME. Missing files are skipped,
+        but for one asked for by name.
+
+        Raises:
+            ConfigError: a file or the variable cannot be read or is not JSON; names it.
+        """
+        environment = dict(os.environ if env is None else env)
+        texts: list[tuple[str, str | None]] = []
+        if text := environment.get("DOCKER_AUTH_CONFIG"):
+            texts.append(("DOCKER_AUTH_CONFIG", text))
+        if named := authfile or environment.get("REGISTRY_AUTH_FILE"):
+            texts.append((os.fspath(named), _read(Path(named), required=True)))
+        else:
+            files = _default_files(environment, process=env is None)
+            texts += [(str(path), _read(path, required=False)) for path in files]
+        sources = [ConfigSource.parse(name, text) for name, text in texts if text is not None]
+        return cls(tuple(sources), environment, helper_timeout_seconds)
+
+    def entry(self, host: str, repository: str = "") -> Credentials | None:
+        """Return the login for `repository` of the registry `host`, None if there is none.
+
+        In each source a credential program for the host comes first, then the store for all
+        hosts, then what the source itself holds; of each the most specific namespace.
+
+        Raises:
+            ConfigError: an entry cannot be read, or a program failed; names source and program.
+        """
+        for rank, source in enumerate(self.sources):
+            if found := self._look_in(source, host, repository):
+                others = self.sources[rank + 1 :]
+                names = tuple(other.name for other in others if other.mentions(host, repository))
+                return replace(found, also_in=names)
+        return None
+
+    def _look_in(self, source: ConfigSource, host: str, repository: str) -> Credentials | None:
+        for key in _matches(source.name, source.cred_helpers, host, repository):
+            program = source.cred_helpers[key]
+            if found := self._ask(source, program, host, required=True):
+                return found
+        if source.creds_store and (
+            found := self._ask(source, source.creds_store, host, required=False)
+        ):
+            return found
+        for key in _matches(source.name, source.auths, host, repository):
+            if found := _inline(source, key):
+                return found
+        return None
+
+    def _ask(
+        self, source: ConfigSource, suffix: str, host: str, *, required: bool
+    ) -> Credentials | None:
+        """Ask a credential program. A store that is not installed is ignored, as docker does."""
+        answer = ask_program(
+            suffix,
+            HUB_KEY if host in HUB_HOSTS else host,
+            env=self.env,
+            timeout_seconds=self.helper_timeout_seconds,
+            named_by=source.name,
+            required=required,
+        )
+        if answer is None or not answer.secret:
+            return None
+        name = f"{source.name} (docker-credential-{suffix})"
+        if answer.username == IDENTITY_USER:
+            return Credentials(identity_token=answer.secret, source=name)
+        return Credentials(username=answer.username, password=answer.secret, source=name)
+
+
+def _home(env: Mapping[str, str], *, process: bool) -> Path | None:
+    if home := env.get("HOME") or env.get("USERPROFILE"):
+        return Path(home)
+    if process:
+        try:
+            return Path.home()
+        except RuntimeError:
+            return None
+    return None
+
+
+def _default_files(env: Mapping[str, str], *, process: bool) -> Iterator[Path]:
+    """Yield docker's file and podman's two, whether or not they are there."""
+    home = _home(env, process=process)
+    if folder := env.get("DOCKER_CONFIG"):
+        yield Path(folder, "config.json")
+    elif home:
+        yield home / ".docker" / "config.json"
+    if folder := env.get("XDG_RUNTIME_DIR"):
+        yield Path(folder, "containers", "auth.json")
+    if folder := env.get("XDG_CONFIG_HOME"):
+        yield Path(folder, "containers", "auth.json")
+    elif home:
+        yield home / ".config" / "containers" / "auth.json"
+
+
+def _read(path: Path, *, required: bool) -> str | None:
+    """Return the file's text, None where there is no such file and none is required."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        if not required and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return None
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a docker configuration: not UTF-8") from error
+
+
+def _key_name(key: str) -> str:
+    """Return the `host` or `host/namespace` that a key of a table stands for.
+
+    Of an address with a scheme docker keeps the host only.
+    """
+    for scheme in ("https://", "http://"):
+        if key.startswith(scheme):
+            return key.removeprefix(scheme).partition("/")[0].lower()
+    name = key.rstrip("/").lower()
+    return name.removesuffix("/v1").removesuffix("/v2")
+
+
+def _matches(source: str, table: Mapping[str, Any], host: str, repository: str) -> Iterator[str]:
+    """Yield the keys of `table` that hold something for the repository, most specific first.
+
+    Raises:
+        ConfigError: two keys that are not the plain name stand for the same place.
+    """
+    hub = host in HUB_HOSTS
+    aliases = sorted(HUB_HOSTS) if hub else [host.lower()]
+    keys: dict[str, list[str]] = {}
+    for key, value in table.items():
+        if value and key != HUB_KEY:
+            keys.setdefault(_key_name(key), []).append(key)
+    path = repository
+    while True:
+        if hub and not path and table.get(HUB_KEY):
+            yield HUB_KEY
+        for alias in aliases:
+            name = f"{alias}/{path}" if path else alias
+            candidates = keys.get(name, [])
+            if name in candidates:
+                yield name
+            elif len(candidates) > 1:
+                raise ConfigError(f"{source}: more than one entry for {name}: {candidates}")
+            else:
+                yield from candidates
+        if not path:
+            return
+        path = path.rpartition("/")[0]
+
+
+def _inline(source: ConfigSource, key: str) -> Credentials | None:
+    """Return the login that the source itself holds under `key`, None for an empty one."""
+    entry = source.auths[key]
+    where = f"{source.name}: auths {key!r}"
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: a JSON object expected")
+    names = ("auth", "username", "password", "identitytoken", "registrytoken")
+    values = {name: entry.get(name) or "" for name in names}
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{where}: {name}: text expected")
+    registry_token = values["registrytoken"]
+    if values["identitytoken"]:
+        # registries store both; the user name is then a placeholder
+        return Credentials(
+            identity_token=values["identitytoken"],
+            registry_token=registry_token,
+            source=source.name,
+        )
+    username, password = values["username"], values["password"]
+    if values["auth"]:
+        username, password = _decode_auth(where, values["auth"])
+    if not (username or password or registry_token):
+        return None
+    return Credentials(
+        username=username, password=password, registry_token=registry_token, source=source.name
+    )
+
+
+def _decode_auth(where: str, text: str) -> tuple[str, str]:
+    """Return user name and password; docker for Windows pads the password with NULs."""
+    try:
+        pair = base64.b64decode(text, validate=True).decode()
+    except ValueError:  # of base64 and of UTF-8
+        raise ConfigError(f"{where}: auth is not base64 of UTF-8 text") from None
+    username, colon, password = pair.partition(":")
+    if not colon:
+        raise ConfigError(f"{where}: auth holds no colon between user name and password")
+    return username, password.rstrip("\0")

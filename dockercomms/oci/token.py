@@ -1,0 +1,199 @@
+"""The conversation with a registry's token server: one request, one answer.
+
+Built and read here; sent by the session. A user name and password go as Basic in a GET, an
+identity token in the form of an OAuth2 POST, so that none of them stands in an address.
+
+Sources: distribution's "Token Authentication Specification" and "OAuth2 Token Authentication";
+RFC 6749 sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from dockercomms.errors import (
+    AuthError,
+    Denied,
+    DockerCommsError,
+    NetworkError,
+    ProtocolError,
+    TooManyRequests,
+    Unauthorized,
+)
+from dockercomms.oci.challenge import Challenge
+from dockercomms.oci.credentials import Credentials
+from dockercomms.oci.scope import Scope
+
+MAX_TOKEN_BYTES = 2**20
+"""A token server's answer is a few KiB; more is not read."""
+
+CLIENT_ID = "dockercomms"
+DEFAULT_LIFETIME_SECONDS = 60.0
+"""Of a token whose server does not say; the token specification's own default."""
+
+_TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
+_OK = 200
+_BAD_REQUEST = 400
+_UNAUTHORIZED = 401
+_FORBIDDEN = 403
+_TOO_MANY = 429
+_SERVER_ERRORS = range(500, 600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """A request to a token server. Its headers and body hold secrets, and never show."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResponse:
+    """What a token server answered."""
+
+    status: int
+    body: bytes = field(default=b"", repr=False)
+    """At most MAX_TOKEN_BYTES + 1 bytes: one more than is taken, so that more is noticed."""
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token."""
+
+    text: str = field(repr=False)
+    lifetime_seconds: float = DEFAULT_LIFETIME_SECONDS
+    identity_token: str = field(default="", repr=False)
+    """The identity token to use from now on, "" if the old one stays."""
+
+
+def check_realm(realm: str, *, host: str, http_allowed: bool) -> str:
+    """Return the token server's address if a login for `host` may be sent there.
+
+    Any https host: Docker Hub's and GitLab's token servers are other hosts than their
+    registries. Plain http only where the registry itself is spoken to in that way.
+
+    Raises:
+        AuthError: no address, another scheme, or http where it is not allowed.
+    """
+    try:
+        parts = urlsplit(realm)
+        good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good or parts.username is not None or any(c.isspace() for c in realm):
+        raise AuthError(f"{host} names no usable token server: {realm!r:.300}")
+    if parts.scheme == "https" or (parts.scheme == "http" and http_allowed):
+        return urlunsplit(parts._replace(fragment=""))
+    raise AuthError(
+        f"{host} names a token server without TLS: {realm!r:.300}; no login is sent there"
+    )
+
+
+def build_request(
+    realm: str, challenge: Challenge, scope: Scope, credentials: Credentials | None
+) -> TokenRequest:
+    """Return the request for a token of `scope`, anonymous without credentials."""
+    service = challenge.get("service")
+    if credentials is not None and credentials.identity_token:
+        form = {
+            "grant_type": "refresh_token",
+            "refresh_token": credentials.identity_token,
+            "service": service,
+            "client_id": CLIENT_ID,
+            "scope": str(scope),
+        }
+        return TokenRequest(
+            method="POST",
+            url=realm,
+            headers={
+                "Accept": "application/json",
+                "Content-Type": "application/x-www-form-urlencoded",
+            },
+            body=urlencode({name: value for name, value in form.items() if value}).encode(),
+        )
+    query = [("service", service)] if service else []
+    query += [("scope", resource) for resource in scope.resources()]
+    headers = {"Accept": "application/json"}
+    basic = credentials.basic_header() if credentials else None
+    if credentials is not None and basic is not None:
+        headers["Authorization"] = basic
+        query.append(("account", credentials.username))
+    parts = urlsplit(realm)
+    joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
+    return TokenRequest(method="GET", url=urlunsplit(parts._replace(query=joined)), headers=headers)
+
+
+def parse_response(
+    response: TokenResponse, *, host: str, request: TokenRequest, credentials: Credentials | None
+) -> Token:
+    """Return the token of an answer.
+
+    Raises:
+        Unauthorized: the login was refused, or there is no token without one.
+        Denied: the login is good but not for this.
+        TooManyRequests, NetworkError: the token server is busy, or fails.
+        ProtocolError: an answer that is no token.
+        AuthError: any other answer.
+    """
+    server = urlsplit(request.url).netloc
+    if response.status != _OK:
+        raise _refusal(response, host, request, credentials)
+    if len(response.body) > MAX_TOKEN_BYTES:
+        raise ProtocolError(f"token server {server}: an answer of more than {MAX_TOKEN_BYTES} B")
+    try:
+        data = json.loads(response.body)
+    except (ValueError, RecursionError):
+        # from None: the original error holds the whole text
+        raise ProtocolError(f"token server {server}: the answer is not JSON") from None
+    if not isinstance(data, dict):
+        raise ProtocolError(f"token server {server}: the answer is not a JSON object")
+    text = data.get("token") or data.get("access_token")
+    if not isinstance(text, str) or not _TOKEN_TEXT.fullmatch(text):
+        raise ProtocolError(f"token server {server}: the answer holds no token")
+    lifetime = data.get("expires_in")
+    if not isinstance(lifetime, int | float) or not lifetime > 0:
+        lifetime = DEFAULT_LIFETIME_SECONDS
+    renewed = data.get("refresh_token")
+    return Token(text, float(lifetime), renewed if isinstance(renewed, str) else "")
+
+
+def _refusal(
+    response: TokenResponse, host: str, request: TokenRequest, credentials: Credentials | None
+) -> DockerCommsError:
+    """Return the error of an answer without a token."""
+    status = response.status
+    parts = urlsplit(request.url)
+    server = parts.netloc
+    if status in _SERVER_ERRORS:
+        return NetworkError(f"token server {server} answered {status}")
+    method, url = request.method, urlunsplit(parts._replace(query=""))
+    if status == _TOO_MANY:
+        return TooManyRequests(
+            f"token server {server} answered 429",
+            status=status,
+            method=method,
+            url=url,
+            retry_after_seconds=response.retry_after_seconds,
+        )
+    hint = f"log in with `docker login {host}`, or give --username and --password-stdin"
+    kind: type[AuthError] = AuthError
+    message = f"{host}: token server {server} answered {status}"
+    # RFC 6749 section 5.2: an identity token that is not valid any more is a 400
+    if status == _UNAUTHORIZED or (method == "POST" and status == _BAD_REQUEST):
+        kind = Unauthorized
+        if credentials is None:
+            message = f"{host} wants a login: token server {server} gives no token without one"
+        else:
+            source = f" from {credentials.source}" if credentials.source else ""
+            message = f"{host}: the login{source} was refused by token server {server}"
+    elif status == _FORBIDDEN:
+        kind, message = Denied, f"{host}: access was denied by token server {server}"
+    return kind(message, status=status, method=method, url=url, hint=hint)
