@@ -1,0 +1,154 @@
+"""Two people and a repository between them: what tests of sending and receiving begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dockercomms.inbox import Inbox
+from dockercomms.mailbox import Mailbox
+from dockercomms.oci.memory import MemoryRegistry
+from dockercomms.publishing import Notice, Publisher
+from dockercomms.receiving import Received, ReceiveOptions, receive
+from dockercomms.sending import SendOptions, Sent, send
+from dockercomms.state import State
+from dockercomms.stores import Store
+from dockercomms.transport.payload import payload_of
+from tests.fakes.clock import FakeClock
+from tests.fakes.watched import WatchedRegistry
+
+REPO = "registry.example/team/box"
+REPOSITORY = "team/box"
+ALICE = "alice@example.com"
+BOB = "bob@example.com"
+
+
+@dataclass
+class Mail:
+    """Alice sends to Bob; each has a state of their own, below `folder`."""
+
+    folder: Path
+    clock: FakeClock = field(default_factory=FakeClock)
+    registry: Any = None
+    notices: list[Notice] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.registry is None:
+            self.registry = WatchedRegistry(MemoryRegistry(clock=self.clock))
+        self._stack = ExitStack()
+        self.alice = self._stack.enter_context(State(self.folder / "alice" / "state.db"))
+        self.bob = self._stack.enter_context(State(self.folder / "bob" / "state.db"))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def reader(self) -> Any:
+        """The registry itself, to look at without being counted."""
+        return getattr(self.registry, "inner", self.registry)
+
+    def tags(self) -> list[str]:
+        return list(self.reader.tags(REPOSITORY))
+
+    def file(self, name: str = "a.txt", data: bytes = b"hello") -> Path:
+        path = self.folder / "from" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_bytes() != data:  # the same file stays the same
+            path.write_bytes(data)
+        return path
+
+    def send(
+        self, *paths: Path, payload: Any = None, to: str = BOB, signer: Any = None, **options: Any
+    ) -> Sent:
+        return send(
+            self.registry,
+            REPOSITORY,
+            payload_of(paths or [self.file()]) if payload is None else payload,
+            repo=REPO,
+            sender=ALICE,
+            recipient=to,
+            state=self.alice,
+            clock=self.clock,
+            options=SendOptions(**options),
+            signer=signer,
+            on_notice=self.notices.append,
+        )
+
+    def publisher(self, state: State | None = None) -> Publisher:
+        return Publisher(
+            registry=self.registry,
+            repository=REPOSITORY,
+            repo=REPO,
+            state=self.alice if state is None else state,
+            clock=self.clock,
+            on_notice=self.notices.append,
+        )
+
+    def inbox(self, me: str = BOB, **options: Any) -> Inbox:
+        return Inbox(
+            self.registry,
+            REPOSITORY,
+            repo=REPO,
+            me=me,
+            state=self.bob,
+            clock=self.clock,
+            **options,
+        )
+
+    def receive_one(self, *, verifier: Any = None, judge: Any = None, **options: Any) -> Received:
+        """Poll, and receive the one entry that the inbox lists."""
+        inbox = self.inbox(judge=judge)
+        inbox.poll()
+        (entry,) = inbox.entries(all=options.get("again", False))
+        return receive(
+            inbox,
+            entry,
+            registry=self.registry,
+            repository=REPOSITORY,
+            state=self.bob,
+            clock=self.clock,
+            options=ReceiveOptions(**{"out": self.out, **options}),
+            verifier=verifier,
+            on_notice=self.notices.append,
+        )
+
+    def mailbox(self, me: str = BOB, **options: Any) -> Mailbox:
+        """Return a mailbox over the same registry; the caller closes it."""
+        return Mailbox(
+            me=me,
+            state_path=self.folder / me.partition("@")[0] / "state.db",
+            clock=self.clock,
+            store=Store(self.registry, REPOSITORY, REPO),
+            on_notice=self.notices.append,
+            **options,
+        )
+
+    def receive(self, me: str = BOB, **options: Any) -> list[Received]:
+        """Receive what is new as the mailbox does."""
+        with self.mailbox(me) as mailbox:
+            return list(mailbox.receive(**{"out": self.out, **options}))
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Return every file below `folder` by its path; hidden ones too."""
+    if not folder.exists():
+        return {}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def open_mail(folder: Path) -> Iterator[Mail]:
+    """Yield a `Mail`, and close it: the body of a fixture."""
+    mail = Mail(folder)
+    yield mail
+    mail.close()

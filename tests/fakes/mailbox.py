@@ -1,0 +1,173 @@
+"""A mailbox that answers from lists, and notes what it was asked: for tests of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from dockercomms.errors import DockerCommsError
+from dockercomms.mailbox import InboxEntry
+from dockercomms.polling import PollResult
+from dockercomms.receipts import ReceiptEntry
+from dockercomms.receiving import Received
+from dockercomms.sending import Sent
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+ID = "1a2b3c4d-0000-4000-8000-000000000001"
+DIGEST = "sha256:" + "ab" * 32
+RECEIPT = "sha256:" + "cd" * 32
+TAG = "inbox-bvs61fohi1cmosc8le2hrdkhu3-20261120-02932e00-abababababababab"
+
+
+def sent(**changes: Any) -> Sent:
+    values: dict[str, Any] = {
+        "id": ID,
+        "digest": DIGEST,
+        "repo": "r.example/box",
+        "tag": TAG,
+        "recipient": "bob",
+        "sender": "alice",
+        "total_bytes": 1536,
+        "chunks": 1,
+        "reused_chunks": 0,
+        "expires_at": datetime(2026, 11, 27, 12, 0, tzinfo=UTC),
+    }
+    return Sent(**values | changes)
+
+
+def entry(**changes: Any) -> InboxEntry:
+    values: dict[str, Any] = {
+        "id": ID,
+        "digest": DIGEST,
+        "tag": TAG,
+        "sender": "alice",
+        "title": "The report",
+        "text": None,
+        "filename": "report.pdf",
+        "bytes": 1536,
+        "created_at": NOW,
+        "expires_at": datetime(2026, 11, 27, 12, 0, tzinfo=UTC),
+        "state": "new",
+        "expired": False,
+        "reason": "",
+    }
+    return InboxEntry(**values | changes)
+
+
+def received(**changes: Any) -> Received:
+    values: dict[str, Any] = {
+        "id": ID,
+        "digest": DIGEST,
+        "status": "received",
+        "sender": "alice",
+        "files": (Path("/in/1a2b3c4d/report.pdf"),),
+        "bytes": 1536,
+        "receipt": RECEIPT,
+        "error": None,
+    }
+    return Received(**values | changes)
+
+
+def failed(error: DockerCommsError, **changes: Any) -> Received:
+    return received(status="failed", files=(), bytes=0, receipt=None, error=error, **changes)
+
+
+def receipt(**changes: Any) -> ReceiptEntry:
+    values: dict[str, Any] = {
+        "digest": RECEIPT,
+        "message": DIGEST,
+        "id": ID,
+        "sender": "bob",
+        "status": "accepted",
+        "claimed_verified": False,
+        "reason": "",
+        "created_at": NOW,
+    }
+    return ReceiptEntry(**values | changes)
+
+
+@dataclass
+class FakeMailbox:
+    """Gives what it holds; an exception among it is raised."""
+
+    entries: list[InboxEntry] = field(default_factory=list)
+    messages: list[Received | BaseException] = field(default_factory=list)
+    sends: list[Sent | BaseException] = field(default_factory=list)
+    receipts_held: list[ReceiptEntry] = field(default_factory=list)
+    poll: Any = None
+    progress_events: tuple[Any, ...] = ()
+    retry_events: tuple[Any, ...] = ()
+    content: bytes = b""
+    """What `receive` writes to standard output."""
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    closed: bool = False
+
+    def __call__(self, repo: str | None, **options: Any) -> FakeMailbox:
+        """Be opened, as the factory of itself."""
+        self.calls.append(("open", (repo,), options))
+        self.options = options
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def asked(self, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of the only call of `name`."""
+        ((_, arguments, options),) = [call for call in self.calls if call[0] == name]
+        return arguments, options
+
+    @property
+    def last_poll(self) -> Any:
+        return self.poll
+
+    def _transfer(self) -> None:
+        for event in self.retry_events:
+            self.options["on_retry"](event)
+        for event in self.progress_events:
+            if self.options["progress"] is not None:
+                self.options["progress"](event)
+
+    def send(self, paths: tuple[Path, ...] = (), **options: Any) -> Sent:
+        self.calls.append(("send", (paths,), options))
+        self._transfer()
+        outcome = self.sends.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def inbox(self, **options: Any) -> list[InboxEntry]:
+        self.calls.append(("inbox", (), options))
+        return self.entries
+
+    def show(self, message: str) -> InboxEntry:
+        self.calls.append(("show", (message,), {}))
+        return self.entries[0]
+
+    def receive(self, ids: tuple[str, ...] = (), **options: Any) -> Iterator[Received]:
+        self.calls.append(("receive", (ids,), options))
+        for outcome in self.messages:
+            self._transfer()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if options["stdout"] is not None:
+                options["stdout"].write(self.content)
+            yield outcome
+
+    def acknowledge(self, message: str, status: str, *, reason: str = "") -> str:
+        self.calls.append(("acknowledge", (message, status), {"reason": reason}))
+        return RECEIPT
+
+    def receipts(self, message: str | None = None) -> list[ReceiptEntry]:
+        self.calls.append(("receipts", (message,), {}))
+        return self.receipts_held
+
+
+def poll(**changes: Any) -> PollResult:
+    values: dict[str, Any] = {"complete": True}
+    return PollResult(**values | changes)
