@@ -1,0 +1,123 @@
+"""From an exception to three lines and an exit code.
+
+What failed is said per class, why it failed by the exception itself, and what to do next by the
+exception or, where it has no hint of its own, per class. Nothing here looks into a message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dockercomms import errors
+
+if TYPE_CHECKING:
+    import click
+
+    from dockercomms.polling import PollResult
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+INTERNAL_ERROR = 1
+SAME_AGAIN = "run the same command again; it goes on where it stopped"
+
+Explanation = tuple[str, str, tuple[str, ...]]
+"""What failed, why, and what to do next, one line or several."""
+INTERRUPTION: Explanation = ("interrupted", "a signal asked to stop", (SAME_AGAIN,))
+
+_MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
+    errors.DockerCommsError: ("it did not work", "run it again with --verbose to see more"),
+    errors.ConfigError: ("the configuration is wrong", "correct what is named above"),
+    errors.UsageError: ("wrong usage", "see 'dockercomms --help'"),
+    errors.NetworkError: (
+        "the registry could not be reached",
+        "check the host in --repo and your network, then run the same command again",
+    ),
+    errors.RetryAborted: ("stopped while trying again", SAME_AGAIN),
+    errors.RegistryError: (
+        "the registry answered with an error",
+        "run it again with --verbose to see the requests",
+    ),
+    errors.AuthError: (
+        "the registry refused the credentials",
+        "docker login HOST, --authfile FILE, or --username NAME --password-stdin",
+    ),
+    errors.NotFoundError: (
+        "not found",
+        "'dockercomms inbox --all' lists what there is; check --repo and --me",
+    ),
+    errors.TooManyRequests: (
+        "the registry asks to slow down",
+        f"wait a while; then {SAME_AGAIN}",
+    ),
+    errors.Unsupported: ("the registry does not do this", "see docs/ for what each one does"),
+    errors.ProtocolError: (
+        "the message or answer breaks the protocol",
+        "ask the sender to send it again, or the registry's owner if it is the registry",
+    ),
+    errors.IntegrityError: (
+        "the content is not what was promised",
+        f"{SAME_AGAIN}; if it stays so, the content was changed at the registry",
+    ),
+    errors.LimitError: ("a limit would be passed", "send less at once"),
+    errors.VerificationError: (
+        "the message could not be verified",
+        "do not trust it; ask its sender",
+    ),
+    errors.PartialError: ("some of it failed", "the errors above say what to do for each"),
+    errors.NothingNewError: ("nothing new", "nothing is wrong; leave out --fail-empty to get 0"),
+    errors.LocalIOError: (
+        "a local file could not be read or written",
+        f"check the path, its permissions and the free space; then {SAME_AGAIN}",
+    ),
+}
+
+
+def exit_code_of(failures: list[errors.DockerCommsError]) -> int:
+    """Return the code for several failures: that of their class if it is one, else 7."""
+    codes = {failure.exit_code for failure in failures}
+    return codes.pop() if len(codes) == 1 else errors.PartialError.exit_code
+
+
+def exit_code_of_poll(poll: PollResult | None) -> int:
+    """Return the code of a pass that found nothing: 0, unless it could not look everywhere."""
+    if poll is None or poll.complete or not poll.errors:
+        return 0
+    return exit_code_of([error for _, error in poll.errors])
+
+
+def is_hang_up(error: errors.DockerCommsError | None) -> bool:
+    """Return whether whoever reads our standard output went away.
+
+    Only a local write counts: a registry that breaks a connection is a network error.
+    """
+    return isinstance(error, errors.LocalIOError) and isinstance(error.__cause__, BrokenPipeError)
+
+
+def explain(error: errors.DockerCommsError) -> Explanation:
+    """Return what to say of an error of ours."""
+    what, hint = next(_MEANINGS[cls] for cls in type(error).__mro__ if cls in _MEANINGS)
+    return what, _why(error), tuple((error.hint or hint).splitlines())
+
+
+def _why(error: errors.DockerCommsError) -> str:
+    if isinstance(error, errors.RegistryError) and error.url:
+        answer = " ".join(part for part in (str(error.status or ""), error.code) if part)
+        return f"{error.method} {error.url}: {answer or 'no answer'}: {error.message}".strip()
+    return error.message
+
+
+def explain_usage(error: click.ClickException) -> tuple[str, tuple[str, ...]]:
+    """Return why click refuses a command line, and what to do next."""
+    text = error.format_message()
+    why = text[:1].lower() + text[1:].rstrip(".")
+    ctx = getattr(error, "ctx", None)
+    return why, (f"see '{ctx.command_path if ctx else 'dockercomms'} --help'",)
+
+
+def explain_internal(error: BaseException) -> Explanation:
+    """Return what to say of an exception that nobody foresaw."""
+    return (
+        "internal error: this is a defect of dockercomms",
+        f"{type(error).__name__}: {error}",
+        ("run it again with --verbose, and report that and 'dockercomms version' to the project",),
+    )

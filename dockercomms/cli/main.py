@@ -1,0 +1,53 @@
+"""The way in: `dockercomms` and `python -m dockercomms`.
+
+Importing this module imports nothing but the version and what writes a line, so that
+`dockercomms --version`, which scripts and prompts call, costs little more than Python itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from dockercomms import __version__
+from dockercomms.cli.render import write_line
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import MailboxFactory
+
+INTERRUPTED = 130
+"""As `failures.INTERRUPTED`, for a Ctrl-C that comes before that can be imported."""
+
+
+def main(
+    arguments: Sequence[str] | None = None, *, mailbox_factory: MailboxFactory | None = None
+) -> NoReturn:
+    """Run one command line and end the process.
+
+    Args:
+        arguments: The command line without the program's name; None: the process' own.
+        mailbox_factory: Opens mailboxes; None: `Mailbox`.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"] and _write_version():
+        sys.exit(0)
+    try:
+        from dockercomms.cli.program import run
+        from dockercomms.cli.session import process_session
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(run(words, process_session(mailbox_factory)))
+
+
+def _write_version() -> bool:
+    """Write the version; False if that fails, which the long way then reports."""
+    try:
+        write_line(sys.stdout, f"dockercomms {__version__}")
+        sys.stdout.flush()
+    except (OSError, AttributeError):  # AttributeError: started without a standard output
+        return False
+    return True

@@ -1,0 +1,241 @@
+"""What the verbs have in common: value types, the options of all of them, and their help.
+
+Importing this module must stay cheap: every `--help` needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dockercomms.cli.logs import debug_log
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dockercomms.cli.session import Session
+
+    _IntType = click.ParamType[int]
+    _TimeType = click.ParamType[datetime]
+    _TextType = click.ParamType[str]
+else:  # before click 8.3 the class takes no arguments
+    _IntType = _TimeType = _TextType = click.ParamType
+
+FORMATS = ("text", "json", "jsonl")
+"""As `config.FORMATS`, which a help text has no time to import; a test holds them together."""
+COMPRESS = ("auto", "zstd", "gzip")
+MAX_CONCURRENCY = 64
+HELP_COLUMNS = 100
+
+
+class _Quantity(_IntType):
+    """A value that `dockercomms.config` knows how to read from a string."""
+
+    def __init__(self, name: str, reader: str) -> None:
+        self.name = name
+        self._reader = reader
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from dockercomms import config
+
+        read: Callable[[str], int] = getattr(config, self._reader)
+        try:
+            return read(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Since(_TimeType):
+    """A moment: so long ago, or an RFC 3339 time, or a date (its first moment, in UTC)."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        from datetime import UTC, datetime, timedelta
+
+        from dockercomms.config import duration_seconds
+        from dockercomms.errors import ProtocolError
+        from dockercomms.protocol import parse_time
+
+        text = str(value)
+        if ctx is None:
+            raise AssertionError("internal: a time is read within a command")
+        session: Session = ctx.obj
+        try:
+            return session.clock.now() - timedelta(seconds=duration_seconds(text))
+        except ValueError:
+            pass
+        try:
+            if len(text) == len("2026-11-20"):
+                return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+            return parse_time(text)
+        except (ValueError, ProtocolError):
+            self.fail(
+                "a duration ago (2d, 12h), a date (2026-11-20) or an RFC 3339 time with its zone "
+                f"(2026-11-20T20:44:40Z) expected, got {text!r:.60}",
+                param,
+                ctx,
+            )
+
+
+class _Name(_TextType):
+    """A text that is not blank: a recipient of "" is a mistake nobody would hear of."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail(f"a text that is not empty expected, got {value!r}", param, ctx)
+        return str(value)
+
+
+DURATION = _Quantity("duration", "duration_seconds")
+SIZE = _Quantity("size", "size_bytes")
+SINCE = _Since()
+NAME = _Name()
+
+
+class Option(click.Option):
+    """An option; names in `former` work as well but are not shown."""
+
+    def __init__(
+        self, declarations: Sequence[str], *, former: Sequence[str] = (), **attributes: Any
+    ) -> None:
+        super().__init__([*declarations, *former], **attributes)
+        self.former = frozenset(part.strip() for name in former for part in name.split("/"))
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return names and help for the list of options, without the former names."""
+        shown = copy(self)
+        shown.opts = [name for name in self.opts if name not in self.former]
+        shown.secondary_opts = [name for name in self.secondary_opts if name not in self.former]
+        return click.Option.get_help_record(shown, ctx)
+
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+def option(*declarations: str, **attributes: Any) -> Callable[[_Decorated], _Decorated]:
+    """Return the decorator that adds an `Option`."""
+    return click.option(*declarations, cls=Option, **attributes)
+
+
+def common_options() -> list[click.Parameter]:
+    """Return the options that may stand before or after any verb.
+
+    None of them has a default here: one that was not given must not hide one that was given on
+    the other side of the verb, or that a file sets.
+    """
+    return [
+        Option(["--repo", "-R", "repo"], type=NAME, metavar="R",
+               help="Repository host[:port]/path, or folder oci-layout:DIR.  "
+               "[default: your mailbox folder]"),
+        Option(["--me"], type=NAME, metavar="NAME", help="Who you are.  [default: login name]"),
+        Option(["--format"], type=click.Choice(FORMATS), help="How data looks.  [default: text]"),
+        Option(["--json", "as_json"], is_flag=True, default=None, help="Same as --format json."),
+        Option(["--quiet", "-q", "quiet"], is_flag=True, default=None,
+               help="No progress and no notes."),
+        Option(["--verbose", "-v", "verbose"], is_flag=True, default=None,
+               help="Say more; show the traceback of an error."),
+        Option(["--plain-http"], is_flag=True, default=None,
+               help="Talk HTTP without TLS.  [default: for loopback only]"),
+        Option(["--insecure"], is_flag=True, default=None,
+               help="Do not check the registry's certificate."),
+        Option(["--ca-file"], type=click.Path(), metavar="FILE",
+               help="Trust the certificate authorities in this PEM file."),
+        Option(["--authfile"], type=click.Path(), metavar="FILE",
+               help="Read registry credentials from this file."),
+        Option(["--username"], type=NAME, metavar="NAME",
+               help="User name at the registry."),
+        Option(["--password-stdin"], is_flag=True, default=None,
+               help="Read the password from standard input."),
+        Option(["--timeout"], type=DURATION, metavar="T",
+               help="How long one answer may take.  [default: 60s]"),
+    ]  # fmt: skip
+
+
+COMMON = frozenset(str(parameter.name) for parameter in common_options())
+"""Parameter names of the common options."""
+
+_COMMON_HELP = (
+    "--repo R, --me NAME, --format text|json|jsonl, --json, -q, -v, --plain-http,",
+    "--insecure, --ca-file FILE, --authfile FILE, --username NAME, --password-stdin,",
+    "--timeout T; 'dockercomms --help' explains them.",
+)
+
+
+class Verb(click.Command):
+    """A command that takes the common options and is called with its session.
+
+    Its function gets the session first and what is its own by keyword. A parameter named like a
+    field of `Settings` is a flag that overrides that setting, and is found in `session.settings`.
+
+    Args:
+        example: Command lines for the help, without indentation.
+    """
+
+    def __init__(self, *, example: str, **attributes: Any) -> None:
+        attributes["params"] = [*attributes.get("params", []), *common_options()]
+        super().__init__(**attributes)
+        self.example = example
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Call the function; returns the exit code.
+
+        Raises:
+            Anything the function raises.
+        """
+        session: Session = ctx.obj
+        own = session.begin(ctx)
+        if self.callback is None:
+            raise AssertionError("internal: a verb without a function")
+        with debug_log(session):
+            return int(ctx.invoke(self.callback, session, **own) or 0)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verb's own options in full and the common ones in short."""
+        own = [
+            parameter.get_help_record(ctx)
+            for parameter in self.get_params(ctx)
+            if parameter.name not in COMMON and isinstance(parameter, click.Option)
+        ]
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in own if record is not None], col_max=34)
+        with formatter.section("Common options, before or after the verb"):
+            for line in _COMMON_HELP:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        write_example(formatter, self.example)
+
+
+def write_example(formatter: click.HelpFormatter, example: str) -> None:
+    """Write command lines as they are, one a line."""
+    with formatter.section("Example"):
+        for line in example.splitlines():
+            formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+def verb(
+    name: str, *, example: str, no_args_is_help: bool = False
+) -> Callable[[Callable[..., int | None]], Verb]:
+    """Return the decorator that makes a function the verb `name`."""
+    return click.command(
+        name,
+        cls=Verb,
+        example=example,
+        no_args_is_help=no_args_is_help,
+        context_settings=HELP_SETTINGS,
+    )
+
+
+HELP_SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": HELP_COLUMNS,
+}

@@ -1,0 +1,192 @@
+"""The table of verbs, and the edge at which every exception becomes an exit code.
+
+A verb is a row of `VERBS` and a module that is imported when the verb is used. The module holds
+`<verb>_command`: a command made by `options.verb`, or a group whose `command_class` is
+`options.Verb`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms import __version__
+from dockercomms.cli import failures
+from dockercomms.cli.options import HELP_SETTINGS, common_options, write_example
+from dockercomms.errors import DockerCommsError, LocalIOError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "send": ("dockercomms.cli.send", "Send files, a folder or a note to somebody."),
+    "inbox": ("dockercomms.cli.inbox", "List what has been sent to you."),
+    "show": ("dockercomms.cli.inbox", "Show one message without receiving it."),
+    "recv": ("dockercomms.cli.receive", "Receive what is new, or the messages named."),
+    "ack": ("dockercomms.cli.receipts", "Accept or reject a message you received."),
+    "receipts": ("dockercomms.cli.receipts", "List what became of the messages you sent."),
+    "completion": ("dockercomms.cli.completion", "Print the completion script of a shell."),
+    "version": ("dockercomms.cli.version", "Print the versions of all that takes part."),
+})  # fmt: skip
+"""Verb to module and one-line help, in the order of the help."""
+
+PROGRAM_NAME = "dockercomms"
+COMPLETE_VARIABLE = "_DOCKERCOMMS_COMPLETE"
+
+_EXAMPLE = """\
+dockercomms send report.pdf --to bob
+dockercomms recv --me bob"""
+
+
+class Program(click.Group):
+    """The top level: knows its verbs by the table, and imports one only to run it."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the verbs."""
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb's command, None if there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(VERBS[cmd_name][0]), f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of verbs, importing none of them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        write_example(formatter, _EXAMPLE)
+
+
+def program() -> Program:
+    """Return the whole command line."""
+    version = click.version_option(__version__, message="%(prog)s %(version)s")
+    return version(
+        Program(
+            PROGRAM_NAME,
+            help="Send files to somebody else through any OCI registry or a folder.",
+            params=common_options(),
+            no_args_is_help=True,
+            context_settings=HELP_SETTINGS,
+        )
+    )
+
+
+def run(arguments: Sequence[str], session: Session) -> int:
+    """Run one command line; returns its exit code.
+
+    Nothing is raised: whatever happens is said in three lines on standard error and has a code.
+    """
+    try:
+        with _termination_interrupts():
+            return _dispatch(arguments, session)
+    except KeyboardInterrupt as error:
+        return _tell(session, error, failures.INTERRUPTION, failures.INTERRUPTED)
+    except click.ClickException as error:
+        return _tell_usage(session, error)
+    except DockerCommsError as error:
+        if failures.is_hang_up(error):
+            return _hang_up(session)
+        return _tell(session, error, failures.explain(error), error.exit_code)
+    except BrokenPipeError:
+        return _hang_up(session)
+    except OSError as error:
+        _give_up_stdout(session)
+        local = LocalIOError(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        return _tell(session, error, failures.explain(local), local.exit_code)
+    except Exception as error:  # noqa: BLE001 - the edge: nobody above could say it better
+        return _tell(session, error, failures.explain_internal(error), failures.INTERNAL_ERROR)
+
+
+def _dispatch(arguments: Sequence[str], session: Session) -> int:
+    """Parse the command line and run its verb.
+
+    Raises:
+        click.ClickException: the command line is wrong.
+        Anything the verb raises.
+    """
+    # click's own `main` would turn an interrupt into another exception and print a line.
+    line = program()
+    instruction = session.environ.get(COMPLETE_VARIABLE)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(line, {}, PROGRAM_NAME, COMPLETE_VARIABLE, instruction)
+    try:
+        with line.make_context(PROGRAM_NAME, list(arguments), obj=session) as ctx:
+            code = int(line.invoke(ctx) or 0)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    session.stdout.flush()
+    return code
+
+
+def _tell_usage(session: Session, error: click.ClickException) -> int:
+    """Say why the command line is wrong; the bare program's name gets the help instead."""
+    from dockercomms.errors import UsageError
+
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        session.stderr.write(error.format_message() + "\n")
+        return UsageError.exit_code
+    why, hints = failures.explain_usage(error)
+    return _tell(session, error, ("wrong usage", why, hints), UsageError.exit_code)
+
+
+def _tell(session: Session, error: BaseException, said: failures.Explanation, code: int) -> int:
+    what, why, hints = said
+    where = f"{session.verb}: " if session.verb else ""
+    try:
+        session.screen_of("text").failure(where + what, why, hints)
+        if session.verbose:
+            import traceback
+
+            session.stderr.write("".join(traceback.format_exception(error)))
+            session.stderr.flush()
+    except OSError:
+        pass  # standard error is gone: the exit code has to say it alone
+    return code
+
+
+def _hang_up(session: Session) -> int:
+    """End quietly, because the reader went away, as `| head` does; returns the exit code."""
+    _give_up_stdout(session)
+    return DockerCommsError.exit_code
+
+
+def _give_up_stdout(session: Session) -> None:
+    """Throw away what is buffered: Python would complain at exit, and change the exit code."""
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, session.stdout.fileno())
+        os.close(nothing)
+    except OSError:
+        pass  # not a real file: nothing is flushed at exit either
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that whatever stops us leaves the same order behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    former = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,215 @@
+"""`recv`: what is new in the inbox, or the messages named, onto this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from dockercomms.cli.failures import exit_code_of, exit_code_of_poll, is_hang_up
+from dockercomms.cli.options import MAX_CONCURRENCY, SINCE, option, verb
+from dockercomms.cli.progress import meter_for
+from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, visible
+from dockercomms.errors import (
+    DockerCommsError,
+    NothingNewError,
+    PartialError,
+    UsageError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dockercomms.cli.render import Listing, Screen
+    from dockercomms.cli.session import Session
+    from dockercomms.polling import PollResult
+    from dockercomms.receiving import Received
+
+
+@verb(
+    "recv",
+    example="dockercomms recv --out incoming\ndockercomms recv 1a2b3c4d --stdout | psql shop",
+)
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@option("--out", type=click.Path(), metavar="DIR",
+        help="Where the folders of the messages are made.  [default: .]")  # fmt: skip
+@option("--max", "limit", type=click.IntRange(1), metavar="N", help="Receive at most N messages.")
+@option("--since", type=SINCE, metavar="T",
+        help="Only what was sent since: 2d ago, a date, or an RFC 3339 time.")  # fmt: skip
+@option("--all", "include_all", is_flag=True, help="Also what was delivered before or expired.")
+@option("--stdout", "to_stdout", is_flag=True, help="Write the content to standard output.")
+@option("--flat", is_flag=True, default=None, help="No folder for each message.")
+@option("--overwrite", is_flag=True, help="Replace files instead of naming them 'name (2)'.")
+@option("--receipt/--no-receipt", former=("--write-receipt/--no-write-receipt",), default=None,
+        help="Tell the sender that it arrived.  [default: tell]")  # fmt: skip
+@option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
+        metavar="N", help="Pieces received at once.  [default: 4]")  # fmt: skip
+@option("--complete", is_flag=True, help="Look through the whole inbox, however old.")
+@option("--fail-empty", is_flag=True, help="Exit 12 if there is nothing new.")
+@option("--strict", is_flag=True, help="Exit 2 if the policy holds a message back.")
+def recv_command(
+    session: Session,
+    *,
+    ids: tuple[str, ...],
+    limit: int | None,
+    since: datetime | None,
+    include_all: bool,
+    to_stdout: bool,
+    overwrite: bool,
+    complete: bool,
+    fail_empty: bool,
+    strict: bool,
+) -> int:
+    """Receive what is new, or the messages named.
+
+    ID is any unambiguous beginning of an id or digest. Files land in DIR/<8 digits of the
+    id>/<name>. Piped, a line holds: id, status, from, bytes, path.
+    """
+    sink = _sink(session) if to_stdout else None
+    chosen = session.settings
+    screen = session.screen if sink is None else session.screen_on(session.stderr)
+    tally = Tally(asked=bool(ids))
+    with (
+        meter_for(screen, session.clock, "receiving") as meter,
+        session.mailbox(meter) as mailbox,
+        screen.listing(()) as listing,
+    ):
+        for received in mailbox.receive(
+            ids,
+            out=Path(chosen.out),
+            max=limit,
+            since=since,
+            all=include_all,
+            stdout=sink,
+            flat=chosen.flat,
+            overwrite=overwrite,
+            receipt=chosen.receipt,
+            complete=complete,
+            concurrency=chosen.concurrency,
+        ):
+            meter.finish()
+            if received.error is not None and is_hang_up(received.error):
+                raise received.error
+            received = tally.add(received)
+            _report(screen, listing, received)
+            _explain(session, received)
+        poll = mailbox.last_poll
+        session.tell_poll(poll)
+    screen.note(str(tally) or f"no new messages for {chosen.me}")
+    return tally.exit_code(poll, fail_empty=fail_empty, strict=strict)
+
+
+class Tally:
+    """What came of the messages, and the exit code it adds up to.
+
+    Args:
+        asked: Whether the messages were named. One that nobody asked for and that does not
+            satisfy the policy has not failed: it is held back.
+    """
+
+    def __init__(self, *, asked: bool) -> None:
+        self._asked = asked
+        self.received = 0
+        self.skipped = 0
+        self.failed: list[DockerCommsError] = []
+        self.withheld: list[DockerCommsError] = []
+
+    def add(self, received: Received) -> Received:
+        """Count one message; returns it as it counts: skipped, if it is held back."""
+        error = received.error
+        if received.status == "received":
+            self.received += 1
+        elif received.status == "skipped":
+            self.skipped += 1
+        elif isinstance(error, VerificationError) and not self._asked:
+            self.withheld.append(error)
+            return replace(received, status="skipped")
+        else:
+            self.failed.append(error or DockerCommsError("no reason given"))
+        return received
+
+    def exit_code(self, poll: PollResult | None, *, fail_empty: bool, strict: bool) -> int:
+        """Return the code: 0 if nothing failed, else that of the one class of all, else 7."""
+        if self.failed:
+            others = self.received + self.skipped + len(self.withheld)
+            return PartialError.exit_code if others else exit_code_of(self.failed)
+        if strict and self.withheld:
+            return exit_code_of(self.withheld)
+        if self.received:
+            return 0
+        return exit_code_of_poll(poll) or (NothingNewError.exit_code if fail_empty else 0)
+
+    def __str__(self) -> str:
+        """Return the counts in words, "" if there is nothing to count."""
+        counts = (
+            (self.received, "received"),
+            (len(self.failed), "failed"),
+            (self.skipped, "skipped"),
+            (len(self.withheld), "held back by your policy ('dockercomms inbox --all' shows why)"),
+        )
+        return ", ".join(f"{number} {what}" for number, what in counts if number)
+
+
+def _sink(session: Session) -> BinaryIO:
+    """Return standard output for bytes.
+
+    Raises:
+        UsageError: it is a terminal, which would obey what a stranger wrote.
+    """
+    if session.stdout.isatty():
+        raise UsageError(
+            "--stdout does not write to a terminal: the content may be binary",
+            hint="dockercomms recv ID --stdout > FILE, or dockercomms recv ID --stdout | less",
+        )
+    return session.stdout.buffer
+
+
+def _report(screen: Screen, listing: Listing, received: Received) -> None:
+    """Write one message's line of data."""
+    from dockercomms.cli.records import received_record
+
+    place = _place(received.files)
+    cells = (
+        received.id,
+        received.status,
+        received.sender,
+        str(received.bytes),
+        place,
+    )
+    listing.add(received_record(received), cells)
+    if screen.is_table and received.status == "received":
+        where = f": {os.path.relpath(place)}" if place else ""
+        size = human_bytes(received.bytes)
+        screen.data(visible(f"{_name(received)} from {received.sender}{where} ({size})"))
+
+
+def _place(files: Sequence[Path]) -> str:
+    """Return where a message is: its file, or the folder that holds all its files."""
+    if not files:
+        return ""
+    return os.path.commonpath([path.absolute() for path in files])
+
+
+def _explain(session: Session, received: Received) -> None:
+    """Say what went wrong with a message, or why nothing happened to it."""
+    name = _name(received)
+    error = received.error
+    if received.status == "failed":
+        sender = f" from {received.sender}" if received.sender else ""
+        failure = error or DockerCommsError("no reason given")
+        session.tell_failure(f"message {name}{sender}", failure)
+    elif received.status == "received" and error is not None:
+        session.screen.warn(f"message {name} is here, but its receipt has to wait: {error}")
+    elif received.status == "skipped":
+        session.screen.note(f"message {name} skipped: {received.reason or error}")
+
+
+def _name(received: Received) -> str:
+    """Return what a message is called: the start of its id, or of its digest without one."""
+    digest = (received.digest or "").partition(":")[2]
+    return (received.id or digest)[:SHORT_ID_CHARACTERS] or "?"

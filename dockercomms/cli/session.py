@@ -1,0 +1,278 @@
+"""One command line: its surroundings, its flags, and what they add up to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import click
+
+    from dockercomms.cli.progress import Meter
+    from dockercomms.cli.render import Screen
+    from dockercomms.config import Settings
+    from dockercomms.errors import DockerCommsError
+    from dockercomms.mailbox import ConnectionSettings, Mailbox
+    from dockercomms.oci.retry import RetryEvent, RetryHook
+    from dockercomms.platforms import Clock
+    from dockercomms.polling import PollResult
+    from dockercomms.publishing import Notice, NoticeHook
+    from dockercomms.transport.transfer import Progress
+
+
+class MailboxFactory(Protocol):
+    """Opens a mailbox; `Mailbox` itself is one."""
+
+    def __call__(
+        self,
+        repo: str | None,
+        *,
+        me: str | None,
+        settings: ConnectionSettings,
+        clock: Clock,
+        progress: Progress | None,
+        on_retry: RetryHook | None,
+        on_notice: NoticeHook | None,
+    ) -> Mailbox:
+        """Return the mailbox of `me` in `repo`; it is closed as a context manager."""
+        ...
+
+
+class Session:
+    """What one command works with. The streams are arguments so that tests can bring their own.
+
+    Args:
+        stdin: The bytes a command may read.
+        stdout: Where data goes; its `buffer` takes bytes.
+        stderr: Where talk goes.
+        environ: The environment.
+        folder: The folder the command is run in; None: the process' own.
+        clock: The time; None: the machine's.
+        mailbox_factory: Opens mailboxes; None: `Mailbox`.
+    """
+
+    def __init__(
+        self,
+        *,
+        stdin: BinaryIO,
+        stdout: TextIO,
+        stderr: TextIO,
+        environ: Mapping[str, str],
+        folder: Path | None = None,
+        clock: Clock | None = None,
+        mailbox_factory: MailboxFactory | None = None,
+    ) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.environ = environ
+        self.verb = ""
+        self._folder = folder
+        self._clock = clock
+        self._factory = mailbox_factory
+        self._common: dict[str, Any] = {}
+        self._flags: dict[str, object] = {}
+
+    def begin(self, ctx: click.Context) -> dict[str, Any]:
+        """Take the flags of a verb and of the groups above it; returns the verb's own parameters.
+
+        The nearer to the verb, the stronger.
+        """
+        from dataclasses import fields
+
+        from dockercomms.cli.options import COMMON
+        from dockercomms.config import Settings
+
+        self.verb = " ".join(ctx.command_path.split()[1:])
+        chain = [ctx]
+        while chain[0].parent is not None:
+            chain.insert(0, chain[0].parent)
+        for place in chain:
+            common = place.params.items()
+            self._common |= {k: v for k, v in common if k in COMMON and v is not None}
+        settable = {field.name for field in fields(Settings)}
+        own = {k: v for k, v in ctx.params.items() if k not in COMMON}
+        given = {**self._common, **own}
+        self._flags = {k: v for k, v in given.items() if k in settable and v is not None}
+        return {k: v for k, v in own.items() if k not in settable}
+
+    @property
+    def verbose(self) -> bool:
+        """Whether to say more."""
+        return bool(self._common.get("verbose"))
+
+    @property
+    def plain_style(self) -> str:
+        """How data is to look as far as the flags say, without reading any file."""
+        if self._common.get("as_json"):
+            return "json"
+        return str(self._common.get("format") or "text")
+
+    @property
+    def clock(self) -> Clock:
+        """The time."""
+        if self._clock is None:
+            from dockercomms.platforms import SystemClock
+
+            self._clock = SystemClock()
+        return self._clock
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this command.
+
+        Raises:
+            ConfigError, UsageError: as `config.load`.
+        """
+        from pathlib import Path
+
+        from dockercomms.config import load
+
+        flags = dict(self._flags)
+        if self._common.get("as_json"):
+            flags["format"] = "json"
+        if self._common.get("password_stdin"):
+            flags["password"] = self._read_password()
+        if ("username" in flags) != ("password" in flags):
+            from dockercomms.errors import UsageError
+
+            raise UsageError(
+                "--username and --password-stdin are given together or not at all",
+                hint="printenv TOKEN | dockercomms ... --username NAME --password-stdin",
+            )
+        return load(flags, environ=self.environ, folder=self._folder or Path.cwd())
+
+    def _read_password(self) -> str:
+        from dockercomms.errors import UsageError
+
+        if self.stdin.isatty():
+            raise UsageError(
+                "--password-stdin reads a pipe, not a terminal, which would show the password",
+                hint="printenv TOKEN | dockercomms ... --username NAME --password-stdin",
+            )
+        password = self.stdin.read().decode("utf-8", "surrogateescape").rstrip("\r\n")
+        if not password:
+            raise UsageError("--password-stdin: standard input is empty")
+        return password
+
+    @property
+    def reads_password(self) -> bool:
+        """Whether standard input holds a password, and so cannot hold anything else."""
+        return bool(self._common.get("password_stdin"))
+
+    @cached_property
+    def screen(self) -> Screen:
+        """The two streams, with the looks that flags and settings ask for."""
+        return self.screen_of(self.settings.format)
+
+    def screen_of(self, style: str) -> Screen:
+        """Return the two streams with data in `style`, without reading any file."""
+        return self._screen(self.stdout, style)
+
+    def screen_on(self, data: TextIO) -> Screen:
+        """Return a screen whose data goes to `data`, because standard output holds content."""
+        return self._screen(data, self.settings.format)
+
+    def _screen(self, data: TextIO, style: str) -> Screen:
+        from dockercomms.cli.render import Screen
+
+        quiet = bool(self._common.get("quiet"))
+        return Screen(data, self.stderr, environ=self.environ, style=style, quiet=quiet)
+
+    def tell_failure(self, what: str, error: DockerCommsError) -> None:
+        """Say that one of several things failed, in three lines, and go on."""
+        from dockercomms.cli.failures import explain
+
+        meaning, why, hints = explain(error)
+        self.screen_of("text").failure(f"{self.verb}: {what}: {meaning}", why, hints)
+
+    def mailbox(self, meter: Meter | None = None) -> Mailbox:
+        """Open the mailbox that the settings name; `meter` shows how transfers go."""
+        chosen = self.settings
+        from dockercomms.mailbox import ConnectionSettings
+
+        factory = self._factory
+        if factory is None:
+            from dockercomms.mailbox import Mailbox
+
+            factory = Mailbox
+        connection = ConnectionSettings(
+            plain_http=chosen.plain_http,
+            insecure=chosen.insecure,
+            ca_file=chosen.ca_file,
+            authfile=chosen.authfile,
+            username=chosen.username,
+            password=chosen.password,
+            timeout=chosen.timeout,
+        )
+        return factory(
+            chosen.repo,
+            me=chosen.me,
+            settings=connection,
+            clock=self.clock,
+            progress=None if meter is None else meter.show,
+            on_retry=self._tell_retry,
+            on_notice=self._tell_notice,
+        )
+
+    def _tell_retry(self, event: RetryEvent) -> None:
+        most = "" if event.max_attempts is None else f" of {event.max_attempts}"
+        self.screen.note(
+            f"attempt {event.attempt}{most} failed: {event.error}; "
+            f"trying again in {event.next_retry_in:.1f} s"
+        )
+
+    def _tell_notice(self, notice: Notice) -> None:
+        """Say what matters to everybody; how a registry was coped with, only if asked to."""
+        if notice.kind == "clock-skew":
+            self.screen.warn(notice.text)
+        elif notice.kind == "created" or self.verbose:
+            self.screen.note(notice.text)
+
+    def tell_poll(self, poll: PollResult | None) -> None:
+        """Say what a poll could not do; nothing about what it could."""
+        if poll is None:
+            return
+        if poll.repository_missing:
+            self.screen.note(
+                f"{self.settings.repo or 'your own mailbox folder'} does not exist yet: "
+                "an empty inbox"
+            )
+        if not poll.can_tell_expiry:
+            skew = abs(poll.clock_skew_seconds or 0)
+            self.screen.warn(
+                f"this clock and the registry's are {skew / 3600:.1f} h apart: nothing counts as "
+                "expired until one of them is set right"
+            )
+        for way, error in poll.errors:
+            self.screen.warn(f"looking by {way} failed, the inbox may hold more: {error}")
+
+
+def process_session(mailbox_factory: MailboxFactory | None = None) -> Session:
+    """Return the session of this process, with the streams it was started with."""
+    import os
+
+    return Session(
+        stdin=_binary(sys.stdin, "rb"),
+        stdout=_text(sys.stdout),
+        stderr=_text(sys.stderr),
+        environ=os.environ,
+        mailbox_factory=mailbox_factory,
+    )
+
+
+def _text(stream: TextIO | None) -> TextIO:
+    """Return the stream, or nothing's own where the process was started without it (`>&-`)."""
+    import os
+
+    return stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - open to the end
+
+
+def _binary(stream: TextIO | None, mode: str) -> BinaryIO:
+    import os
+
+    return stream.buffer if stream is not None else open(os.devnull, mode)  # type: ignore[return-value]  # noqa: PTH123 - open to the end

@@ -1,0 +1,306 @@
+"""What no single module can promise: imports, names, sizes, start-up."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dockercomms
+from dockercomms import errors
+from dockercomms.cli.program import VERBS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(dockercomms.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+ALLOWED_IMPORTS = {
+    "click": ("cli/",),
+    "rich": ("cli/",),
+    "oras": ("oci/auth.py", "oci/session.py"),
+    "requests": ("oci/auth.py", "oci/session.py", "trust/keyless.py"),
+    "sigstore": ("trust/keyless.py",),
+}
+"""Foreign package to the only files, or folders, that may import it."""
+
+BANNED_WORDS = {"util", "utils", "helper", "helpers", "manager", "managers", "common", "misc"}
+"""Module names that say nothing about what is in them."""
+
+SLOW_PACKAGES = {"oras", "sigstore", "requests", "pydantic", "rich", "cryptography", "zstandard"}
+"""What no `--help` has time to import."""
+
+MAX_VERSION_RATIO = 3.0
+MAX_HELP_RATIO = 8.0
+"""CPU time of start-up, in units of `python -c pass`."""
+STARTUP_RUNS = 7
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the top-level packages a file imports, also within functions; types do not count."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def without_coverage() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+
+
+def load_metrics() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("metrics", ROOT / "scripts" / "metrics.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["metrics"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_public_names_are_all_there() -> None:
+    for name in dockercomms.__all__:
+        assert getattr(dockercomms, name) is not None
+    assert len(set(dockercomms.__all__)) == len(dockercomms.__all__)
+    assert set(dockercomms.__all__) <= set(dir(dockercomms))
+
+
+def test_public_names_are_imported_on_first_use_only() -> None:
+    code = (
+        "import sys, dockercomms; print([m for m in sys.modules if m.startswith('dockercomms.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_public_names_hold_every_error() -> None:
+    classes = {
+        name
+        for name, cls in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(cls, errors.DockerCommsError)
+    }
+    assert classes <= set(dockercomms.__all__)
+
+
+def test_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        dockercomms.Nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_module_exports_exist(path: Path) -> None:
+    name = ".".join(("dockercomms", *path.relative_to(PACKAGE).with_suffix("").parts))
+    module = (
+        importlib.import_module(name.removesuffix(".__init__")) if path.stem != "__main__" else None
+    )
+    for exported in getattr(module, "__all__", ()):
+        assert hasattr(module, exported)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_module_has_a_name_that_says_what_is_in_it(path: Path) -> None:
+    assert not BANNED_WORDS.intersection(path.stem.split("_"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_foreign_packages_are_imported_only_where_they_are_mapped(path: Path) -> None:
+    for package in set(imports_of(path)):
+        allowed = ALLOWED_IMPORTS.get(package)
+        assert allowed is None or relative(path).startswith(allowed), package
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_nothing_prints_but_the_command_line(path: Path) -> None:
+    where = relative(path)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert (
+                called not in {"print", "pprint", "click.echo", "click.secho"}
+                or where == "cli/render.py"
+            )
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.stdout", "sys.stderr"}:
+            assert where in {"cli/main.py", "cli/session.py"}, "streams are arguments"
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """Return the top-level packages in memory after a command line."""
+    code = (
+        "import sys, json\n"
+        "from dockercomms.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as done:\n    assert not done.code\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, check=True, env=without_coverage(),
+    )  # fmt: skip
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_version_imports_no_click() -> None:
+    loaded = modules_after("--version")
+    assert not loaded & (SLOW_PACKAGES | {"click", "inspect", "dataclasses", "pathlib"})
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS], ids=str)
+def test_help_imports_nothing_slow(verb: str | None) -> None:
+    loaded = modules_after(*([verb] if verb else []), "--help")
+    assert not loaded & SLOW_PACKAGES
+    assert "tomllib" not in loaded
+
+
+def test_top_level_help_imports_no_verb() -> None:
+    code = (
+        "import sys\nfrom dockercomms.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('dockercomms.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & {module for module, _ in VERBS.values()}
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """Return the CPU time of one Python process, which a busy machine lengthens little."""
+    with open(os.devnull, "w") as nothing:
+        child = subprocess.Popen(
+            [sys.executable, *arguments], stdout=nothing, env=without_coverage()
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ratio"),
+    [
+        (["--version"], MAX_VERSION_RATIO),
+        (["--help"], MAX_HELP_RATIO),
+        (["send", "--help"], MAX_HELP_RATIO),
+    ],
+    ids=["version", "help", "send help"],
+)
+def test_startup_is_a_small_multiple_of_python(arguments: list[str], ratio: float) -> None:
+    bare, ours = [], []
+    for _ in range(STARTUP_RUNS):  # in turn, so that both meet the same machine
+        bare.append(cpu_seconds("-c", "pass"))
+        ours.append(cpu_seconds("-m", "dockercomms", *arguments))
+    assert min(ours) <= ratio * min(bare)
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
+        cwd=folder, env={**without_coverage(), "PYTHONPATH": str(folder)}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def copy_of_package(folder: Path) -> Path:
+    shutil.copytree(PACKAGE, folder / "dockercomms", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder / "dockercomms"
+
+
+def test_import_contracts_hold() -> None:
+    pytest.importorskip("importlinter")
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("where", "planted"),
+    [
+        ("errors.py", "import dockercomms.protocol"),
+        ("protocol.py", "from dockercomms.mailbox import Mailbox"),
+        ("oci/reference.py", "from dockercomms.oci.client import Client"),
+        ("oci/layout.py", "def late():\n    from dockercomms.manifest import Message"),
+        ("sending.py", "import dockercomms.receiving"),
+        ("config.py", "import dockercomms.mailbox"),
+        ("mailbox.py", "import rich"),
+        ("oci/layout.py", "import requests"),
+    ],
+)
+def test_import_contracts_are_broken_by_a_bad_import(
+    tmp_path: Path, where: str, planted: str
+) -> None:
+    pytest.importorskip("importlinter")
+    with (copy_of_package(tmp_path) / where).open("a") as file:
+        file.write(f"\n{planted}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode != 0, planted
+    assert "BROKEN" in done.stdout, done.stdout
+
+
+def test_metrics_are_within_their_limits() -> None:
+    metrics = load_metrics()
+    assert list(metrics.violations(metrics.measure(PACKAGE))) == []
+
+
+def test_metrics_find_what_is_planted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = load_metrics()
+    body = "\n".join("    x = 1" for _ in range(60))
+    (tmp_path / "bad.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import Any\n"
+        "@dataclass\nclass Loose:\n    x: Any  # type: ignore[misc]\n    y: Any  # type: ignore[misc]\n"
+        f"def long(a):\n{body}\n"
+        "def _quiet() -> None:\n    try:\n        print(1)\n    except Exception:\n        pass\n"
+        + "\n"
+        * 600
+    )
+    assert metrics.main([str(tmp_path)]) == 0
+    assert metrics.main([str(tmp_path), "--limits"]) == 1
+    said = capsys.readouterr().err
+    for complaint in (
+        "lines; at most 600", "p90 file", "p90 function", "share of long functions",
+        "share of untyped functions", "type: ignore", "broad except", "long: no docstring",
+        "Loose: a dataclass without slots", "share of mutable dataclasses", "print: prints",
+    ):  # fmt: skip
+        assert complaint in said
+
+
+def addresses(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "scripts" / "check", "addresses", folder], capture_output=True, text=True
+    )
+
+
+def test_no_file_names_a_package_index() -> None:
+    done = addresses(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://py" + "pi.org/simple",
+        "files.python" + "hosted.org",
+        "proxy.go" + "lang.org",
+        "registry.npm" + "js.org",
+        "http://deb." + "debian.org/debian",
+        "--index-url=https" + "://mirror.example/x",
+    ],
+)
+def test_a_planted_package_index_is_found(tmp_path: Path, address: str) -> None:
+    (tmp_path / "planted.txt").write_text(f"see {address}\n")
+    assert addresses(tmp_path).returncode == 1
