@@ -16,18 +16,18 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import random
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from dockercomms.errors import LocalIOError
 
@@ -91,7 +91,7 @@ def local_errors(what: str) -> Iterator[None]:
     except OSError as error:
         hint = None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or choose another folder with --out"
+            hint = "free some space, or choose a folder on another disk"
         elif error.errno in (errno.EACCES, errno.EPERM):
             hint = "check the permissions of the file and of its folder"
         reason = error.strerror or str(error)
@@ -112,11 +112,45 @@ def create_new(path: Path, *, mode: int = 0o600) -> int:
     return os.open(path, flags, mode)
 
 
-def rename_new(source: Path, target: Path, *, native: bool = True) -> None:
+def open_regular(path: Path) -> BinaryIO:
+    """Return a stream of the regular file `path`; a FIFO or device is refused without waiting.
+
+    A symbolic link is followed: read only what is checked afterwards, or what the user named.
+
+    Raises:
+        LocalIOError: not a regular file.
+        OSError: as `os.open`.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise LocalIOError(f"{path}: not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def write_all(handle: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data` to the descriptor `handle`, however much the system takes at once.
+
+    Raises:
+        OSError: as `os.write`; a part may be written.
+    """
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
+def rename_new(source: Path, target: Path, *, native: bool = True, hard_links: bool = True) -> None:
     """Rename a file or folder to a name at which nothing is.
 
-    The kernel's rename-without-replace where there is one; else a hard link for files, and for
-    folders a rename, which on POSIX replaces nothing but an empty folder.
+    The kernel's rename-without-replace where there is one; else, for files, a hard link; and where
+    there are none, and for folders, the name is claimed by an empty one that a rename replaces.
+
+    Args:
+        source: What is renamed.
+        target: Its new name, in the same file system.
+        native: Off: without the kernel's call.
+        hard_links: Off: as if the file system had none.
 
     Raises:
         FileExistsError: something is at `target`.
@@ -126,31 +160,43 @@ def rename_new(source: Path, target: Path, *, native: bool = True) -> None:
         done = _rename_exclusive(source, target)
         if done:
             return
-    if source.is_dir():
+    if source.is_dir() and not source.is_symlink():
         target.mkdir()  # claims the name: FileExistsError if anything is there
-        os.rename(source, target)  # noqa: PTH104 - beside os.link
+        _replace_claim(source, target, os.rmdir)
         return
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except FileExistsError:
-        raise
-    except OSError:
-        _claim_and_replace(source, target)
-        return
-    os.unlink(source)  # noqa: PTH108 - beside os.link
-
-
-def _claim_and_replace(source: Path, target: Path) -> None:
-    """Rename on file systems without hard links: claim the name, then replace our own claim."""
+    if hard_links:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError:
+            pass  # a file system without them
+        else:
+            os.unlink(source)  # noqa: PTH108 - beside os.link
+            return
     os.close(create_new(target))
-    os.replace(source, target)  # noqa: PTH105 - beside os.link
+    _replace_claim(source, target, os.unlink)
+
+
+def _replace_claim(source: Path, target: Path, give_up: Callable[[Path], None]) -> None:
+    """Rename over a claim of ours; if that fails, the name is free again as far as possible."""
+    try:
+        os.replace(source, target)  # noqa: PTH105 - beside os.link
+    except OSError:
+        with contextlib.suppress(OSError):
+            give_up(target)
+        raise
 
 
 def _rename_exclusive(source: Path, target: Path) -> bool:
     """Use renameat2 or renamex_np; False where the system or file system has neither."""
+    import ctypes  # noqa: PLC0415 - a third of this module's import time, for few callers
+
+    old, new = os.fsencode(source), os.fsencode(target)
+    if b"\0" in old + new:
+        raise ValueError("embedded null byte")  # C would take what stands before it
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        old, new = os.fsencode(source), os.fsencode(target)
         if sys.platform == "darwin":
             result = libc.renamex_np(old, new, _DARWIN_RENAME_EXCL)
         else:
@@ -171,16 +217,27 @@ def sync_folder(folder: Path) -> None:
     Raises:
         OSError: as `os.fsync`.
     """
-    try:
-        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    except PermissionError:
-        if os.name == "nt":
-            return
-        raise
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, durably; nothing if it is there.
+
+    Raises:
+        FileExistsError: something else is there.
+        OSError: as `os.mkdir` and `os.fsync`.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def free_bytes(folder: Path) -> int:

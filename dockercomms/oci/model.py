@@ -14,13 +14,17 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NewType, Protocol
+from dataclasses import dataclass, field, replace
+from typing import NewType, Protocol
 
 from dockercomms.errors import DigestMismatch, ProtocolError, TrailingData, Truncated
+from dockercomms.oci.platform_names import host_names, normalize_names, split_names
+from dockercomms.oci.strict_json import MAX_JSON_DEPTH as MAX_JSON_DEPTH  # noqa: PLC0414 - offered here
+from dockercomms.oci.strict_json import canonical_json as canonical_json  # noqa: PLC0414 - the same
+from dockercomms.oci.strict_json import parse_json as parse_json  # noqa: PLC0414 - the same
+from dockercomms.oci.strict_json import refuse_colliding_keys
 
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits (or sha384/sha512 with theirs)."""
@@ -53,9 +57,6 @@ ANNOTATION_REF_NAME = "org.opencontainers.image.ref.name"
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 """The largest manifest read: distribution refuses larger ones to push (measured: 400)."""
-
-MAX_JSON_DEPTH = 64
-"""Deeper JSON is refused: no manifest needs it, and parsers recurse."""
 
 _HEX_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
@@ -95,6 +96,30 @@ class Platform:
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Return the platform written `os/architecture[/variant]`, in the names that indexes use.
+
+        Without a variant it stands for any.
+
+        Raises:
+            UsageError: `text` is anything else.
+        """
+        return cls(*split_names(text))
+
+    @classmethod
+    def host(cls) -> Platform:
+        """Return the platform of this machine, as an image would name it."""
+        return cls(*host_names())
+
+    def normalized(self) -> Platform:
+        """Return this platform in the names that indexes use, the default variant filled in.
+
+        `linux/aarch64` is `linux/arm64/v8`, `linux/arm` is `linux/arm/v7`.
+        """
+        os, architecture, variant = normalize_names(self.os, self.architecture, self.variant)
+        return replace(self, os=os, architecture=architecture, variant=variant)
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object, keys in the order of the Go reference types."""
@@ -349,66 +374,9 @@ def parse_index(data: bytes, *, where: str = "index") -> Index:
     )
 
 
-def parse_json(data: bytes, *, where: str = "JSON") -> object:
-    """Return the JSON value in `data`, strictly.
-
-    Refused, because readers disagree about them: duplicate keys, invalid UTF-8, a byte order
-    mark, NaN and infinities, nesting deeper than `MAX_JSON_DEPTH`.
-
-    Raises:
-        ProtocolError: any of these, or not JSON; the text names `where`.
-    """
-    try:
-        text = data.decode("utf-8")
-        _refuse_deep(text, where)
-        value: object = json.loads(
-            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"{where}: not valid JSON: {error}") from error
-    return value
-
-
-def canonical_json(value: object) -> bytes:
-    """Return `value` as compact UTF-8 JSON with the escapes of Go's `encoding/json`.
-
-    Keys keep the order of their dict. `<`, `>`, `&`, U+2028 and U+2029 are escaped, DEL and other
-    non-ASCII characters are raw, lone surrogates become U+FFFD, there is no final newline.
-    """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for char, escape in _GO_ESCAPES:
-        if char in text:
-            text = text.replace(char, escape)
-    return _SURROGATE.sub("\ufffd", text).encode("utf-8")
-
-
-_GO_ESCAPES = (
-    ("<", "\\u003c"),
-    (">", "\\u003e"),
-    ("&", "\\u0026"),
-    ("\u2028", "\\u2028"),
-    ("\u2029", "\\u2029"),
-)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
 def sorted_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
     """Return a copy of `annotations` with its keys in bytewise order of their UTF-8 form."""
     return dict(sorted(annotations.items(), key=lambda item: item[0].encode("utf-8", "replace")))
-
-
-def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: frozenset[str]) -> None:
-    """Refuse a key that equals one of `known` but for its case.
-
-    Go's decoder takes `LAYERS` for `layers`, so that two readers would see two payloads.
-
-    Raises:
-        ProtocolError: such a key is there.
-    """
-    folded = {key.casefold() for key in known}
-    for key in fields:
-        if key not in known and key.casefold() in folded:
-            raise ProtocolError(f"{where}: key {key!r:.100} collides with another by case")
 
 
 def matches(data: bytes | bytearray | memoryview, digest: Digest) -> bool:
@@ -488,38 +456,6 @@ class VerifyingReader:
 
 READ_BYTES = 2**20
 """How much is read at once when a whole stream is copied: larger gains nothing (measured)."""
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"duplicate key {key!r:.100}")
-            seen.add(key)
-    return out
-
-
-def _no_constant(text: str) -> object:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _refuse_deep(text: str, where: str) -> None:
-    """Count brackets outside strings; cheap, and before the recursive parser sees them."""
-    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
-        return
-    depth = 0
-    for mark in _JSON_STRUCTURE.findall(text):
-        if mark in "[{":
-            depth += 1
-            if depth > MAX_JSON_DEPTH:
-                raise ProtocolError(f"{where}: JSON nested deeper than {MAX_JSON_DEPTH}")
-        elif mark in "]}":
-            depth -= 1
-
-
-_JSON_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
 def _schema_version(fields: Mapping[str, object], where: str) -> None:

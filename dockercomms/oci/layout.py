@@ -1,0 +1,425 @@
+"""A registry in an OCI image-layout folder, which any other tool can read.
+
+One folder holds one repository; the repository's name in each call is ignored. Several threads and
+several processes may write at once, and readers never wait for them: see `oci.layout_files`.
+
+Pushing rewrites `index.json` whole, as the format wants it, but reads no other manifest. In a
+layout of 5,000 messages (2.2 MB) a push took 26 ms, 75 ms in a new process, which has to parse the
+index first; listing the tags took 54 ms there (measured). "What refers to X" reads those manifests
+whose entry names X as their subject or says nothing of a subject, each once in a process.
+
+The lock is this package's own: another tool that writes into the layout at the same moment knows
+nothing of it, and the later `index.json` of the two stays.
+
+Example:
+    >>> import io, pathlib, tempfile
+    >>> from dockercomms.oci.layout import LayoutRegistry
+    >>> from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES
+    >>> layout = LayoutRegistry(pathlib.Path(tempfile.mkdtemp()) / "box", create=True)
+    >>> layout.exists()
+    False
+    >>> _ = layout.push_blob("", EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES))
+    >>> layout.exists(), layout.resolve_blob("", EMPTY_CONFIG.digest).size
+    (True, 2)
+"""
+
+# The interface names the repository in each call; a layout has but one.
+# ruff: noqa: ARG002
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from dockercomms.errors import (
+    BlobUnknown,
+    IntegrityError,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameUnknown,
+    NotFoundError,
+    Unsupported,
+)
+from dockercomms.oci.interface import (
+    BlobReader,
+    BlobSource,
+    BlobUpload,
+    ProgressHook,
+    TagPage,
+    read_all,
+)
+from dockercomms.oci.layout_files import LayoutFiles, LayoutSession
+from dockercomms.oci.layout_index import IndexEntry, LayoutIndex
+from dockercomms.oci.model import (
+    MANIFEST_MEDIA_TYPES,
+    MAX_MANIFEST_BYTES,
+    READ_BYTES,
+    Descriptor,
+    Digest,
+    VerifyingReader,
+)
+from dockercomms.oci.reference import referrers_tag
+from dockercomms.oci.stored import (
+    ManifestFacts,
+    StoredReader,
+    StoredUpload,
+    blob_descriptor,
+    check_manifest,
+    check_range,
+    flat_tags,
+    open_blob,
+    open_range,
+    read_facts,
+    referrer_entry,
+    tag_pages,
+)
+from dockercomms.platforms import Clock, SystemClock, local_errors
+
+MAX_REMEMBERED_MANIFESTS = 20_000
+"""About 3 KB each, so 60 MB at most."""
+
+
+class LayoutRegistry:
+    """Implements `oci.interface.Registry` over an image-layout folder.
+
+    Args:
+        folder: Where the layout is, or is to be.
+        create: Whether the first write makes it where it is missing; else that write raises
+            LocalIOError. Reading a missing layout raises NameUnknown either way.
+        clock: What `server_time` tells.
+        max_remembered: How many manifests' facts are kept in memory; the oldest go first.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        create: bool = False,
+        clock: Clock | None = None,
+        max_remembered: int = MAX_REMEMBERED_MANIFESTS,
+    ) -> None:
+        self._folder = folder
+        self._files = LayoutFiles(folder, create=create)
+        self._clock = clock or SystemClock()
+        self._max_remembered = max_remembered
+        self._facts: dict[Digest, ManifestFacts | None] = {}
+        self._facts_lock = threading.Lock()
+
+    def exists(self) -> bool:
+        """Return whether the layout is there."""
+        return self._files.exists()
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def get_blob(self, repository: str, digest: Digest, *, size: int | None = None) -> BlobReader:
+        """See `Reader.get_blob`."""
+        stream, stored = self._files.open_blob(digest)
+        return open_blob(stream, digest, stored, size)
+
+    def get_blob_range(
+        self, repository: str, digest: Digest, start: int, end: int | None = None
+    ) -> BlobReader:
+        """See `Reader.get_blob_range`."""
+        check_range(start, end)
+        stream, size = self._files.open_blob(digest)
+        return open_range(stream, digest, size, start, end)
+
+    def get_manifest(self, repository: str, digest: Digest) -> BlobReader:
+        """See `Reader.get_manifest`; manifests that only an index names are found too."""
+        return self._open(self.resolve_manifest(repository, digest))
+
+    def get_tag(self, repository: str, tag: str) -> BlobReader:
+        """See `Reader.get_tag`."""
+        return self._open(self.resolve_tag(repository, tag))
+
+    def resolve_blob(self, repository: str, digest: Digest) -> Descriptor:
+        """See `Reader.resolve_blob`."""
+        return blob_descriptor(digest, self._files.blob_size(digest))
+
+    def resolve_manifest(self, repository: str, digest: Digest) -> Descriptor:
+        """See `Reader.resolve_manifest`."""
+        entry = self._files.index().manifest(digest)
+        return entry.descriptor.bare() if entry is not None else self._nested(digest)
+
+    def resolve_tag(self, repository: str, tag: str) -> Descriptor:
+        """See `Reader.resolve_tag`."""
+        return self._tagged(tag).descriptor.bare()
+
+    def server_time(self) -> datetime | None:
+        """See `Reader.server_time`: this machine's clock."""
+        return self._clock.now()
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def push_blob(
+        self,
+        repository: str,
+        descriptor: Descriptor,
+        source: BlobSource,
+        *,
+        progress: ProgressHook | None = None,
+    ) -> Descriptor:
+        """See `Writer.push_blob`; the blob is on the disk when this returns."""
+        self._files.prepare()
+        what = f"{self._folder}: {descriptor.digest}"
+        with local_errors(what):
+            new = self._files.new_file()
+        with new, source() as stream:
+            checked = VerifyingReader(stream, descriptor)
+            done = 0
+            while piece := checked.read(READ_BYTES):
+                with local_errors(what):
+                    new.write(piece)
+                done += len(piece)
+                if progress is not None:
+                    progress(done, descriptor.size)
+            with local_errors(what):
+                self._files.publish_blob(new, descriptor.digest)
+        return descriptor
+
+    def push_manifest(
+        self,
+        repository: str,
+        data: bytes,
+        media_type: str,
+        *,
+        tags: Sequence[str] = (),
+        digest: Digest | None = None,
+    ) -> Descriptor:
+        """See `Writer.push_manifest`; it is on the disk when this returns.
+
+        As at a registry, what the manifest is made of has to be there, its subject has not.
+        """
+        descriptor, facts = check_manifest(
+            data, media_type, tags=tuple(tags), digest=digest, what=str(self._folder)
+        )
+        self._files.prepare()
+        entry = Descriptor(
+            media_type=media_type,
+            digest=descriptor.digest,
+            size=descriptor.size,
+            artifact_type=facts.artifact_type,
+        )
+        # The lock also keeps what is checked and written here from being deleted meanwhile.
+        with self._files.locked():
+            for part in (*facts.blobs, *facts.manifests):
+                if not self._files.has_blob(part):
+                    raise ManifestBlobUnknown(f"{self._folder}: manifest names unknown {part}")
+            self._files.write_blob(descriptor.digest, data)
+            index = self._files.index()
+            changed = index.with_manifest(entry, tags, subject=facts.subject)
+            if changed is not index:
+                self._files.replace_index(changed)
+        return descriptor
+
+    def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
+        """See `Writer.mount_blob`: a layout's repositories are all one."""
+        try:
+            return self.resolve_blob(repository, digest)
+        except NotFoundError:
+            return None
+
+    def upload(self, repository: str, *, chunk_size: int = 0) -> BlobUpload:
+        """See `Writer.upload`."""
+        self._files.prepare()
+        return StoredUpload(self._files.start_upload(), 0, chunk_size)
+
+    def resume_upload(
+        self, repository: str, session: str, *, offset: int | None = None, chunk_size: int = 0
+    ) -> BlobUpload:
+        """See `Writer.resume_upload`; another process may have begun the session."""
+        found = LayoutSession(self._files, session)
+        size = found.size()
+        return StoredUpload(found, size if offset is None else offset, chunk_size)
+
+    # --- deleting --------------------------------------------------------------------------------
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """See `Deleter.delete_blob`. A listed manifest is no blob, and is not deleted here."""
+        self._existing()
+        with self._files.locked():
+            if self._files.index().manifest(digest) is not None:
+                raise BlobUnknown(f"{self._folder}: {digest} is a manifest, not a blob")
+            self._files.blob_size(digest)
+            self._files.remove_blob(digest)
+
+    def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """See `Deleter.delete_manifest`."""
+        self._existing()
+        with self._files.locked():
+            index = self._files.index()
+            if index.manifest(digest) is None:
+                raise ManifestUnknown(f"{self._folder}: no manifest {digest}")
+            # First the entry: a reader may find an entry's content gone, but no crash leaves one.
+            self._files.replace_index(index.without_manifest(digest))
+            self._files.remove_blob(digest)
+
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """See `Deleter.delete_tag`."""
+        self._existing()
+        with self._files.locked():
+            self._tagged(tag)
+            self._files.replace_index(self._files.index().without_tag(tag))
+
+    # --- listing ---------------------------------------------------------------------------------
+
+    def tags(
+        self,
+        repository: str,
+        *,
+        start_after: str | None = None,
+        page_size: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """See `Lister.tags`: in bytewise order, and `start_after` is obeyed."""
+        pages = self.tag_pages(repository, start_after=start_after, page_size=page_size)
+        return flat_tags(pages, limit)
+
+    def tag_pages(
+        self, repository: str, *, start_after: str | None = None, page_size: int | None = None
+    ) -> Iterator[TagPage]:
+        """See `Lister.tag_pages`: one page unless `page_size` asks for smaller ones."""
+
+        def after(last: str) -> list[str]:
+            names = self._files.index().tags()
+            return names[bisect_right(names, last) :]
+
+        return tag_pages(after, start_after, page_size)
+
+    def repositories(
+        self,
+        *,
+        start_after: str | None = None,
+        page_size: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """See `Lister.repositories`: a layout's one repository has no name."""
+        raise Unsupported(f"{self._folder}: an image layout lists no repositories")
+
+    def referrers(
+        self, repository: str, digest: Digest, *, artifact_type: str | None = None
+    ) -> Iterator[Descriptor]:
+        """See `Lister.referrers`: in the order in which they were pushed.
+
+        Referrers that another tool lists only in the index of the tag schema come last.
+        """
+        try:
+            index = self._files.index()
+        except NameUnknown:
+            return
+        for entry in (*index.manifests(), *self._schema_entries(index, digest)):
+            if entry.subject not in (None, digest):
+                continue
+            found = self._referrer(entry, digest)
+            if found is not None and artifact_type in (None, found.artifact_type):
+                yield found
+
+    def referrers_supported(self, repository: str) -> bool:
+        """See `Lister.referrers_supported`."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing: files are open, and the lock is held, only during a call."""
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _open(self, descriptor: Descriptor) -> BlobReader:
+        if descriptor.size > MAX_MANIFEST_BYTES:
+            raise IntegrityError(
+                f"{self._folder}: manifest {descriptor.digest} has {descriptor.size} bytes; "
+                f"at most {MAX_MANIFEST_BYTES}"
+            )
+        try:
+            stream, _ = self._files.open_blob(descriptor.digest)
+        except BlobUnknown as error:
+            # Deleted since the index was read, or lost.
+            raise ManifestUnknown(f"{self._folder}: no manifest {descriptor.digest}") from error
+        return StoredReader(stream, descriptor)
+
+    def _tagged(self, tag: str) -> IndexEntry:
+        entry = self._files.index().tagged(tag)
+        if entry is None:
+            raise ManifestUnknown(f"{self._folder}: no tag {tag!r:.200}")
+        return entry
+
+    def _nested(self, digest: Digest) -> Descriptor:
+        """Return the descriptor of a manifest that has no entry of its own.
+
+        Other tools list an image index only, and its manifests in it. Content counts as such a
+        manifest if it says so itself.
+        """
+        try:
+            size = self._files.blob_size(digest)
+            media_type = "" if size > MAX_MANIFEST_BYTES else self._said_type(digest, size)
+        except BlobUnknown:
+            media_type = ""
+        if media_type not in MANIFEST_MEDIA_TYPES:
+            raise ManifestUnknown(f"{self._folder}: no manifest {digest}")
+        return Descriptor(media_type=media_type, digest=digest, size=size)
+
+    def _said_type(self, digest: Digest, size: int) -> str:
+        facts = self._facts_of(blob_descriptor(digest, size))
+        return (facts.media_type if facts is not None else None) or ""
+
+    def _schema_entries(self, index: LayoutIndex, digest: Digest) -> Iterator[IndexEntry]:
+        """Yield what the index under the referrers tag of `digest` names and `index` does not.
+
+        regctl keeps referrers in a layout so.
+        """
+        listed = index.tagged(referrers_tag(digest))
+        facts = None if listed is None else self._facts_or_none(listed.descriptor.bare())
+        for child in dict.fromkeys(() if facts is None else facts.manifests):
+            if index.manifest(child) is None:
+                # Claims of another tool, one by one: a bad one does not hide the rest.
+                with contextlib.suppress(NotFoundError, IntegrityError):
+                    yield IndexEntry(self._nested(child), {})
+
+    def _referrer(self, entry: IndexEntry, digest: Digest) -> Descriptor | None:
+        """Return the answer's entry if the manifest refers to `digest`."""
+        descriptor = entry.descriptor.bare()
+        try:
+            facts = self._facts_of(descriptor)
+        except NotFoundError:
+            return None
+        except IntegrityError:
+            # Damaged content must not hide the rest, nor itself: whoever fetches it will see.
+            facts = ManifestFacts(
+                media_type=None,
+                artifact_type=entry.descriptor.artifact_type,
+                subject=None if entry.subject is None else digest,
+            )
+        if facts is None or facts.subject != digest:
+            return None
+        return referrer_entry(descriptor, facts)
+
+    def _facts_or_none(self, descriptor: Descriptor) -> ManifestFacts | None:
+        try:
+            return self._facts_of(descriptor)
+        except (NotFoundError, IntegrityError):
+            return None
+
+    def _facts_of(self, descriptor: Descriptor) -> ManifestFacts | None:
+        """Return what the content says, read and checked once; None if it is no manifest."""
+        with self._facts_lock:
+            if descriptor.digest in self._facts:
+                return self._facts[descriptor.digest]
+        data, _ = read_all(self._open(descriptor), MAX_MANIFEST_BYTES)
+        try:
+            facts = read_facts(data, descriptor.digest)
+        except ManifestInvalid:
+            facts = None
+        with self._facts_lock:
+            while len(self._facts) >= self._max_remembered:
+                del self._facts[next(iter(self._facts))]
+            self._facts[descriptor.digest] = facts
+        return facts
+
+    def _existing(self) -> None:
+        """Refuse to delete in a layout that is not there, and make sure of the lock's folder."""
+        self._files.index()
+        self._files.prepare()

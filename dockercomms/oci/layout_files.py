@@ -1,0 +1,424 @@
+"""The files of an image layout: how they are found, written and kept whole.
+
+```
+FOLDER/oci-layout            {"imageLayoutVersion":"1.0.0"}
+FOLDER/index.json            replaced as a whole, under the lock
+FOLDER/blobs/<alg>/<hex>     content, renamed into place when it is whole and on the disk
+FOLDER/.dockercomms/         ours alone; readers and other tools need nothing in it
+    lock                     held by whoever changes index.json or removes a blob
+    incoming/                content that is being written
+    uploads/<id>             upload sessions
+```
+
+Readers take no lock: they open one generation of `index.json`, whole, and content whose name is its
+digest. A crash at any point leaves either the old or the new index, and at most a file in
+`incoming`, which a later writer removes.
+
+Source: image-spec v1.1.1, image-layout.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from dockercomms.errors import (
+    BlobUnknown,
+    DigestInvalid,
+    LimitError,
+    LocalIOError,
+    NameUnknown,
+    ProtocolError,
+    RangeInvalid,
+    UploadUnknown,
+)
+from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
+from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, parse_digest, parse_json
+from dockercomms.oci.stored import blob_descriptor
+from dockercomms.platforms import (
+    LOCK_POLL_SECONDS,
+    create_new,
+    local_errors,
+    make_folder,
+    open_regular,
+    sync_folder,
+    write_all,
+)
+
+LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}'
+PRIVATE_FOLDER = ".dockercomms"
+
+LOCK_WAIT_SECONDS = 60.0
+"""How long another process may hold the lock; a change takes milliseconds."""
+
+MAX_INDEX_BYTES = 64 * 2**20
+"""The largest index.json: some 150,000 manifests; a larger one takes seconds to read."""
+
+INCOMING_SECONDS = 24 * 3600.0
+"""A file being written that got no byte for so long belongs to a dead process."""
+
+UPLOAD_SECONDS = 7 * 24 * 3600.0
+"""How long an upload session waits to be resumed; distribution purges after a week as well."""
+
+_FILE_MODE = 0o666
+_SESSION = re.compile(r"[0-9a-f]{32}")
+_MAX_LAYOUT_FILE_BYTES = 4096
+
+
+class NewFile:
+    """A file that gets its name only when it is whole and on the disk.
+
+    Left without `publish`, it is removed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / _random_name()
+        self._handle = create_new(self.path, mode=_FILE_MODE)
+
+    def write(self, data: bytes) -> None:
+        """Add `data`."""
+        write_all(self._handle, data)
+
+    def stat(self) -> os.stat_result:
+        """Return the file's status."""
+        return os.fstat(self._handle)
+
+    def publish(self, target: Path) -> None:
+        """Make the content durable, then name it `target`, replacing what is there."""
+        os.fsync(self._handle)
+        self.path.replace(target)
+        sync_folder(target.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._handle)
+        self.path.unlink(missing_ok=True)
+
+
+class LayoutFiles:
+    """The files of one layout; safe for several threads and several processes.
+
+    Args:
+        folder: Where the layout is, or is to be.
+        create: Whether the first write makes it where it is not.
+        lock_wait_seconds: How long another process may hold the lock.
+    """
+
+    def __init__(
+        self, folder: Path, *, create: bool, lock_wait_seconds: float = LOCK_WAIT_SECONDS
+    ) -> None:
+        self.folder = folder
+        self._create = create
+        self._lock_wait_seconds = lock_wait_seconds
+        self._ready = False
+        self._lock = threading.Lock()
+        self._cached: tuple[tuple[int, int, int], LayoutIndex] | None = None
+        self._index_path = folder / "index.json"
+        self._private = folder / PRIVATE_FOLDER
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Return whether there is a layout."""
+        with local_errors(str(self._index_path)):
+            return self._index_path.exists()
+
+    def index(self) -> LayoutIndex:
+        """Return the index as it is now; parsed only when it has changed.
+
+        Raises:
+            NameUnknown: there is no layout.
+            ProtocolError: `index.json` or `oci-layout` is malformed; names the file.
+        """
+        with local_errors(str(self._index_path)):
+            try:
+                stream = open_regular(self._index_path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise NameUnknown(f"{self.folder}: no image layout there") from None
+            with stream:
+                state = os.fstat(stream.fileno())
+                cached = self._cached
+                if cached is not None and cached[0] == _generation(state):
+                    return cached[1]
+                if state.st_size > MAX_INDEX_BYTES:
+                    raise ProtocolError(
+                        f"{self._index_path}: {state.st_size} bytes; at most {MAX_INDEX_BYTES}"
+                    )
+                data = stream.read(MAX_INDEX_BYTES)
+        self._check_version()
+        index = parse_layout_index(data, where=str(self._index_path))
+        self._cached = (_generation(state), index)
+        return index
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Return where the content with `digest` is, or would be."""
+        algorithm, _, encoded = parse_digest(digest).partition(":")
+        return self.folder / "blobs" / algorithm / encoded
+
+    def open_blob(self, digest: Digest) -> tuple[BinaryIO, int]:
+        """Return a stream of the content with `digest`, unchecked, and its size.
+
+        Raises:
+            BlobUnknown, NameUnknown: not there.
+        """
+        with local_errors(f"{self.folder}: {digest}"):
+            try:
+                stream = open_regular(self.blob_path(digest))
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._missing(digest) from None
+            return stream, os.fstat(stream.fileno()).st_size
+
+    def blob_size(self, digest: Digest) -> int:
+        """Return the size of the content with `digest`.
+
+        Raises:
+            BlobUnknown, NameUnknown: not there.
+        """
+        with local_errors(f"{self.folder}: {digest}"):
+            try:
+                return self.blob_path(digest).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._missing(digest) from None
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Return whether content with `digest` is there."""
+        with local_errors(f"{self.folder}: {digest}"):
+            return self.blob_path(digest).exists()
+
+    def _missing(self, digest: Digest) -> BlobUnknown | NameUnknown:
+        if not self.exists():
+            return NameUnknown(f"{self.folder}: no image layout there")
+        return BlobUnknown(f"{self.folder}: no blob {digest}")
+
+    def _check_version(self) -> None:
+        path = self.folder / "oci-layout"
+        try:
+            with open_regular(path) as stream:
+                fields = parse_json(stream.read(_MAX_LAYOUT_FILE_BYTES), where=str(path))
+        except FileNotFoundError:
+            raise ProtocolError(f"{path}: missing, so {self.folder} is no image layout") from None
+        version = fields.get("imageLayoutVersion") if isinstance(fields, dict) else None
+        if not isinstance(version, str) or not version.startswith("1."):
+            raise ProtocolError(f"{path}: image layout version {version!r:.50}; expected 1.0.0")
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the layout if it is missing and may be made; before every write.
+
+        Raises:
+            LocalIOError: it is missing and may not be made, or cannot be.
+            ProtocolError: the folder holds an `index.json` that is no layout's.
+        """
+        if self._ready:
+            return
+        if self.exists():
+            self.index()
+        elif not self._create:
+            raise LocalIOError(f"{self.folder}: no image layout there")
+        with local_errors(f"{self.folder}: image layout cannot be written"):
+            for name in ("incoming", "uploads"):
+                make_folder(self._private / name)
+            self._sweep()
+        with self.locked():
+            if not self.exists():
+                self._make()
+        self._ready = True
+
+    def _make(self) -> None:
+        with local_errors(f"{self.folder}: image layout cannot be made"):
+            make_folder(self.folder / "blobs" / "sha256")
+            self._write(self.folder / "oci-layout", LAYOUT_BYTES)
+            # The index comes last: a folder that has one is a whole layout.
+            self._write(self._index_path, EMPTY_INDEX.to_bytes())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock: nobody else changes the index or removes content meanwhile.
+
+        Raises:
+            LocalIOError: somebody else held it for `LOCK_WAIT_SECONDS`, or it cannot be made.
+        """
+        # Not needed for reading, and costs as much to import as the rest of the layout.
+        from filelock import FileLock, Timeout  # noqa: PLC0415
+
+        with self._lock:
+            with local_errors(f"{self.folder}: image layout cannot be locked"):
+                # Whoever may write in the folder may take the lock.
+                mode = self.folder.stat().st_mode & _FILE_MODE
+                lock = FileLock(self._private / "lock", mode=mode)
+                try:
+                    lock.acquire(timeout=self._lock_wait_seconds, poll_interval=LOCK_POLL_SECONDS)
+                except Timeout as error:
+                    raise LocalIOError(
+                        f"{self.folder}: image layout locked by another process "
+                        f"for {self._lock_wait_seconds:.0f} s"
+                    ) from error
+            try:
+                yield
+            finally:
+                lock.release()
+
+    def new_file(self) -> NewFile:
+        """Return a new file, to be published under its final name; see `prepare`."""
+        return NewFile(self._private / "incoming")
+
+    def publish_blob(self, new: NewFile, digest: Digest) -> None:
+        """Name `new` as the content with `digest`, which the caller has checked."""
+        target = self.blob_path(digest)
+        make_folder(target.parent)
+        new.publish(target)
+
+    def write_blob(self, digest: Digest, data: bytes) -> None:
+        """Store `data` as the content with `digest`, which the caller has checked."""
+        with local_errors(f"{self.folder}: {digest}"), self.new_file() as new:
+            new.write(data)
+            self.publish_blob(new, digest)
+
+    def remove_blob(self, digest: Digest) -> None:
+        """Remove the content with `digest`; nothing if it is not there."""
+        with local_errors(f"{self.folder}: {digest}"):
+            self.blob_path(digest).unlink(missing_ok=True)
+
+    def replace_index(self, index: LayoutIndex) -> None:
+        """Put `index` in the place of the one that is there; only while holding the lock.
+
+        Raises:
+            LimitError: it would be larger than `MAX_INDEX_BYTES`.
+        """
+        data = index.to_bytes()
+        if len(data) > MAX_INDEX_BYTES:
+            raise LimitError(f"{self._index_path}: {len(data)} bytes; at most {MAX_INDEX_BYTES}")
+        with local_errors(str(self._index_path)):
+            self._cached = (self._write(self._index_path, data), index)
+
+    def _write(self, path: Path, data: bytes) -> tuple[int, int, int]:
+        """Replace a small file as a whole; returns its generation."""
+        with self.new_file() as new:
+            new.write(data)
+            with contextlib.suppress(FileNotFoundError):
+                # Two generations within one tick of the file system's clock, the second in the
+                # inode that the first freed, would look the same to `index`.
+                before = path.stat().st_mtime_ns
+                now = new.stat()
+                if now.st_mtime_ns <= before:
+                    os.utime(new.path, ns=(now.st_atime_ns, before + 1))
+            generation = _generation(new.stat())
+            new.publish(path)
+        return generation
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left, by the age of a file just made: the server's clock."""
+        with self.new_file() as new:
+            now = new.stat().st_mtime
+        for name, seconds in (("incoming", INCOMING_SECONDS), ("uploads", UPLOAD_SECONDS)):
+            for path in (self._private / name).iterdir():
+                # Another process may sweep as well, and a file of another user's may have to stay.
+                with contextlib.suppress(OSError):
+                    if now - path.stat().st_mtime > seconds:
+                        path.unlink()
+
+    # --- upload sessions -------------------------------------------------------------------------
+
+    def start_upload(self) -> LayoutSession:
+        """Return a new upload session; see `prepare`."""
+        session = LayoutSession(self, _random_name())
+        with local_errors(f"{self.folder}: upload"):
+            os.close(create_new(self.upload_path(session.id), mode=_FILE_MODE))
+        return session
+
+    def upload_path(self, session: str) -> Path:
+        """Return the file of an upload session.
+
+        Raises:
+            UploadUnknown: not a name that a session can have.
+        """
+        if _SESSION.fullmatch(session) is None:
+            raise UploadUnknown(f"not an upload session: {session!r:.100}")
+        return self._private / "uploads" / session
+
+
+class LayoutSession:
+    """An upload session in a file; see `stored.UploadSession`."""
+
+    def __init__(self, files: LayoutFiles, session: str) -> None:
+        self.id = session
+        self._files = files
+        self._path = files.upload_path(session)
+
+    def size(self) -> int:
+        """Return the bytes received."""
+        with self._errors():
+            return self._path.stat().st_size
+
+    def append(self, data: bytes, offset: int) -> None:
+        """Add `data` at `offset`; all of it or nothing."""
+        with self._errors():
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+            try:
+                size = os.fstat(handle).st_size
+                if size != offset:
+                    raise RangeInvalid(f"upload {self.id}: at byte {size}, byte {offset} was sent")
+                try:
+                    write_all(handle, data)
+                except OSError:
+                    # A full disk takes a part; without it the session can go on later.
+                    os.ftruncate(handle, offset)
+                    raise
+            finally:
+                os.close(handle)
+
+    def finish(self, digest: Digest) -> Descriptor:
+        """Make the bytes received a blob and end the session."""
+        with self._errors(), open_regular(self._path) as stream:
+            hashed = hashlib.new(digest.partition(":")[0])
+            while piece := stream.read(READ_BYTES):
+                hashed.update(piece)
+            if f"{hashed.name}:{hashed.hexdigest()}" != digest:
+                self._path.unlink(missing_ok=True)
+                raise DigestInvalid(
+                    f"upload {self.id}: {digest} expected, {hashed.name}:{hashed.hexdigest()} "
+                    "received"
+                )
+            size = stream.tell()
+            os.fsync(stream.fileno())
+            target = self._files.blob_path(digest)
+            make_folder(target.parent)
+            self._path.replace(target)
+            sync_folder(target.parent)
+        return blob_descriptor(digest, size)
+
+    def discard(self) -> None:
+        """End the session; nothing if it is gone."""
+        with self._errors():
+            self._path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        with local_errors(f"upload {self.id}"):
+            try:
+                yield
+            except FileNotFoundError as error:
+                raise UploadUnknown(f"upload {self.id}: no such session") from error
+
+
+def _random_name() -> str:
+    return os.urandom(16).hex()
+
+
+def _generation(state: os.stat_result) -> tuple[int, int, int]:
+    return (state.st_ino, state.st_mtime_ns, state.st_size)

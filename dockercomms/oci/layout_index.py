@@ -1,0 +1,198 @@
+"""`index.json` of an image layout: its entries, and what a push or a deletion makes of them.
+
+Nothing here touches a file. An index is a value: a change returns another one. What this module
+does not know in an entry or beside the entries is kept, so that other tools find it again.
+
+An entry stands for a manifest under one tag, or under none. Every stored manifest has at least one
+entry, so that tools which collect garbage see it; a tag that moves leaves an entry without a tag
+behind. Our own entries also carry the manifest's artifact type, and where it has a subject, that
+subject's digest under `ANNOTATION_SUBJECT`. The latter only says which manifests need not be read
+to answer "what refers to X": the answer itself is taken from the manifests, never from entries.
+
+Source: image-spec v1.1.1, image-layout.md, "index.json file".
+
+Example:
+    >>> from dockercomms.oci.layout_index import EMPTY_INDEX
+    >>> from dockercomms.oci.model import Descriptor, MEDIA_TYPE_MANIFEST
+    >>> manifest = Descriptor.of(b"{}", MEDIA_TYPE_MANIFEST)
+    >>> EMPTY_INDEX.with_manifest(manifest, ("v1",)).tags()
+    ['v1']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dockercomms.errors import ProtocolError
+from dockercomms.oci.model import (
+    ANNOTATION_REF_NAME,
+    MEDIA_TYPE_INDEX,
+    Descriptor,
+    Digest,
+    canonical_json,
+    parse_json,
+)
+from dockercomms.oci.reference import is_valid_tag
+
+ANNOTATION_SUBJECT = "dev.dockercomms.layout.subject"
+"""Where our entries say which manifest theirs refers to; a hint, see the module's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One entry: what it says, and the JSON object it came from or will be written as."""
+
+    descriptor: Descriptor
+    fields: Mapping[str, object]
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's digest."""
+        return self.descriptor.digest
+
+    @property
+    def tag(self) -> str | None:
+        """The tag, None for an entry without one."""
+        return self.descriptor.annotations.get(ANNOTATION_REF_NAME)
+
+    @property
+    def subject(self) -> str | None:
+        """The subject's digest as the entry claims it, None where it claims nothing."""
+        return self.descriptor.annotations.get(ANNOTATION_SUBJECT)
+
+    def untagged(self) -> IndexEntry:
+        """Return this entry without its tag, with all else that it has."""
+        annotations = dict(self.descriptor.annotations)
+        annotations.pop(ANNOTATION_REF_NAME, None)
+        fields = {**self.fields, "annotations": annotations}
+        if not annotations:
+            del fields["annotations"]
+        return IndexEntry(replace(self.descriptor, annotations=annotations), fields)
+
+
+class LayoutIndex:
+    """The entries of an `index.json`, found by tag and by digest. Never changed once made."""
+
+    def __init__(
+        self, entries: Iterable[IndexEntry], fields: Mapping[str, object] | None = None
+    ) -> None:
+        self.entries = tuple(entries)
+        self._fields = fields or {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX}
+        self._by_digest: dict[Digest, IndexEntry] = {}
+        self._by_tag: dict[str, IndexEntry] = {}
+        for entry in self.entries:
+            self._by_digest.setdefault(entry.digest, entry)
+            if entry.tag is not None:
+                # Two entries of one tag are allowed by the image-spec; the later one counts, as
+                # for oras.
+                self._by_tag[entry.tag] = entry
+
+    def tagged(self, tag: str) -> IndexEntry | None:
+        """Return the entry under `tag`."""
+        return self._by_tag.get(tag)
+
+    def manifest(self, digest: Digest) -> IndexEntry | None:
+        """Return the first entry of the manifest with `digest`."""
+        return self._by_digest.get(digest)
+
+    def manifests(self) -> Iterator[IndexEntry]:
+        """Yield one entry of each manifest, in the order in which they were added."""
+        return iter(self._by_digest.values())
+
+    def tags(self) -> list[str]:
+        """Return the tags in bytewise order.
+
+        Other tools write whole image names under the same annotation; what could not be a
+        registry's tag is not listed, though `tagged` finds it.
+        """
+        return sorted(tag for tag in self._by_tag if is_valid_tag(tag))
+
+    def with_manifest(
+        self, descriptor: Descriptor, tags: Sequence[str], *, subject: Digest | None = None
+    ) -> LayoutIndex:
+        """Return the index after a push: under each of `tags`, or without a tag if there are none.
+
+        Returns `self` where that changes nothing.
+        """
+        held = self._by_digest.get(descriptor.digest)
+        if held is not None and self._holds(descriptor, tags):
+            return self
+        names: Sequence[str | None] = tuple(dict.fromkeys(tags)) or (None,)
+        added = (_new_entry(descriptor, tag, subject) for tag in names)
+        return self._changed(set(tags), descriptor.digest, added)
+
+    def without_tag(self, tag: str) -> LayoutIndex:
+        """Return the index without `tag`; its manifest stays."""
+        return self._changed({tag}, None, ())
+
+    def without_manifest(self, digest: Digest) -> LayoutIndex:
+        """Return the index without the manifest and every tag on it."""
+        return LayoutIndex((e for e in self.entries if e.digest != digest), self._fields)
+
+    def to_bytes(self) -> bytes:
+        """Return `index.json` as compact JSON, members that are not ours included."""
+        manifests = [entry.fields for entry in self.entries]
+        return canonical_json({**self._fields, "manifests": manifests})
+
+    def _changed(
+        self, freed: set[str], pushed: Digest | None, added: Iterable[IndexEntry]
+    ) -> LayoutIndex:
+        """Take `freed` tags from their manifests, and put `added` entries of `pushed` at the end.
+
+        A manifest whose last tag goes keeps one entry without a tag; entries of manifests that
+        this does not concern stay as they are, whoever wrote them.
+        """
+        kept: list[IndexEntry] = []
+        loosened: dict[Digest, IndexEntry] = {}
+        for entry in self.entries:
+            if entry.tag in freed:
+                loosened[entry.digest] = entry.untagged()
+            elif entry.tag is not None or entry.digest != pushed:
+                kept.append(entry)
+        listed = {entry.digest for entry in kept} | {pushed}
+        idle = (entry for digest, entry in loosened.items() if digest not in listed)
+        return LayoutIndex((*kept, *idle, *added), self._fields)
+
+    def _holds(self, descriptor: Descriptor, tags: Sequence[str]) -> bool:
+        found = [self._by_tag.get(tag) for tag in tags] or [self._by_digest[descriptor.digest]]
+        return all(
+            entry is not None and entry.descriptor.bare() == descriptor.bare() for entry in found
+        )
+
+
+EMPTY_INDEX = LayoutIndex(())
+
+
+def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
+    """Return the index in `data`; `where` names the file in errors.
+
+    Raises:
+        ProtocolError: not an image index, or an entry is none.
+    """
+    fields = parse_json(data, where=where)
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"{where}: a JSON object expected")
+    manifests = fields.get("manifests")
+    # A fresh layout of Go's encoder has null for no manifests.
+    if not isinstance(manifests, list) and ("manifests" not in fields or manifests is not None):
+        raise ProtocolError(f"{where}: no list of manifests, so not an index")
+    if fields.get("schemaVersion") != 2 or isinstance(fields["schemaVersion"], bool):  # noqa: PLR2004
+        raise ProtocolError(f"{where}: schemaVersion {fields.get('schemaVersion')!r:.50} is not 2")
+    return LayoutIndex(
+        (
+            IndexEntry(Descriptor.from_json(item, f"{where}: entry {number}"), item)
+            for number, item in enumerate(manifests or ())
+        ),
+        fields,
+    )
+
+
+def _new_entry(descriptor: Descriptor, tag: str | None, subject: Digest | None) -> IndexEntry:
+    annotations: dict[str, str] = {}
+    if subject is not None:
+        annotations[ANNOTATION_SUBJECT] = subject
+    if tag is not None:
+        annotations[ANNOTATION_REF_NAME] = tag
+    written = replace(descriptor, annotations=annotations)
+    return IndexEntry(written, written.to_json())

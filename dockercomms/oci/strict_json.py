@@ -1,0 +1,115 @@
+"""JSON read strictly, and written as the Go reference types write it.
+
+Registries and clients parse the same bytes with different parsers; what those disagree about is
+refused here, so that nobody can show two contents in one manifest.
+
+Example:
+    >>> from dockercomms.oci.strict_json import canonical_json, parse_json
+    >>> parse_json(canonical_json({"a": ["<"]}))
+    {'a': ['<']}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dockercomms.errors import ProtocolError
+
+MAX_JSON_DEPTH = 64
+"""Deeper JSON is refused: no manifest needs it, and parsers recurse."""
+
+
+def parse_json(data: bytes, *, where: str = "JSON") -> object:
+    """Return the JSON value in `data`, strictly.
+
+    Refused, because readers disagree about them: duplicate keys, invalid UTF-8, a byte order
+    mark, NaN and infinities, nesting deeper than `MAX_JSON_DEPTH`.
+
+    Raises:
+        ProtocolError: any of these, or not JSON; the text names `where`.
+    """
+    try:
+        text = data.decode("utf-8")
+        value: object = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"{where}: not valid JSON: {error}") from error
+    _refuse_deep(value, where)
+    return value
+
+
+def canonical_json(value: object) -> bytes:
+    """Return `value` as compact UTF-8 JSON with the escapes of Go's `encoding/json`.
+
+    Keys keep the order of their dict. `<`, `>`, `&`, U+2028 and U+2029 are escaped, DEL and other
+    non-ASCII characters are raw, lone surrogates become the escape of U+FFFD, and there is no final
+    newline.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char, escape in _GO_ESCAPES:
+        if char in text:
+            text = text.replace(char, escape)
+    return _SURROGATE.sub(r"\\ufffd", text).encode("utf-8")
+
+
+_GO_ESCAPES = (
+    ("<", "\\u003c"),
+    (">", "\\u003e"),
+    ("&", "\\u0026"),
+    ("\u2028", "\\u2028"),
+    ("\u2029", "\\u2029"),
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: frozenset[str]) -> None:
+    """Refuse a key that equals one of `known` but for its case.
+
+    Go's decoder takes `LAYERS` for `layers`, so that two readers would see two payloads.
+
+    Raises:
+        ProtocolError: such a key is there.
+    """
+    folded = {key.casefold() for key in known}
+    for key in fields:
+        if key not in known and key.casefold() in folded:
+            raise ProtocolError(f"{where}: key {key!r:.100} collides with another by case")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"duplicate key {key!r:.100}")
+    return out
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _refuse_deep(value: object, where: str) -> None:
+    """Refuse nesting above `MAX_JSON_DEPTH`; level by level, so without recursion of our own.
+
+    It comes after the parser, whose own recursion limit stops the absurd, because a look at the
+    text before it costs eight times as much (measured on an index of 5,000 entries).
+    """
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            item for parent in level for item in _children(parent) if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise ProtocolError(f"{where}: JSON nested deeper than {MAX_JSON_DEPTH}")
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -1,0 +1,97 @@
+"""A process that dies at any file operation leaves a layout that is whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dockercomms.oci.interface import read_all
+from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.model import EMPTY_CONFIG, MAX_MANIFEST_BYTES
+from tests.contract.capabilities import push_empty_config, push_manifest
+
+DIES = """
+import io, os, sys
+from pathlib import Path
+import filelock
+from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.model import EMPTY_CONFIG
+from tests.contract.capabilities import push_empty_config, push_manifest
+
+WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.utime"}
+
+def work(folder, verb):
+    registry = LayoutRegistry(folder, create=True)
+    if verb == "delete":
+        registry.delete_manifest("", registry.resolve_tag("", "before").digest)
+    else:
+        push_empty_config(registry, "")
+        push_manifest(registry, "", "after", tags=("after", "bell"))
+
+def die_at(count):
+    # Killed before the operation `count` that could change the folder; there is no clean-up.
+    left = count
+    def hook(event, arguments):
+        nonlocal left
+        if event in WATCHED and str(base) in str(arguments[0]):
+            left -= 1
+            if left < 0:
+                os._exit(9)
+    sys.addaudithook(hook)
+
+base, verb = Path(sys.argv[1]), sys.argv[2]
+count = 0
+while True:
+    folder = base / str(count)
+    if verb != "create":
+        registry = LayoutRegistry(folder, create=True)
+        push_empty_config(registry, "")
+        push_manifest(registry, "", "before", tags=("before", "bell"))
+    child = os.fork()
+    if child == 0:
+        die_at(count)
+        work(folder, verb)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        print(count)
+        sys.exit(0)
+    count += 1
+"""
+
+OUTCOMES = {
+    "create": ([], ["after", "bell"]),
+    "push": (["before", "bell"], ["after", "before", "bell"]),
+    "delete": (["before", "bell"], []),
+}
+
+
+@pytest.mark.parametrize("verb", OUTCOMES)
+def test_layout_is_whole_wherever_a_writer_dies(tmp_path: Path, verb: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DIES, tmp_path, verb],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    deaths = int(done.stdout)
+    assert deaths > 5
+    before, after = OUTCOMES[verb]
+    for count in range(deaths):
+        layout = LayoutRegistry(tmp_path / str(count), create=True)
+        tags = list(layout.tags("")) if layout.exists() else []
+        assert tags in (before, after)
+        for tag in tags:
+            read_all(layout.get_tag("", tag), MAX_MANIFEST_BYTES)
+        # The next one goes on as if nothing had been.
+        push_empty_config(layout, "")
+        push_manifest(layout, "", "later", tags=("later",))
+        assert list(layout.tags("")) == sorted([*tags, "later"])
+        assert layout.resolve_blob("", EMPTY_CONFIG.digest).size == 2
+    last = LayoutRegistry(tmp_path / str(deaths))
+    assert list(last.tags("")) == after
+    assert json.loads((tmp_path / str(deaths) / "oci-layout").read_bytes())

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dockercomms.errors import LocalIOError
+from dockercomms.platforms import (
+    Clock,
+    SystemClock,
+    create_new,
+    free_bytes,
+    local_errors,
+    make_folder,
+    open_regular,
+    rename_new,
+    sync_folder,
+    write_all,
+)
+
+WAYS = pytest.mark.parametrize(
+    "way",
+    [{}, {"native": False}, {"native": False, "hard_links": False}],
+    ids=["native", "hard-link", "claim"],
+)
+
+
+def test_system_clock_tells_the_time_in_utc() -> None:
+    clock: Clock = SystemClock()
+    before = time.time()
+    assert before - 1 < clock.now().timestamp() < before + 60
+    assert clock.now().utcoffset() == timedelta(0)
+
+
+def test_system_clock_moves_on_while_it_sleeps() -> None:
+    clock = SystemClock()
+    start = clock.monotonic()
+    clock.sleep(0.001)
+    assert clock.monotonic() > start
+
+
+def test_system_clock_draws_fractions() -> None:
+    drawn = {SystemClock().random() for _ in range(20)}
+    assert all(0 <= number < 1 for number in drawn)
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EACCES, "check the permissions"),
+        (errno.EPERM, "check the permissions"),
+        (errno.EIO, None),
+    ],
+)
+def test_local_errors_maps_an_os_error(code: int, hint: str | None) -> None:
+    cause = OSError(code, os.strerror(code))
+    with pytest.raises(LocalIOError) as caught, local_errors("a file"):
+        raise cause
+    assert caught.value.message == f"a file: {os.strerror(code)}"
+    assert caught.value.__cause__ is cause
+    assert caught.value.exit_code == 8
+    assert (caught.value.hint or "").startswith(hint or "")
+    assert (caught.value.hint is None) == (hint is None)
+
+
+def test_local_errors_maps_an_os_error_without_a_number() -> None:
+    with pytest.raises(LocalIOError, match="a file: odd"), local_errors("a file"):
+        raise OSError("odd")
+
+
+def test_local_errors_leaves_other_errors_alone() -> None:
+    with pytest.raises(KeyError), local_errors("a file"):
+        raise KeyError("x")
+    with local_errors("a file"):
+        pass
+
+
+def test_create_new_makes_a_private_file(tmp_path: Path) -> None:
+    handle = create_new(tmp_path / "new")
+    try:
+        write_all(handle, b"data")
+        assert os.pread(handle, 4, 0) == b"data"
+        assert stat.S_IMODE(os.fstat(handle).st_mode) == 0o600
+    finally:
+        os.close(handle)
+
+
+def test_create_new_never_opens_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError):
+            create_new(tmp_path / name)
+    assert (tmp_path / "file").read_bytes() == b"kept"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_open_regular_reads_a_file_and_a_link_to_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as stream:
+            assert stream.read() == b"data"
+
+
+def test_open_regular_refuses_what_would_wait_or_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/null")):
+        with pytest.raises(LocalIOError, match="not a regular file"):
+            open_regular(path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "missing")
+
+
+def test_write_all_goes_on_after_a_part(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, True)
+    data = bytes(range(256)) * 4096
+    received = bytearray()
+
+    def drain() -> None:
+        while piece := os.read(reading, 65536):
+            received.extend(piece)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    write_all(writing, data)
+    os.close(writing)
+    thread.join()
+    os.close(reading)
+    assert received == data
+
+
+@WAYS
+def test_rename_new_moves_a_file(tmp_path: Path, way: dict[str, bool]) -> None:
+    (tmp_path / "a").write_bytes(b"data")
+    rename_new(tmp_path / "a", tmp_path / "b", **way)
+    assert (tmp_path / "b").read_bytes() == b"data"
+    assert not (tmp_path / "a").exists()
+
+
+@WAYS
+def test_rename_new_moves_a_folder(tmp_path: Path, way: dict[str, bool]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "inside").write_bytes(b"data")
+    rename_new(tmp_path / "a", tmp_path / "b", **way)
+    assert (tmp_path / "b" / "inside").read_bytes() == b"data"
+    assert not (tmp_path / "a").exists()
+
+
+@WAYS
+@pytest.mark.parametrize("source", ["file", "folder"])
+@pytest.mark.parametrize("target", ["file", "folder", "empty folder", "link"])
+def test_rename_new_replaces_nothing(
+    tmp_path: Path, way: dict[str, bool], source: str, target: str
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    if source == "file":
+        old.write_bytes(b"mine")
+    else:
+        old.mkdir()
+    if target == "file":
+        new.write_bytes(b"kept")
+    elif target == "link":
+        new.symlink_to("nowhere")
+    else:
+        new.mkdir()
+        if target == "folder":
+            (new / "inside").touch()
+    with pytest.raises(FileExistsError):
+        rename_new(old, new, **way)
+    assert old.exists()
+    assert new.is_symlink() == (target == "link")
+    if target == "file":
+        assert new.read_bytes() == b"kept"
+
+
+@WAYS
+def test_rename_new_moves_a_link_itself(tmp_path: Path, way: dict[str, bool]) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    rename_new(tmp_path / "link", tmp_path / "moved", **way)
+    assert (tmp_path / "moved").is_symlink()
+    assert (tmp_path / "folder").is_dir()
+
+
+@WAYS
+def test_rename_new_that_cannot_be_leaves_nothing_behind(
+    tmp_path: Path, way: dict[str, bool]
+) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="Invalid argument"):
+        rename_new(tmp_path / "a", tmp_path / "a" / "b", **way)
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_rename_new_refuses_a_name_that_c_would_cut(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(ValueError, match="null"):
+        rename_new(tmp_path / "a", tmp_path / "b\0c")
+    assert (tmp_path / "a").exists()
+
+
+@WAYS
+def test_rename_new_of_nothing_leaves_nothing(tmp_path: Path, way: dict[str, bool]) -> None:
+    with pytest.raises(FileNotFoundError):
+        rename_new(tmp_path / "missing", tmp_path / "new", **way)
+    assert list(tmp_path.iterdir()) == []
+
+
+@WAYS
+def test_rename_new_lets_one_of_many_win(tmp_path: Path, way: dict[str, bool]) -> None:
+    sources = [tmp_path / f"source{number}" for number in range(8)]
+    for source in sources:
+        source.write_text(source.name)
+    failures: list[OSError] = []
+
+    def race(source: Path) -> None:
+        try:
+            rename_new(source, tmp_path / "target", **way)
+        except FileExistsError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=race, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failures) == 7
+    winner = (tmp_path / "target").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        {source.name for source in sources} - {winner} | {"target"}
+    )
+
+
+def test_sync_folder_takes_folders_only(tmp_path: Path) -> None:
+    sync_folder(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        sync_folder(tmp_path / "file")
+
+
+def test_make_folder_makes_what_is_missing(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b" / "c")
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+
+
+def test_make_folder_refuses_a_file_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file")
+    with pytest.raises(OSError, match="file"):
+        make_folder(tmp_path / "file" / "inside")
+
+
+def test_make_folder_by_many_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b" / "c"
+    errors: list[OSError] = []
+
+    def make() -> None:
+        try:
+            make_folder(folder)
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert folder.is_dir()
+
+
+def test_free_bytes_is_what_is_left(tmp_path: Path) -> None:
+    assert 0 < free_bytes(tmp_path) < 2**60
