@@ -217,6 +217,30 @@ class LayoutRegistry:
                 self._files.replace_index(changed)
         return descriptor
 
+    def fold(self, digest: Digest) -> None:
+        """List the manifests of the image index `digest` there only, as other tools do.
+
+        crane takes a layout without being told more only if it lists one thing. Each stays to be
+        found by its digest; those with a tag or a subject, and those that do not say their own
+        media type, stay listed.
+
+        Raises:
+            ManifestUnknown: no such index.
+        """
+        facts = self._facts_of(self.resolve_manifest("", digest))
+        children = () if facts is None else facts.manifests
+        self._files.prepare()
+        with self._files.locked():
+            index = self._files.index()
+            named = {
+                child
+                for child in children
+                if self._said_type(child, self._files.blob_size(child)) in MANIFEST_MEDIA_TYPES
+            }
+            changed = index.without_loose(named)
+            if changed is not index:
+                self._files.replace_index(changed)
+
     def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
         """See `Writer.mount_blob`: a layout's repositories are all one."""
         try:

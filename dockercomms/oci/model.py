@@ -374,6 +374,45 @@ def parse_index(data: bytes, *, where: str = "index") -> Index:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ManifestChildren:
+    """What a manifest or index is made of, whichever of the two it says it is."""
+
+    manifests: tuple[Descriptor, ...] = ()
+    config: Descriptor | None = None
+    layers: tuple[Descriptor, ...] = ()
+    """Also the `blobs` of the retired artifact manifest."""
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """The config, if there is one, and the layers."""
+        return self.layers if self.config is None else (self.config, *self.layers)
+
+
+def parse_children(data: bytes, *, where: str = "manifest") -> ManifestChildren:
+    """Return what the manifest or index in `data` is made of; `where` names it in errors.
+
+    Its media type is not looked at: content that is both has the children of both.
+
+    Raises:
+        ProtocolError: not a JSON object, or a child is not a descriptor.
+    """
+    fields = _object(parse_json(data, where=where), where)
+    config = fields.get("config")
+
+    def listed(key: str) -> tuple[Descriptor, ...]:
+        return tuple(
+            Descriptor.from_json(item, f"{where}: {key} {number}")
+            for number, item in enumerate(_list(fields, key, where))
+        )
+
+    return ManifestChildren(
+        manifests=listed("manifests"),
+        config=None if config is None else Descriptor.from_json(config, f"{where}: config"),
+        layers=(*listed("layers"), *listed("blobs")),
+    )
+
+
 def sorted_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
     """Return a copy of `annotations` with its keys in bytewise order of their UTF-8 form."""
     return dict(sorted(annotations.items(), key=lambda item: item[0].encode("utf-8", "replace")))

@@ -41,6 +41,7 @@ Sources: RFC 9110 section 10.2.3 (Retry-After); the presets' numbers are those o
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -317,19 +318,27 @@ class Retrying:
         """
         error = failure.error
         if isinstance(error, TooManyRequests) or failure.status == _TOO_MANY_REQUESTS:
-            if failure.retry_after is not None and error.hint is None:
-                error.hint = f"the registry asks to wait {failure.retry_after:.0f} s"
+            error.hint = self._hint(failure)
             return error
         if not self._policy.retryable(failure):
             return error
         tried = "once" if self.attempts <= 1 else f"{self.attempts} times"
         reason = "" if self._replayable else "; its body cannot be sent again"
+        longest = min(self._policy.max_delay, self._policy.max_elapsed or math.inf)
+        asked = failure.retry_after is not None and failure.retry_after > longest
         return NetworkError(
             f"{error.message} (tried {tried}{reason})",
             attempts=max(1, self.attempts),
             waited_seconds=self.waited_seconds,
-            hint=error.hint,
+            hint=self._hint(failure) if asked else error.hint,
         )
+
+    @staticmethod
+    def _hint(failure: Failure) -> str | None:
+        """Return how long the registry asks to wait, before the error's own hint."""
+        asked = failure.retry_after
+        lines = () if asked is None else (f"the registry asks to wait {asked:.0f} s",)
+        return "\n".join(filter(None, (*lines, failure.error.hint))) or None
 
     def _delay(self, failure: Failure) -> float | None:
         """Return the seconds to wait now, None if they would be too many."""

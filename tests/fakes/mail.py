@@ -10,8 +10,12 @@ from typing import Any
 
 from dockercomms.inbox import Inbox
 from dockercomms.mailbox import Mailbox
+from dockercomms.manifest import parse_message, parse_receipt
+from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
+from dockercomms.oci.model import MAX_MANIFEST_BYTES
 from dockercomms.publishing import Notice, Publisher
+from dockercomms.receipts import acknowledge, list_receipts, write_receipt
 from dockercomms.receiving import Received, ReceiveOptions, receive
 from dockercomms.sending import SendOptions, Sent, send
 from dockercomms.state import State
@@ -152,3 +156,78 @@ def open_mail(folder: Path) -> Iterator[Mail]:
     mail = Mail(folder)
     yield mail
     mail.close()
+
+
+def message_of(mail: Mail, sent):
+    data, _ = read_all(mail.reader.get_manifest(REPOSITORY, sent.digest), MAX_MANIFEST_BYTES)
+    return parse_message(data)
+
+
+def receipt_at(mail: Mail, tag: str):
+    data, _ = read_all(mail.reader.get_tag(REPOSITORY, tag), MAX_MANIFEST_BYTES)
+    return parse_receipt(data)
+
+
+def write(mail: Mail, sent, **options):
+    return write_receipt(
+        mail.registry,
+        REPOSITORY,
+        message_of(mail, sent),
+        repo=REPO,
+        state=mail.bob,
+        clock=mail.clock,
+        on_notice=mail.notices.append,
+        **options,
+    )
+
+
+def ack(mail: Mail, sent, status="accepted", **options):
+    return acknowledge(
+        mail.registry,
+        REPOSITORY,
+        sent.digest,
+        status,
+        repo=REPO,
+        me=BOB,
+        state=mail.bob,
+        clock=mail.clock,
+        **options,
+    )
+
+
+def listed(mail: Mail, message=None, me=ALICE, state=None):
+    return list_receipts(
+        mail.registry,
+        REPOSITORY,
+        repo=REPO,
+        me=me,
+        state=mail.alice if state is None else state,
+        clock=mail.clock,
+        message=message,
+    )
+
+
+def tags_with(mail: Mail, prefix: str) -> list[str]:
+    return [tag for tag in mail.tags() if tag.startswith(prefix)]
+
+
+def held(mail: Mail):
+    """Return the one row of Bob's inbox."""
+    (row,) = mail.bob.inbox.candidates(BOB, REPO)
+    return row
+
+
+def folder_of(mail: Mail, **files: str):
+    base = mail.folder / "project"
+    base.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (base / name).write_text(text)
+    return base
+
+
+def three(mail: Mail):
+    sent = []
+    for number in range(3):
+        sent.append(mail.send(mail.file(data=b"%d" % number)))
+        mail.clock.advance(1)
+    return sent

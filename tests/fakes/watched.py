@@ -22,6 +22,7 @@ class WatchedRegistry:
         inner: Answers.
         before: Called with method and arguments before each call; may raise.
         after: The same after each call that succeeded.
+        around: Makes the call itself, given "registry " and its name, the method and arguments.
         time: What `server_time` tells; None: what `inner` does.
     """
 
@@ -31,11 +32,13 @@ class WatchedRegistry:
         *,
         before: Callable[[str, tuple[Any, ...]], None] | None = None,
         after: Callable[[str, tuple[Any, ...]], None] | None = None,
+        around: Callable[..., Any] | None = None,
         time: Callable[[], datetime | None] | None = None,
     ) -> None:
         self.inner = inner
         self.before = before
         self.after = after
+        self.around = around
         self.time = time
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self._lock = threading.Lock()
@@ -45,15 +48,22 @@ class WatchedRegistry:
         if name in UNCOUNTED or not callable(target):
             return target
 
+        def whole(*args: Any, **kwargs: Any) -> Any:
+            result = target(*args, **kwargs)
+            if isinstance(result, Iterator):
+                return iter(list(result))  # so that after the call means after all requests
+            return result
+
         def call(*args: Any, **kwargs: Any) -> Any:
             said = (*args, *kwargs.values())
             with self._lock:
                 self.calls.append((name, said))
             if self.before is not None:
                 self.before(name, said)
-            result = target(*args, **kwargs)
-            if isinstance(result, Iterator):
-                result = iter(list(result))  # so that `after` means after
+            if self.around is None:
+                result = whole(*args, **kwargs)
+            else:
+                result = self.around(f"registry {name}", whole, *args, **kwargs)
             if self.after is not None:
                 self.after(name, said)
             return result

@@ -1,0 +1,238 @@
+"""One exchange with a registry in values: the request, the response, and who sends.
+
+No HTTP library is needed here: `Session` sends, and what stands above it knows only the `Sender`
+protocol.
+
+Example:
+    >>> from dockercomms.oci.exchange import redact_url
+    >>> redact_url("https://user@registry.example/v2/x/blobs/uploads/1?_state=secret")
+    'https://registry.example/v2/x/blobs/uploads/1'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from dockercomms.errors import NameInvalid, NotFoundError, ProtocolError
+from dockercomms.oci.reference import is_valid_repository
+from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.scope import Scope
+from dockercomms.platforms import Clock
+
+SUCCESS = frozenset(range(200, 300))
+ANY_STATUS = frozenset(range(100, 600))
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's body that can be produced again."""
+
+    length: int
+    """Bytes in all."""
+    open: Callable[[], Iterator[bytes]]
+    """Gives the bytes from their start each time it is called."""
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything in it."""
+        return self.length > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of a registry.
+
+    Example:
+        >>> from dockercomms.oci.scope import Scope
+        >>> Request(method="GET", url="/v2/", scope=Scope.pull("a/b")).method
+        'GET'
+    """
+
+    method: str
+    url: str
+    """A path from the registry's root, or an absolute address."""
+    scope: Scope
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    body: bytes | Body | None = None
+    ok: Collection[int] = SUCCESS
+    """The statuses that are returned; others are raised as errors."""
+    not_found: type[NotFoundError] | None = None
+    """What a 404 means."""
+    retry: RetryPolicy | None = None
+    """None: the session's own. `RetryPolicy.none()` where a whole operation retries itself."""
+    redirects: bool = False
+    """Whether redirects are followed (GET and HEAD only)."""
+
+
+class Sender(Protocol):
+    """Sends requests to one registry. Safe for several threads."""
+
+    @property
+    def clock(self) -> Clock:
+        """The time and the waiting."""
+        ...
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The policy of single requests."""
+        ...
+
+    def send(self, request: Request) -> Response:
+        """Return the response, its status in `request.ok`. Close it or read it to its end.
+
+        Raises:
+            NetworkError: no answer, or passing failures until the policy gave up.
+            RegistryError: another status; the class follows its code and status.
+        """
+        ...
+
+    def server_time(self) -> datetime | None:
+        """Return the registry's clock in UTC, None before its first answer."""
+        ...
+
+    def adopt(self, url: str) -> str:
+        """Return the address to use for one that the registry gave in `Location` or `Link`.
+
+        The registry's own host is never spoken to in clear because a `Location` says so: where
+        TLS ends in front of a registry, it writes http for its own https address.
+
+        Raises:
+            ProtocolError: not http or https, or http of another host while the registry is https.
+        """
+        ...
+
+
+class Response(Protocol):
+    """One answer of a registry. Close it, or read it to its end."""
+
+    @property
+    def method(self) -> str:
+        """The method that was asked with."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """The address that answered, after redirects."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields; their names are found in any case."""
+        ...
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes of the body (all if negative), b"" at its end.
+
+        Raises:
+            NetworkError: the connection broke.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the connection, for use again where the body is at its end."""
+        ...
+
+
+def redact_url(url: str) -> str:
+    """Return `url` without user, query and fragment, which may hold secrets."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else f"{host}{parts.path}"
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host name and port: two addresses with the same three are one origin.
+
+    Raises:
+        ProtocolError: the port is not a number.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ProtocolError(f"{redact_url(url)}: not an address: {error}") from error
+    if port is None:
+        port = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def body_of(
+    response: Response, limit: int, *, too_large: type[ProtocolError] = ProtocolError
+) -> bytes:
+    """Return the whole body and close the response.
+
+    Raises:
+        ProtocolError: the body is larger than `limit` bytes; of the class `too_large`.
+        NetworkError: the connection broke.
+    """
+    try:
+        data = read_up_to(response, limit + 1)
+    finally:
+        response.close()
+    if len(data) > limit:
+        raise too_large(f"{redact_url(response.url)}: answer larger than {limit} bytes")
+    return data
+
+
+def read_up_to(response: Response, limit: int) -> bytes:
+    """Return the body, at most its first `limit` bytes.
+
+    Raises:
+        NetworkError: the connection broke.
+    """
+    parts = []
+    while limit > 0 and (data := response.read(limit)):
+        parts.append(data)
+        limit -= len(data)
+    return b"".join(parts)
+
+
+def fetch(
+    sender: Sender,
+    request: Request,
+    limit: int,
+    *,
+    too_large: type[ProtocolError] = ProtocolError,
+) -> tuple[Response, bytes]:
+    """Return a response that is closed, and its whole body.
+
+    What breaks in the middle of the body is retried like what breaks before it.
+
+    Raises:
+        ProtocolError: the body is larger than `limit` bytes; of the class `too_large`.
+        NetworkError, RegistryError: as `Sender.send`.
+    """
+    once = replace(request, retry=RetryPolicy.none())
+
+    def ask() -> tuple[Response, bytes]:
+        response = sender.send(once)
+        return response, body_of(response, limit, too_large=too_large)
+
+    policy = sender.retry if request.retry is None else request.retry
+    return policy.call(ask, clock=sender.clock)
+
+
+def settle(sender: Sender, request: Request) -> Response:
+    """Send `request` and close the response, which is wanted for its status and headers only."""
+    response = sender.send(request)
+    response.close()
+    return response
+
+
+def api_path(repository: str, *parts: str) -> str:
+    """Return `/v2/<repository>/<parts>`.
+
+    Raises:
+        NameInvalid: not a repository name; it would be another path.
+    """
+    if not is_valid_repository(repository):
+        raise NameInvalid(f"not a repository name: {repository!r:.300}")
+    return "/".join(("/v2", repository, *parts))

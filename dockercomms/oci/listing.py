@@ -1,0 +1,173 @@
+"""Listing over HTTP: tags, repositories, and what refers to a manifest.
+
+Registries differ here in every way they can (measured on six): some ignore `n` and `last`, some
+send the whole list again for a `last` behind its end, some give no `Link`, one refuses a `last`
+that is no tag, and Quay refuses an `n` that is too large. A page seen before ends every listing.
+
+Source: distribution-spec v1.1.1, "Listing Tags", "Listing Referrers".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from urllib.parse import urlencode
+
+from dockercomms.errors import (
+    NameUnknown,
+    NotFoundError,
+    ProtocolError,
+    RegistryError,
+    Unsupported,
+)
+from dockercomms.oci.exchange import Request, Response, Sender, api_path, fetch, redact_url
+from dockercomms.oci.headers import next_link
+from dockercomms.oci.interface import TagPage
+from dockercomms.oci.model import Descriptor, Digest, parse_json
+from dockercomms.oci.reading import HTTPReader
+from dockercomms.oci.referrers import MAX_LIST_BYTES, MAX_PAGES, ReferrersAPI, tag_schema_entries
+from dockercomms.oci.scope import Scope
+
+_BAD_REQUEST = 400
+_TOO_LARGE = 413
+
+
+class HTTPLister(HTTPReader):
+    """`Lister` over HTTP. Safe for several threads."""
+
+    _referrers_api: ReferrersAPI
+
+    def tags(
+        self,
+        repository: str,
+        *,
+        start_after: str | None = None,
+        page_size: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """Yield tags; see `Lister.tags`."""
+        pages = self.tag_pages(repository, start_after=start_after, page_size=page_size)
+        return _each_once(pages, limit)
+
+    def tag_pages(
+        self, repository: str, *, start_after: str | None = None, page_size: int | None = None
+    ) -> Iterator[TagPage]:
+        """Yield the pages of the tag list; see `Lister.tag_pages`."""
+        request = Request(
+            method="GET",
+            url=api_path(repository, "tags", "list"),
+            scope=Scope.pull(repository),
+            not_found=NameUnknown,
+        )
+        return _Listing(self._sender, request, "tags").pages(start_after, page_size)
+
+    def repositories(
+        self,
+        *,
+        start_after: str | None = None,
+        page_size: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """Yield the registry's repositories; see `Lister.repositories`."""
+        request = Request(method="GET", url="/v2/_catalog", scope=Scope.catalog())
+        pages = _Listing(self._sender, request, "repositories").pages(start_after, page_size)
+        names = _each_once(pages, limit)
+        try:
+            yield from names
+        except NotFoundError as error:
+            raise Unsupported(
+                error.message, status=error.status, method=error.method, url=error.url
+            ) from error
+
+    def referrers(
+        self, repository: str, digest: Digest, *, artifact_type: str | None = None
+    ) -> Iterator[Descriptor]:
+        """Yield what refers to `digest`; see `Lister.referrers`."""
+        found = self._referrers_api.entries(repository, digest, artifact_type)
+        if found is None:
+            found = iter(tag_schema_entries(self, repository, digest))
+        for entry in found:
+            if artifact_type is None or entry.artifact_type == artifact_type:
+                yield entry
+
+    def referrers_supported(self, repository: str) -> bool:
+        """Return whether the registry has the referrers API; see `Lister.referrers_supported`."""
+        return self._referrers_api.supported(repository)
+
+
+def _each_once(pages: Iterator[TagPage], limit: int | None) -> Iterator[str]:
+    def names() -> Iterator[str]:
+        seen: set[str] = set()
+        for page in pages:
+            for name in page.tags:
+                if name not in seen:
+                    seen.add(name)
+                    yield name
+
+    return islice(names(), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """One list of names that comes in pages."""
+
+    sender: Sender
+    request: Request
+    key: str
+    """The member of the answer that holds the names."""
+
+    def pages(self, last: str | None, size: int | None) -> Iterator[TagPage]:
+        """Yield the pages, each once.
+
+        1. Ask; halve the page size while the registry finds it too large.
+        2. Follow `Link` where there is one.
+        3. Else go on behind the last name while pages come full: registries without `Link` exist
+           (ggcr), and one that ignores `n` (docker-registry 2.8) has sent everything.
+        """
+        seen: set[tuple[str, ...]] = set()
+        url = ""
+        for _ in range(MAX_PAGES):
+            response, names, size = self._page(url, last, size)
+            if names in seen:
+                return
+            seen.add(names)
+            yield TagPage(names, "Link" in response.headers)
+            link = next_link(response)
+            if link is not None:
+                url = self.sender.adopt(link)
+            elif size and len(names) == size:
+                url, last = "", names[-1]
+            else:
+                return
+        raise ProtocolError(f"{self.request.url}: more than {MAX_PAGES} pages")
+
+    def _page(
+        self, url: str, last: str | None, size: int | None
+    ) -> tuple[Response, tuple[str, ...], int | None]:
+        """Return the response, its names, and the page size that was taken."""
+        while True:
+            # n=0 is a question that some answer by closing the connection (olareg, measured)
+            query = {"n": size or None, "last": last}
+            text = urlencode({name: value for name, value in query.items() if value is not None})
+            target = url or f"{self.request.url}{'?' if text else ''}{text}"
+            try:
+                response, data = fetch(
+                    self.sender, replace(self.request, url=target), MAX_LIST_BYTES
+                )
+            except RegistryError as error:
+                if url or not size or error.status not in {_BAD_REQUEST, _TOO_LARGE}:
+                    raise
+                size = size // 2 or None
+            else:
+                return response, self._names(data, redact_url(response.url)), size
+
+    def _names(self, data: bytes, where: str) -> tuple[str, ...]:
+        value = parse_json(data, where=where)
+        names = value.get(self.key) if isinstance(value, dict) else value
+        if not isinstance(value, dict) or not isinstance(names, list | None):
+            raise ProtocolError(f"{where}: no list of {self.key} in the answer")
+        found: Sequence[object] = names or ()
+        if not all(isinstance(name, str) for name in found):
+            raise ProtocolError(f"{where}: {self.key} that are no strings")
+        return tuple(str(name) for name in found)

@@ -1,0 +1,291 @@
+"""Pushing one blob whose digest and size are known, whatever happens to the connection.
+
+1. Up to `ONE_REQUEST_BYTES`: POST, PUT. Larger: POST, one PATCH that streams, PUT.
+2. After a break: has the closing PUT arrived? Then done. Else the session is asked where it is and
+   the PATCH goes on from there; where the registry cannot say, from the start.
+3. A registry that refuses the piece gets smaller ones; one without PATCH gets all in the PUT.
+
+Source: distribution-spec v1.1.1, "Pushing blobs".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from dockercomms.errors import (
+    DigestInvalid,
+    DigestMismatch,
+    DockerCommsError,
+    NetworkError,
+    NotFoundError,
+    ProtocolError,
+    RangeInvalid,
+    RegistryError,
+    TrailingData,
+    Truncated,
+    Unsupported,
+)
+from dockercomms.oci.exchange import Body, Sender
+from dockercomms.oci.interface import BlobSource, ProgressHook
+from dockercomms.oci.model import Descriptor
+from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
+from dockercomms.oci.upload import SMALL_CHUNK_BYTES, UploadSession, blob_is_there
+from dockercomms.platforms import local_errors
+
+ONE_REQUEST_BYTES = 2**20
+"""Up to this a blob goes in one PUT: sending it again costs less than asking where it is."""
+
+BLOCK_BYTES = 2**18
+"""How much of the source is in memory at once."""
+
+MAX_REPAIRS = 8
+"""How often one blob is begun again, or sent another way, without getting further."""
+
+_TOO_LARGE = 413
+
+
+class CheckedSource:
+    """The content as it is read, checked against its descriptor before its last bytes are sent.
+
+    Bytes that are read again are not hashed again: the registry checks the digest as well.
+
+    Args:
+        descriptor: What the content has to be.
+        source: Opens it.
+        progress: Told how much was handed to the network.
+    """
+
+    def __init__(
+        self, descriptor: Descriptor, source: BlobSource, progress: ProgressHook | None
+    ) -> None:
+        self.descriptor = descriptor
+        self.moved = 0
+        """Bytes handed out so far, those that were handed out again included."""
+        self._open = source
+        self._progress = progress
+        self._hash = hashlib.new(descriptor.digest.partition(":")[0])
+        self._hashed = 0
+        self._shown = -1
+
+    def body(self, start: int, length: int) -> Body:
+        """Return a part as a body that can be sent again."""
+        return Body(length, lambda: self._blocks(start, start + length))
+
+    def show(self, done: int) -> None:
+        """Tell the hook, never less than before."""
+        if self._progress is not None and done > self._shown:
+            self._shown = done
+            self._progress(done, self.descriptor.size)
+
+    def _blocks(self, start: int, stop: int) -> Iterator[bytes]:
+        what = f"blob {self.descriptor.digest}"
+        with local_errors(what):
+            stream = self._open()
+        with stream:
+            with local_errors(what):
+                stream.seek(start)
+            at = start
+            while at < stop:
+                with local_errors(what):
+                    block = stream.read(min(BLOCK_BYTES, stop - at))
+                self._check(at, block, stream)
+                at += len(block)
+                self.moved += len(block)
+                yield block
+                self.show(at)
+
+    def _check(self, at: int, block: bytes, stream: BinaryIO) -> None:
+        """Hash `block`, which stands at `at`; at the end compare size and digest."""
+        size, digest = self.descriptor.size, self.descriptor.digest
+        if not block:
+            raise Truncated(f"blob {digest}: {size} bytes expected, its source ends after {at}")
+        end = at + len(block)
+        if at <= self._hashed < end:
+            self._hash.update(memoryview(block)[self._hashed - at :])
+            self._hashed = end
+        if end < size:
+            return
+        with local_errors(f"blob {digest}"):
+            more = stream.read(1)
+        if more:
+            raise TrailingData(f"blob {digest}: its source has more than {size} bytes")
+        actual = f"{self._hash.name}:{self._hash.hexdigest()}"
+        if self._hashed == size and actual != digest:
+            raise DigestMismatch(f"blob {digest}: its source is other content, {actual}")
+
+
+class BlobPush:
+    """One blob on its way. Used once, by one thread.
+
+    Args:
+        sender: Sends the requests.
+        repository: The repository's name.
+        source: The content.
+        retry: How failures of the whole push are retried; its requests are not, by themselves.
+        patient: Whether each failure after which the registry holds more starts the policy anew.
+        chunk_bytes: The largest piece to send at once; None: no limit of ours.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        repository: str,
+        source: CheckedSource,
+        *,
+        retry: RetryPolicy,
+        patient: bool,
+        chunk_bytes: int | None = None,
+    ) -> None:
+        self._sender = sender
+        self._repository = repository
+        self._source = source
+        self._policy = retry
+        self._patient = patient
+        self._chunk = chunk_bytes
+        self._size = source.descriptor.size
+        self._whole = self._size <= min(ONE_REQUEST_BYTES, chunk_bytes or ONE_REQUEST_BYTES)
+        self._session: UploadSession | None = None
+        self._at = 0
+        self._best = 0
+        self._unsure = False
+        self._closing = False
+        self._asked = False
+        self._repairs = 0
+        self._moved = 0
+        self._retrying: Retrying | None = None
+
+    def run(self) -> Descriptor:
+        """Push the blob and return its descriptor."""
+        try:
+            while True:
+                try:
+                    self._go_on()
+                except (NetworkError, RegistryError) as error:
+                    self._recover(error)
+                else:
+                    self._source.show(self._size)
+                    return self._source.descriptor
+        except NetworkError:
+            raise  # nobody is there to be told
+        except DockerCommsError:
+            if self._session is not None:
+                self._session.cancel()
+            raise
+
+    def _go_on(self) -> None:
+        """Send all that the registry does not have; raises where that breaks off."""
+        descriptor = self._source.descriptor
+        if self._unsure and self._closing and self._is_there():
+            return
+        session = self._located()
+        if session is None:
+            session = UploadSession.start(self._sender, self._repository, retry=RetryPolicy.none())
+            self._session = session
+        self._unsure = True
+        while self._at < self._size and not self._whole:
+            self._send_piece(session)
+        self._closing = True
+        rest = self._source.body(self._at, self._size - self._at) if self._at < self._size else b""
+        session.finish(descriptor.digest, rest, self._at)
+
+    def _send_piece(self, session: UploadSession) -> None:
+        left = self._size - self._at
+        length = min(left, session.chunk_size(self._chunk or left))
+        held = session.patch(self._source.body(self._at, length), self._at)
+        if not self._at < held <= self._at + length:
+            # docker-registry 2.8 stores a piece wherever it stands: what is there is not ours
+            raise RangeInvalid(
+                f"{self._repository}: upload session holds {held} bytes, "
+                f"{self._at + length} were sent"
+            )
+        self._asked = False
+        self._advance(held)
+
+    def _advance(self, held: int) -> None:
+        self._at = held
+        if held > self._best:
+            self._best = held
+            self._repairs = 0
+            if self._patient:
+                self._retrying = None
+
+    def _is_there(self) -> bool:
+        digest = self._source.descriptor.digest
+        return blob_is_there(self._sender, self._repository, digest, self._size)
+
+    def _located(self) -> UploadSession | None:
+        """Return the session to go on with, None if one has to be opened.
+
+        One that may be somewhere else than we think is asked where it is.
+        """
+        session = self._session
+        if session is None or not self._unsure:
+            return session
+        try:
+            held = session.ask()
+        except (NotFoundError, Unsupported, ProtocolError):
+            self._begin_again()
+            return None
+        if held > self._size:
+            self._drop(session)
+            return None
+        self._asked = True
+        self._advance(held)
+        return session
+
+    def _begin_again(self) -> None:
+        self._session = None
+        self._at = 0
+        self._unsure = False
+        self._asked = False
+
+    def _recover(self, error: NetworkError | RegistryError) -> None:
+        """Prepare the next try, or raise `error` if there is to be none."""
+        session = self._session
+        if session is not None and isinstance(error, RegistryError) and self._cured(error, session):
+            self._repairs += 1
+            if self._repairs > MAX_REPAIRS:
+                raise error
+            return
+        moved = self._source.moved - self._moved
+        self._moved = self._source.moved
+        if self._patient and moved > SMALL_CHUNK_BYTES and self._repairs < MAX_REPAIRS:
+            # A long transfer that broke says nothing against the next one, wherever it has to begin
+            self._repairs += 1
+            self._retrying = None
+        if self._retrying is None:
+            self._retrying = Retrying(self._policy, self._sender.clock)
+        self._retrying.pause(Failure.of(error))
+
+    def _cured(self, error: RegistryError, session: UploadSession) -> bool:
+        """Return whether the refusal has a cure that needs no waiting, and prepare it."""
+        if isinstance(error, RangeInvalid):
+            if self._asked and self._at == 0:
+                self._at = 1  # the registry's 0-0 meant one byte
+                self._asked = False
+                self._unsure = False
+                return True
+            return self._shrink() or self._drop(session)
+        if error.status == _TOO_LARGE:
+            return self._shrink()
+        if isinstance(error, NotFoundError):
+            return True  # the session is gone, or the blob is complete: both are looked for
+        if isinstance(error, Unsupported) and not self._whole:
+            self._whole = True
+            return self._drop(session)
+        # The bytes arrived wrongly; they were right when they were read
+        return isinstance(error, DigestInvalid) and self._repairs == 0 and self._drop(session)
+
+    def _shrink(self) -> bool:
+        """Send smaller pieces from now on, if the last one was larger than all registries take."""
+        if self._whole or min(self._chunk or self._size, self._size) <= SMALL_CHUNK_BYTES:
+            return False
+        self._chunk = SMALL_CHUNK_BYTES
+        return True
+
+    def _drop(self, session: UploadSession) -> bool:
+        session.cancel()
+        self._begin_again()
+        return True

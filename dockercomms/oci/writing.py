@@ -1,0 +1,254 @@
+"""Writing to a registry over HTTP: blobs, manifests, tags; and deleting them.
+
+Source: distribution-spec v1.1.1, "Push", "Content Management".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from dockercomms.errors import (
+    BlobUnknown,
+    DigestMismatch,
+    LimitError,
+    ManifestInvalid,
+    ManifestUnknown,
+    NotFoundError,
+    RegistryError,
+    Unsupported,
+)
+from dockercomms.oci.exchange import Request, Sender, api_path, settle
+from dockercomms.oci.headers import content_digest, content_length
+from dockercomms.oci.interface import BlobSource, BlobUpload, ProgressHook
+from dockercomms.oci.model import (
+    MAX_MANIFEST_BYTES,
+    MEDIA_TYPE_OCTET_STREAM,
+    READ_BYTES,
+    Descriptor,
+    Digest,
+    digest_of,
+    matches,
+    parse_digest,
+)
+from dockercomms.oci.pushing import BlobPush, CheckedSource
+from dockercomms.oci.reading import check_tag
+from dockercomms.oci.reference import is_valid_tag
+from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.scope import Scope
+from dockercomms.oci.upload import HTTPUpload, UploadSession, blob_is_there, resume
+from dockercomms.platforms import local_errors
+
+_CREATED = 201
+_MOUNTED = frozenset({201, 202})
+_STORED = frozenset({200, 201, 202, 204})
+_DELETED = frozenset({200, 202, 204})
+_BAD_REQUEST = 400
+_TOO_LARGE = 413
+
+
+class HTTPWriter:
+    """`Writer` and `Deleter` over HTTP. Safe for several threads."""
+
+    _sender: Sender
+
+    def push_blob(
+        self,
+        repository: str,
+        descriptor: Descriptor,
+        source: BlobSource,
+        *,
+        progress: ProgressHook | None = None,
+    ) -> Descriptor:
+        """Upload a blob; see `Writer.push_blob`.
+
+        A push that breaks goes on where the registry is, as long as each try gets further, or
+        until the registry's retry policy gives up.
+        """
+        checked = CheckedSource(descriptor, source, progress)
+        retry = self._sender.retry
+        return BlobPush(self._sender, repository, checked, retry=retry, patient=True).run()
+
+    def push_layer(
+        self,
+        repository: str,
+        source: BlobSource,
+        *,
+        descriptor: Descriptor | None = None,
+        chunk_bytes: int | None = None,
+        progress: ProgressHook | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Descriptor:
+        """Upload a blob that the repository may have already, retrying the upload as a whole.
+
+        Args:
+            repository: The repository's name.
+            source: Opens the content.
+            descriptor: What it is; None: it is read once to know.
+            chunk_bytes: The largest piece to send at once; None: all in one.
+            progress: Told how far it is.
+            retry: None: `RetryPolicy.upload()`, whose hook is told of each new try.
+
+        Raises:
+            RetryAborted: the policy's hook returned False.
+            NetworkError, RegistryError: the tries are used up.
+        """
+        known = describe(source) if descriptor is None else descriptor
+        policy = RetryPolicy.upload() if retry is None else retry
+
+        def is_there() -> bool:
+            return blob_is_there(self._sender, repository, known.digest, known.size)
+
+        if policy.call(is_there, clock=self._sender.clock):
+            if progress is not None:
+                progress(known.size, known.size)
+            return known
+        return BlobPush(
+            self._sender,
+            repository,
+            CheckedSource(known, source, progress),
+            retry=policy,
+            patient=False,
+            chunk_bytes=chunk_bytes,
+        ).run()
+
+    def push_manifest(
+        self,
+        repository: str,
+        data: bytes,
+        media_type: str,
+        *,
+        tags: Sequence[str] = (),
+        digest: Digest | None = None,
+    ) -> Descriptor:
+        """Store a manifest; see `Writer.push_manifest`. One PUT for each tag."""
+        if not media_type:
+            raise ValueError("push_manifest: no media type")
+        known = digest_of(data) if digest is None else parse_digest(digest)
+        if digest is not None and not matches(data, digest):
+            raise ValueError(f"{digest} is not the digest of the manifest, {digest_of(data)} is")
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise LimitError(
+                f"{repository}: manifest of {len(data)} bytes; at most {MAX_MANIFEST_BYTES}"
+            )
+        for tag in tags:
+            if not is_valid_tag(tag):
+                raise ManifestInvalid(f"{repository}: not a tag: {tag!r:.200}")
+        for name in tags or (known,):
+            self._put_manifest(repository, name, data, media_type, known)
+        return Descriptor(media_type=media_type, digest=known, size=len(data))
+
+    def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
+        """Make a blob of `source` one of `repository`; see `Writer.mount_blob`."""
+        api_path(source)
+        request = Request(
+            method="POST",
+            url=f"{api_path(repository, 'blobs', 'uploads', '')}"
+            f"?mount={parse_digest(digest)}&from={source}",
+            scope=Scope.mount(repository, source),
+            ok=_MOUNTED,
+        )
+        try:
+            response = settle(self._sender, request)
+        except (NotFoundError, Unsupported):
+            return None  # ocimem says 404 where the source is missing
+        if response.status != _CREATED:
+            UploadSession.of(self._sender, repository, response).cancel()
+            return None
+        return self._mounted(repository, digest)
+
+    def upload(self, repository: str, *, chunk_size: int = 0) -> BlobUpload:
+        """Open an upload session; see `Writer.upload`."""
+        if chunk_size < 0:
+            raise ValueError(f"chunk_size: {chunk_size}; 0 or more expected")
+        session = UploadSession.start(self._sender, repository)
+        return HTTPUpload(self._sender, repository, session, chunk_size=chunk_size)
+
+    def resume_upload(
+        self, repository: str, session: str, *, offset: int | None = None, chunk_size: int = 0
+    ) -> BlobUpload:
+        """Go on with an upload session; see `Writer.resume_upload`."""
+        return resume(self._sender, repository, session, offset=offset, chunk_size=chunk_size)
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """Delete a blob; see `Deleter.delete_blob`."""
+        url = api_path(repository, "blobs", parse_digest(digest))
+        self._delete(repository, url, BlobUnknown)
+
+    def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """Delete a manifest and its tags; see `Deleter.delete_manifest`."""
+        url = api_path(repository, "manifests", parse_digest(digest))
+        self._delete(repository, url, ManifestUnknown)
+
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """Delete one tag; see `Deleter.delete_tag`."""
+        url = api_path(repository, "manifests", check_tag(repository, tag))
+        try:
+            self._delete(repository, url, ManifestUnknown)
+        except RegistryError as error:
+            if error.status != _BAD_REQUEST or isinstance(error, NotFoundError):
+                raise
+            # docker-registry 2.8 wants a digest there
+            raise Unsupported(
+                error.message, status=error.status, method=error.method, url=error.url
+            ) from error
+
+    def _delete(self, repository: str, url: str, not_found: type[NotFoundError]) -> None:
+        request = Request(
+            method="DELETE",
+            url=url,
+            scope=Scope.delete(repository),
+            ok=_DELETED,
+            not_found=not_found,
+        )
+        settle(self._sender, request)
+
+    def _put_manifest(
+        self, repository: str, name: str, data: bytes, media_type: str, digest: Digest
+    ) -> None:
+        request = Request(
+            method="PUT",
+            url=api_path(repository, "manifests", name),
+            scope=Scope.push(repository),
+            headers={"Content-Type": media_type},
+            body=data,
+            ok=_STORED,
+        )
+        try:
+            response = settle(self._sender, request)
+        except RegistryError as error:
+            if error.status == _TOO_LARGE:
+                raise LimitError(f"{repository}: {error.message}") from error
+            raise
+        said = content_digest(response)
+        if said is not None and not matches(data, said):
+            raise DigestMismatch(f"{repository}:{name}: {digest} was put, {said} was stored")
+
+    def _mounted(self, repository: str, digest: Digest) -> Descriptor:
+        request = Request(
+            method="HEAD",
+            url=api_path(repository, "blobs", digest),
+            scope=Scope.pull(repository),
+            not_found=BlobUnknown,
+            redirects=True,
+        )
+        size = content_length(settle(self._sender, request)) or 0
+        return Descriptor(media_type=MEDIA_TYPE_OCTET_STREAM, digest=digest, size=size)
+
+
+def describe(source: BlobSource) -> Descriptor:
+    """Return the descriptor of what `source` opens, which is read once.
+
+    Raises:
+        LocalIOError: it cannot be read.
+    """
+    hashed, size = hashlib.sha256(), 0
+    with local_errors("blob to push"), source() as stream:
+        while block := stream.read(READ_BYTES):
+            hashed.update(block)
+            size += len(block)
+    return Descriptor(
+        media_type=MEDIA_TYPE_OCTET_STREAM,
+        digest=Digest(f"sha256:{hashed.hexdigest()}"),
+        size=size,
+    )

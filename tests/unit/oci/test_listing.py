@@ -1,0 +1,266 @@
+"""Listing: every page once, whatever the registry makes of the questions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+
+from dockercomms.errors import (
+    Denied,
+    NameUnknown,
+    ProtocolError,
+    RegistryError,
+    Unsupported,
+)
+from dockercomms.oci.interface import TagPage
+from dockercomms.oci.retry import RetryPolicy
+from tests.fakes.registry import (
+    DOCKER_REGISTRY_2_8,
+    GGCR,
+    OCI,
+    OCIMEM,
+    OLAREG,
+    PRESETS,
+    QUAY,
+    ZOT,
+    FakeRegistry,
+    Fault,
+)
+from tests.fakes.scripted import Reply, ScriptedServer, Seen
+from tests.unit.oci.registries import R, client, serving
+
+TAGS = [f"t{number:02d}" for number in range(25)]
+
+
+def fill(server: FakeRegistry, *, repository: str = R) -> None:
+    for tag in TAGS:
+        server.put_manifest_raw(repository, b"{}", tag=tag)
+
+
+def is_get(request) -> bool:
+    return request.method == "GET"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("size", [None, 1, 5, 10, 25, 26, 1000])
+def test_tags_gives_each_once_at_every_kind_of_registry(preset, size):
+    with serving(PRESETS[preset]) as (server, registry):
+        fill(server)
+        found = list(registry.tags(R, page_size=size))
+        assert sorted(found) == TAGS
+        assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_tags_start_after_is_obeyed_where_the_registry_does(preset):
+    with serving(PRESETS[preset]) as (server, registry):
+        fill(server)
+        found = set(registry.tags(R, start_after="t09", page_size=4))
+        assert set(TAGS[10:]) <= found
+
+
+def test_tags_stops_at_the_limit_and_asks_no_further():
+    with serving() as (server, registry):
+        fill(server)
+        assert list(registry.tags(R, page_size=5, limit=7)) == TAGS[:7]
+        assert server.count("GET") == 2
+        assert list(registry.tags(R, limit=0)) == []
+        assert next(iter(registry.tags(R, page_size=5))) == "t00"
+        assert server.count("GET") == 3
+
+
+def test_tags_asks_nothing_before_it_is_read():
+    with serving() as (server, registry):
+        registry.tags(R)
+        registry.tag_pages(R)
+        registry.repositories()
+        assert server.requests == []
+
+
+@pytest.mark.parametrize("size", [0, None])
+def test_tags_never_asks_for_no_tags(size):
+    with serving(OLAREG) as (server, registry):
+        fill(server)
+        assert list(registry.tags(R, page_size=size)) == TAGS
+        assert server.requests[0].target.endswith("/tags/list")
+
+
+def test_tag_pages_come_whole_and_say_whether_there_is_a_link():
+    with serving() as (server, registry):
+        fill(server)
+        pages = list(registry.tag_pages(R, page_size=10))
+    assert [len(page.tags) for page in pages] == [10, 10, 5]
+    assert [page.has_link for page in pages] == [True, True, False]
+
+
+def test_tag_pages_go_on_without_a_link_while_pages_come_full():
+    with serving(GGCR) as (server, registry):
+        fill(server)
+        pages = list(registry.tag_pages(R, page_size=10))
+        assert [page.tags for page in pages] == [
+            tuple(TAGS[:10]),
+            tuple(TAGS[10:20]),
+            tuple(TAGS[20:]),
+        ]
+
+
+def test_tag_pages_the_whole_list_again_ends_it():
+    """ggcr sends everything from the start for a `last` behind the end."""
+    with serving(GGCR) as (server, registry):
+        fill(server)
+        pages = list(registry.tag_pages(R, page_size=25))
+        assert [len(page.tags) for page in pages] == [25]
+        assert server.count("GET") == 2
+
+
+def test_tag_pages_longer_than_asked_for_are_everything():
+    with serving(DOCKER_REGISTRY_2_8) as (server, registry):
+        fill(server)
+        pages = list(registry.tag_pages(R, page_size=10, start_after="t20"))
+        assert [len(page.tags) for page in pages] == [25]
+        assert server.count("GET") == 1
+
+
+def test_tag_pages_size_is_halved_where_it_is_too_large():
+    with serving(replace(QUAY, tags_n_max=7)) as (server, registry):
+        fill(server)
+        assert list(registry.tags(R, page_size=100)) == TAGS
+        sizes = [record.target.partition("n=")[2].partition("&")[0] for record in server.requests]
+        assert sizes[:5] == ["100", "50", "25", "12", "6"]
+        assert set(sizes[5:]) == {"6"}
+
+
+def test_tag_pages_size_is_left_out_where_none_is_taken():
+    def answer(seen: Seen) -> Reply:
+        if "n=" in seen.target:
+            return Reply(400, b'{"errors":[{"code":"PAGINATION_NUMBER_INVALID"}]}')
+        return Reply(200, b'{"tags":["a"]}')
+
+    with ScriptedServer(rest=answer) as server, client(server.host) as registry:
+        assert list(registry.tags(R, page_size=5)) == ["a"]
+        asked = [seen.target.partition("?")[2] for seen in server.requests]
+        assert asked == ["n=5", "n=2", "n=1", ""]
+
+
+def test_tag_pages_refusal_that_is_not_about_the_size_is_an_error():
+    with serving() as (server, registry):
+        server.fail_when(is_get, Fault.answer(400), times=9)
+        with pytest.raises(RegistryError):
+            list(registry.tags(R))
+
+
+def test_tag_pages_unknown_start_is_an_error_at_zot():
+    with serving(ZOT) as (server, registry):
+        fill(server)
+        with pytest.raises(NameUnknown):
+            next(registry.tag_pages(R, start_after="nothing"))
+
+
+def test_tag_pages_null_is_empty():
+    with serving(OCIMEM) as (server, registry):
+        fill(server)
+        assert list(registry.tag_pages(R, start_after="zzz", page_size=5)) == [TagPage((), False)]
+
+
+def test_tag_pages_link_to_the_same_page_ends():
+    with serving(replace(OCI, tags_link="loop")) as (server, registry):
+        fill(server)
+        found = list(registry.tags(R, page_size=10))
+        assert found == TAGS[:10]
+        assert server.count("GET") == 2
+
+
+def test_tag_pages_without_end_are_an_error():
+    counter = itertools.count()
+
+    def answer(seen: Seen) -> Reply:
+        number = next(counter)
+        body = json.dumps({"tags": [f"t{number}"]}).encode()
+        return Reply(200, body, {"Link": f'</v2/{R}/tags/list?x={number}>; rel="next"'})
+
+    with ScriptedServer(rest=answer) as server, client(server.host) as registry:
+        with pytest.raises(ProtocolError, match="more than 1000 pages"):
+            list(registry.tags(R))
+        assert len(server.requests) == 1000
+
+
+def test_tag_pages_absolute_links_are_followed():
+    with serving(replace(OCI, tags_link_absolute=True)) as (server, registry):
+        fill(server)
+        assert list(registry.tags(R, page_size=10)) == TAGS
+
+
+def test_tag_pages_page_that_breaks_is_asked_for_again():
+    with serving() as (server, registry):
+        fill(server)
+        server.fail_when(is_get, Fault.cut_body(20), after=1)
+        assert list(registry.tags(R, page_size=10)) == TAGS
+
+
+def test_tag_pages_name_stays_a_name():
+    with serving() as (server, registry):
+        fill(server)
+        assert list(registry.tags(R, start_after="t2&n=0", page_size=5))
+        assert server.requests[0].query == {"n": ["5"], "last": ["t2&n=0"]}
+
+
+def test_tags_of_an_unknown_repository():
+    with serving() as (_, registry), pytest.raises(NameUnknown):
+        list(registry.tags("no/such"))
+
+
+def test_tags_forbidden_is_said():
+    with serving(replace(OCI, tags_status=403)) as (server, registry):
+        fill(server)
+        with pytest.raises(Denied):
+            list(registry.tags(R))
+
+
+def test_tags_garbage_is_a_protocol_error():
+    with serving() as (server, registry):
+        fill(server)
+        server.fail_when(is_get, Fault.garbage())
+        with pytest.raises(ProtocolError):
+            list(registry.tags(R))
+
+
+def test_repositories_lists_each_once():
+    with serving() as (server, registry):
+        names = [f"r{number}" for number in range(7)]
+        for name in names:
+            fill(server, repository=name)
+        assert list(registry.repositories()) == names
+        assert list(registry.repositories(page_size=3)) == names
+        assert list(registry.repositories(start_after="r4")) == ["r5", "r6"]
+        assert list(registry.repositories(limit=2)) == ["r0", "r1"]
+
+
+def test_repositories_without_a_catalogue():
+    with serving(replace(OCI, catalog=False)) as (_, registry), pytest.raises(Unsupported):
+        list(registry.repositories())
+
+
+def test_repositories_other_errors_stay_what_they_are():
+    with serving(retry=RetryPolicy.none()) as (server, registry):
+        server.fail_when(is_get, Fault.answer(403))
+        with pytest.raises(Denied):
+            list(registry.repositories())
+
+
+def test_repositories_catalogue_that_is_not_found_is_unsupported():
+    with ScriptedServer(Reply(404)) as server, client(server.host) as registry:
+        with pytest.raises(Unsupported):
+            list(registry.repositories())
+        assert server.requests[0].target == "/v2/_catalog"
+
+
+def test_tags_given_twice_are_given_once():
+    pages = [
+        Reply(200, b'{"tags":["a","b"]}', {"Link": "</v2/x?2>; rel=next"}),
+        Reply(200, b'{"tags":["b","c"]}'),
+    ]
+    with ScriptedServer(*pages) as server, client(server.host) as registry:
+        assert list(registry.tags(R)) == ["a", "b", "c"]

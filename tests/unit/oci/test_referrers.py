@@ -1,0 +1,321 @@
+"""What refers to a manifest: the API where there is one, else the tag schema."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+
+from dockercomms.errors import (
+    Denied,
+    NameUnknown,
+    NetworkError,
+    ProtocolError,
+)
+from dockercomms.oci.auth import Credentials, DockerConfig
+from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.memory import MemoryRegistry
+from dockercomms.oci.model import (
+    EMPTY_CONFIG,
+    EMPTY_CONFIG_BYTES,
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    Digest,
+    canonical_json,
+    digest_of,
+    parse_index,
+)
+from dockercomms.oci.reference import referrers_tag
+from dockercomms.oci.referrers import ZERO_DIGEST, append_entry, put_index, tag_schema_entries
+from dockercomms.oci.retry import RetryPolicy
+from tests.fakes.registry import (
+    DISTRIBUTION,
+    GGCR,
+    OCI,
+    OCIMEM,
+    PRESETS,
+    FakeRegistry,
+    Fault,
+)
+from tests.fakes.scripted import Reply, ScriptedServer, Seen
+from tests.unit.oci.registries import R, client, described, serving
+
+SUBJECT = Digest("sha256:" + "5" * 64)
+KIND = "application/vnd.example.thing"
+
+
+def manifest(number: int, kind: str = KIND, subject: Digest = SUBJECT) -> bytes:
+    empty = EMPTY_CONFIG.to_json()
+    return canonical_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": MEDIA_TYPE_MANIFEST,
+            "artifactType": kind,
+            "config": empty,
+            "layers": [empty],
+            "subject": Descriptor(media_type=MEDIA_TYPE_MANIFEST, digest=subject, size=7).to_json(),
+            "annotations": {"number": str(number)},
+        }
+    )
+
+
+def entry(number: int, kind: str = KIND) -> Descriptor:
+    return Descriptor.of(
+        manifest(number, kind),
+        MEDIA_TYPE_MANIFEST,
+        annotations={"number": str(number)},
+        artifact_type=kind,
+    )
+
+
+def push(registry, *numbers: int, kind: str = KIND) -> None:
+    descriptor, source = described(EMPTY_CONFIG_BYTES)
+    registry.push_blob(R, descriptor, source)
+    for number in numbers:
+        registry.push_manifest(R, manifest(number, kind), MEDIA_TYPE_MANIFEST, tags=(f"m{number}",))
+
+
+def answering(body: bytes, status: int = 200, **headers: str) -> Reply:
+    return Reply(status, body, headers)
+
+
+# --- the API -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_referrers_supported_is_found_out_once(preset):
+    quirks = PRESETS[preset]
+    with serving(quirks) as (server, registry):
+        push(registry, 1)
+        server.forget_requests()
+        for _ in range(3):
+            assert registry.referrers_supported(R) is quirks.referrers
+        assert server.count() == 1
+        assert ZERO_DIGEST in server.requests[0].target
+
+
+@pytest.mark.parametrize("form", ["text-404", "json-404", "json-405", "json-400"])
+def test_referrers_unsupported_in_every_form(form):
+    quirks = replace(OCI, referrers=False, referrers_unsupported=form)
+    with serving(quirks) as (_, registry):
+        push(registry, 1)
+        put_index(registry, R, SUBJECT, (entry(1),))
+        assert registry.referrers_supported(R) is False
+        assert [found.digest for found in registry.referrers(R, SUBJECT)] == [entry(1).digest]
+
+
+@pytest.mark.parametrize("quirks", [GGCR, OCIMEM])
+def test_referrers_supported_says_nothing_lasting_of_a_repository_that_is_not_there(quirks):
+    with serving(quirks) as (server, registry):
+        assert registry.referrers_supported(R) is True
+        assert registry.referrers_supported(R) is True
+        assert server.count() == 2
+        with pytest.raises(NameUnknown):
+            list(registry.referrers(R, SUBJECT))
+
+
+def test_referrers_first_answer_tells_whether_there_is_an_api():
+    for quirks, requests in ((OCI, 1), (DISTRIBUTION, 2)):
+        with serving(quirks) as (server, registry):
+            push(registry, 1)
+            server.forget_requests()
+            list(registry.referrers(R, SUBJECT))
+            assert server.count() == requests
+            list(registry.referrers(R, SUBJECT))
+            assert server.count() == requests + 1
+
+
+@pytest.mark.parametrize("page", [None, 1, 2])
+@pytest.mark.parametrize("filtering", [True, False])
+def test_referrers_lists_all_pages_and_filters_here(page, filtering):
+    quirks = replace(OCI, referrers_page=page, referrers_filter=filtering)
+    with serving(quirks) as (_, registry):
+        push(registry, 1, 2, 3)
+        push(registry, 4, 5, kind="application/vnd.example.other")
+        found = list(registry.referrers(R, SUBJECT))
+        assert {item.annotations["number"] for item in found} == set("12345")
+        found = list(registry.referrers(R, SUBJECT, artifact_type=KIND))
+        assert {item.annotations["number"] for item in found} == set("123")
+        assert list(registry.referrers(R, SUBJECT, artifact_type="none/such")) == []
+
+
+def test_referrers_a_null_list_is_empty():
+    with serving(OCIMEM) as (_, registry):
+        push(registry, 1)
+        assert list(registry.referrers(R, ZERO_DIGEST)) == []
+
+
+def test_referrers_of_a_subject_that_the_api_does_not_know_decides_nothing():
+    unknown = answering(b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}', 404)
+    index = answering(b'{"schemaVersion":2,"manifests":[]}', **{"Content-Type": MEDIA_TYPE_INDEX})
+    with ScriptedServer(unknown, unknown, index) as server, client(server.host) as registry:
+        assert list(registry.referrers(R, SUBJECT)) == []
+        assert "/manifests/sha256-5" in server.requests[1].target
+        assert list(registry.referrers(R, SUBJECT)) == []
+        assert registry.referrers_supported(R) is True
+        assert len(server.requests) == 3
+
+
+def test_referrers_supported_a_page_for_people_is_no_api():
+    with ScriptedServer(
+        answering(b"<html>welcome</html>", **{"Content-Type": "text/html; charset=utf-8"})
+    ) as server:
+        with client(server.host) as registry:
+            assert registry.referrers_supported(R) is False
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (answering(b"", 403), Denied),
+        (answering(b"", 500), NetworkError),
+        (answering(b"nonsense"), ProtocolError),
+        (answering(b'{"schemaVersion":2}'), ProtocolError),
+    ],
+)
+def test_referrers_answers_that_decide_nothing_are_errors(reply, expected):
+    with ScriptedServer(rest=reply) as server, client(server.host) as registry:
+        with pytest.raises(expected):
+            registry.referrers_supported(R)
+        with pytest.raises(expected):
+            list(registry.referrers(R, SUBJECT))
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_referrers_pages_without_end_are_an_error(loop):
+    counter = itertools.count()
+
+    def answer(seen: Seen) -> Reply:
+        body = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+        number = 1 if loop else next(counter)
+        return Reply(200, body, {"Link": f'</v2/{R}/referrers/{SUBJECT}?p={number}>; rel="next"'})
+
+    with ScriptedServer(rest=answer) as server, client(server.host) as registry:
+        with pytest.raises(ProtocolError, match="without end"):
+            list(registry.referrers(R, SUBJECT))
+        assert len(server.requests) <= 1001
+
+
+def test_referrers_link_elsewhere_gets_no_credentials():
+    body = b'{"schemaVersion":2,"manifests":[]}'
+    challenge = Reply(401, headers={"WWW-Authenticate": "Basic realm=r"})
+    with ScriptedServer(rest=answering(body)) as other:
+        link = {"Link": f"<{other.url}/v2/x>; rel=next"}
+        with (
+            ScriptedServer(challenge, Reply(200, body, link)) as server,
+            HTTPRegistry(
+                server.host,
+                auth=DockerConfig(),
+                credentials=Credentials(username="a", password="b"),
+                retry=RetryPolicy.none(),
+            ) as registry,
+        ):
+            assert list(registry.referrers(R, SUBJECT)) == []
+        assert "authorization" in server.requests[1].headers
+        assert "authorization" not in other.requests[0].headers
+
+
+# --- the tag schema ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "http"])
+def store(request):
+    if request.param == "memory":
+        yield MemoryRegistry()
+        return
+    with FakeRegistry(replace(DISTRIBUTION, missing_child=201)) as server:
+        with client(server.host) as registry:
+            yield registry
+
+
+def prepared(store):
+    push(store, 1, 2, 3)
+    return store
+
+
+def test_tag_schema_entries_of_a_missing_tag_are_none(store):
+    assert tag_schema_entries(prepared(store), R, SUBJECT) == ()
+
+
+def test_put_index_writes_exactly_the_entries(store):
+    prepared(store)
+    put_index(store, R, SUBJECT, [entry(1), entry(2)])
+    found = tag_schema_entries(store, R, SUBJECT)
+    assert found == (entry(1), entry(2))
+    assert found[0].artifact_type == KIND
+    assert found[0].annotations == {"number": "1"}
+    with store.get_tag(R, referrers_tag(SUBJECT)) as reader:
+        assert reader.descriptor.media_type == MEDIA_TYPE_INDEX
+        assert len(parse_index(reader.read()).manifests) == 2
+
+
+def test_append_entry_adds_once(store):
+    prepared(store)
+    assert append_entry(store, R, SUBJECT, entry(1)) is True
+    assert append_entry(store, R, SUBJECT, entry(2)) is True
+    assert append_entry(store, R, SUBJECT, entry(1)) is True
+    assert tag_schema_entries(store, R, SUBJECT) == (entry(1), entry(2))
+
+
+def test_append_entry_known_already_is_not_written():
+    with serving(DISTRIBUTION) as (server, registry):
+        push(registry, 1)
+        append_entry(registry, R, SUBJECT, entry(1))
+        server.forget_requests()
+        append_entry(registry, R, SUBJECT, entry(1))
+        assert [record.method for record in server.requests] == ["GET"]
+
+
+def test_append_entry_leaves_a_full_index_alone(store):
+    prepared(store)
+    put_index(store, R, SUBJECT, [entry(1), entry(2)])
+    assert append_entry(store, R, SUBJECT, entry(3), max_entries=2) is False
+    assert append_entry(store, R, SUBJECT, entry(2), max_entries=2) is True
+    assert tag_schema_entries(store, R, SUBJECT) == (entry(1), entry(2))
+
+
+def test_append_entry_never_overwrites_what_is_no_index(store):
+    prepared(store)
+    store.push_manifest(R, manifest(1), MEDIA_TYPE_MANIFEST, tags=(referrers_tag(SUBJECT),))
+    with pytest.raises(ProtocolError):
+        append_entry(store, R, SUBJECT, entry(2))
+    assert store.resolve_tag(R, referrers_tag(SUBJECT)).digest == digest_of(manifest(1))
+
+
+def test_append_entry_to_a_repository_that_is_not_there_yet():
+    with serving(replace(OCI, missing_child=201)) as (_, registry):
+        assert append_entry(registry, "new/one", SUBJECT, entry(1)) is True
+        assert tag_schema_entries(registry, "new/one", SUBJECT) == (entry(1),)
+
+
+def test_tag_schema_entries_of_a_repository_that_is_not_there():
+    with serving() as (_, registry), pytest.raises(NameUnknown):
+        tag_schema_entries(registry, "no/such", SUBJECT)
+
+
+def test_tag_schema_entries_reads_no_more_than_the_limit(store):
+    prepared(store)
+    put_index(store, R, SUBJECT, [entry(1), entry(2)])
+    with pytest.raises(ProtocolError, match="at most 100"):
+        tag_schema_entries(store, R, SUBJECT, limit=100)
+
+
+def test_referrers_falls_back_to_the_tag_schema():
+    with serving(DISTRIBUTION) as (_, registry):
+        push(registry, 1, 2)
+        assert list(registry.referrers(R, SUBJECT)) == []
+        for number in (1, 2):
+            append_entry(registry, R, SUBJECT, entry(number))
+        assert tuple(registry.referrers(R, SUBJECT)) == (entry(1), entry(2))
+        assert list(registry.referrers(R, SUBJECT, artifact_type="x/y")) == []
+
+
+def test_referrers_fallback_errors_are_not_hidden():
+    with serving(DISTRIBUTION, retry=RetryPolicy.none()) as (server, registry):
+        push(registry, 1)
+        server.fail_when(lambda request: "/manifests/" in request.target, Fault.answer(403))
+        with pytest.raises(Denied):
+            list(registry.referrers(R, SUBJECT))
