@@ -1,7 +1,8 @@
-"""The constants of SPEC.md, the message header, and the grammar of tags.
+# ruff: noqa: PLC0414 - the names from `fields` and `tags` are public here
+"""The constants of SPEC.md, and the message header; the rest comes from `fields` and `tags`.
 
 Every value that travels is defined here and nowhere else. `MessageHeader` and the annotations of
-a manifest are each other's inverse; so are the tag builders and `parse_tag`.
+a message are each other's inverse.
 
 Example:
     >>> from dockercomms.protocol import recipient_tag
@@ -11,15 +12,33 @@ Example:
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from dockercomms.errors import ProtocolError
-from dockercomms.oci.model import Digest
+from dockercomms.errors import LimitError, ProtocolError
+from dockercomms.fields import format_time as format_time
+from dockercomms.fields import is_readable_version as is_readable_version
+from dockercomms.fields import parse_chunk_index as parse_chunk_index
+from dockercomms.fields import parse_count as parse_count
+from dockercomms.fields import parse_time as parse_time
+from dockercomms.oci.model import Digest, parse_digest
+from dockercomms.tags import InboxTag as InboxTag
+from dockercomms.tags import ReceiptStatus as ReceiptStatus
+from dockercomms.tags import TagKind as TagKind
+from dockercomms.tags import anchor_tag as anchor_tag
+from dockercomms.tags import bell_tag as bell_tag
+from dockercomms.tags import bundle_tag as bundle_tag
+from dockercomms.tags import message_tag as message_tag
+from dockercomms.tags import parse_tag as parse_tag
+from dockercomms.tags import receipt_id as receipt_id
+from dockercomms.tags import receipt_tag as receipt_tag
+from dockercomms.tags import receipts_anchor_tag as receipts_anchor_tag
+from dockercomms.tags import receipts_tag as receipts_tag
+from dockercomms.tags import recipient_tag as recipient_tag
 
 PROTOCOL_VERSION = "1.1"
 COMPAT_VERSION = "1.0"
@@ -41,8 +60,6 @@ CHUNK_MEDIA_TYPES: dict[Compression, str] = {
     "gzip": MEDIA_TYPE_CHUNK_GZIP,
     "zstd": MEDIA_TYPE_CHUNK_ZSTD,
 }
-
-ReceiptStatus = Literal["accepted", "rejected"]
 
 # SPEC.md section 3: annotation keys
 VERSION = "dockercomms.version"
@@ -131,188 +148,284 @@ KEEP_DELIVERED_SECONDS = 90 * 24 * 3600
 MAX_UNTRUSTED_TOTAL_BYTES = 10 * 2**30
 TAG_PAGE_SIZE = 1000
 
-_VERSION = re.compile(r"1\.(0|[1-9][0-9]*)")
-_INDEX = re.compile(r"0|[1-9][0-9]{0,3}")
-_RFC3339 = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})"
-)
 
-
-def recipient_tag(recipient: str) -> str:
-    """Return the 26 characters that stand for `recipient` in tags.
-
-    Lower-case base32hex of the SHA-256 of its UTF-8 bytes: no trimming, no folding.
-    Source: SPEC.md section 5.
-    """
-    hashed = hashlib.sha256(recipient.encode("utf-8", "surrogatepass")).digest()
-    return base64.b32hexencode(hashed).decode("ascii").lower()[:26]
-
-
-def format_time(moment: datetime) -> str:
-    """Return `moment` in UTC with three fraction digits: 2026-11-20T20:44:40.000Z.
-
-    Source: SPEC.md section 3.
-    """
-    moment = moment.astimezone(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def parse_time(text: str) -> datetime:
-    """Return the instant in `text`: RFC 3339 with 0 to 9 fraction digits, in UTC.
+def check_annotations(annotations: Mapping[str, str], where: str) -> None:
+    """Refuse annotations that pass the limits of SPEC.md section 3; `where` names them in errors.
 
     Raises:
-        ProtocolError: not such a time.
+        ProtocolError: more than `MAX_ANNOTATIONS`, or one longer than `MAX_ANNOTATION_BYTES`.
     """
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        raise ProtocolError(f"not an RFC 3339 time: {text!r:.100}")
-    fraction = (match[3] or "").ljust(6, "0")[:6]
-    offset = "+00:00" if match[4] in "Zz" else match[4]
-    try:
-        return datetime.fromisoformat(f"{match[1]}T{match[2]}.{fraction}{offset}").astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ProtocolError(f"not an RFC 3339 time: {text!r:.100}") from error
-
-
-def is_readable_version(text: str) -> bool:
-    """Return whether a message of protocol version `text` can be read: any 1.x."""
-    return _VERSION.fullmatch(text) is not None
-
-
-def parse_chunk_index(text: str) -> int:
-    """Return the chunk index in `text`.
-
-    Raises:
-        ProtocolError: anything but 0 or 1 to 4 digits without leading zero.
-    """
-    if _INDEX.fullmatch(text) is None:
-        raise ProtocolError(f"not a chunk index: {text!r:.100}")
-    return int(text)
-
-
-# --- tags: SPEC.md section 5 ---------------------------------------------------------------------
-
-TagKind = Literal["bell", "anchor", "message", "message-1.0", "receipts-anchor", "receipts"]
+    if len(annotations) > MAX_ANNOTATIONS:
+        raise ProtocolError(f"{where}: {len(annotations)} annotations; at most {MAX_ANNOTATIONS}")
+    for key, value in annotations.items():
+        length = _utf8_bytes(key) + _utf8_bytes(value)
+        if length > MAX_ANNOTATION_BYTES:
+            raise ProtocolError(
+                f"{where}: annotation {key!r:.100} has {length} bytes; at most "
+                f"{MAX_ANNOTATION_BYTES}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InboxTag:
-    """What a tag of an inbox, or of a sender's receipts, says."""
+class MessageHeader:
+    """What a message says about itself: its annotations, typed. All of it is the sender's claim.
 
-    kind: TagKind
-    recipient_tag: str
-    day: date | None = None
-    milliseconds: int | None = None
-    """Milliseconds of the UTC day; None for 1.0 messages, whose third field is random."""
-    head: str | None = None
-    """The first 16 hex digits of the manifest's digest (of the receipt's rid)."""
+    Source: SPEC.md section 3.
+    """
+
+    id: str
+    """A UUID; from a 1.0 sender any text, so build file names from `short_id`."""
+    sender: str
+    recipient: str
+    created_at: datetime | None
+    """None where a 1.0 message has none that can be read."""
+    ttl_seconds: int
+    """As it counts: what a 1.0 message does not say, or says wrongly, is the default."""
+    filename: str
+    """As it came, not fit for use as a file name; "" where a 1.0 message has none."""
+    total_bytes: int
+    chunk_bytes: int
+    """The most payload bytes in a chunk; 0 or less from a 1.0 sender means unknown."""
+    chunk_count: int
+    compression: Compression
+    version: str = PROTOCOL_VERSION
+    filename_full: str | None = None
+    payload_digest: Digest | None = None
+    content_type: str | None = None
+    title: str | None = None
+    text: str | None = None
+    session_id: str | None = None
+    thread_id: str | None = None
+    in_reply_to: Digest | None = None
+    expires_at: datetime | None = None
+    audience: str | None = None
+    encryption: str | None = None
+    files_count: int | None = None
+    critical: tuple[str, ...] = ()
 
     @property
-    def published(self) -> datetime | None:
-        """The moment of publication, None where the tag does not say."""
-        if self.day is None or self.milliseconds is None:
+    def display_name(self) -> str:
+        """The file name as its sender gave it; escape it before showing it."""
+        return self.filename_full or self.filename
+
+    @property
+    def short_id(self) -> str:
+        """Eight hex digits that stand for the id, safe in a file name."""
+        head = self.id.replace("-", "")[:8].lower()
+        if _SHORT_ID.fullmatch(head):
+            return head
+        return hashlib.sha256(self.id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+    @property
+    def expires(self) -> datetime | None:
+        """When the message expires; None if it never says so."""
+        if self.created_at is None:
+            return self.expires_at
+        try:
+            by_ttl = self.created_at + timedelta(seconds=self.ttl_seconds)
+        except OverflowError:
+            by_ttl = datetime.max.replace(tzinfo=UTC)
+        return by_ttl if self.expires_at is None else min(by_ttl, self.expires_at)
+
+    def to_annotations(self, *, compat: bool = False) -> dict[str, str]:
+        """Return the annotations that say all this; with `compat` those of 1.0 alone.
+
+        Raises:
+            LimitError: the name, title or text is longer than may be sent.
+            ProtocolError: a value that cannot be sent: NUL in the name, or a time missing.
+        """
+        self._check_writable()
+        if self.created_at is None:
+            raise ProtocolError(f"message {self.id}: no time of creation")
+        created = format_time(self.created_at)
+        out = {
+            VERSION: COMPAT_VERSION if compat else self.version,
+            SENDER: self.sender,
+            RECIPIENT: self.recipient,
+            CREATED_AT: f"{created[:19]}Z" if compat else created,
+            TTL_SECONDS: str(self.ttl_seconds),
+            FILENAME: self.filename,
+            TOTAL_BYTES: str(self.total_bytes),
+            CHUNK_BYTES: str(self.chunk_bytes),
+            CHUNK_COUNT: str(self.chunk_count),
+            COMPRESSION: self.compression,
+            MESSAGE_ID: self.id,
+        }
+        if not compat:
+            out |= self._later_annotations()
+        check_annotations(out, f"message {self.id}")
+        return out
+
+    def _later_annotations(self) -> dict[str, str]:
+        """Return what 1.1 added, where it is set."""
+        values = {
+            FILENAME_FULL: self.filename_full,
+            PAYLOAD_DIGEST: self.payload_digest,
+            CONTENT_TYPE: self.content_type,
+            TITLE: self.title,
+            TEXT: self.text,
+            SESSION_ID: self.session_id,
+            THREAD_ID: self.thread_id,
+            IN_REPLY_TO: self.in_reply_to,
+            EXPIRES_AT: None if self.expires_at is None else format_time(self.expires_at),
+            AUDIENCE: self.audience,
+            ENCRYPTION: self.encryption,
+            FILES_COUNT: None if self.files_count is None else str(self.files_count),
+            CRITICAL: ",".join(self.critical) or None,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+    def _check_writable(self) -> None:
+        """Refuse what would stop a 1.0 receiver, or what a reader of ours refuses."""
+        if "\0" in self.filename or not self.filename:
+            raise ProtocolError(f"message {self.id}: file name {self.filename!r:.100}")
+        for what, length, limit in (
+            ("file name: bytes", _utf8_bytes(self.filename), MAX_FILENAME_BYTES),
+            ("title: characters", len(self.title or ""), MAX_TITLE_CHARACTERS),
+            ("text: bytes", _utf8_bytes(self.text or ""), MAX_TEXT_BYTES),
+        ):
+            if length > limit:
+                raise LimitError(f"message {self.id}: {what}: at most {limit}, {length} given")
+
+    @classmethod
+    def from_annotations(cls, annotations: Mapping[str, str]) -> MessageHeader:
+        """Return the header in the annotations of a message.
+
+        Version 1.0 is read as the 1.0 program writes and reads it, everything later strictly.
+
+        Raises:
+            ProtocolError: a required annotation is missing, one is malformed, the version is
+                not 1.x, a key in `dockercomms.critical` is not understood, or there is too much.
+        """
+        check_annotations(annotations, "message")
+        return _HeaderReader(annotations).read()
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_SHORT_ID = re.compile(r"[0-9a-f]{8}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MAX_TTL_SECONDS = 10**12
+"""More than 30,000 years: beyond what a time can say, so that sums stay small."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HeaderReader:
+    """Reads one header; knows which rules its version has."""
+
+    annotations: Mapping[str, str]
+
+    def read(self) -> MessageHeader:
+        version = self._required(VERSION)
+        if not is_readable_version(version):
+            raise ProtocolError(f"message: version {version!r:.50}; this program reads 1.x")
+        lenient = version == COMPAT_VERSION
+        get = self.annotations.get
+        in_reply_to = get(IN_REPLY_TO)
+        files_count = get(FILES_COUNT)
+        return MessageHeader(
+            version=version,
+            critical=self._critical(),
+            id=self._id(lenient=lenient),
+            sender=self._required(SENDER),
+            recipient=self._required(RECIPIENT),
+            created_at=self._created_at(lenient=lenient),
+            ttl_seconds=self._ttl_seconds(lenient=lenient),
+            filename=get(FILENAME, "") if lenient else self._required(FILENAME),
+            total_bytes=self._count(TOTAL_BYTES, MAX_TOTAL_BYTES),
+            chunk_bytes=self._chunk_bytes(lenient=lenient),
+            chunk_count=self._count(CHUNK_COUNT, MAX_CHUNKS),
+            compression=self._compression(),
+            filename_full=get(FILENAME_FULL),
+            payload_digest=self._payload_digest(lenient=lenient),
+            content_type=get(CONTENT_TYPE),
+            title=self._limited(TITLE, MAX_TITLE_CHARACTERS, len),
+            text=self._limited(TEXT, MAX_TEXT_BYTES, _utf8_bytes),
+            session_id=get(SESSION_ID),
+            thread_id=get(THREAD_ID),
+            in_reply_to=None if in_reply_to is None else parse_digest(in_reply_to),
+            expires_at=parse_time(self.annotations[EXPIRES_AT])
+            if EXPIRES_AT in self.annotations
+            else None,
+            audience=get(AUDIENCE),
+            encryption=get(ENCRYPTION),
+            files_count=None
+            if files_count is None
+            else self._count(FILES_COUNT, MAX_FILES_ENTRIES),
+        )
+
+    def _required(self, key: str) -> str:
+        value = self.annotations.get(key)
+        if value is None:
+            raise ProtocolError(f"message: annotation {key} is missing")
+        return value
+
+    def _count(self, key: str, limit: int) -> int:
+        return parse_count(self._required(key), f"message: {key}", limit=limit)
+
+    def _limited(self, key: str, limit: int, measure: Callable[[str], int]) -> str | None:
+        value = self.annotations.get(key)
+        if value is not None and measure(value) > limit:
+            raise ProtocolError(f"message: {key}: at most {limit}, {measure(value)} received")
+        return value
+
+    def _critical(self) -> tuple[str, ...]:
+        keys = tuple(key.strip() for key in self.annotations.get(CRITICAL, "").split(","))
+        keys = tuple(key for key in keys if key)
+        unknown = [key for key in keys if key not in UNDERSTOOD_KEYS]
+        if unknown:
+            raise ProtocolError(
+                f"message: must be understood to be read, and is not: {unknown[0]!r:.100}",
+                hint="a newer dockercomms may be able to read it",
+            )
+        return keys
+
+    def _id(self, *, lenient: bool) -> str:
+        text = self._required(MESSAGE_ID)
+        if not text or not (lenient or _UUID.fullmatch(text)):
+            raise ProtocolError(f"message: {MESSAGE_ID}: a UUID expected, {text!r:.100} received")
+        return text
+
+    def _created_at(self, *, lenient: bool) -> datetime | None:
+        # The 1.0 program delivers a message whatever its time says; so it is read without one.
+        try:
+            return parse_time(self._required(CREATED_AT))
+        except ProtocolError:
+            if lenient:
+                return None
+            raise
+
+    def _ttl_seconds(self, *, lenient: bool) -> int:
+        if not lenient:
+            seconds = self._count(TTL_SECONDS, _MAX_TTL_SECONDS)
+            if seconds > 0:
+                return seconds
+            raise ProtocolError(f"message: {TTL_SECONDS}: 0; at least 1 expected")
+        text = self.annotations.get(TTL_SECONDS, "")
+        seconds = int(text) if _INTEGER.fullmatch(text) else 0
+        return min(seconds, _MAX_TTL_SECONDS) if seconds > 0 else DEFAULT_TTL_SECONDS
+
+    def _chunk_bytes(self, *, lenient: bool) -> int:
+        text = self._required(CHUNK_BYTES)
+        if lenient and _INTEGER.fullmatch(text):  # written as its --chunk-bytes was given
+            return min(int(text), MAX_TOTAL_BYTES)
+        return self._count(CHUNK_BYTES, MAX_TOTAL_BYTES)
+
+    def _compression(self) -> Compression:
+        text = self._required(COMPRESSION)
+        for known in CHUNK_MEDIA_TYPES:
+            if text == known:
+                return known
+        raise ProtocolError(f"message: compression {text!r:.50}; gzip or zstd expected")
+
+    def _payload_digest(self, *, lenient: bool) -> Digest | None:
+        text = self.annotations.get(PAYLOAD_DIGEST)
+        if text is None and lenient:
             return None
-        midnight = datetime.combine(self.day, time(0), tzinfo=UTC)
-        return midnight + timedelta(milliseconds=self.milliseconds)
+        digest = parse_digest(self._required(PAYLOAD_DIGEST))
+        if not digest.startswith("sha256:"):
+            raise ProtocolError(f"message: {PAYLOAD_DIGEST}: sha256 expected, {digest!r:.20} given")
+        return digest
 
 
-_DAY = r"(?P<day>[0-9]{8})"
-_STAMP = r"(?P<ms>0[0-9a-f]{7})-(?P<head>[0-9a-f]{16})"
-_INBOX_TAG = re.compile(rf"inbox-(?P<rt>[0-9a-v]{{26}})(?:-{_DAY}(?:-(?:{_STAMP}|(?P<rest>.*)))?)?")
-_RECEIPTS_TAG = re.compile(rf"receipts-(?P<rt>[0-9a-v]{{26}})-{_DAY}(?:-{_STAMP})?")
-_DAY_MILLISECONDS = 86_400_000
-
-
-def bell_tag(rt: str) -> str:
-    """Return the tag that is moved to the newest message."""
-    return f"inbox-{rt}"
-
-
-def anchor_tag(rt: str, day: date) -> str:
-    """Return the tag of a day's inbox anchor."""
-    return f"inbox-{rt}-{day:%Y%m%d}"
-
-
-def receipts_anchor_tag(rt: str, day: date) -> str:
-    """Return the tag of a day's receipts anchor."""
-    return f"receipts-{rt}-{day:%Y%m%d}"
-
-
-def message_tag(rt: str, published: datetime, digest: Digest) -> str:
-    """Return the tag under which a message is published at `published`."""
-    return f"inbox-{rt}-{_stamp(published)}-{digest.partition(':')[2][:16]}"
-
-
-def receipts_tag(rt: str, published: datetime, rid: str) -> str:
-    """Return the tag under which a receipt is found in bulk by the message's sender."""
-    return f"receipts-{rt}-{_stamp(published)}-{rid}"
-
-
-def receipt_tag(message: Digest, at: datetime, rid: str) -> str:
-    """Return the tag under which a receipt of one message is found."""
-    return f"receipt-{message.partition(':')[2][:12]}-{int(at.timestamp())}-{rid[:6]}"
-
-
-def bundle_tag(message: Digest, at: datetime, layer: Digest) -> str:
-    """Return the tag under which a bundle of one message is found."""
-    head, tail = message.partition(":")[2][:12], layer.partition(":")[2][:6]
-    return f"bundle-{head}-{int(at.timestamp())}-{tail}"
-
-
-def parse_tag(tag: str) -> InboxTag | None:
-    """Return what `tag` says, None if it is no tag of an inbox or of bulk receipts.
-
-    A tag with an inbox prefix and day that is not of our form is a 1.0 message's.
-    """
-    match = _INBOX_TAG.fullmatch(tag)
-    prefix: Literal["inbox", "receipts"] = "inbox"
-    if match is None:
-        match, prefix = _RECEIPTS_TAG.fullmatch(tag), "receipts"
-    if match is None:
-        return None
-    if match["day"] is None:
-        return InboxTag(kind="bell", recipient_tag=match["rt"])
-    try:
-        day = datetime.strptime(match["day"], "%Y%m%d").replace(tzinfo=UTC).date()
-    except ValueError:
-        return (
-            None
-            if prefix == "receipts"
-            else InboxTag(kind="message-1.0", recipient_tag=match["rt"])
-        )
-    if match["ms"] is not None and int(match["ms"], 16) < _DAY_MILLISECONDS:
-        return InboxTag(
-            kind="message" if prefix == "inbox" else "receipts",
-            recipient_tag=match["rt"],
-            day=day,
-            milliseconds=int(match["ms"], 16),
-            head=match["head"],
-        )
-    if prefix == "receipts":
-        return (
-            InboxTag(kind="receipts-anchor", recipient_tag=match["rt"], day=day)
-            if match["ms"] is None
-            else None
-        )
-    kind: TagKind = "anchor" if match["rest"] is None and match["ms"] is None else "message-1.0"
-    return InboxTag(kind=kind, recipient_tag=match["rt"], day=day)
-
-
-def receipt_id(message: Digest, recipient: str, status: ReceiptStatus) -> str:
-    """Return the rid: the same for every receipt of one outcome, so that retries fold.
-
-    Source: SPEC.md section 10.
-    """
-    parts = (
-        message.encode("ascii"),
-        recipient.encode("utf-8", "surrogatepass"),
-        status.encode("ascii"),
-    )
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _stamp(moment: datetime) -> str:
-    moment = moment.astimezone(UTC)
-    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
-    milliseconds = (moment - midnight) // timedelta(milliseconds=1)
-    return f"{moment:%Y%m%d}-{milliseconds:08x}"
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))

@@ -1,0 +1,57 @@
+"""Where a symbolic link in a tree leads, worked out on names alone.
+
+Both sides ask it: the sender before it packs a link, the receiver before it makes one. Nothing
+on disk is looked at, so nothing on disk can change the answer.
+
+Source: SPEC.md section 3.
+
+Example:
+    >>> from dockercomms.transport.links import resolve_link
+    >>> resolve_link("a/b/link", "../c", {})
+    'a/c'
+    >>> resolve_link("a/link", "../../etc/passwd", {}) is None
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MAX_LINK_STEPS = 40
+"""As many links on one path as Linux follows."""
+
+
+def resolve_link(path: str, target: str, links: Mapping[str, str]) -> str | None:
+    """Return the path in the tree that a link at `path` leads to, "" for the tree itself.
+
+    Args:
+        path: The link's own path in the tree.
+        target: What it says.
+        links: Every link of the tree and what it says.
+
+    Returns:
+        None if it leads out, if only on the way, or in circles.
+    """
+    here = path.split("/")[:-1]
+    ahead = target.split("/")[::-1]
+    steps = 0
+    if not target or target.startswith("/"):
+        return None
+    while ahead:
+        part = ahead.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            if not here:
+                return None
+            here.pop()
+            continue
+        link = links.get("/".join([*here, part]))
+        if link is None:
+            here.append(part)
+            continue
+        steps += 1
+        if steps > MAX_LINK_STEPS or link.startswith("/"):
+            return None
+        ahead.extend(reversed(link.split("/")))
+    return "/".join(here)

@@ -1,0 +1,116 @@
+"""File names: as they travel, and as they may be written.
+
+What a sender calls a file is text of a stranger's choosing. On the wire it is shortened so that
+1.0 receivers can write it; on arrival it is made a plain, visible, ordinary name.
+
+Source: SPEC.md sections 3 and 8.
+
+Example:
+    >>> from dockercomms.transport.names import safe_filename
+    >>> safe_filename("/etc/.bashrc")
+    '_.bashrc'
+    >>> safe_filename("report.pdf")
+    'report.pdf'
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+
+from dockercomms.protocol import MAX_FILENAME_BYTES
+
+MAX_DISK_NAME_BYTES = 255
+"""What common file systems hold in one name."""
+MAX_FULL_NAME_BYTES = 1024
+"""What is kept of a name that is too long for the wire, in an annotation of its own."""
+NAMELESS = "file"
+"""What a file is called whose name has nothing usable in it (1.0 does the same)."""
+REPLACEMENT = "_"
+
+_MAX_EXTENSION_BYTES = 32
+"""A longer ending is no file type, and is cut like the rest."""
+_JOINERS = "\u200c\u200d"
+"""Format characters that words of several scripts, and emoji, need."""
+_WINDOWS_CHARACTERS = frozenset('<>:"|?*')
+_RESERVED = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])"
+    r" *(?:\..*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Device names of Windows, which open a device with any extension and in any folder."""
+
+
+def wire_filename(name: str) -> tuple[str, str | None]:
+    """Return `name` as it travels, and whole where it had to be shortened, else None.
+
+    The first is at most 237 bytes of UTF-8: a 1.0 receiver adds 18, and one name above 255
+    stops its whole inbox. NUL and what is not Unicode is replaced. The second is cut at
+    `MAX_FULL_NAME_BYTES`.
+    """
+    name = _unicode(name).replace("\0", REPLACEMENT)
+    short = shorten(name, MAX_FILENAME_BYTES)
+    return short, None if short == name else shorten(name, MAX_FULL_NAME_BYTES)
+
+
+def safe_filename(name: str, *, windows: bool = os.name == "nt") -> str:
+    """Return the name under which a file that its sender calls `name` may be written.
+
+    The last component of a path; control, bidi and other invisible characters, backslashes,
+    and on Windows its own, replaced; spaces around it and dots after it removed; a leading dot
+    made visible; a device name of Windows made an ordinary one; at most 255 bytes; never empty.
+    """
+    name = safe_component(name.rstrip("/").rpartition("/")[2], windows=windows)
+    return _fit(REPLACEMENT + name) if name.startswith(".") else name
+
+
+def safe_component(name: str, *, windows: bool = os.name == "nt") -> str:
+    """Return `name` as one component of a path inside a folder, where leading dots may stay.
+
+    As `safe_filename` otherwise.
+    """
+    characters = (
+        REPLACEMENT if _is_unsafe(character, windows=windows) else character
+        for character in _unicode(name)
+    )
+    name = "".join(characters).strip().rstrip(". ")
+    if _RESERVED.fullmatch(name):
+        name = REPLACEMENT + name
+    return _fit(name) or NAMELESS
+
+
+def shorten(name: str, limit_bytes: int) -> str:
+    """Return `name` cut to at most `limit_bytes` of UTF-8, its extension kept where it is short."""
+    if len(name.encode("utf-8")) <= limit_bytes:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    ending = dot + extension
+    if not stem or len(ending.encode("utf-8")) > min(_MAX_EXTENSION_BYTES, limit_bytes - 1):
+        stem, ending = name, ""
+    room = limit_bytes - len(ending.encode("utf-8"))
+    return stem.encode("utf-8")[:room].decode("utf-8", "ignore") + ending
+
+
+def collision_key(path: str) -> str:
+    """Return what is equal for paths that some file system takes for the same."""
+    folded = unicodedata.normalize("NFC", path).casefold()
+    return unicodedata.normalize("NFC", folded)
+
+
+def _fit(name: str) -> str:
+    return shorten(name, MAX_DISK_NAME_BYTES).rstrip(". ")
+
+
+def _is_unsafe(character: str, *, windows: bool) -> bool:
+    """Return whether a character hides, reorders or separates."""
+    if character in "/\\" or (windows and character in _WINDOWS_CHARACTERS):
+        return True
+    return character not in _JOINERS and unicodedata.category(character) in {
+        "Cc", "Cf", "Cs", "Zl", "Zp",
+    }  # fmt: skip
+
+
+def _unicode(name: str) -> str:
+    """Return `name` with what has no UTF-8 form (bytes of no encoding) replaced."""
+    return name.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,350 @@
+"""What is sent: a file, several, a folder, standard input or another pipe, a note.
+
+All of them are a stream of bytes with a name, and know whether they can be read again, how long
+they are, and whether they held still.
+
+Source: SPEC.md section 3.
+
+Example:
+    >>> from dockercomms.transport.payload import payload_of
+    >>> payload = payload_of([], text="hello")
+    >>> payload.filename, payload.total_bytes, payload.open().read()
+    ('note.txt', 5, b'hello')
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+
+from dockercomms.errors import LocalIOError, UsageError
+from dockercomms.platforms import local_errors
+from dockercomms.protocol import CONTENT_TYPE_FILES_TAR, NOTE_FILENAME
+from dockercomms.transport.files import (
+    FilesPlan,
+    Identity,
+    changed,
+    check_unchanged,
+    identity_of,
+    open_unchanged,
+    pack_files,
+    plan_files,
+)
+from dockercomms.transport.names import MAX_FULL_NAME_BYTES
+from dockercomms.transport.names import safe_filename as safe_filename  # noqa: PLC0414 - public
+from dockercomms.transport.names import wire_filename as wire_filename  # noqa: PLC0414 - public
+from dockercomms.transport.unpacking import unpack_files as unpack_files  # noqa: PLC0414 - public
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+STDIN = "-"
+TAR_SUFFIX = ".tar"
+SEVERAL_NAME = "files"
+"""What the tar of several files is called."""
+CONTENT_TYPE_TEXT = "text/plain; charset=utf-8"
+
+
+class Payload(Protocol):
+    """A stream of bytes to be sent."""
+
+    @property
+    def filename(self) -> str:
+        """What the receiver's file is called; shorten it for the wire with `wire_filename`."""
+        ...
+
+    @property
+    def content_type(self) -> str | None:
+        """What the bytes are, where that is known."""
+        ...
+
+    @property
+    def files_count(self) -> int | None:
+        """How many files a tar of files holds; None for everything else."""
+        ...
+
+    @property
+    def total_bytes(self) -> int | None:
+        """How many bytes there are; None where only reading tells."""
+        ...
+
+    @property
+    def source_id(self) -> str | None:
+        """Equal for two payloads of the same unchanged source; None if it cannot be read again."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """Return the bytes from their start; the caller closes it.
+
+        Raises:
+            LocalIOError: it cannot be read, has changed, or was a pipe that was read already.
+        """
+        ...
+
+    def check_unchanged(self) -> None:
+        """Check, after reading, that what was read is what is there.
+
+        Raises:
+            LocalIOError: a file changed in between.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FilePayload:
+    """One regular file."""
+
+    path: Path
+    filename: str
+    identity: Identity
+    content_type: None = None
+    files_count: None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """The size when it was first looked at."""
+        return self.identity[2]
+
+    @property
+    def source_id(self) -> str:
+        """Made of path, name and what changes when the file does."""
+        return _source_id("file", os.path.abspath(self.path), self.filename, self.identity)  # noqa: PTH100 - no resolving of links
+
+    def open(self) -> BinaryIO:
+        """Open the file, which must still be the same."""
+        return open_unchanged(self.path, self.identity, follow=True)
+
+    def check_unchanged(self) -> None:
+        """Check that the file is still the same."""
+        with local_errors(str(self.path)):
+            status = self.path.stat()
+        if identity_of(status) != self.identity:
+            raise changed(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class FilesPayload:
+    """Several files or a folder, as one tar."""
+
+    plan: FilesPlan
+    filename: str
+    total_bytes: int
+    content_type: str = CONTENT_TYPE_FILES_TAR
+
+    @property
+    def files_count(self) -> int:
+        """How many files and links there are."""
+        return self.plan.files_count
+
+    @property
+    def source_id(self) -> str:
+        """Made of all paths and what changes when the files do."""
+        entries = [
+            (entry.member.path, entry.member.mtime, os.path.abspath(entry.source), entry.identity)  # noqa: PTH100 - no resolving of links
+            for entry in self.plan.entries
+        ]
+        return _source_id("files", self.filename, entries)
+
+    def open(self) -> BinaryIO:
+        """Return the tar, made while it is read."""
+        return cast("BinaryIO", io.BufferedReader(_PieceReader(pack_files(self.plan))))
+
+    def check_unchanged(self) -> None:
+        """Check that all files are still the same."""
+        check_unchanged(self.plan)
+
+
+@dataclass(frozen=True, slots=True)
+class NotePayload:
+    """A text without a file."""
+
+    data: bytes
+    filename: str = NOTE_FILENAME
+    content_type: str = CONTENT_TYPE_TEXT
+    files_count: None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """The length of the text in UTF-8."""
+        return len(self.data)
+
+    @property
+    def source_id(self) -> str:
+        """Made of the text itself."""
+        return _source_id("note", self.filename, hashlib.sha256(self.data).hexdigest())
+
+    def open(self) -> BinaryIO:
+        """Return the text in UTF-8."""
+        return io.BytesIO(self.data)
+
+    def check_unchanged(self) -> None:
+        """Do nothing: it cannot change."""
+
+
+@dataclass(slots=True)
+class StreamPayload:
+    """Standard input or another pipe: read once, of unknown length."""
+
+    stream: BinaryIO | Path
+    """What to read; a path is opened when it is read, which waits for a writer."""
+    filename: str
+    content_type: None = None
+    files_count: None = None
+    total_bytes: None = None
+    source_id: None = None
+    _read: bool = field(default=False, init=False)
+
+    def open(self) -> BinaryIO:
+        """Return the stream, once."""
+        if self._read:
+            raise LocalIOError(
+                f"{self.filename}: a stream cannot be read a second time",
+                hint="save it to a file and send that",
+            )
+        self._read = True
+        if isinstance(self.stream, Path):
+            with local_errors(str(self.stream)):
+                return self.stream.open("rb", buffering=0)
+        return cast("BinaryIO", _Borrowed(self.stream))
+
+    def check_unchanged(self) -> None:
+        """Do nothing: what was read is what there was."""
+
+
+def payload_of(
+    paths: Sequence[Path],
+    *,
+    name: str | None = None,
+    stdin: BinaryIO | None = None,
+    text: str | None = None,
+    keep_mtime: bool = False,
+) -> Payload:
+    """Return what the arguments of a send mean.
+
+    One regular file is itself; a folder, or several paths, are a tar; `-` is `stdin` and a pipe
+    is a stream, and both need a name; no path but a text is a note.
+
+    Args:
+        paths: What to send.
+        name: What it is called instead of its own name; a tar's gets `.tar` if it has not.
+        stdin: What `-` stands for.
+        text: The note; only looked at without a path.
+        keep_mtime: Keep the times of the files in a tar, in whole seconds.
+
+    Raises:
+        UsageError: nothing to send, no name where one is needed, or what cannot be sent.
+        LimitError: too many files, or too deep.
+        LocalIOError: something is not there or cannot be read.
+    """
+    _check_name(name)
+    if not paths:
+        if text is None:
+            raise UsageError("nothing to send", hint="name a file or folder, or give --text")
+        return NotePayload(text.encode("utf-8", "replace"), name or NOTE_FILENAME)
+    if len(paths) > 1:
+        if any(str(path) == STDIN for path in paths):
+            raise UsageError("- (standard input) is sent alone")
+        return _files(paths, name or SEVERAL_NAME, keep_mtime=keep_mtime)
+    return _one(paths[0], name, stdin, keep_mtime=keep_mtime)
+
+
+def _one(path: Path, name: str | None, stdin: BinaryIO | None, *, keep_mtime: bool) -> Payload:
+    if str(path) == STDIN:
+        if stdin is None:
+            raise UsageError("- stands for standard input, and there is none")
+        return StreamPayload(stdin, _needed_name(name, "standard input"))
+    with local_errors(str(path)):
+        status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        own = os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119 - no resolving of links
+        return _files([path], name or own or SEVERAL_NAME, keep_mtime=keep_mtime)
+    if stat.S_ISREG(status.st_mode):
+        payload = FilePayload(path, name or path.name, identity_of(status))
+        payload.open().close()  # say now, and not after a login, that it cannot be read
+        return payload
+    if stat.S_ISFIFO(status.st_mode):
+        return StreamPayload(path, _needed_name(name, str(path)))
+    raise UsageError(
+        f"{path}: neither file, folder nor pipe",
+        hint="read it with another program, and send its output: ... | dockercomms send - --name N",
+    )
+
+
+def _files(paths: Sequence[Path], name: str, *, keep_mtime: bool) -> FilesPayload:
+    plan = plan_files(paths, keep_mtime=keep_mtime)
+    return FilesPayload(
+        plan, name if name.endswith(TAR_SUFFIX) else name + TAR_SUFFIX, plan.total_bytes
+    )
+
+
+def _check_name(name: str | None) -> None:
+    if name is None:
+        return
+    if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\0"):
+        raise UsageError(f"name {name!r:.100}: a file name expected, not a path")
+    if len(name.encode("utf-8", "replace")) > MAX_FULL_NAME_BYTES:
+        raise UsageError(f"name of {len(name)} characters: at most {MAX_FULL_NAME_BYTES} bytes")
+
+
+def _needed_name(name: str | None, what: str) -> str:
+    if name is None:
+        raise UsageError(f"{what}: a name for the receiver's file is needed", hint="give --name")
+    return name
+
+
+def _source_id(*values: object) -> str:
+    text = json.dumps(values, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+class _PieceReader(io.RawIOBase):
+    """A generator of byte strings as a readable stream."""
+
+    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+        super().__init__()
+        self._pieces = pieces
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with memoryview(buffer).cast("B") as room:
+            while not self._piece:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return 0
+                self._piece = memoryview(piece)
+            count = min(len(room), len(self._piece))
+            room[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
+        return count
+
+    def close(self) -> None:
+        """Close the file that is being read, too."""
+        self._pieces.close()
+        super().close()
+
+
+class _Borrowed(io.RawIOBase):
+    """Somebody else's stream, which closing this one leaves open."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with memoryview(buffer).cast("B") as room, local_errors("standard input"):
+            data = self._stream.read(len(room))
+            room[: len(data)] = data
+        return len(data)

@@ -1,0 +1,222 @@
+"""The payload of a message, pulled from its layers: several at once, in bounded memory.
+
+    descriptor -- get --> layer -- decode --> pieces -- write at their place --> payload
+
+Each layer passes through one thread from end to end; the payload's own digest is computed in the
+caller's thread, in order, behind the chunks that have arrived.
+
+Source: SPEC.md sections 4 and 8. An example is in `dockercomms.transport.transfer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
+from typing import BinaryIO
+
+from dockercomms.errors import IntegrityError, LocalIOError, ProtocolError
+from dockercomms.manifest import ChunkLayer, Message
+from dockercomms.oci.interface import Reader
+from dockercomms.oci.model import ByteStream, Descriptor, Digest
+from dockercomms.platforms import local_errors
+from dockercomms.transport.chunks import join, write_all
+from dockercomms.transport.journal import DEFAULT_CONCURRENCY, Progress, ProgressEvent
+from dockercomms.transport.layer import decode
+from dockercomms.transport.pieces import PIECE_BYTES
+from dockercomms.transport.window import Stop, run_window
+
+
+def pull_payload(
+    registry: Reader,
+    repository: str,
+    message: Message,
+    sink: BinaryIO,
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    progress: Progress | None = None,
+) -> None:
+    """Write the payload of a message into `sink`, and prove that it is what was announced.
+
+    `sink` is an empty file, open for writing and reading, at its start. Nothing in it may be
+    used before this has returned. Memory is bounded whatever the message says.
+
+    Args:
+        registry: The store.
+        repository: Where in it.
+        message: What to fetch; its manifest has been checked.
+        sink: Where to write.
+        concurrency: How many chunks are under way at once; messages of 1.0 do not say where a
+            chunk belongs before those in front of it are known, so theirs come one by one.
+        progress: Called for each chunk that has arrived.
+
+    Raises:
+        IntegrityError: the store gave other bytes than were asked for; another try may help.
+        ProtocolError: the bytes are what the manifest names, but break a rule or contradict it;
+            no other try can help.
+        NotFoundError: a chunk is missing in the store.
+        LocalIOError: `sink` cannot be written, or does not keep what is written.
+    """
+    puller = _Puller(registry, repository, message, Stop())
+    expected = message.header.payload_digest
+    if any(chunk.chunk_bytes is None for chunk in message.chunks):
+        digest = _pull_in_order(puller, sink, progress)
+    else:
+        digest = _pull_at_once(puller, _Places(sink), concurrency, progress)
+        if expected not in (None, digest) and _digest_in_order(puller) == expected:
+            raise LocalIOError("payload: what was written is not what is read back")
+    if expected not in (None, digest):
+        raise ProtocolError(f"payload: {expected} announced, {digest} received")
+
+
+@dataclass(frozen=True, slots=True)
+class _Puller:
+    """Gives the payload bytes of one chunk at a time; used by several threads."""
+
+    registry: Reader
+    repository: str
+    message: Message
+    stop: Stop
+
+    def pieces(self, chunk: ChunkLayer) -> Iterator[bytes]:
+        """Yield the payload bytes of a chunk.
+
+        Where they break a rule, the rest of the layer is read all the same: only bytes that
+        are proven to be the layer's own may condemn the message.
+        """
+        header = self.message.header
+        with self._open(chunk.descriptor) as layer:
+            try:
+                yield from decode(
+                    _Stoppable(layer, self.stop),
+                    header.compression,
+                    chunk.index,
+                    limit=chunk.bound(header),
+                    exact=chunk.chunk_bytes is not None,
+                )
+            except IntegrityError:
+                raise
+            except ProtocolError:
+                while layer.read(PIECE_BYTES):
+                    self.stop.check()
+                raise
+
+    def _open(self, layer: Descriptor) -> AbstractContextManager[ByteStream]:
+        """Return the layer from the manifest itself, where it is, else from the store."""
+        try:
+            data = layer.inline()
+        except IntegrityError as error:  # the manifest contradicts itself, so for ever
+            raise ProtocolError(str(error)) from error
+        if data is not None:
+            return io.BytesIO(data)
+        return self.registry.get_blob(self.repository, layer.digest, size=layer.size)
+
+    def pull(self, chunk: ChunkLayer, places: _Places, offset: int) -> None:
+        """Write the payload bytes of a chunk to their place."""
+        self.stop.check()
+        for piece in self.pieces(chunk):
+            places.write(offset, piece)
+            offset += len(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stoppable:
+    """A stream that refuses to be read on when another chunk has failed."""
+
+    stream: ByteStream
+    stop: Stop
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes."""
+        self.stop.check()
+        return self.stream.read(size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """A file that several threads write into, each at its own place."""
+
+    sink: BinaryIO
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self, offset: int, piece: bytes) -> None:
+        """Write all of `piece` at `offset`."""
+        with self.lock, local_errors("payload"):
+            self.sink.seek(offset)
+            write_all(self.sink, piece)
+
+    def read(self, offset: int, size: int) -> Iterator[bytes]:
+        """Yield the `size` bytes at `offset`."""
+        while size:
+            with self.lock, local_errors("payload"):
+                self.sink.seek(offset)
+                piece = self.sink.read(min(size, PIECE_BYTES))
+            if not piece:
+                raise LocalIOError("payload: what was written cannot be read back")
+            yield piece
+            offset += len(piece)
+            size -= len(piece)
+
+
+def _pull_at_once(
+    puller: _Puller, places: _Places, concurrency: int, progress: Progress | None
+) -> Digest:
+    """Pull chunks whose places are known; hash the payload behind them, in order."""
+    chunks = puller.message.chunks
+    offsets = [0, *accumulate(chunk.chunk_bytes or 0 for chunk in chunks)]
+    tasks = (partial(puller.pull, chunk, places, offsets[chunk.index]) for chunk in chunks)
+    hashed = hashlib.sha256()
+    arrived: set[int] = set()
+    done = following = 0
+    for index, _ in run_window(tasks, concurrency=concurrency, stop=puller.stop):
+        arrived.add(index)
+        done += offsets[index + 1] - offsets[index]
+        _tell(progress, puller.message, done, index)
+        while following in arrived:
+            for piece in places.read(offsets[following], chunks[following].chunk_bytes or 0):
+                hashed.update(piece)
+            following += 1
+    return Digest(f"sha256:{hashed.hexdigest()}")
+
+
+def _pull_in_order(puller: _Puller, sink: BinaryIO, progress: Progress | None) -> Digest:
+    """Pull chunks of which each one's place is known only when the one before is there."""
+    header = puller.message.header
+
+    def pieces() -> Iterator[bytes]:
+        done = 0
+        for chunk in puller.message.chunks:
+            for piece in puller.pieces(chunk):
+                done += len(piece)
+                if done > header.total_bytes:
+                    raise ProtocolError(
+                        f"payload: {header.total_bytes} bytes announced, more received"
+                    )
+                yield piece
+            _tell(progress, puller.message, done, chunk.index)
+
+    with local_errors("payload"):
+        total, digest = join(pieces(), sink)
+    if total != header.total_bytes:
+        raise ProtocolError(f"payload: {header.total_bytes} bytes announced, {total} received")
+    return digest
+
+
+def _digest_in_order(puller: _Puller) -> Digest:
+    """Return the payload's digest without the file between: who is to blame, it or the sender."""
+    hashed = hashlib.sha256()
+    for chunk in puller.message.chunks:
+        for piece in puller.pieces(chunk):
+            hashed.update(piece)
+    return Digest(f"sha256:{hashed.hexdigest()}")
+
+
+def _tell(progress: Progress | None, message: Message, done: int, chunk: int) -> None:
+    if progress is not None:
+        total = message.header.total_bytes
+        progress(ProgressEvent(done_bytes=done, total_bytes=total, chunk=chunk, reused=False))

@@ -1,0 +1,284 @@
+"""A payload pushed as layers: several at once, in bounded memory, each of them once.
+
+    payload -- split --> chunk -- encode --> layer -- push --> descriptor
+
+Each chunk passes through one thread from end to end; the payload's own digest is computed in the
+caller's thread, in order. At most `concurrency` chunks are under way, and one is read ahead.
+
+Source: SPEC.md sections 4 and 6. An example is in `dockercomms.transport.transfer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO, Literal, cast
+
+from dockercomms.errors import LocalIOError, NotFoundError
+from dockercomms.oci.interface import Registry
+from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.platforms import Clock, local_errors
+from dockercomms.protocol import (
+    BLOB_CONFIRMED_SECONDS,
+    CHUNK_INDEX,
+    CHUNK_MEDIA_TYPES,
+    CHUNK_SIZE,
+    Compression,
+)
+from dockercomms.transport.chunks import Chunk, choose_chunk_bytes, split
+from dockercomms.transport.journal import (
+    DEFAULT_CONCURRENCY,
+    Journal,
+    NullJournal,
+    Progress,
+    ProgressEvent,
+)
+from dockercomms.transport.layer import Layer, encode
+from dockercomms.transport.payload import Payload
+from dockercomms.transport.pieces import PieceStream
+from dockercomms.transport.window import Stop, run_window
+
+Compress = Literal["auto", "zstd", "gzip"]
+ASK_FIRST_BYTES = 65_535
+"""A layer up to this size is cheaper to send again than to ask for (one request, not three)."""
+_COMPRESSIONS: dict[Compress, Compression] = {"auto": "zstd", "zstd": "zstd", "gzip": "gzip"}
+"""zstd adapts by itself: what does not shrink becomes raw blocks, at 2 GB/s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """What a message has to say about a payload whose layers are in the store."""
+
+    layers: tuple[Descriptor, ...]
+    """In order, with their index and payload bytes as annotations."""
+    payload_digest: Digest
+    total_bytes: int
+    chunk_bytes: int
+    """The most payload bytes in a chunk."""
+    compression: Compression
+    reused_chunks: int
+
+
+def push_payload(
+    registry: Registry,
+    repository: str,
+    payload: Payload,
+    *,
+    compress: Compress = "auto",
+    chunk_bytes: int | None = None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> Pushed:
+    """Push a payload's chunks; nobody can see them before a manifest names them.
+
+    The payload is read once, from its start to its end. In memory are at most `concurrency`
+    chunks, or the layers made of them, and one chunk more.
+
+    Args:
+        registry: The store.
+        repository: Where in it.
+        payload: What to send.
+        compress: How; "auto" is zstd.
+        chunk_bytes: The size of the chunks, if not chosen by the payload's.
+        concurrency: How many chunks are under way at once.
+        journal: What an earlier run of the same send got done.
+        progress: Called for each chunk that has arrived.
+
+    Raises:
+        LocalIOError: the payload cannot be read, or changed meanwhile.
+        LimitError: it is too large, or too large for such chunks.
+        RegistryError, NetworkError: the store does not take it.
+    """
+    size = choose_chunk_bytes(payload.total_bytes, chunk_bytes)
+    compression = _COMPRESSIONS[compress]
+    stop = Stop()
+    pusher = _Pusher(registry, repository, compression, journal or NullJournal(), stop)
+    reading = _Reading()
+    results: dict[int, _PushedChunk] = {}
+    done = 0
+    with payload.open() as stream:
+        tasks = (
+            partial(pusher.push, index, chunk)
+            for index, chunk in enumerate(reading.chunks(stream, size, payload.filename))
+        )
+        for index, result in run_window(tasks, concurrency=concurrency, stop=stop):
+            results[index] = result
+            done += result.chunk_bytes
+            if progress is not None:
+                progress(
+                    ProgressEvent(
+                        done_bytes=done,
+                        total_bytes=payload.total_bytes,
+                        chunk=index,
+                        reused=result.reused,
+                    )
+                )
+    payload.check_unchanged()
+    if payload.total_bytes not in (None, reading.total_bytes):
+        raise LocalIOError(
+            f"{payload.filename}: {payload.total_bytes} bytes expected, {reading.total_bytes} read;"
+            " it changed while it was sent"
+        )
+    return Pushed(
+        layers=tuple(results[index].layer for index in range(len(results))),
+        payload_digest=reading.digest(),
+        total_bytes=reading.total_bytes,
+        chunk_bytes=min(size, reading.total_bytes),
+        compression=compression,
+        reused_chunks=sum(result.reused for result in results.values()),
+    )
+
+
+class _Reading:
+    """Counts and hashes the payload while it is read."""
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self._hash = hashlib.sha256()
+
+    def chunks(self, stream: BinaryIO, chunk_bytes: int, what: str) -> Iterator[Chunk]:
+        """Yield the chunks of `stream`."""
+        chunks = split(stream, chunk_bytes)
+        while True:
+            with local_errors(what):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            for piece in chunk.pieces:
+                self._hash.update(piece)
+            self.total_bytes += chunk.size
+            yield chunk
+
+    def digest(self) -> Digest:
+        """Return the digest of all that was read."""
+        return Digest(f"sha256:{self._hash.hexdigest()}")
+
+
+@dataclass(frozen=True, slots=True)
+class _PushedChunk:
+    layer: Descriptor
+    chunk_bytes: int
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Pusher:
+    """Brings one chunk at a time into the store; used by several threads."""
+
+    registry: Registry
+    repository: str
+    compression: Compression
+    journal: Journal
+    stop: Stop
+
+    def push(self, index: int, chunk: Chunk) -> _PushedChunk:
+        """Make sure that the store has the layer of `chunk`, which is used up."""
+        self.stop.check()
+        recorded = self.journal.chunk(index)
+        if recorded is not None and self._fits(recorded, index, chunk) and self.has(recorded):
+            return _PushedChunk(recorded, chunk.size, reused=True)
+        layer = encode(chunk, index, self.compression)
+        descriptor = Descriptor(
+            media_type=CHUNK_MEDIA_TYPES[self.compression],
+            digest=layer.digest,
+            size=layer.size,
+            annotations={CHUNK_INDEX: str(index), CHUNK_SIZE: str(chunk.size)},
+        )
+        ask = layer.size > ASK_FIRST_BYTES or self.journal.known(layer.digest) is not None
+        reused = ask and self.has(descriptor)
+        if not reused:
+            self.send(descriptor, layer)
+        self.journal.record_chunk(index, descriptor)
+        return _PushedChunk(descriptor, chunk.size, reused=reused)
+
+    def send(self, descriptor: Descriptor, layer: Layer) -> None:
+        """Push a layer, and note that it is there."""
+        self.stop.check()
+
+        def source() -> BinaryIO:
+            return cast("BinaryIO", PieceStream(layer.pieces, self.stop.check))
+
+        self.registry.push_blob(self.repository, descriptor, source)
+        # A store may keep `source` in a cycle of its own, until the collector comes by.
+        layer.let_go()
+        self.journal.confirm(descriptor.digest)
+
+    def _fits(self, recorded: Descriptor, index: int, chunk: Chunk) -> bool:
+        """Return whether a recorded layer is what this run would make of the chunk."""
+        return recorded.media_type == CHUNK_MEDIA_TYPES[self.compression] and (
+            recorded.annotations.get(CHUNK_INDEX),
+            recorded.annotations.get(CHUNK_SIZE),
+        ) == (str(index), str(chunk.size))
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Return whether the store has this blob, in this size."""
+        self.stop.check()
+        try:
+            there = self.registry.resolve_blob(self.repository, descriptor.digest)
+        except NotFoundError:
+            return False
+        if there.size != descriptor.size:
+            return False
+        self.journal.confirm(descriptor.digest)
+        return True
+
+
+def confirm_blobs(
+    registry: Registry,
+    repository: str,
+    payload: Payload,
+    pushed: Pushed,
+    *,
+    journal: Journal,
+    clock: Clock,
+    concurrency: int = DEFAULT_CONCURRENCY,
+) -> int:
+    """Make sure that the store has every layer, just before a manifest names them.
+
+    Registries collect blobs that no manifest names. Each one that was not confirmed in the last
+    ten minutes is asked for, and made again from the payload where it is gone.
+
+    Returns:
+        How many had to be pushed again.
+
+    Raises:
+        LocalIOError: the payload is needed again and has changed, or was a stream.
+    """
+    stop = Stop()
+    pusher = _Pusher(registry, repository, pushed.compression, journal, stop)
+    now = clock.now().timestamp()
+    stale = [
+        layer
+        for layer in pushed.layers
+        if now - (journal.known(layer.digest) or 0) > BLOB_CONFIRMED_SECONDS
+    ]
+    tasks = (partial(pusher.has, layer) for layer in stale)
+    gone = [
+        stale[number]
+        for number, there in run_window(tasks, concurrency=concurrency, stop=stop)
+        if not there
+    ]
+    if gone:
+        _push_again(pusher, payload, pushed, {layer.digest for layer in gone})
+    return len(gone)
+
+
+def _push_again(pusher: _Pusher, payload: Payload, pushed: Pushed, gone: set[Digest]) -> None:
+    """Make the layers `gone` from the payload once more; rare, so one after another."""
+    with payload.open() as stream:
+        for index, layer in enumerate(pushed.layers):
+            with local_errors(payload.filename):
+                chunk = next(split(stream, max(1, int(layer.annotations[CHUNK_SIZE]))))
+            if layer.digest not in gone:
+                continue
+            again = encode(chunk, index, pushed.compression)
+            if again.digest != layer.digest:
+                raise LocalIOError(
+                    f"{payload.filename}: chunk {index} is not what it was when it was sent",
+                    hint="send it again with --again",
+                )
+            pusher.send(layer, again)
+    payload.check_unchanged()

@@ -1,0 +1,88 @@
+"""Work in several threads at once, never more than a window ahead.
+
+Example:
+    >>> from dockercomms.transport.window import Stop, run_window
+    >>> tasks = (lambda n=n: n * n for n in range(4))
+    >>> sorted(run_window(tasks, concurrency=2, stop=Stop()))
+    [(0, 0), (1, 1), (2, 4), (3, 9)]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Stop:
+    """A flag that work in progress looks at: set when another part of it has failed."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Ask all work to end."""
+        self._event.set()
+
+    def check(self) -> None:
+        """Do nothing, or end this piece of work.
+
+        Raises:
+            CancelledError: the flag is set. `run_window` shows the failure that set it instead.
+        """
+        if self._event.is_set():
+            raise CancelledError
+
+
+@contextlib.contextmanager
+def workers(concurrency: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that have ended when the block has, unless the user interrupts it.
+
+    Ctrl-C waits for nobody: a thread may hang in a request for a minute, and nothing that threads
+    do may be needed for what is on disk to be right. They end by themselves, or with the process.
+    """
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="dockercomms")
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def run_window(
+    tasks: Iterable[Callable[[], T]], *, concurrency: int, stop: Stop
+) -> Iterator[tuple[int, T]]:
+    """Yield the number and result of each task, as they end; the first failure ends all.
+
+    A task is taken from `tasks`, in the caller's thread, when at most `concurrency` others are
+    running, so one waits while those run. Nothing is running any more when this has ended, by
+    whatever way but Ctrl-C: what still ran was asked to by `stop`.
+    """
+    pending: dict[Future[T], int] = {}
+    with workers(concurrency) as pool:
+        try:
+            for number, task in enumerate(tasks):
+                while len(pending) >= concurrency:
+                    yield from _finished(pending)
+                pending[pool.submit(task)] = number
+                del task  # what it holds is let go as soon as it has run
+            while pending:
+                yield from _finished(pending)
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _finished(pending: dict[Future[T], int]) -> Iterator[tuple[int, T]]:
+    """Wait for one or more tasks, and yield them."""
+    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+    for future in sorted(done, key=pending.__getitem__):
+        yield pending.pop(future), future.result()

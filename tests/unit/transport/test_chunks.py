@@ -1,0 +1,137 @@
+"""Splitting and joining."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pytest
+
+from dockercomms.errors import LimitError, UsageError
+from dockercomms.protocol import MAX_CHUNKS, MAX_TOTAL_BYTES
+from dockercomms.transport.chunks import (
+    Chunk,
+    choose_chunk_bytes,
+    join,
+    least_chunk_bytes,
+    split,
+    write_all,
+)
+from dockercomms.transport.pieces import PIECE_BYTES
+
+MIB = 2**20
+
+
+def parts(stream, chunk_bytes):
+    return [b"".join(chunk.take()) for chunk in split(stream, chunk_bytes)]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b"", [b""]), (b"a", [b"a"]), (b"abc", [b"abc"]), (b"abcd", [b"abc", b"d"]),
+     (b"abcdef", [b"abc", b"def"])],
+)  # fmt: skip
+def test_split_gives_consecutive_chunks_and_never_nothing(data, expected):
+    assert parts(io.BytesIO(data), 3) == expected
+
+
+class Drip(io.RawIOBase):
+    """Gives at most 3 bytes at a time, as a pipe may."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        piece, self.data = self.data[: min(size, 3)], self.data[min(size, 3) :]
+        return piece
+
+
+def test_split_fills_chunks_from_a_stream_that_gives_little():
+    assert parts(Drip(b"abcdefgh"), 5) == [b"abcde", b"fgh"]
+
+
+def test_split_reads_a_chunk_only_when_it_is_asked_for():
+    stream = io.BytesIO(b"abcdef")
+    chunks = split(stream, 2)
+    next(chunks)
+    assert stream.tell() == 2
+
+
+def test_split_makes_pieces_of_one_size():
+    chunk = next(split(io.BytesIO(bytes(2 * PIECE_BYTES + 1)), 10 * PIECE_BYTES))
+    assert [len(piece) for piece in chunk.pieces] == [PIECE_BYTES, PIECE_BYTES, 1]
+    assert chunk.size == 2 * PIECE_BYTES + 1
+
+
+def test_split_ends_at_the_most_chunks():
+    assert len(parts(io.BytesIO(bytes(MAX_CHUNKS)), 1)) == MAX_CHUNKS
+    with pytest.raises(LimitError, match="10000 chunks"):
+        parts(io.BytesIO(bytes(MAX_CHUNKS + 1)), 1)
+
+
+def test_chunk_lets_go_of_its_pieces():
+    chunk = Chunk.of(b"abc")
+    assert list(chunk.take()) == [b"abc"]
+    assert list(chunk.take()) == []
+    assert chunk.size == 3
+
+
+def test_join_writes_in_order_and_tells_the_digest():
+    sink = io.BytesIO()
+    total, digest = join([b"ab", memoryview(b"cd")], sink)
+    assert sink.getvalue() == b"abcd"
+    assert (total, digest) == (4, "sha256:" + hashlib.sha256(b"abcd").hexdigest())
+
+
+class Sips(io.BytesIO):
+    """Takes at most 2 bytes at a time, as an unbuffered file may."""
+
+    def write(self, data, /):
+        return super().write(bytes(data)[:2])
+
+
+def test_write_all_writes_all():
+    sink = Sips()
+    write_all(sink, b"abcde")
+    assert sink.getvalue() == b"abcde"
+
+
+@pytest.mark.parametrize(
+    ("total", "chunk"),
+    [
+        (0, 8 * MIB),
+        (8 * 2**30, 8 * MIB),
+        (8 * 2**30 + 1, 16 * MIB),
+        (16 * MIB * MAX_CHUNKS, 16 * MIB),
+        (16 * MIB * MAX_CHUNKS + 1, 17 * MIB),
+        (MAX_TOTAL_BYTES, 1049 * MIB),
+        (None, 16 * MIB),
+    ],
+)
+def test_chunk_size_follows_from_the_payload(total, chunk):
+    assert choose_chunk_bytes(total) == chunk
+    assert total is None or chunk * MAX_CHUNKS >= total
+
+
+def test_chunk_size_that_is_asked_for_is_taken():
+    assert choose_chunk_bytes(100, 7) == 7
+    assert choose_chunk_bytes(None, 7) == 7
+
+
+def test_chunk_size_must_be_positive():
+    with pytest.raises(UsageError):
+        choose_chunk_bytes(100, 0)
+
+
+def test_chunk_size_that_would_need_too_many_says_which_would_do():
+    with pytest.raises(LimitError) as caught:
+        choose_chunk_bytes(100 * MIB, 1024)
+    assert str(least_chunk_bytes(100 * MIB)) in str(caught.value.hint)
+
+
+def test_payload_above_the_limit_is_refused():
+    with pytest.raises(LimitError):
+        choose_chunk_bytes(MAX_TOTAL_BYTES + 1)

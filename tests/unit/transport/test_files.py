@@ -1,0 +1,316 @@
+"""Files planned, packed, and unpacked again."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dockercomms.errors import LimitError, LocalIOError, ProtocolError, UsageError
+from dockercomms.transport.files import check_unchanged, pack_files, plan_files, unpack_files
+from dockercomms.transport.tar import END, TarMember, write_header
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    root = tmp_path / "tree"
+    (root / "sub").mkdir(parents=True)
+    (root / "a.txt").write_text("hello")
+    (root / "sub" / "b").write_bytes(bytes(2_000_000))
+    (root / "sub" / "link").symlink_to("../a.txt")
+    return root
+
+
+def packed(*paths: Path, **options) -> bytes:
+    return b"".join(pack_files(plan_files(paths, **options)))
+
+
+def names(*paths: Path) -> list[str]:
+    return [entry.member.path for entry in plan_files(paths).entries]
+
+
+def unpacked(data: bytes, folder: Path) -> list[str]:
+    folder.mkdir()
+    return [str(path.relative_to(folder)) for path in unpack_files(io.BytesIO(data), folder)]
+
+
+def test_plan_lists_folders_and_keeps_the_top_name(tree):
+    assert names(tree) == ["tree", "tree/a.txt", "tree/sub", "tree/sub/b", "tree/sub/link"]
+
+
+def test_plan_knows_length_and_count_beforehand(tree):
+    plan = plan_files([tree])
+    assert plan.total_bytes == len(b"".join(pack_files(plan)))
+    assert plan.files_count == 3
+
+
+def test_tar_does_not_depend_on_times_owners_or_order(tree, tmp_path):
+    before = packed(tree)
+    os.utime(tree / "a.txt", (1, 1))
+    os.utime(tree, (2, 2))
+    (tree / "a.txt").chmod(0o600)
+    assert packed(tree) == before
+    assert packed(tree / "a.txt", tree / "sub") == packed(tree / "sub", tree / "a.txt")
+
+
+def test_tar_keeps_whole_seconds_if_asked(tree, tmp_path):
+    os.utime(tree / "a.txt", (1_700_000_000.9, 1_700_000_000.9))
+    os.utime(tree / "sub" / "b", (-5, -5))
+    data = packed(tree, keep_mtime=True)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getmember("tree/a.txt").mtime == 1_700_000_000
+        assert tar.getmember("tree/sub/b").mtime == 0
+    unpacked(data, tmp_path / "out")
+    assert (tmp_path / "out/tree/a.txt").stat().st_mtime == 1_700_000_000
+
+
+def test_tree_comes_back(tree, tmp_path):
+    assert unpacked(packed(tree), tmp_path / "out") == names(tree)
+    out = tmp_path / "out" / "tree"
+    assert (out / "a.txt").read_text() == "hello"
+    assert (out / "sub" / "b").stat().st_size == 2_000_000
+    assert (out / "sub" / "link").read_text() == "hello"
+
+
+def test_several_files_lie_side_by_side(tree):
+    assert names(tree / "sub", tree / "a.txt") == ["a.txt", "sub", "sub/b", "sub/link"]
+
+
+def test_link_the_user_named_is_followed(tree, tmp_path):
+    (tmp_path / "alias").symlink_to(tree / "a.txt")
+    plan = plan_files([tmp_path / "alias", tree / "sub" / "b"])
+    assert plan.entries[0].member.path == "alias"
+    assert plan.entries[0].member.size == 5
+    check_unchanged(plan)
+    assert b"hello" in b"".join(pack_files(plan))
+
+
+def test_folder_named_by_a_dot_has_its_own_name(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    assert names(Path())[0] == "tree"
+    assert names(Path("sub/.."))[0] == "tree"
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../..", "../../x", "../elsewhere"])
+def test_link_out_of_the_tree_is_refused(tree, target):
+    (tree / "bad").symlink_to(target)
+    with pytest.raises(UsageError, match="not among what is sent"):
+        plan_files([tree])
+
+
+def test_link_to_another_named_folder_stays_inside(tree, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "l").symlink_to("../tree/a.txt")
+    assert "other/l" in names(other, tree)
+    with pytest.raises(UsageError):
+        plan_files([other])
+
+
+def test_socket_and_pipe_are_refused(tree):
+    os.mkfifo(tree / "pipe")
+    with pytest.raises(UsageError, match="neither file, folder nor symbolic link"):
+        plan_files([tree])
+    (tree / "pipe").unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tree / "s"))
+        with pytest.raises(UsageError, match="neither file"):
+            plan_files([tree])
+
+
+def test_device_is_refused():
+    with pytest.raises(UsageError):
+        plan_files([Path("/dev/null")])
+
+
+def test_name_that_is_not_utf_8_is_refused(tree):
+    try:
+        os.close(os.open(os.fsencode(tree) + b"/\xff", os.O_CREAT | os.O_WRONLY))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        plan_files([tree])
+
+
+def test_link_to_a_name_that_is_not_utf_8_is_refused(tree):
+    try:
+        os.symlink(b"\xff", os.fsencode(tree / "l"))
+    except OSError:
+        pytest.skip("this file system takes no such target")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        plan_files([tree])
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "A"), ("\u00e9", "e\u0301"), ("ß", "ss")])
+def test_names_that_some_system_takes_for_the_same_are_refused(tree, one, other):
+    (tree / one).write_text("1")
+    (tree / other).write_text("2")
+    if len(os.listdir(tree)) < 4:
+        pytest.skip("this file system takes the two names for one")
+    with pytest.raises(UsageError, match="same name on some systems"):
+        plan_files([tree])
+
+
+def test_two_files_of_one_name_are_refused(tree, tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UsageError):
+        plan_files([tree / "a.txt", tmp_path / "a.txt"])
+
+
+def test_missing_and_unreadable_are_told_apart_from_nothing(tree):
+    with pytest.raises(LocalIOError, match="missing"):
+        plan_files([tree / "missing"])
+
+
+def test_too_deep_is_refused(tmp_path):
+    deepest = tmp_path / "top"
+    for _ in range(63):
+        deepest /= "d"
+    deepest.mkdir(parents=True)
+    assert len(plan_files([tmp_path / "top"]).entries) == 64
+    (deepest / "more").mkdir()
+    with pytest.raises(LimitError, match="64 folders deep"):
+        plan_files([tmp_path / "top"])
+
+
+def test_too_long_a_path_is_refused(tmp_path):
+    long = tmp_path / "top"
+    for _ in range(4):
+        long /= "d" * 250
+    long.mkdir(parents=True)
+    assert plan_files([tmp_path / "top"])
+    (long / ("f" * 16)).write_text("")
+    assert plan_files([tmp_path / "top"])
+    (long / ("f" * 17)).write_text("")
+    with pytest.raises(LimitError, match="1025 bytes"):
+        plan_files([tmp_path / "top"])
+
+
+def test_too_many_are_refused(tree):
+    assert plan_files([tree], max_entries=5)
+    with pytest.raises(LimitError, match="more than 4"):
+        plan_files([tree], max_entries=4)
+
+
+def grow(tree: Path) -> None:
+    (tree / "a.txt").write_text("hello, world")
+
+
+def shrink(tree: Path) -> None:
+    (tree / "a.txt").write_text("")
+
+
+def remove(tree: Path) -> None:
+    (tree / "a.txt").unlink()
+
+
+def add(tree: Path) -> None:
+    (tree / "sub" / "new").write_text("")
+
+
+def swap(tree: Path) -> None:
+    (tree / "a.txt").unlink()
+    (tree / "a.txt").symlink_to("sub/b")
+
+
+def to_pipe(tree: Path) -> None:
+    (tree / "a.txt").unlink()
+    os.mkfifo(tree / "a.txt")
+
+
+@pytest.mark.parametrize("change", [grow, shrink, remove, add, swap, to_pipe])
+def test_tree_that_changes_is_noticed(tree, change):
+    plan = plan_files([tree])
+    change(tree)
+    with pytest.raises(LocalIOError):
+        check_unchanged(plan)
+
+
+@pytest.mark.parametrize("change", [grow, shrink, remove, swap, to_pipe])
+def test_file_that_changed_is_not_packed(tree, change):
+    plan = plan_files([tree])
+    change(tree)
+    with pytest.raises(LocalIOError):
+        b"".join(pack_files(plan))
+
+
+def test_file_that_shrinks_while_it_is_read_is_noticed(tree):
+    plan = plan_files([tree])
+    pieces = pack_files(plan)
+    for piece in pieces:
+        if len(piece) == 2**20:  # the first of two pieces of tree/sub/b
+            os.truncate(tree / "sub" / "b", 2**20)
+            break
+    with pytest.raises(LocalIOError, match="changed while it was sent"):
+        b"".join(pieces)
+
+
+def test_tree_that_holds_still_is_not_suspected(tree):
+    plan = plan_files([tree])
+    b"".join(pack_files(plan))
+    check_unchanged(plan)
+
+
+# --- unpacking: what the vectors do not say ------------------------------------------------------
+
+
+def member(path: str, data: bytes = b"", **fields) -> bytes:
+    head = write_header(TarMember(path=path, size=len(data), **fields))
+    return head + data + bytes(-len(data) % 512)
+
+
+def test_unpack_never_writes_over_what_is_there(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "f").write_text("mine")
+    with pytest.raises(LocalIOError, match="File exists"):
+        unpack_files(io.BytesIO(member("f", b"theirs") + END), folder)
+    assert (folder / "f").read_text() == "mine"
+
+
+def test_unpack_never_writes_through_a_link(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "f").symlink_to(tmp_path / "victim")
+    with pytest.raises(ProtocolError, match="outside the destination"):
+        unpack_files(io.BytesIO(member("f", b"theirs") + END), folder)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_unpack_never_writes_through_a_link_where_no_filter_is(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "f").symlink_to(tmp_path / "victim")
+    with pytest.raises(LocalIOError, match="File exists"):
+        unpack_files(io.BytesIO(member("f", b"theirs") + END), folder)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_unpack_ends_at_too_many_entries(tmp_path):
+    data = member("a") + member("b") + member("c") + END
+    with pytest.raises(ProtocolError, match="more than 2 entries"):
+        unpack_files(io.BytesIO(data), tmp_path, max_entries=2)
+
+
+def test_unpack_asks_the_standard_library_too(tmp_path, monkeypatch):
+    def refuse(info, folder):
+        raise tarfile.OutsideDestinationError(info, folder)
+
+    monkeypatch.setattr(tarfile, "data_filter", refuse)
+    with pytest.raises(ProtocolError):
+        unpacked(member("a") + END, tmp_path / "out")
+
+
+def test_unpack_does_without_a_filter_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    assert unpacked(member("a") + END, tmp_path / "out") == ["a"]
+
+
+def test_unpack_into_a_full_disk_is_a_local_error(tmp_path):
+    with pytest.raises(LocalIOError):
+        unpack_files(io.BytesIO(member("a") + END), tmp_path / "missing")

@@ -1,0 +1,96 @@
+"""Work in a window."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+
+from dockercomms.transport.window import Stop, run_window
+
+
+def test_window_gives_every_result_with_its_number():
+    tasks = [lambda number=number: number * number for number in range(20)]
+    results = dict(run_window(tasks, concurrency=3, stop=Stop()))
+    assert results == {number: number * number for number in range(20)}
+
+
+def test_window_of_nothing_is_empty():
+    assert list(run_window([], concurrency=3, stop=Stop())) == []
+
+
+def test_window_runs_no_more_than_it_may_and_takes_one_ahead():
+    lock, gate = threading.Lock(), threading.Event()
+    running, most, taken = 0, 0, 0
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        gate.wait(10)
+        with lock:
+            running -= 1
+
+    def tasks():
+        nonlocal taken
+        for _ in range(12):
+            taken += 1
+            if taken == 4:  # three are under way; nothing may end before they are let go
+                gate.set()
+            yield work
+
+    list(run_window(tasks(), concurrency=3, stop=Stop()))
+    assert most <= 3
+    assert taken == 12
+
+
+def test_window_ends_with_the_first_failure_and_stops_the_rest():
+    stop, started = Stop(), threading.Event()
+    ended = []
+
+    def endless() -> None:
+        started.set()
+        try:
+            while True:
+                stop.check()
+        finally:
+            ended.append(True)
+
+    def fail() -> None:
+        started.wait(10)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(run_window([endless, fail, fail], concurrency=2, stop=stop))
+    assert ended == [True]
+    with pytest.raises(CancelledError):
+        stop.check()
+
+
+def test_window_stops_when_its_tasks_break():
+    stop = Stop()
+
+    def tasks():
+        yield lambda: 1
+        raise OSError("unreadable")
+
+    with pytest.raises(OSError, match="unreadable"):
+        list(run_window(tasks(), concurrency=2, stop=stop))
+    with pytest.raises(CancelledError):
+        stop.check()
+
+
+def test_window_left_early_stops_what_runs():
+    stop = Stop()
+
+    def until_stopped() -> None:
+        while True:
+            stop.check()
+
+    results = run_window([lambda: 1, until_stopped], concurrency=2, stop=stop)
+    assert next(results) == (0, 1)
+    results.close()
+    with pytest.raises(CancelledError):
+        stop.check()
