@@ -1,0 +1,121 @@
+"""Rows as they are listed: what an entry of the inbox says, and which rows have to be read first.
+
+Example:
+    >>> from datetime import UTC, datetime
+    >>> from dockercomms.entries import Entry
+    >>> seen = datetime(2026, 11, 20, tzinfo=UTC)
+    >>> entry = Entry(
+    ...     me="bob", repo="r/box", key="k", digest=None, tag="k", state="new", first_seen=seen
+    ... )
+    >>> entry.created == seen
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dockercomms.errors import ProtocolError
+from dockercomms.oci.model import Digest
+from dockercomms.protocol import MessageHeader
+from dockercomms.reading import HELD_FUTURE, READING_KINDS, InboxPlace, is_retried
+from dockercomms.state.inbox_rows import Candidate, EntryState
+
+SINCE_MARGIN = timedelta(hours=1)
+"""How much earlier than `since` a message may have been published to be looked at at all: clocks
+of senders may be so far from the registry's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One message, or what may be one, as it is listed. All it says is its sender's claim."""
+
+    me: str
+    repo: str
+    key: str
+    """What the state knows it by: the digest, or the tag while nothing was read."""
+    digest: Digest | None
+    tag: str | None
+    state: EntryState
+    reason_kind: str = ""
+    """Why it is held or refused, as a word for programs."""
+    reason: str = ""
+    """The same for people; "" unless it is held or refused."""
+    reported: bool = False
+    """The user was told of it already (`Inbox.mark_reported`)."""
+    retried: bool = False
+    """Held by something that time can cure, so `recv` tries it again now."""
+    header: MessageHeader | None = None
+    """None while its manifest could not be read."""
+    expired: bool = False
+    first_seen: datetime
+    published: datetime | None = None
+
+    @property
+    def time(self) -> datetime:
+        """When it was published, as far as that is known."""
+        return self.published or self.first_seen
+
+    @property
+    def created(self) -> datetime:
+        """When it was created, as its sender says; else `time`."""
+        created = None if self.header is None else self.header.created_at
+        return created or self.time
+
+
+def entry_of(place: InboxPlace, row: Candidate, now: datetime) -> Entry:
+    """Return the entry of a row."""
+    header = _header(row)
+    stopped = row.state in ("held", "refused")
+    expires = None if header is None else header.expires
+    return Entry(
+        me=row.me,
+        repo=row.repo,
+        key=row.key,
+        digest=row.digest,
+        tag=row.tag,
+        state=row.state,
+        reason_kind=row.reason_kind if stopped else "",
+        reason=row.reason if stopped else "",
+        reported=row.reported and stopped,
+        retried=row.state == "held" and is_retried(row, now),
+        header=header,
+        expired=expires is not None and expires <= now and place.can_tell_expiry(),
+        first_seen=row.first_seen,
+        published=row.published,
+    )
+
+
+def id_of(row: Candidate) -> str:
+    """Return the message id of a row, "" if it is not known."""
+    header = _header(row)
+    return "" if header is None else header.id
+
+
+def is_unread(row: Candidate, now: datetime) -> bool:
+    """Return whether the row's manifest has to be fetched before it can be listed.
+
+    A row that was read and is held since is left to whoever receives it.
+    """
+    if row.state == "new":
+        return row.header is None
+    if row.header is not None and row.reason_kind != HELD_FUTURE:
+        return False
+    return row.reason_kind in READING_KINDS and is_retried(row, now)
+
+
+def may_be_since(group: Iterable[Candidate], since: datetime | None) -> bool:
+    """Return whether a message was published late enough, as far as its tags say."""
+    times = [row.published for row in group if row.published is not None]
+    return since is None or not times or max(times) >= since - SINCE_MARGIN
+
+
+def _header(row: Candidate) -> MessageHeader | None:
+    if row.header is None:
+        return None
+    try:
+        return MessageHeader.from_annotations(row.header)
+    except ProtocolError:
+        return None  # an older release let pass what this one does not

@@ -1,0 +1,392 @@
+"""The inbox: found by polling, listed as entries, fetched as messages.
+
+    poll      what is new in the repository becomes rows of the state
+    entries   rows become entries: manifests are fetched to know what they say
+    fetch     an entry becomes a message that may be received, or the error why not
+
+Source: SPEC.md section 7.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.inbox import Inbox
+    >>> from dockercomms.oci.memory import MemoryRegistry
+    >>> from dockercomms.platforms import SystemClock
+    >>> from dockercomms.state import State
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     inbox = Inbox(
+    ...         MemoryRegistry(), "box", repo="r.example/box", me="bob@example.com",
+    ...         state=state, clock=SystemClock(),
+    ...     )
+    ...     inbox.poll().repository_missing, inbox.entries()
+    (True, [])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Protocol
+
+from dockercomms.discovery import (
+    ListingReader,
+    MessageRef,
+    discover_by_referrers,
+    discover_by_tag_schema,
+    discover_by_tags,
+)
+from dockercomms.entries import SINCE_MARGIN, Entry, entry_of, id_of, is_unread, may_be_since
+from dockercomms.errors import (
+    DockerCommsError,
+    NotFoundError,
+    UsageError,
+    VerificationError,
+)
+from dockercomms.manifest import Message
+from dockercomms.oci.model import Digest
+from dockercomms.platforms import Clock
+from dockercomms.polling import Discovery, Poller, PollResult
+from dockercomms.protocol import MAX_FETCHED_MANIFESTS
+from dockercomms.reading import (
+    HELD_POLICY,
+    HELD_TAG,
+    Held,
+    InboxPlace,
+    MessageCache,
+    Reading,
+    examined,
+    group_rows,
+    read_groups,
+    record,
+    retry_time,
+)
+from dockercomms.state import State
+from dockercomms.state.inbox_rows import Candidate, EntryState
+
+__all__ = [
+    "Entry",
+    "Held",
+    "Inbox",
+    "Judge",
+    "MessageRef",
+    "PollResult",
+    "discover_by_referrers",
+    "discover_by_tag_schema",
+    "discover_by_tags",
+]
+
+MIN_PREFIX_CHARACTERS = 4
+"""A shorter id is as good as a guess."""
+
+CACHED_MANIFEST_BYTES = 32 * 2**20
+"""Manifests kept between listing and fetching, so that neither asks for them twice."""
+
+_REFUSED: tuple[EntryState, ...] = ("refused",)
+_SETTLED: tuple[EntryState, ...] = ("refused", "delivered")
+_LISTED_ORDER = {"delivering": 0, "new": 0, "held": 1, "refused": 2, "delivered": 3}
+
+
+class Judge(Protocol):
+    """Decides whether a message may be received: the place of the trust policy."""
+
+    def accept(self, message: Message) -> Held | None:
+        """Return None to let the message pass, or why it is held.
+
+        Raises:
+            VerificationError: what was said to prove its sender does not; it is held as well.
+        """
+        ...
+
+
+class Inbox:
+    """One recipient's inbox in one repository.
+
+    Not safe for several threads; any number of processes may use the same state.
+
+    Args:
+        registry: The store.
+        repository: The repository's name in that store.
+        repo: The repository's whole name: what the state knows it by, and what an `audience`
+            is compared with.
+        me: The recipient, byte for byte as senders write it.
+        state: What is remembered.
+        clock: The time.
+        discovery: "referrers" lists no tags, "tags" asks no anchors, "auto" does both.
+        judge: The policy; None lets everything pass.
+        audiences: Repositories, beside this one, that a message may be meant for.
+        concurrency: How many manifests are fetched at the same time.
+        max_fetched: How many manifests are fetched in one run at most.
+
+    Raises:
+        UsageError: `me` is empty or not Unicode text.
+    """
+
+    def __init__(
+        self,
+        registry: ListingReader,
+        repository: str,
+        *,
+        repo: str,
+        me: str,
+        state: State,
+        clock: Clock,
+        discovery: Discovery = "auto",
+        judge: Judge | None = None,
+        audiences: Iterable[str] = (),
+        concurrency: int = 4,
+        max_fetched: int = MAX_FETCHED_MANIFESTS,
+    ) -> None:
+        if not me or not _is_text(me):
+            raise UsageError(f"not a recipient: {me!r:.200}", hint="say who you are with --me")
+        self._place = InboxPlace(
+            registry=registry,
+            repository=repository,
+            repo=repo,
+            me=me,
+            state=state,
+            clock=clock,
+            audiences=frozenset(audiences),
+        )
+        self._poller = Poller(self._place, discovery=discovery)
+        self._judge = judge
+        self._concurrency = concurrency
+        self._max_fetched = max_fetched
+        self._rows = state.inbox
+        self._messages = MessageCache(CACHED_MANIFEST_BYTES)
+        self._failures: dict[str, DockerCommsError] = {}
+        self._tag_changed = False
+
+    @property
+    def me(self) -> str:
+        """The recipient."""
+        return self._place.me
+
+    @property
+    def repo(self) -> str:
+        """The repository's whole name."""
+        return self._place.repo
+
+    def poll(self, *, complete: bool = False, watching: bool = False) -> PollResult:
+        """Find what is new in the repository; see `Poller.poll`."""
+        self._failures.clear()
+        return self._poller.poll(complete=complete, watching=watching)
+
+    # --- listing ---------------------------------------------------------------------------------
+
+    def entries(self, *, since: datetime | None = None, all: bool = False) -> list[Entry]:  # noqa: A002 - as the option is called
+        """Return what the inbox holds: new before held before refused, each oldest first.
+
+        Manifests not seen before are fetched, at most `max_fetched` a call; the rest
+        stays new and has no header yet. One that cannot be read never hides another.
+
+        Args:
+            since: Leave out what was created before.
+            all: Also what is delivered, expired, or refused and reported.
+
+        Raises:
+            LocalIOError: the state, or a local store.
+        """
+        self._read(since=since, expired=all)
+        now = self._place.clock.now()
+        live = None if all or not self._place.can_tell_expiry() else now
+        published = None if since is None else since - SINCE_MARGIN
+        listed: tuple[EntryState, ...] = ("new", "delivering", "held")
+        if all:
+            rows = self._candidates((*listed, *_SETTLED), live, published)
+        else:
+            rows = self._candidates(listed, live, published)
+            rows += self._candidates(_REFUSED, live, published, unreported=True)
+        heads = {row.head for row in rows if row.digest is not None}
+        entries = [
+            entry_of(self._place, row, now)
+            for row in rows
+            if row.digest is not None or row.reason_kind == HELD_TAG or row.head not in heads
+        ]
+        entries = [entry for entry in entries if since is None or entry.created >= since]
+        return sorted(entries, key=lambda entry: (_LISTED_ORDER[entry.state], entry.time))
+
+    def find(self, prefix: str) -> Entry:
+        """Return the one message whose id or digest begins with `prefix`.
+
+        What was refused is found only if nothing else is: whoever copies an id hides no message.
+
+        Raises:
+            UsageError: fewer than 4 characters, or several messages begin with it.
+            NotFoundError: none does.
+        """
+        if len(prefix.removeprefix("sha256:")) < MIN_PREFIX_CHARACTERS:
+            raise UsageError(f"{prefix!r:.100}: {MIN_PREFIX_CHARACTERS} characters or more")
+        found = self._match(prefix)
+        if not found:
+            self._read(expired=True)
+            found = self._match(prefix)
+        if not found:
+            raise NotFoundError(
+                f"no message {prefix!r:.100} in the inbox of {self.me!r} in {self.repo}",
+                hint="dockercomms inbox --all lists them",
+            )
+        if len(found) > 1:
+            raise UsageError(
+                f"{len(found)} messages begin with {prefix!r:.100}",
+                hint="\n".join(f"{row.digest or row.key}" for row in found[:20]),
+            )
+        return entry_of(self._place, found[0], self._place.clock.now())
+
+    def mark_reported(self, entries: Iterable[Entry]) -> None:
+        """Note that the user was told that these are held or refused."""
+        rows = [row for entry in entries if (row := self._current(entry)) is not None]
+        self._rows.set_reported(self.me, self.repo, [row.key for row in rows])
+
+    # --- fetching --------------------------------------------------------------------------------
+
+    def fetch(self, entry: Entry) -> Message:
+        """Return the message of an entry, read, proven to be it, examined and judged.
+
+        What `entries` found out in the same run is not asked for again. Expiry is the caller's
+        to compare (`Entry.expired`).
+
+        Raises:
+            ProtocolError: it is refused, or held because other bytes came, it is from the
+                future, or sealed; the row says which.
+            NotFoundError: it is held because it is not there (any more).
+            VerificationError: it is held by the policy.
+            AuthError, NetworkError, RegistryError: nothing is said of it; it stays as it is.
+            LocalIOError: the state, or a local store.
+        """
+        failure = self._failures.pop(entry.key, None)
+        if failure is not None:
+            raise failure
+        row = self._current(entry)
+        if row is None:
+            raise NotFoundError(f"{entry.digest or entry.key}: no longer in the inbox")
+        message = self._message(row)
+        if self._judge is not None:
+            self._accept(self._judge, message)
+        return message
+
+    def hold(self, digest: Digest, kind: str, reason: str, *, curable: bool = True) -> None:
+        """Hold a message that was fetched, to be tried again if time can cure it.
+
+        Args:
+            digest: The message.
+            kind: Why, as a word for programs.
+            reason: Why, for people.
+            curable: Time can cure it.
+        """
+        row = self._rows.candidate(self.me, self.repo, digest)
+        again = None
+        if curable:
+            again = retry_time(self._place.clock.now(), tries=0 if row is None else row.tries)
+        self._rows.set_held(self.me, self.repo, digest, kind, reason, next_try=again)
+
+    def refuse(self, digest: Digest, kind: str, reason: str) -> None:
+        """Refuse a message that was fetched for good: its own bytes break the protocol."""
+        self._rows.set_refused(self.me, self.repo, digest, kind, reason)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _read(self, *, since: datetime | None = None, expired: bool = False) -> None:
+        """Read what was not read before; and where a tag was changed, what its anchors list."""
+        left = self._max_fetched
+        left -= self._read_rows(left, since=since, expired=expired)
+        if self._look_behind_changed_tags():
+            self._read_rows(left, since=since, expired=expired)
+
+    def _read_rows(self, limit: int, *, since: datetime | None, expired: bool) -> int:
+        now = self._place.clock.now()
+        live = None if expired or not self._place.can_tell_expiry() else now
+        rows = [
+            row
+            for row in self._candidates(("new", "held"), live, None)
+            if is_unread(row, now) and row.key not in self._failures
+        ]
+        groups = [group for group in group_rows(rows) if may_be_since(group, since)][:limit]
+        for batch in read_groups(self._place, groups, concurrency=self._concurrency):
+            for reading in batch:
+                self._note(reading)
+        return len(groups)
+
+    def _note(self, reading: Reading) -> None:
+        if reading.message is not None:
+            self._messages.put(reading.message)
+        if reading.error is not None and reading.verdict is None:
+            self._failures[reading.row.key] = reading.error
+        if isinstance(reading.verdict, Held) and reading.verdict.kind == HELD_TAG:
+            self._tag_changed |= reading.row.reason_kind != HELD_TAG
+
+    def _look_behind_changed_tags(self) -> bool:
+        """Ask all anchors if a tag was found changed since the last time; return whether."""
+        asked = self._tag_changed
+        if asked:
+            self._tag_changed = False
+            self._poller.ask_all_anchors()
+        return asked
+
+    def _message(self, row: Candidate) -> Message:
+        """Return the message of a row, and raise what stands against it."""
+        message = self._messages.get(row.digest)
+        if message is not None:
+            reading = examined(self._place, row, message)
+            record(self._place, [reading])
+        else:
+            (batch,) = read_groups(self._place, [[row]], concurrency=1)
+            reading = batch[-1]
+            self._note(reading)
+            self._failures.pop(row.key, None)
+            self._look_behind_changed_tags()
+        if reading.error is not None:
+            raise reading.error
+        if reading.message is not None:
+            return reading.message
+        # The row was a tag's; it is joined now to that of a digest, which was read before.
+        joined = self._rows.candidate(self.me, self.repo, reading.digest or row.key)
+        if joined is None or joined.key == row.key:
+            raise AssertionError("internal: a reading without message and error")
+        return self._message(joined)
+
+    def _accept(self, judge: Judge, message: Message) -> None:
+        try:
+            held = judge.accept(message)
+        except VerificationError as error:
+            self.hold(message.digest, HELD_POLICY, str(error), curable=False)
+            raise
+        if held is not None:
+            self.hold(message.digest, held.kind, held.reason, curable=held.curable)
+            raise VerificationError(f"{message.digest}: {held.reason}")
+
+    def _candidates(
+        self,
+        states: Collection[EntryState],
+        live: datetime | None,
+        published: datetime | None,
+        *,
+        unreported: bool = False,
+    ) -> list[Candidate]:
+        return self._rows.candidates(
+            self.me,
+            self.repo,
+            states=states,
+            unexpired_at=live,
+            published_after=published,
+            unreported=unreported,
+        )
+
+    def _current(self, entry: Entry) -> Candidate | None:
+        """Return the row of an entry, which may have been joined to another since."""
+        row = self._rows.candidate(self.me, self.repo, entry.key)
+        if row is None and entry.digest is not None:
+            row = self._rows.candidate(self.me, self.repo, entry.digest)
+        if row is None and entry.tag is not None:
+            head = MessageRef(tag=entry.tag).head
+            rows = [] if head is None else self._rows.by_head(self.me, self.repo, head)
+            row = rows[0] if rows else None
+        return row
+
+    def _match(self, prefix: str) -> list[Candidate]:
+        rows = self._rows.by_prefix(self.me, self.repo, prefix)
+        rows = [row for row in rows if row.state != "refused"] or rows
+        whole = [row for row in rows if id_of(row) == prefix]
+        return whole or rows
+
+
+def _is_text(text: str) -> bool:
+    return text == text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,75 @@
+"""What this machine remembers: one SQLite file, one module of rows for each part.
+
+Each module of rows exports `SCHEMA`, the statements that make its tables, and a class over the
+`Database`; `State` puts them together.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.state import State
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     state.inbox.delivering("bob@example.com")
+    ()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from dockercomms.state import delivery_rows, inbox_rows, progress_rows, receipt_rows, sends
+from dockercomms.state.database import BUSY_TIMEOUT_SECONDS, Database
+
+__all__ = ["State", "default_path"]
+
+
+class State(AbstractContextManager["State"]):
+    """Everything that is remembered, behind one file that is opened when it is first needed.
+
+    Safe for several threads and several processes at once. Every access may raise `LocalIOError`
+    (see `Database`).
+
+    Args:
+        path: The file.
+        busy_timeout_seconds: How long another process's transaction is waited for.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
+        self._database = Database(
+            path,
+            schema=(
+                *progress_rows.SCHEMA,
+                *inbox_rows.SCHEMA,
+                *delivery_rows.SCHEMA,
+                *sends.SCHEMA,
+                *receipt_rows.SCHEMA,
+            ),
+            busy_timeout_seconds=busy_timeout_seconds,
+        )
+        self.progress = progress_rows.ProgressRows(self._database)
+        self.inbox = inbox_rows.InboxRows(self._database)
+        self.sends = sends.Sends(self._database)
+        self.receipts = receipt_rows.ReceiptRows(self._database)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
+
+    def close(self) -> None:
+        """Close the file; may be called again."""
+        self._database.close()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def default_path(environ: Mapping[str, str]) -> Path:
+    """Return where the state is kept unless said otherwise.
+
+    A relative `XDG_STATE_HOME` counts as none (XDG Base Directory Specification 0.8).
+    """
+    base = Path(environ.get("XDG_STATE_HOME", ""))
+    if not base.is_absolute():
+        base = Path.home() / ".local" / "state"
+    return base / "dockercomms" / "state.db"

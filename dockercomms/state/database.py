@@ -1,0 +1,225 @@
+"""One SQLite file: opened when first used, durable at every commit, safe to share.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.state.database import Database
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.db"
+    >>> with Database(path, schema=("CREATE TABLE IF NOT EXISTS t (x INTEGER)",)) as database:
+    ...     with database.transaction() as connection:
+    ...         _ = connection.execute("INSERT INTO t VALUES (7)")
+    ...     database.row("SELECT x FROM t")["x"]
+    7
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import overload
+
+from filelock import FileLock
+
+from dockercomms.errors import LocalIOError
+from dockercomms.platforms import create_new, local_errors, sync_folder
+
+SCHEMA_VERSION = 1
+"""Counted up with every change that an older release could not work with."""
+
+BUSY_TIMEOUT_SECONDS = 30.0
+"""How long one process waits for another's transaction, which takes milliseconds."""
+
+Parameters = Sequence[object] | Mapping[str, object]
+"""What stands for the `?` or `:name` of a statement."""
+
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free some space on that disk",
+    sqlite3.SQLITE_BUSY: "another process holds it; end that one, or try again",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "make the file and its folder readable and writable",
+    sqlite3.SQLITE_CORRUPT: "move the file away; what was delivered will then be found anew",
+    sqlite3.SQLITE_NOTADB: "move the file away; what was delivered will then be found anew",
+}
+_PRIMARY_CODE = 0xFF
+"""The extended result code's low byte is the primary one (sqlite.org/rescode.html)."""
+
+
+class Database(AbstractContextManager["Database"]):
+    """One connection, made at the first use, and handed to one thread at a time.
+
+    Every method raises `LocalIOError`, which names the file, where it cannot be opened, is locked
+    for longer than the timeout, is damaged, or the disk is full; and ValueError once closed.
+
+    Args:
+        path: The file. It is created with mode 0600, missing folders above it with 0700.
+        schema: SQL statements, one each, that are run once on a new file.
+        busy_timeout_seconds: How long another process's transaction is waited for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        schema: Sequence[str],
+        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+    ) -> None:
+        self.path = path
+        self._schema = tuple(schema)
+        self._timeout = busy_timeout_seconds
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection inside one transaction: all of the block, on disk, or nothing.
+
+        The write lock is taken at the start, so that what is read stays true until the end. A
+        transaction within a transaction of the same thread is part of the outer one.
+        """
+        with self._lock, self._errors():
+            connection = self._opened()
+            if _is_inside(connection):
+                yield connection
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if _is_inside(connection):  # a full disk may have rolled back by itself
+                    connection.execute("ROLLBACK")
+                raise
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> int:
+        """Run one statement in its own transaction; return how many rows it changed."""
+        with self.transaction() as connection:
+            return connection.execute(sql, parameters).rowcount
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
+        """Return all rows of a query, without taking the write lock."""
+        with self._lock, self._errors():
+            return self._opened().execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
+        """Return the first row of a query, None if there is none."""
+        with self._lock, self._errors():
+            found: sqlite3.Row | None = self._opened().execute(sql, parameters).fetchone()
+            return found
+
+    def close(self) -> None:
+        """Close the connection; using the database again is an error. May be called again."""
+        with self._lock, self._errors():
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._closed:
+            raise ValueError(f"{self.path}: the state is closed")
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        with local_errors(f"state {self.path}"):
+            _make_private_folder(self.path.parent)
+            with contextlib.suppress(FileExistsError):
+                _create_private_file(self.path)
+        connection = sqlite3.connect(
+            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous = FULL")
+            if not self._is_current(connection):
+                self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _is_current(self, connection: sqlite3.Connection) -> bool:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise LocalIOError(
+                f"state {self.path}: version {version} expected to be at most {SCHEMA_VERSION}: "
+                "a newer release of dockercomms wrote it",
+                hint="use that release, or set XDG_STATE_HOME to another folder",
+            )
+        return version == SCHEMA_VERSION
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the tables and turn the write-ahead log on, one process at a time.
+
+        SQLite's busy timeout does not cover the change of the journal mode, hence the file lock.
+        A file system without shared memory refuses the log and works without, only slower.
+        """
+        lock = FileLock(f"{self.path}.lock", timeout=self._timeout, mode=0o600)
+        with local_errors(f"state {self.path}"), lock:
+            if self._is_current(connection):
+                return
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in self._schema:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what the file, the disk or another process causes into a LocalIOError.
+
+        Misuse of SQL (IntegrityError, ProgrammingError) is a defect of ours and passes.
+        """
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
+            raise LocalIOError(f"state {self.path}: {error}", hint=_HINTS.get(code)) from error
+
+
+def to_unix(moment: datetime | None) -> float | None:
+    """Return `moment` as the database keeps it: seconds since 1970."""
+    return None if moment is None else moment.timestamp()
+
+
+@overload
+def from_unix(seconds: float) -> datetime: ...
+
+
+@overload
+def from_unix(seconds: float | None) -> datetime | None: ...
+
+
+def from_unix(seconds: float | None) -> datetime | None:
+    """Return the moment that `to_unix` made `seconds` of, in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _is_inside(connection: sqlite3.Connection) -> bool:
+    return connection.in_transaction
+
+
+def _make_private_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_private_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _create_private_file(path: Path) -> None:
+    descriptor = create_new(path)
+    with open(descriptor, "wb"):  # noqa: PTH123 - a descriptor, to be closed
+        pass
+    sync_folder(path.parent)

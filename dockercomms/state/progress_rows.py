@@ -1,0 +1,158 @@
+"""What is known of a repository, and how far discovery got in an inbox.
+
+Source: SPEC.md section 7.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.state import State
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     state.progress.progress("bob", "r.example/box").day is None
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from dockercomms.oci.model import Digest
+from dockercomms.state.database import Database, from_unix, to_unix
+
+SCHEMA = (
+    """CREATE TABLE repositories (
+        repo TEXT PRIMARY KEY,
+        referrers INTEGER,
+        seek INTEGER,
+        bell INTEGER,
+        probed_at REAL
+    )""",
+    """CREATE TABLE inboxes (
+        me TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        bell TEXT,
+        day TEXT,
+        reconciled_at REAL,
+        full_pass_at REAL,
+        bell_searched_at REAL,
+        PRIMARY KEY (me, repo)
+    )""",
+    """CREATE TABLE anchors (
+        me TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        day TEXT NOT NULL,
+        PRIMARY KEY (me, repo, day)
+    ) WITHOUT ROWID""",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a repository was found able to do; None where nobody knows yet."""
+
+    referrers: bool | None = None
+    seek: bool | None = None
+    """Tags come in byte order, and `last` is obeyed."""
+    bell: bool | None = None
+    """The bell tag may be moved."""
+    probed_at: datetime | None = None
+    """When this was found out; it is asked again after a day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far discovery got in one inbox."""
+
+    bell: Digest | None = None
+    """What the bell said before the last complete pass."""
+    day: date | None = None
+    """The registry's day at the start of the last complete pass."""
+    reconciled_at: datetime | None = None
+    """When the last complete pass was."""
+    full_pass_at: datetime | None = None
+    """When the last complete pass over the whole inbox was."""
+    bell_searched_at: datetime | None = None
+    """When a digest that only the bell named was searched for last."""
+
+
+class ProgressRows:
+    """The tables above. Each method is one transaction, on disk when it returns.
+
+    Every method may raise `LocalIOError` (see `Database`).
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def capabilities(self, repo: str) -> Capabilities:
+        """Return what is known of a repository."""
+        row = self._database.row("SELECT * FROM repositories WHERE repo = ?", (repo,))
+        if row is None:
+            return Capabilities()
+        return Capabilities(
+            referrers=_flag(row["referrers"]),
+            seek=_flag(row["seek"]),
+            bell=_flag(row["bell"]),
+            probed_at=from_unix(row["probed_at"]),
+        )
+
+    def set_capabilities(self, repo: str, capabilities: Capabilities) -> None:
+        """Replace what is known of a repository."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO repositories VALUES (?, ?, ?, ?, ?)",
+            (
+                repo,
+                capabilities.referrers,
+                capabilities.seek,
+                capabilities.bell,
+                to_unix(capabilities.probed_at),
+            ),
+        )
+
+    def progress(self, me: str, repo: str) -> Progress:
+        """Return how far discovery got in the inbox of `me` in `repo`."""
+        row = self._database.row("SELECT * FROM inboxes WHERE me = ? AND repo = ?", (me, repo))
+        if row is None:
+            return Progress()
+        return Progress(
+            bell=None if row["bell"] is None else Digest(row["bell"]),
+            day=None if row["day"] is None else date.fromisoformat(row["day"]),
+            reconciled_at=from_unix(row["reconciled_at"]),
+            full_pass_at=from_unix(row["full_pass_at"]),
+            bell_searched_at=from_unix(row["bell_searched_at"]),
+        )
+
+    def set_progress(self, me: str, repo: str, progress: Progress) -> None:
+        """Replace how far discovery got; to be called after the candidates were written."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO inboxes VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                me,
+                repo,
+                progress.bell,
+                None if progress.day is None else progress.day.isoformat(),
+                to_unix(progress.reconciled_at),
+                to_unix(progress.full_pass_at),
+                to_unix(progress.bell_searched_at),
+            ),
+        )
+
+    def anchors(self, me: str, repo: str) -> frozenset[date]:
+        """Return the days of which an anchor was seen."""
+        rows = self._database.rows("SELECT day FROM anchors WHERE me = ? AND repo = ?", (me, repo))
+        return frozenset(date.fromisoformat(row["day"]) for row in rows)
+
+    def set_anchors(self, me: str, repo: str, days: Collection[date]) -> None:
+        """Replace the days of which an anchor was seen; writes only if they differ."""
+        if self.anchors(me, repo) == frozenset(days):
+            return
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM anchors WHERE me = ? AND repo = ?", (me, repo))
+            connection.executemany(
+                "INSERT INTO anchors VALUES (?, ?, ?)",
+                [(me, repo, day.isoformat()) for day in sorted(days)],
+            )
+
+
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)

@@ -1,0 +1,400 @@
+"""What a sender remembers: unfinished sends, blobs and anchors known to be at a registry.
+
+A send has a row from its first byte to its publication. While its sender lives it holds the file
+lock that is named by the row's id; a row that nobody holds is one that was interrupted, and is
+continued by the next send of the same source (SPEC.md section 6).
+
+Example:
+    >>> from datetime import UTC, datetime
+    >>> import pathlib, tempfile
+    >>> from dockercomms.state import State
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     with state.sends.claim(
+    ...         repo="r.example/box", source=None, sender="a", recipient="b",
+    ...         now=datetime.now(UTC),
+    ...     ) as row:
+    ...         row.manifest is None
+    True
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.platforms import Clock
+from dockercomms.protocol import CONTINUE_SEND_SECONDS, KEEP_DELIVERED_SECONDS
+from dockercomms.state.database import Database, from_unix, to_unix
+from dockercomms.state.locks import try_lock
+
+SCHEMA = (
+    """CREATE TABLE sends (
+        id TEXT PRIMARY KEY,
+        repo TEXT NOT NULL,
+        source TEXT,
+        sender TEXT NOT NULL,
+        recipient TEXT NOT NULL,
+        started REAL NOT NULL,
+        built REAL,
+        manifest BLOB,
+        bundle BLOB,
+        digest TEXT,
+        day TEXT,
+        tag TEXT,
+        published REAL
+    )""",
+    "CREATE INDEX sends_source ON sends (source)",
+    "CREATE INDEX sends_digest ON sends (digest)",
+    """CREATE TABLE send_chunks (
+        send TEXT NOT NULL,
+        chunk INTEGER NOT NULL,
+        descriptor TEXT NOT NULL,
+        PRIMARY KEY (send, chunk)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE blobs (
+        repo TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        confirmed REAL NOT NULL,
+        PRIMARY KEY (repo, digest)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE anchor_tags (
+        repo TEXT NOT NULL,
+        tag TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        confirmed REAL NOT NULL,
+        PRIMARY KEY (repo, tag)
+    ) WITHOUT ROWID""",
+)
+
+KEEP_BLOBS = timedelta(days=7)
+"""How long it is remembered that a registry had a blob; after that it is pushed without asking."""
+
+KEEP_ANCHORS = timedelta(days=2)
+"""An anchor is written to on its own day only; the second day covers a send that is continued."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendRow:
+    """One send."""
+
+    id: str
+    """The message's id."""
+    repo: str
+    sender: str
+    recipient: str
+    started: datetime
+    built: datetime | None = None
+    manifest: bytes | None = None
+    """The message, once it is built; its bytes never change any more."""
+    bundle: bytes | None = None
+    """The message's signature, if it is signed."""
+    digest: Digest | None = None
+    day: date | None = None
+    """The day of the anchor that is the message's subject."""
+    tag: str | None = None
+    """The tag drawn last; the message may be under it."""
+    published: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sends:
+    """The tables above. Each method is one transaction, on disk when it returns.
+
+    Every method may raise `LocalIOError` (see `Database`).
+    """
+
+    database: Database
+
+    # --- sends -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def claim(
+        self,
+        *,
+        repo: str,
+        source: str | None,
+        sender: str,
+        recipient: str,
+        now: datetime,
+        again: bool = False,
+    ) -> Iterator[SendRow]:
+        """Yield the row of an interrupted send of the same source, or a new one; hold its lock.
+
+        A send that another process or thread is at work on is never joined.
+
+        Args:
+            repo: The repository.
+            source: What stands for source, recipient and options; None: never continued.
+            sender: Who sends.
+            recipient: To whom.
+            now: The time; a send is continued for 24 h from its build, or from its start.
+            again: Forget interrupted sends of the same source instead of continuing one.
+        """
+        self._sweep(now)
+        with contextlib.ExitStack() as stack:
+            row = None
+            if source is not None:
+                row = self._interrupted(repo, source, now, stack, forget=again)
+            if row is None:
+                row = SendRow(
+                    id=str(uuid.uuid4()), repo=repo, sender=sender, recipient=recipient, started=now
+                )
+                # The lock comes first: a row without a living holder counts as interrupted.
+                stack.enter_context(try_lock(self._lock_path(row.id)))
+                self._insert(row, source)
+            yield row
+
+    def record_build(
+        self,
+        send: str,
+        *,
+        manifest: bytes,
+        digest: Digest,
+        day: date,
+        now: datetime,
+        bundle: bytes | None = None,
+    ) -> None:
+        """Keep the message's bytes and its anchor's day, before anybody else can see them."""
+        self.database.execute(
+            """UPDATE sends SET manifest = ?, digest = ?, day = ?, built = ?, bundle = ?
+                WHERE id = ?""",
+            (manifest, digest, day.isoformat(), to_unix(now), bundle, send),
+        )
+
+    def record_tag(self, send: str, tag: str) -> None:
+        """Keep the tag under which the message is about to be published."""
+        self.database.execute("UPDATE sends SET tag = ? WHERE id = ?", (tag, send))
+
+    def record_published(self, send: str, *, now: datetime) -> None:
+        """Note that the message is published, and drop what only its publication needed."""
+        with self.database.transaction() as connection:
+            connection.execute(
+                """UPDATE sends SET published = ?, source = NULL, manifest = NULL, bundle = NULL
+                    WHERE id = ?""",
+                (to_unix(now), send),
+            )
+            connection.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
+
+    def forget(self, send: str) -> None:
+        """Drop a send that cannot be continued."""
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
+            connection.execute("DELETE FROM sends WHERE id = ?", (send,))
+
+    def published(self, repo: str, prefix: str) -> tuple[SendRow, ...]:
+        """Return the published sends whose id or hex digest begins with `prefix`, newest first."""
+        rows = self.database.rows(
+            """SELECT * FROM sends WHERE repo = :repo AND published IS NOT NULL AND
+                (substr(id, 1, length(:id)) = :id OR substr(digest, 8, length(:hex)) = :hex)
+                ORDER BY published DESC, id""",
+            {"repo": repo, "id": prefix.lower(), "hex": prefix.lower().removeprefix("sha256:")},
+        )
+        return tuple(_send_row(row) for row in rows)
+
+    # --- chunks and blobs ------------------------------------------------------------------------
+
+    def chunk(self, send: str, index: int) -> Descriptor | None:
+        """Return the layer that an interrupted run of this send made of chunk `index`."""
+        row = self.database.row(
+            "SELECT descriptor FROM send_chunks WHERE send = ? AND chunk = ?", (send, index)
+        )
+        if row is None:
+            return None
+        return Descriptor.from_json(json.loads(row["descriptor"]), f"chunk {index} of send {send}")
+
+    def record(
+        self,
+        repo: str,
+        *,
+        confirmed: dict[Digest, datetime],
+        send: str = "",
+        chunks: dict[int, Descriptor] | None = None,
+    ) -> None:
+        """Keep which blobs the repository was seen to have, and which layers chunks became."""
+        with self.database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO send_chunks VALUES (?, ?, ?)",
+                [
+                    (send, index, json.dumps(descriptor.to_json()))
+                    for index, descriptor in (chunks or {}).items()
+                ],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)",
+                [(repo, digest, to_unix(at)) for digest, at in confirmed.items()],
+            )
+
+    def confirmed(self, repo: str, digest: Digest) -> float | None:
+        """Return when the repository was last seen to have a blob, as a unix time."""
+        row = self.database.row(
+            "SELECT confirmed FROM blobs WHERE repo = ? AND digest = ?", (repo, digest)
+        )
+        return None if row is None else float(row["confirmed"])
+
+    # --- anchors ---------------------------------------------------------------------------------
+
+    def anchor(self, repo: str, tag: str) -> Digest | None:
+        """Return which manifest was last seen, or put, under an anchor's tag."""
+        row = self.database.row(
+            "SELECT digest FROM anchor_tags WHERE repo = ? AND tag = ?", (repo, tag)
+        )
+        return None if row is None else Digest(row["digest"])
+
+    def record_anchor(self, repo: str, tag: str, digest: Digest, *, now: datetime) -> None:
+        """Note that an anchor is there."""
+        self.database.execute(
+            "INSERT OR REPLACE INTO anchor_tags VALUES (?, ?, ?, ?)",
+            (repo, tag, digest, to_unix(now)),
+        )
+
+    def forget_store(self, repo: str) -> None:
+        """Believe nothing about a repository that has lost what was there."""
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM blobs WHERE repo = ?", (repo,))
+            connection.execute("DELETE FROM anchor_tags WHERE repo = ?", (repo,))
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _interrupted(
+        self,
+        repo: str,
+        source: str,
+        now: datetime,
+        stack: contextlib.ExitStack,
+        *,
+        forget: bool,
+    ) -> SendRow | None:
+        """Return the oldest unfinished row of the source that nobody holds, its lock on `stack`."""
+        ids = self.database.rows(
+            """SELECT id FROM sends WHERE repo = ? AND source = ? AND published IS NULL
+                AND COALESCE(built, started) > ? ORDER BY started, id""",
+            (repo, source, to_unix(now - timedelta(seconds=CONTINUE_SEND_SECONDS))),
+        )
+        for found in ids:
+            held = contextlib.ExitStack()
+            if not held.enter_context(try_lock(self._lock_path(found["id"]))):
+                held.close()
+                continue
+            # Read again under the lock: its holder may have finished in between.
+            row = self.database.row(
+                "SELECT * FROM sends WHERE id = ? AND published IS NULL", (found["id"],)
+            )
+            if row is None or forget:
+                if row is not None:
+                    self.forget(found["id"])
+                held.close()
+                continue
+            stack.push(held)
+            return _send_row(row)
+        return None
+
+    def _insert(self, row: SendRow, source: str | None) -> None:
+        self.database.execute(
+            """INSERT INTO sends (id, repo, source, sender, recipient, started)
+                VALUES (?, ?, ?, ?, ?, ?)""",
+            (row.id, row.repo, source, row.sender, row.recipient, to_unix(row.started)),
+        )
+
+    def _sweep(self, now: datetime) -> None:
+        """Drop what is too old to be of use; asks first, so that the usual send writes nothing."""
+        old = to_unix(now - timedelta(seconds=CONTINUE_SEND_SECONDS))
+        for row in self.database.rows(
+            "SELECT id FROM sends WHERE published IS NULL AND COALESCE(built, started) <= ?", (old,)
+        ):
+            with try_lock(self._lock_path(row["id"])) as held:
+                if held:
+                    self.forget(row["id"])
+        for path in self._folder.glob("*.lock"):  # of processes that were killed
+            with try_lock(path):
+                pass
+        for table, column, age in (
+            ("sends", "published", timedelta(seconds=KEEP_DELIVERED_SECONDS)),
+            ("blobs", "confirmed", KEEP_BLOBS),
+            ("anchor_tags", "confirmed", KEEP_ANCHORS),
+        ):
+            where = f"FROM {table} WHERE {column} <= ?"  # constants of this function
+            if self.database.row(f"SELECT 1 {where} LIMIT 1", (to_unix(now - age),)):
+                self.database.execute(f"DELETE {where}", (to_unix(now - age),))
+
+    @property
+    def _folder(self) -> Path:
+        return self.database.path.parent / "sends"
+
+    def _lock_path(self, send: str) -> Path:
+        return self._folder / f"{send}.lock"
+
+
+@dataclass(slots=True)
+class SendJournal:
+    """One send's journal, as `transport` wants it. Safe for several threads.
+
+    A confirmation is only a time that saves a request, so it waits in memory for the next chunk
+    that is recorded, or for `flush`: a commit to disk is dearer than the request.
+    """
+
+    sends: Sends
+    send: str
+    repo: str
+    clock: Clock
+    _waiting: dict[Digest, datetime] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def known(self, digest: Digest) -> float | None:
+        """Return when the store last confirmed that it has the blob, as a unix time."""
+        with self._lock:
+            waiting = self._waiting.get(digest)
+        return self.sends.confirmed(self.repo, digest) if waiting is None else to_unix(waiting)
+
+    def confirm(self, digest: Digest) -> None:
+        """Note that the store has the blob now."""
+        with self._lock:
+            self._waiting[digest] = self.clock.now()
+
+    def chunk(self, index: int) -> Descriptor | None:
+        """Return the layer that an interrupted run of this send made of chunk `index`."""
+        return self.sends.chunk(self.send, index)
+
+    def record_chunk(self, index: int, descriptor: Descriptor) -> None:
+        """Keep the layer that chunk `index` became."""
+        self.sends.record(
+            self.repo, confirmed=self._taken(), send=self.send, chunks={index: descriptor}
+        )
+
+    def flush(self) -> None:
+        """Write what waits."""
+        waiting = self._taken()
+        if waiting:
+            self.sends.record(self.repo, confirmed=waiting)
+
+    def _taken(self) -> dict[Digest, datetime]:
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        return waiting
+
+
+def _send_row(row: sqlite3.Row) -> SendRow:
+    started = from_unix(row["started"])
+    if started is None:
+        raise AssertionError("internal: a send without its start")
+    return SendRow(
+        id=row["id"],
+        repo=row["repo"],
+        sender=row["sender"],
+        recipient=row["recipient"],
+        started=started,
+        built=from_unix(row["built"]),
+        manifest=row["manifest"],
+        bundle=row["bundle"],
+        digest=None if row["digest"] is None else Digest(row["digest"]),
+        day=None if row["day"] is None else date.fromisoformat(row["day"]),
+        tag=row["tag"],
+        published=from_unix(row["published"]),
+    )

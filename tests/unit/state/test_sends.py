@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from dockercomms.oci.model import Descriptor, digest_of
+from dockercomms.state import State
+from dockercomms.state.sends import SendJournal
+from tests.fakes.clock import FakeClock
+
+REPO = "r.example/box"
+DIGEST = digest_of(b"x")
+LAYER = Descriptor.of(b"layer", "text/plain", annotations={"a": "b"})
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def state(tmp_path):
+    with State(tmp_path / "state.db") as opened:
+        yield opened
+
+
+def claim(state, clock, source="s", repo=REPO, **options):
+    return state.sends.claim(
+        repo=repo, source=source, sender="a", recipient="b", now=clock.now(), **options
+    )
+
+
+def start(state, clock, **options):
+    """Claim a row and let go of it, as a process does that ends."""
+    with claim(state, clock, **options) as row:
+        return row.id
+
+
+def test_claim_continues_what_nobody_holds(state, clock):
+    assert start(state, clock) == start(state, clock)
+
+
+def test_claim_gives_back_what_was_recorded(state, clock):
+    send = start(state, clock)
+    day = clock.now().date()
+    state.sends.record_build(
+        send, manifest=b"m", digest=DIGEST, day=day, now=clock.now(), bundle=b"b"
+    )
+    state.sends.record_tag(send, "t")
+
+    with claim(state, clock) as row:
+        assert (row.id, row.manifest, row.bundle, row.digest) == (send, b"m", b"b", DIGEST)
+        assert (row.day, row.built, row.tag, row.published) == (day, clock.now(), "t", None)
+
+
+def test_claim_never_joins_one_that_is_held(state, clock):
+    with claim(state, clock) as one, claim(state, clock) as two:
+        assert one.id != two.id
+
+
+def test_claim_continues_the_oldest_that_is_free(state, clock):
+    with claim(state, clock) as one, claim(state, clock) as two:
+        clock.advance(1)
+        with claim(state, clock) as three:
+            pass
+    assert len({one.id, two.id, three.id}) == 3
+    with claim(state, clock) as row:
+        assert row.id in (one.id, two.id)
+
+
+@pytest.mark.parametrize("options", [{"source": "other"}, {"repo": "r.example/other"}])
+def test_claim_tells_sources_and_repositories_apart(state, clock, options):
+    assert start(state, clock) != start(state, clock, **options)
+
+
+def test_claim_without_source_is_always_new(state, clock):
+    assert start(state, clock, source=None) != start(state, clock, source=None)
+
+
+def test_claim_again_forgets_the_old_ones(state, clock):
+    send = start(state, clock)
+    state.sends.record(REPO, confirmed={}, send=send, chunks={0: LAYER})
+
+    assert start(state, clock, again=True) != send
+    assert state.sends.chunk(send, 0) is None
+
+
+def test_claim_again_leaves_a_living_one(state, clock):
+    with claim(state, clock) as one:
+        start(state, clock, again=True)
+        state.sends.record_published(one.id, now=clock.now())
+        assert state.sends.published(REPO, one.id)
+
+
+def test_claim_ends_a_day_after_the_build(state, clock):
+    send = start(state, clock)
+    clock.advance(23 * 3600)
+    state.sends.record_build(
+        send, manifest=b"m", digest=DIGEST, day=clock.now().date(), now=clock.now()
+    )
+    clock.advance(23 * 3600)
+    assert start(state, clock) == send
+    clock.advance(3600)
+
+    assert start(state, clock) != send
+
+
+def test_claim_sweeps_old_rows_but_not_those_of_the_living(state, clock):
+    old = start(state, clock, source="old")
+    with claim(state, clock, source="living") as living:
+        clock.advance(2 * 24 * 3600)
+        start(state, clock)
+        ids = {row["id"] for row in state.sends.database.rows("SELECT id FROM sends")}
+
+    assert living.id in ids
+    assert old not in ids
+
+
+def test_claim_leaves_no_lock_behind(state, clock, tmp_path):
+    start(state, clock)
+
+    assert list((tmp_path / "sends").iterdir()) == []
+
+
+def test_claim_lets_go_after_an_error(state, clock):
+    with pytest.raises(KeyError), claim(state, clock) as row:
+        raise KeyError
+
+    assert start(state, clock) == row.id
+
+
+def test_published_sends_are_found_by_prefix(state, clock):
+    send = start(state, clock)
+    state.sends.record_build(
+        send, manifest=b"m", digest=DIGEST, day=clock.now().date(), now=clock.now()
+    )
+    assert state.sends.published(REPO, send) == ()
+    state.sends.record_published(send, now=clock.now())
+
+    for prefix in (send, send[:8].upper(), DIGEST, DIGEST[7:12]):
+        (row,) = state.sends.published(REPO, prefix)
+        assert (row.id, row.digest, row.manifest) == (send, DIGEST, None)
+    assert state.sends.published("r.example/other", send) == ()
+    assert start(state, clock) != send
+
+
+def test_published_sends_are_forgotten_after_ninety_days(state, clock):
+    send = start(state, clock)
+    state.sends.record_published(send, now=clock.now())
+    clock.advance(90 * 24 * 3600)
+    start(state, clock)
+
+    assert state.sends.published(REPO, send) == ()
+
+
+# --- what a registry has -------------------------------------------------------------------------
+
+
+def test_blobs_and_anchors_are_known_by_repository(state, clock):
+    state.sends.record(REPO, confirmed={DIGEST: clock.now()})
+    state.sends.record_anchor(REPO, "tag", DIGEST, now=clock.now())
+
+    assert state.sends.confirmed(REPO, DIGEST) == clock.now().timestamp()
+    assert state.sends.anchor(REPO, "tag") == DIGEST
+    assert state.sends.confirmed("r.example/other", DIGEST) is None
+    assert state.sends.anchor("r.example/other", "tag") is None
+
+
+def test_forget_store_believes_nothing_more(state, clock):
+    state.sends.record(REPO, confirmed={DIGEST: clock.now()})
+    state.sends.record_anchor(REPO, "tag", DIGEST, now=clock.now())
+
+    state.sends.forget_store(REPO)
+
+    assert state.sends.confirmed(REPO, DIGEST) is None
+    assert state.sends.anchor(REPO, "tag") is None
+
+
+def test_old_blobs_and_anchors_are_swept(state, clock):
+    state.sends.record(REPO, confirmed={DIGEST: clock.now()})
+    state.sends.record_anchor(REPO, "tag", DIGEST, now=clock.now())
+    clock.advance(timedelta(days=2).total_seconds())
+    start(state, clock)
+
+    assert state.sends.anchor(REPO, "tag") is None
+    assert state.sends.confirmed(REPO, DIGEST) is not None
+    clock.advance(timedelta(days=5).total_seconds())
+    start(state, clock)
+    assert state.sends.confirmed(REPO, DIGEST) is None
+
+
+# --- the journal ---------------------------------------------------------------------------------
+
+
+def test_journal_keeps_chunks_with_what_waits(state, clock):
+    journal = SendJournal(state.sends, "send", REPO, clock)
+    assert journal.known(DIGEST) is None
+    journal.confirm(DIGEST)
+
+    assert journal.known(DIGEST) == clock.now().timestamp()
+    assert state.sends.confirmed(REPO, DIGEST) is None
+    journal.record_chunk(3, LAYER)
+
+    assert state.sends.confirmed(REPO, DIGEST) == clock.now().timestamp()
+    assert journal.known(DIGEST) == clock.now().timestamp()
+    assert journal.chunk(3) == LAYER
+    assert journal.chunk(2) is None
+
+
+def test_journal_flush_writes_what_waits(state, clock):
+    journal = SendJournal(state.sends, "send", REPO, clock)
+    journal.flush()
+    journal.confirm(DIGEST)
+    journal.flush()
+
+    assert state.sends.confirmed(REPO, DIGEST) == clock.now().timestamp()
