@@ -78,6 +78,14 @@ class Settings:
     out: str = "."
     flat: bool = False
     receipt: bool = True
+    default_registry: str | None = None
+    """The host of a reference without one, for `reg`; None: that is an error."""
+    hub_proxy: str | None = None
+    """Address of what is read in place of Docker Hub, for `reg`."""
+    registry_chunk_bytes: int | None = None
+    """The largest piece of a blob in one request, for `reg`; None: no limit of ours."""
+    retry_seconds: int | None = None
+    """How long one request of `reg` is tried, in all; None: as its retry policy says."""
     origins: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Field name to where its value came from: a file, a variable, `flag` or `login name`."""
 
@@ -225,6 +233,7 @@ _KEYS = (
     _Key("send.chunk_size", "chunk_bytes", _size),
     _Key("send.keep_mtime", "keep_mtime", _flag),
     _Key("recv.receipt", "receipt", _flag),
+    _Key("registry.chunk_size", "registry_chunk_bytes", _size),
     # A checkout must not choose where a stranger's files land, nor weaken or tap a connection.
     _Key("recv.out", "out", _out, in_project=False),
     _Key("recv.flat", "flat", _flag, in_project=False),
@@ -233,6 +242,8 @@ _KEYS = (
     _Key("ca_file", "ca_file", _path, in_project=False),
     _Key("authfile", "authfile", _path, in_project=False),
     _Key("timeout", "timeout", _duration, in_project=False),
+    _Key("default_registry", "default_registry", _text, in_project=False),
+    _Key("registry.hub_proxy", "hub_proxy", _text, in_project=False),
 )
 _BY_NAME = {key.name: key for key in _KEYS}
 _TABLES = frozenset(key.name.partition(".")[0] for key in _KEYS if "." in key.name)

@@ -25,7 +25,11 @@
     │   ├ Truncated                the bytes end early
     │   └ TrailingData             bytes follow the end
     ├ LimitError 9                 a limit of ours or of the registry would be passed
+    ├ SigningError 1               nothing could be signed: no identity, or a service refused
+    │ └ SigningUnreachable 6       a service that signing needs did not answer
     ├ VerificationError 2          bad signature, wrong identity
+    │ ├ Unsigned                   there is no signature at all
+    │ └ UnknownSender              the policy does not say how that name signs
     ├ PartialError 7               some messages failed
     ├ NothingNewError 12           nothing new, and the caller wanted to know
     └ LocalIOError 8               disk full, permissions, a file that changed while it was read
@@ -289,10 +293,28 @@ class LimitError(DockerCommsError):
     exit_code = 9
 
 
+class SigningError(DockerCommsError):
+    """Nothing could be signed: there is no identity to sign with, or a service refused."""
+
+
+class SigningUnreachable(SigningError):
+    """A service that signing needs did not answer, or not in time."""
+
+    exit_code = 6
+
+
 class VerificationError(DockerCommsError):
     """A signature, identity or statement does not hold."""
 
     exit_code = 2
+
+
+class Unsigned(VerificationError):
+    """There is no signature at all; a policy may let such a message pass, as a claim."""
+
+
+class UnknownSender(VerificationError):
+    """The policy does not say how that name signs."""
 
 
 class PartialError(DockerCommsError):

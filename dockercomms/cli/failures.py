@@ -108,10 +108,15 @@ def _why(error: errors.DockerCommsError) -> str:
 
 def explain_usage(error: click.ClickException) -> tuple[str, tuple[str, ...]]:
     """Return why click refuses a command line, and what to do next."""
+    from click import NoSuchOption
+
     text = error.format_message()
     why = text[:1].lower() + text[1:].rstrip(".")
     ctx = getattr(error, "ctx", None)
-    return why, (f"see '{ctx.command_path if ctx else 'dockercomms'} --help'",)
+    hints = [f"see '{ctx.command_path if ctx else 'dockercomms'} --help'"]
+    if isinstance(error, NoSuchOption) and ctx is not None and ctx.info_name == "send":
+        hints.append("a file whose name begins with - is written ./-NAME")
+    return why, tuple(hints)
 
 
 def explain_internal(error: BaseException) -> Explanation:

@@ -4,8 +4,8 @@ Nothing here touches a file. An index is a value: a change returns another one. 
 does not know in an entry or beside the entries is kept, so that other tools find it again.
 
 An entry stands for a manifest under one tag, or under none. Every stored manifest has at least one
-entry, so that tools which collect garbage see it; a tag that moves leaves an entry without a tag
-behind. Our own entries also carry the manifest's artifact type, and where it has a subject, that
+entry, so that tools which collect garbage see it, or is in an image index that has one; a tag that
+moves leaves an entry without a tag behind. Our own entries also carry the manifest's artifact type, and where it has a subject, that
 subject's digest under `ANNOTATION_SUBJECT`. The latter only says which manifests need not be read
 to answer "what refers to X": the answer itself is taken from the manifests, never from entries.
 
@@ -21,7 +21,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dockercomms.errors import ProtocolError
@@ -129,6 +129,14 @@ class LayoutIndex:
     def without_manifest(self, digest: Digest) -> LayoutIndex:
         """Return the index without the manifest and every tag on it."""
         return LayoutIndex((e for e in self.entries if e.digest != digest), self._fields)
+
+    def without_loose(self, digests: Collection[Digest]) -> LayoutIndex:
+        """Return the index without the entries of `digests` that have neither tag nor subject.
+
+        Returns `self` where there is none.
+        """
+        kept = [e for e in self.entries if e.digest not in digests or e.tag or e.subject]
+        return self if len(kept) == len(self.entries) else LayoutIndex(kept, self._fields)
 
     def to_bytes(self) -> bytes:
         """Return `index.json` as compact JSON, members that are not ours included."""

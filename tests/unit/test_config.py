@@ -175,6 +175,7 @@ def test_load_reads_every_key(place: Place) -> None:
         authfile = "~/auth.json"
         timeout = "30s"
         concurrency = 8
+        default_registry = "docker.io"
         [send]
         ttl = "1d"
         compress = "gzip"
@@ -184,6 +185,9 @@ def test_load_reads_every_key(place: Place) -> None:
         out = "incoming"
         flat = true
         receipt = false
+        [registry]
+        chunk_size = "64MiB"
+        hub_proxy = "https://cache.example"
         """
     )
     settings = place.load()
@@ -204,11 +208,14 @@ def test_load_reads_every_key(place: Place) -> None:
         "out": "incoming",
         "flat": True,
         "receipt": False,
+        "default_registry": "docker.io",
+        "registry_chunk_bytes": 64 * 2**20,
+        "hub_proxy": "https://cache.example",
     }
     for name, value in expected.items():
         assert getattr(settings, name) == value, name
     unset = {field.name for field in fields(Settings)} - set(expected)
-    assert unset == {"username", "password", "origins"}
+    assert unset == {"username", "password", "retry_seconds", "origins"}
 
 
 @pytest.mark.parametrize(

@@ -201,11 +201,19 @@ def test_retry_after_beyond_the_limits_is_reported_and_not_waited_for() -> None:
         assert clock.sleeps == []
 
 
-def test_retry_after_keeps_a_hint_that_is_there() -> None:
+def test_retry_after_stands_before_a_hint_that_is_there() -> None:
     error = TooManyRequests("x", status=429, retry_after_seconds=100, hint="ask the owner")
     with pytest.raises(TooManyRequests) as caught:
         RetryPolicy.requests().call(always(error)[0], clock=FakeClock())
-    assert caught.value.hint == "ask the owner"
+    assert caught.value.hint == "the registry asks to wait 100 s\nask the owner"
+
+
+@pytest.mark.parametrize("seconds", [31, 100])
+def test_retry_after_of_a_5xx_that_is_not_waited_for_is_told(seconds: int) -> None:
+    with pytest.raises(NetworkError) as caught:
+        RetryPolicy.requests().call(always(status(503, retry_after=seconds))[0], clock=FakeClock())
+    assert caught.value.hint == f"the registry asks to wait {seconds} s"
+    assert caught.value.attempts == 1
 
 
 def test_retry_after_may_be_ignored() -> None:

@@ -1,0 +1,249 @@
+"""Delivering: a message's payload brought to its place, whole or not at all, once.
+
+    temporary --pull, prove, fsync--> path written down --rename--> delivered, receipt stored
+
+What a crash leaves before the rename is a temporary that the next run removes; after it, a row
+that says what is where, so that the next run only has to look.
+
+Source: SPEC.md section 8.
+
+Example:
+    >>> from dockercomms.delivering import ReceiveOptions
+    >>> ReceiveOptions().flat
+    False
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dockercomms.landing import (
+    Leftovers,
+    delivery_key,
+    file_digest,
+    is_in_place,
+    need_space,
+    put_in_place,
+    tree,
+    tree_digest,
+)
+from dockercomms.manifest import Message
+from dockercomms.oci.model import READ_BYTES, Digest
+from dockercomms.platforms import local_errors
+from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
+from dockercomms.publishing import Publisher
+from dockercomms.receipts import store_receipt
+from dockercomms.transport.payload import TAR_SUFFIX, safe_filename, unpack_files
+from dockercomms.transport.transfer import Progress, pull_payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveOptions:
+    """Where and how messages are received."""
+
+    out: Path = Path()
+    """The folder that takes them; made if it is not there."""
+    flat: bool = False
+    """Leave out the folder that each message gets."""
+    overwrite: bool = False
+    """Replace files that are there already."""
+    stdout: BinaryIO | None = None
+    """Write the payload here instead, once it is proven; at least once."""
+    receipt: bool = True
+    """Write a receipt for what is delivered."""
+    again: bool = False
+    """Deliver also what was delivered before, or has expired."""
+    concurrency: int = 4
+    max_total_bytes: int | None = None
+    """Hold larger messages; None: only the disk sets a limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRun:
+    """One message on its way to disk. To be used by whoever holds the lock of its key.
+
+    Every method may raise `LocalIOError`.
+    """
+
+    message: Message
+    me: str
+    publisher: Publisher
+    options: ReceiveOptions
+    leftovers: Leftovers
+    progress: Progress | None = None
+
+    @property
+    def key(self) -> str:
+        """What this delivery is called beside the state."""
+        return delivery_key(self.me, self.message.digest)
+
+    def settle(self) -> tuple[Path, ...] | None:
+        """Finish what an earlier run had put in its place; None if there is nothing of the kind."""
+        rows, digest = self.publisher.state.inbox, self.message.digest
+        known = rows.delivery(self.me, digest)
+        if known is None or known.state != "delivering":
+            return None
+        if known.path is None or known.payload_digest is None:
+            in_place = False
+        else:
+            in_place = is_in_place(known.path, known.payload_digest)
+        if known.path is None or not in_place:
+            rows.forget_delivery(self.me, digest)
+            return None
+        self._finish()
+        return _files_at(known.path)
+
+    def deliver(self) -> tuple[Path, ...]:
+        """Bring the payload to its place and note it as delivered; return the files it became.
+
+        Raises:
+            IntegrityError: the store gave other bytes than were asked for.
+            ProtocolError: the bytes are what the manifest names, and break a rule.
+            NotFoundError: a chunk is missing in the store.
+            NetworkError, RegistryError: the store does not answer.
+        """
+        if self.options.stdout is not None:
+            self._to_stream(self.options.stdout)
+            return ()
+        if self.message.header.content_type == CONTENT_TYPE_FILES_TAR:
+            final = self._to_folder()
+        else:
+            final = self._to_file()
+        self._finish()
+        return _files_at(final)
+
+    # --- three kinds of places -------------------------------------------------------------------
+
+    def _to_file(self) -> Path:
+        folder = self._own_folder()
+        temporary, handle = self.leftovers.new_file(self.key, folder)
+        with os.fdopen(handle, "w+b") as sink:
+            self._pull(sink, folder)
+        digest = self.message.header.payload_digest or file_digest(temporary)
+        return put_in_place(
+            temporary,
+            folder,
+            safe_filename(self.message.header.display_name),
+            overwrite=self.options.overwrite,
+            announce=lambda final: self._begin(final, digest),
+        )
+
+    def _to_folder(self) -> Path:
+        """Unpack a tar of files beside its place, then give the whole folder its name at once."""
+        out = self._out()
+        need_space(out, 2 * self.message.header.total_bytes, self._what)
+        packed, handle = self.leftovers.new_file(self.key, out)
+        with os.fdopen(handle, "w+b") as sink:
+            self._pull(sink, out)
+            unpacked = self.leftovers.new_folder(self.key, out)
+            sink.seek(0)
+            unpack_files(sink, unpacked)
+        with local_errors(str(packed)):
+            packed.unlink()
+            source, name = self._named(unpacked)
+        digest = tree_digest(source)
+        return put_in_place(
+            source,
+            out,
+            name,
+            overwrite=self.options.overwrite,
+            announce=lambda final: self._begin(final, digest),
+        )
+
+    def _named(self, unpacked: Path) -> tuple[Path, str]:
+        """Return the folder to deliver and its name: the message's own, flat the sender's."""
+        if not self.options.flat:
+            return unpacked, self.message.header.short_id
+        name = safe_filename(self.message.header.display_name)
+        name = safe_filename(name.removesuffix(TAR_SUFFIX))
+        only = unpacked / name
+        if list(unpacked.iterdir()) == [only] and only.is_dir() and not only.is_symlink():
+            return only, name  # the one folder that was sent becomes itself
+        return unpacked, name
+
+    def _to_stream(self, stream: BinaryIO) -> None:
+        """Write the payload to `stream` once it is proven; after a crash it is written again."""
+        with local_errors("temporary file"), tempfile.TemporaryFile() as sink:
+            self._pull(sink, Path(tempfile.gettempdir()))
+            sink.seek(0)
+            with local_errors("standard output"):
+                shutil.copyfileobj(sink, stream, READ_BYTES)
+                stream.flush()
+        with self.publisher.state.inbox.batch():
+            self._begin(None, None)
+            self._finish()
+
+    # --- steps -----------------------------------------------------------------------------------
+
+    @property
+    def _what(self) -> str:
+        return f"message {self.message.header.id}"
+
+    def _pull(self, sink: BinaryIO, folder: Path) -> None:
+        """Fill `sink` with the proven payload, durably."""
+        need_space(folder, self.message.header.total_bytes, self._what)
+        pull_payload(
+            self.publisher.registry,
+            self.publisher.repository,
+            self.message,
+            sink,
+            concurrency=self.options.concurrency,
+            progress=self.progress,
+        )
+        with local_errors(self._what):
+            sink.flush()
+            os.fsync(sink.fileno())
+
+    def _out(self) -> Path:
+        """Return the absolute folder that takes messages, made if need be."""
+        out = self.options.out.absolute()
+        with local_errors(str(out)):
+            out.mkdir(parents=True, exist_ok=True)
+        return out
+
+    def _own_folder(self) -> Path:
+        """Return the folder for the message's file: its own, or with `flat` the common one."""
+        out = self._out()
+        if self.options.flat:
+            return out
+        folder = out / self.message.header.short_id
+        self.leftovers.make_folder(self.key, folder)
+        return folder
+
+    def _begin(self, final: Path | None, digest: Digest | None) -> None:
+        """Write down, durably, where the message goes and what will be there."""
+        header = self.message.header
+        self.publisher.state.inbox.begin_delivery(
+            self.me,
+            self.message.digest,
+            repo=self.publisher.repo,
+            message_id=header.id,
+            sender=header.sender,
+            path=final,
+            payload_digest=digest,
+            expires=header.expires,
+        )
+
+    def _finish(self) -> None:
+        """Note the delivery and store its receipt: both or neither."""
+        rows, digest = self.publisher.state.inbox, self.message.digest
+        now = self.publisher.clock.now()
+        with rows.batch():
+            rows.finish_delivery(self.me, digest, now)
+            if self.options.receipt:
+                known = rows.delivery(self.me, digest)
+                at = None if known is None else known.delivered_at
+                repo = self.publisher.repo
+                store_receipt(self.publisher.state, repo, self.message, at=at or now)
+
+
+def _files_at(path: Path) -> tuple[Path, ...]:
+    if not path.is_dir():
+        return (path,)
+    with local_errors(str(path)):
+        return tuple(item for item in tree(path) if item.is_symlink() or not item.is_dir())

@@ -1,0 +1,298 @@
+"""From an order to a draft: what is asked for, checked, and the message that becomes of it.
+
+Nothing here asks a registry for anything; `sending` does.
+
+Source: SPEC.md sections 3 and 6.
+
+Example:
+    >>> from dockercomms.drafting import SendOptions
+    >>> SendOptions(title="greetings").ttl_seconds
+    604800
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Literal, Protocol
+
+from dockercomms import __version__
+from dockercomms.errors import ProtocolError, UsageError
+from dockercomms.manifest import ManifestBuilder, Message, parse_message
+from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.protocol import DEFAULT_TTL_SECONDS, MessageHeader, recipient_tag
+from dockercomms.publishing import ReferrersIndex
+from dockercomms.transport.payload import Payload, wire_filename
+from dockercomms.transport.transfer import Compress, Pushed
+
+MAX_TTL_SECONDS = 10**12
+"""What a reader of ours takes at most: beyond any calendar."""
+
+MAX_CONCURRENCY = 64
+"""More chunks at once gain nothing and hold a chunk of memory each."""
+
+MAX_CHUNK_BYTES = 2**30
+"""A chunk is held in memory several times over; ten thousand of these are the largest message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions:
+    """How a message is sent."""
+
+    title: str | None = None
+    """At most 200 characters."""
+    text: str | None = None
+    """A note beside the payload, at most 1 KiB."""
+    ttl_seconds: int = DEFAULT_TTL_SECONDS
+    compress: Compress = "auto"
+    chunk_bytes: int | None = None
+    """Payload bytes in a chunk; None: chosen from the payload's size."""
+    concurrency: int = 4
+    again: bool = False
+    """Start afresh even if an interrupted send of the same source could be continued."""
+    dry_run: bool = False
+    """Read, cut and compress everything, and write nothing anywhere."""
+    clock_skew_ok: bool = False
+    """Send even if our clock and the registry's are more than an hour apart."""
+    referrers_index: ReferrersIndex = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """Who signed."""
+
+    kind: Literal["key", "keyless"]
+    signer: str
+
+
+class Signer(Protocol):
+    """Signs messages."""
+
+    @property
+    def signed_by(self) -> SignedBy:
+        """What `sign` signs as."""
+        ...
+
+    def sign(self, message: Message, manifest: bytes) -> bytes:
+        """Return a Sigstore bundle, verified, about the message whose bytes are `manifest`.
+
+        Raises:
+            VerificationError: the bundle does not satisfy our own verifier.
+            NetworkError: a service that is needed for signing does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A message that is published (after a dry run: as it would be)."""
+
+    id: str
+    digest: Digest
+    repo: str
+    tag: str
+    recipient: str
+    sender: str
+    total_bytes: int
+    chunks: int
+    reused_chunks: int
+    """Chunks that were there already and were not sent."""
+    expires_at: datetime
+    sealed: bool = False
+    signed: SignedBy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be sent, by whom, to whom, and how.
+
+    Raises (when it is made):
+        UsageError: a name is missing, or a number or text cannot be sent.
+        LimitError: the title or text is too long.
+    """
+
+    payload: Payload
+    sender: str
+    recipient: str
+    options: SendOptions
+    signer: Signer | None = None
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+        _check_numbers(self.options)
+        # Everything but the payload's figures, so that no limit is found only after the upload.
+        try:
+            self.header("0" * 36, _SOME_DAY).to_annotations()
+        except ProtocolError as error:
+            raise UsageError(error.message) from error
+
+    @property
+    def rt(self) -> str:
+        """What stands for the recipient in tags."""
+        return recipient_tag(self.recipient)
+
+    def header(self, message_id: str, now: datetime) -> MessageHeader:
+        """Return all that is known of the header before the payload is read."""
+        short, full = wire_filename(self.payload.filename)
+        return MessageHeader(
+            id=message_id,
+            sender=self.sender,
+            recipient=self.recipient,
+            created_at=now.replace(microsecond=now.microsecond // 1000 * 1000),
+            ttl_seconds=self.options.ttl_seconds,
+            filename=short,
+            filename_full=full,
+            total_bytes=0,
+            chunk_bytes=0,
+            chunk_count=0,
+            compression="zstd",
+            content_type=self.payload.content_type,
+            files_count=self.payload.files_count,
+            title=self.options.title,
+            text=self.options.text,
+        )
+
+    def source_key(self, repo: str) -> str | None:
+        """Return what two runs must share for the second to continue the first; None for streams.
+
+        The release is part of it: another one may encode a chunk differently.
+        """
+        if self.payload.source_id is None:
+            return None
+        options = self.options
+        parts = (
+            repo,
+            self.payload.source_id,
+            self.payload.filename,
+            self.sender,
+            self.recipient,
+            options.title,
+            options.text,
+            options.ttl_seconds,
+            options.compress,
+            options.chunk_bytes,
+            None if self.signer is None else str(self.signer.signed_by),
+            __version__,
+        )
+        return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+_SOME_DAY = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def _check_names(order: Order) -> None:
+    for what, name in (("recipient", order.recipient), ("sender", order.sender)):
+        if not name:
+            raise UsageError(f"{what}: empty; a name expected")
+    for what, text in (
+        ("recipient", order.recipient),
+        ("sender", order.sender),
+        ("title", order.options.title or ""),
+        ("text", order.options.text or ""),
+    ):
+        if not is_unicode(text):
+            raise UsageError(f"{what} {text!r:.100}: not valid UTF-8")
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether `text` has a UTF-8 form; an argument of other bytes has none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_numbers(options: SendOptions) -> None:
+    for what, value, most in (
+        ("ttl: seconds", options.ttl_seconds, MAX_TTL_SECONDS),
+        ("chunk size: bytes", options.chunk_bytes, MAX_CHUNK_BYTES),
+        ("concurrency", options.concurrency, MAX_CONCURRENCY),
+    ):
+        if value is not None and not 0 < value <= most:
+            raise UsageError(f"{what}: {value} given; 1 to {most} expected")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message that is built and not published."""
+
+    message: Message
+    manifest: bytes
+    anchor_day: date
+    reused_chunks: int
+
+    @property
+    def pushed(self) -> Pushed:
+        """What `push_payload` returned when this message was built."""
+        header = self.message.header
+        if header.payload_digest is None:
+            raise AssertionError("internal: a message of ours without its payload digest")
+        return Pushed(
+            layers=tuple(chunk.descriptor for chunk in self.message.chunks),
+            payload_digest=header.payload_digest,
+            total_bytes=header.total_bytes,
+            chunk_bytes=header.chunk_bytes,
+            compression=header.compression,
+            reused_chunks=self.reused_chunks,
+        )
+
+
+def build_draft(
+    order: Order, message_id: str, pushed: Pushed, *, now: datetime, day: date
+) -> Draft:
+    """Build the manifest, and read it as a receiver will: what we cannot read is never sent.
+
+    Args:
+        order: What is sent.
+        message_id: A UUID.
+        pushed: What became of the payload.
+        now: Our time, which becomes the message's.
+        day: The registry's day, whose anchor becomes the message's subject.
+
+    Raises:
+        LimitError: the manifest is too large; larger chunks make it smaller.
+        ProtocolError: our own parser refuses it.
+    """
+    header = replace(
+        order.header(message_id, now),
+        total_bytes=pushed.total_bytes,
+        chunk_bytes=pushed.chunk_bytes,
+        chunk_count=len(pushed.layers),
+        compression=pushed.compression,
+        payload_digest=pushed.payload_digest,
+    )
+    manifest, _ = ManifestBuilder.message(
+        header.to_annotations(), pushed.layers, subject=day_anchor(order.rt, day)
+    ).build()
+    message = parse_message(manifest)
+    if message.header != header:
+        raise AssertionError("internal: a message does not read back as it was built")
+    return Draft(message, manifest, day, pushed.reused_chunks)
+
+
+def day_anchor(rt: str, day: date) -> Descriptor:
+    """Return the descriptor of a day's inbox anchor, as a subject is written."""
+    return ManifestBuilder.inbox_anchor(rt, day).build()[1].bare()
+
+
+def sent_of(draft: Draft, *, repo: str, tag: str, signer: Signer | None) -> Sent:
+    """Return what there is to say of a message under `tag`."""
+    header = draft.message.header
+    if header.expires is None:
+        raise AssertionError("internal: a message of ours that never expires")
+    return Sent(
+        id=header.id,
+        digest=draft.message.digest,
+        repo=repo,
+        tag=tag,
+        recipient=header.recipient,
+        sender=header.sender,
+        total_bytes=header.total_bytes,
+        chunks=header.chunk_count,
+        reused_chunks=draft.reused_chunks,
+        expires_at=header.expires,
+        signed=None if signer is None else signer.signed_by,
+    )

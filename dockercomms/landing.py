@@ -1,0 +1,306 @@
+"""Where a payload lands: temporaries that never stay for ever, and names nothing is replaced at.
+
+A temporary is written down before it is made, under the key of its delivery, whose lock its maker
+holds while it lives. So what a killed process left behind is known, and is removed by the next run
+that gets the lock, in whatever folder it is.
+
+Source: SPEC.md section 8.
+
+Example:
+    >>> from dockercomms.landing import numbered
+    >>> [numbered("report.pdf", number) for number in (1, 2, 3)]
+    ['report.pdf', 'report (2).pdf', 'report (3).pdf']
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dockercomms.errors import LocalIOError
+from dockercomms.oci.model import READ_BYTES, Digest
+from dockercomms.platforms import (
+    create_new,
+    free_bytes,
+    local_errors,
+    open_regular,
+    rename_new,
+    sync_folder,
+)
+from dockercomms.state.locks import try_lock
+from dockercomms.transport.names import MAX_DISK_NAME_BYTES, shorten
+
+TEMPORARY = re.compile(r"\.dockercomms-[0-9a-f]{16}\.part")
+"""What a temporary is called; nothing else is ever removed as one."""
+
+MAX_NUMBER = 10_000
+"""So many files of one name in a folder are not a coincidence."""
+
+_MAKES: dict[str, Literal["temporary", "folder"]] = {"t": "temporary", "d": "folder"}
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What deliveries make on disk, written down in files beside the state. Thread safe.
+
+    Args:
+        folder: Where locks and notes are kept; made when it is needed.
+    """
+
+    folder: Path
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Yield whether the delivery `key` is ours alone; what an earlier run left is removed.
+
+        What this block leaves behind by an error is removed as well.
+        """
+        with try_lock(self.folder / f"{key}.lock") as held:
+            if not held:
+                yield False
+                return
+            self._remove(key)
+            try:
+                yield True
+            finally:
+                self._remove(key)
+
+    def sweep(self) -> None:
+        """Remove what deliveries left behind whose maker does not live any more."""
+        with local_errors(str(self.folder)):
+            keys = {path.stem for path in self.folder.glob("*.*")}
+        for key in sorted(keys):
+            with try_lock(self.folder / f"{key}.lock") as held:
+                if held:
+                    self._remove(key)
+
+    def new_file(self, key: str, folder: Path) -> tuple[Path, int]:
+        """Return a new temporary file in `folder` and its descriptor.
+
+        Raises:
+            LocalIOError: it cannot be made.
+        """
+        path = self._name_temporary(key, folder)
+        with local_errors(str(path)):
+            return path, create_new(path, mode=0o666)
+
+    def new_folder(self, key: str, folder: Path) -> Path:
+        """Return a new temporary folder in `folder`.
+
+        Raises:
+            LocalIOError: it cannot be made.
+        """
+        path = self._name_temporary(key, folder)
+        with local_errors(str(path)):
+            path.mkdir()
+        return path
+
+    def make_folder(self, key: str, folder: Path) -> None:
+        """Make sure that `folder` is there; one that stays empty is removed with the leftovers.
+
+        Raises:
+            LocalIOError: it cannot be made.
+        """
+        with local_errors(str(folder)):
+            if folder.is_dir():
+                return
+            self._note(key, "d", folder)
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+
+    def _name_temporary(self, key: str, folder: Path) -> Path:
+        path = folder / f".dockercomms-{secrets.token_hex(8)}.part"
+        self._note(key, "t", path)
+        return path
+
+    def _note(self, key: str, kind: str, path: Path) -> None:
+        note = self.folder / f"{key}.made"
+        with local_errors(str(note)), note.open("ab") as out:
+            out.write(kind.encode("ascii") + os.fsencode(path.absolute()) + b"\0")
+
+    def _remove(self, key: str) -> None:
+        """Remove all that is noted under `key`, the newest first, then the note.
+
+        What cannot be removed now stays noted, and stops nothing.
+        """
+        note = self.folder / f"{key}.made"
+        with contextlib.suppress(OSError):
+            lines = note.read_bytes().split(b"\0")[:-1]
+            for line in reversed(lines):
+                _remove_made(Path(os.fsdecode(line[1:])), _MAKES.get(chr(line[0])))
+            note.unlink(missing_ok=True)
+
+
+def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> None:
+    """Remove a temporary, or a folder if nothing is in it; nothing else."""
+    if kind == "folder":
+        with contextlib.suppress(OSError):  # somebody else uses it by now, or removed it
+            path.rmdir()
+    elif kind == "temporary" and TEMPORARY.fullmatch(path.name):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def delivery_key(me: str, digest: Digest) -> str:
+    """Return what one delivery is called beside the state."""
+    return hashlib.sha256(f"{me}\0{digest}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def numbered(name: str, number: int, *, folder: bool = False) -> str:
+    """Return the `number`-th name to try for `name`; a file keeps its ending."""
+    if number == 1:
+        return name
+    stem, dot, ending = ("", "", "") if folder else name.rpartition(".")
+    if not stem:
+        stem, dot, ending = name, "", ""
+    tail = f" ({number}){dot}{ending}"
+    return shorten(stem, MAX_DISK_NAME_BYTES - len(tail.encode("utf-8"))) + tail
+
+
+def need_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Raises:
+        LocalIOError: fewer bytes are free than needed.
+    """
+    with local_errors(str(folder)):
+        free = free_bytes(folder)
+    if free < needed_bytes:
+        raise LocalIOError(
+            f"{what}: {needed_bytes} bytes needed in {folder}, {free} free",
+            hint="free some space, or choose another folder with --out",
+        )
+
+
+def put_in_place(
+    temporary: Path,
+    folder: Path,
+    name: str,
+    *,
+    overwrite: bool = False,
+    announce: Callable[[Path], None],
+) -> Path:
+    """Give the file or folder `temporary` its final name in `folder`, and return that path.
+
+    Without `overwrite` nothing that is there is touched: the next free number is taken. With it
+    a file replaces a file, and a folder is merged into a folder, file by file.
+
+    Args:
+        temporary: What is complete and durable.
+        folder: Where it goes.
+        name: What it is to be called.
+        overwrite: See above.
+        announce: Called with the final path before anything is there.
+
+    Raises:
+        LocalIOError: it cannot be renamed.
+    """
+    is_folder = temporary.is_dir()
+    with local_errors(str(folder / name)):
+        for number in range(1, MAX_NUMBER + 1):
+            final = folder / numbered(name, number, folder=is_folder)
+            if overwrite:
+                announce(final)
+                _replace(temporary, final)
+            elif os.path.lexists(final):
+                continue
+            else:
+                announce(final)
+                try:
+                    rename_new(temporary, final)
+                except FileExistsError:
+                    if os.path.lexists(temporary):
+                        continue  # somebody was faster
+                    # A network file system may rename and lose the answer; the next run settles it.
+                    raise
+            sync_folder(folder)
+            return final
+    raise LocalIOError(f"{folder / name}: {MAX_NUMBER} files of that name are there already")
+
+
+def _replace(temporary: Path, final: Path) -> None:
+    """Put a file in the place of a file, or the files of a folder into a folder."""
+    if not (temporary.is_dir() and final.is_dir()):
+        os.replace(temporary, final)  # noqa: PTH105 - beside rename_new
+        return
+    for folder, _, _ in os.walk(temporary):
+        inside = final / Path(folder).relative_to(temporary)
+        inside.mkdir(exist_ok=True)
+        for path in Path(folder).iterdir():
+            if path.is_symlink() or not path.is_dir():
+                os.replace(path, inside / path.name)  # noqa: PTH105 - as above
+        sync_folder(inside)
+    shutil.rmtree(temporary)
+
+
+def file_digest(path: Path) -> Digest:
+    """Return the sha256 digest of a regular file's content.
+
+    Raises:
+        LocalIOError: it is none, or cannot be read.
+    """
+    hashed = hashlib.sha256()
+    with local_errors(str(path)), open_regular(path) as stream:
+        while piece := stream.read(READ_BYTES):
+            hashed.update(piece)
+    return Digest(f"sha256:{hashed.hexdigest()}")
+
+
+def tree_digest(folder: Path) -> Digest:
+    """Return a digest over the names, kinds, sizes and link targets below `folder`.
+
+    Content is left out: a folder gets its name only when all that is in it is durable, so a tree
+    of the right shape is the whole one.
+
+    Raises:
+        LocalIOError: it cannot be read.
+    """
+    hashed = hashlib.sha256()
+    with local_errors(str(folder)):
+        for path in tree(folder):
+            status = path.lstat()
+            line = [
+                os.fsencode(path.relative_to(folder)),
+                str(stat.S_IFMT(status.st_mode)).encode(),
+            ]
+            if stat.S_ISLNK(status.st_mode):
+                line.append(os.fsencode(path.readlink()))
+            elif stat.S_ISREG(status.st_mode):
+                line.append(str(status.st_size).encode())
+            hashed.update(b"\0".join(line) + b"\0\0")
+    return Digest(f"sha256:{hashed.hexdigest()}")
+
+
+def tree(folder: Path) -> list[Path]:
+    """Return all that is below `folder`, sorted; links are not followed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        found += [Path(parent, name) for name in (*folders, *files)]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def is_in_place(path: Path, digest: Digest) -> bool:
+    """Return whether what was to be delivered to `path` is there, and whole."""
+    try:
+        return (tree_digest(path) if path.is_dir() else file_digest(path)) == digest
+    except LocalIOError:
+        return False

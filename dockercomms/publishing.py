@@ -1,0 +1,288 @@
+"""Putting manifests where others find them: anchors, tags, the bell, the fallback index.
+
+Nothing here decides what is published; `sending` and `receipts` do. Publication is one PUT of a
+manifest with its tag; whatever comes after it is best effort and never makes it undone.
+
+Source: SPEC.md sections 5 and 6.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from datetime import date
+    >>> from dockercomms.oci.memory import MemoryRegistry
+    >>> from dockercomms.platforms import SystemClock
+    >>> from dockercomms.publishing import Publisher
+    >>> from dockercomms.state import State
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     registry = MemoryRegistry()
+    ...     publisher = Publisher(
+    ...         registry=registry, repository="team/box", repo="r.example/team/box",
+    ...         state=state, clock=SystemClock(),
+    ...     )
+    ...     publisher.ensure_config()
+    ...     _ = publisher.ensure_anchor("bvs61fohi1cmosc8le2hrdkhu3", date(2026, 11, 20))
+    ...     list(registry.tags("team/box"))
+    ['inbox-bvs61fohi1cmosc8le2hrdkhu3-20261120']
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import Literal
+
+from dockercomms.errors import (
+    DockerCommsError,
+    ManifestBlobUnknown,
+    NotFoundError,
+    RegistryError,
+)
+from dockercomms.manifest import ManifestBuilder, Message
+from dockercomms.oci.interface import Registry
+from dockercomms.oci.model import (
+    EMPTY_CONFIG,
+    EMPTY_CONFIG_BYTES,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    Digest,
+    digest_of,
+)
+from dockercomms.oci.referrers import append_entry, put_index, tag_schema_entries
+from dockercomms.platforms import Clock
+from dockercomms.protocol import (
+    MAX_FALLBACK_INDEX_ENTRIES,
+    MEDIA_TYPE_BUNDLE_CONFIG,
+    PREDICATE_TYPE_MESSAGE,
+    PROTOCOL_VERSION,
+    VERSION,
+    anchor_tag,
+    bell_tag,
+    bundle_tag,
+    receipts_anchor_tag,
+)
+from dockercomms.state import State
+
+ReferrersIndex = Literal["auto", "never", "always"]
+"""Whether the fallback index is written: where the registry has no referrers API, or as said."""
+
+BUNDLE_CONTENT = "dev.sigstore.bundle.content"
+BUNDLE_PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
+"""What cosign writes beside a bundle, and looks for (SPEC.md section 2)."""
+
+REFUSED_STATUSES = frozenset({400, 403, 409, 412})
+"""How registries refuse to move a tag: immutable tags (ECR, Harbor), tag policies, conditions."""
+
+MISSING_STATUSES = frozenset({400, 404})
+"""How registries refuse a manifest whose blobs they do not have (measured: 400 on most)."""
+
+_UNMOVABLE_STATUSES = REFUSED_STATUSES | {405}
+
+PROBE_AGAIN = timedelta(days=1)
+"""How long it is believed whether a registry has the referrers API."""
+
+NoticeKind = Literal[
+    "clock-skew", "no-bell", "anchor-untagged", "not-indexed", "receipt-waits", "created"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user may want to know that stopped nothing."""
+
+    kind: NoticeKind
+    text: str
+
+
+NoticeHook = Callable[[Notice], None]
+
+
+def was_refused(error: RegistryError) -> bool:
+    """Return whether a PUT was refused as it stands, so that the tag's content decides."""
+    return error.status in REFUSED_STATUSES
+
+
+def lacks_blobs(error: RegistryError) -> bool:
+    """Return whether a manifest may have been refused for blobs that are not there."""
+    return error.status in MISSING_STATUSES or isinstance(
+        error, ManifestBlobUnknown | NotFoundError
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """One repository to publish in, and what is known of it. Safe for several threads."""
+
+    registry: Registry
+    repository: str
+    repo: str
+    """The repository's canonical name: what the state knows it by."""
+    state: State
+    clock: Clock
+    on_notice: NoticeHook | None = None
+
+    def notify(self, kind: NoticeKind, text: str) -> None:
+        """Hand a notice to the caller's hook."""
+        if self.on_notice is not None:
+            self.on_notice(Notice(kind, text))
+
+    def now(self) -> datetime:
+        """Return the time of publication: the registry's clock, ours before its first answer."""
+        return self.registry.server_time() or self.clock.now()
+
+    # --- what must be there before ---------------------------------------------------------------
+
+    def ensure_config(self, *, ask: bool = False) -> None:
+        """Make sure that the empty blob is there, which every manifest of ours names.
+
+        Once seen it is believed to stay: the day's anchor refers to it.
+
+        Args:
+            ask: Ask the registry in any case.
+        """
+        known = self.state.sends.confirmed(self.repo, EMPTY_CONFIG.digest) is not None
+        if known and not ask:
+            return
+        try:
+            self.registry.resolve_blob(self.repository, EMPTY_CONFIG.digest)
+        except NotFoundError:
+            self.registry.push_blob(
+                self.repository, EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES)
+            )
+        self.state.sends.record(self.repo, confirmed={EMPTY_CONFIG.digest: self.clock.now()})
+
+    def ensure_anchor(
+        self, rt: str, day: date, kind: Literal["receipts"] | None = None
+    ) -> Descriptor:
+        """Make sure that a day's anchor is under its tag; returns its descriptor.
+
+        It is asked for once a day; another manifest under that tag is overwritten, and where that
+        is refused the anchor is pushed by its digest alone.
+        """
+        data, descriptor = ManifestBuilder.inbox_anchor(rt, day, kind).build()
+        tag = anchor_tag(rt, day) if kind is None else receipts_anchor_tag(rt, day)
+        # Without an answer of the registry so far its clock is unknown, so it is asked anyway.
+        if (
+            self.state.sends.anchor(self.repo, tag) == descriptor.digest
+            and self.registry.server_time() is not None
+        ):
+            return descriptor
+        if not self.holds(tag, descriptor.digest):
+            try:
+                self.put(data, tag=tag)
+            except RegistryError as error:
+                if not was_refused(error):
+                    raise
+                self.registry.push_manifest(self.repository, data, MEDIA_TYPE_MANIFEST)
+                self.notify("anchor-untagged", f"{self.repo}:{tag}: not tagged: {error}")
+        self.state.sends.record_anchor(self.repo, tag, descriptor.digest, now=self.clock.now())
+        return descriptor
+
+    def draw_time(self, rt: str, kind: Literal["receipts"] | None = None) -> datetime:
+        """Return the moment of publication, now, when the anchor of its day is there."""
+        while True:
+            now = self.now()
+            self.ensure_anchor(rt, now.date(), kind)
+            drawn = self.now()
+            if drawn.date() == now.date():
+                return drawn
+
+    def hear_clock(self, rt: str) -> None:
+        """Ask the registry something if it has not answered yet, so that its clock is known."""
+        if self.registry.server_time() is None:
+            self.holds(bell_tag(rt), EMPTY_CONFIG.digest)
+
+    # --- publication -----------------------------------------------------------------------------
+
+    def holds(self, tag: str, digest: Digest) -> bool:
+        """Return whether `tag` points at `digest`, by one HEAD."""
+        try:
+            return self.registry.resolve_tag(self.repository, tag).digest == digest
+        except NotFoundError:
+            return False
+
+    def put(self, data: bytes, *, tag: str) -> None:
+        """Put a manifest under `tag`; one that is there already, and may not be moved, is fine.
+
+        Raises:
+            RegistryError: refused, and the tag is not this manifest's.
+        """
+        try:
+            self.registry.push_manifest(self.repository, data, MEDIA_TYPE_MANIFEST, tags=(tag,))
+        except RegistryError as error:
+            if not was_refused(error) or not self.holds(tag, digest_of(data)):
+                raise
+
+    def push_bundle(
+        self, message: Message, bundle: bytes, *, index: ReferrersIndex, fresh: bool
+    ) -> None:
+        """Push the signature `bundle`, whose subject, the message, comes after it.
+
+        Its index on registries without the referrers API is one PUT, because nobody else knows
+        the message's digest yet; unless `fresh`, an interrupted run of ours may have written
+        there, so it is read first.
+        """
+        layer = Descriptor.of(bundle, MEDIA_TYPE_BUNDLE_CONFIG)
+        self.registry.push_blob(self.repository, layer, lambda: io.BytesIO(bundle))
+        annotations = {
+            BUNDLE_CONTENT: "dsse-envelope",
+            BUNDLE_PREDICATE_TYPE: PREDICATE_TYPE_MESSAGE,
+            VERSION: PROTOCOL_VERSION,
+        }
+        data, entry = ManifestBuilder.bundle(message.descriptor, annotations, layer).build()
+        self.put(data, tag=bundle_tag(message.digest, self.now(), layer.digest))
+        if index == "always" or (index == "auto" and not self.has_referrers()):
+            known: tuple[Descriptor, ...] = ()
+            if not fresh:
+                known = tag_schema_entries(self.registry, self.repository, message.digest)
+            others = [item for item in known if item.digest != entry.digest]
+            put_index(self.registry, self.repository, message.digest, (*others, entry))
+
+    # --- best effort, after it -------------------------------------------------------------------
+
+    def ring_bell(self, rt: str, data: bytes) -> None:
+        """Move the recipient's bell to the message `data`; a refusal is remembered."""
+        known = self.state.progress.capabilities(self.repo)
+        if known.bell is False:
+            return
+        try:
+            self.registry.push_manifest(
+                self.repository, data, MEDIA_TYPE_MANIFEST, tags=(bell_tag(rt),)
+            )
+        except RegistryError as error:
+            if error.status in _UNMOVABLE_STATUSES:
+                self.state.progress.set_capabilities(self.repo, replace(known, bell=False))
+            self.notify("no-bell", f"{self.repo}:{bell_tag(rt)}: not moved: {error}")
+        except DockerCommsError as error:
+            self.notify("no-bell", f"{self.repo}:{bell_tag(rt)}: not moved: {error}")
+
+    def add_to_index(self, subject: Digest, entry: Descriptor, mode: ReferrersIndex) -> None:
+        """Append `entry` to the fallback index of `subject`, where there is to be one."""
+        try:
+            if mode == "never" or (mode == "auto" and self.has_referrers()):
+                return
+            done = append_entry(
+                self.registry,
+                self.repository,
+                subject,
+                entry,
+                max_entries=MAX_FALLBACK_INDEX_ENTRIES,
+            )
+        except DockerCommsError as error:
+            self.notify("not-indexed", f"{self.repo}: the index of {subject}: {error}")
+            return
+        if not done:
+            self.notify("not-indexed", f"{self.repo}: the index of {subject} is full")
+
+    def has_referrers(self) -> bool:
+        """Return whether the registry has the referrers API; asks it once a day."""
+        known = self.state.progress.capabilities(self.repo)
+        now = self.clock.now()
+        fresh = known.probed_at is not None and now - known.probed_at < PROBE_AGAIN
+        if known.referrers is not None and fresh:
+            return known.referrers
+        supported = self.registry.referrers_supported(self.repository)
+        if not fresh:
+            known = replace(known, seek=None, probed_at=now)
+        self.state.progress.set_capabilities(self.repo, replace(known, referrers=supported))
+        return supported

@@ -1,0 +1,263 @@
+"""Receiving: nothing is written to disk before everything that can be checked was checked.
+
+1. the manifest is fetched by digest, hashed, parsed, and examined (`Inbox.fetch`)
+2. the policy says whether its sender may write to us
+3. a lock makes this delivery ours alone; one that an earlier run had nearly finished is settled
+4. the chunks go into a temporary beside the target: digest, size and bounds of each are checked,
+   then the payload's digest; a folder is unpacked member by member beside its final place
+5. all of it is made durable, and the final path is written down
+6. the temporary gets its final name, at which nothing was
+7. the message counts as delivered, and its receipt is stored, in one transaction
+8. the receipt is published
+
+Steps 4 to 7 are `delivering`. A crash before step 6 leaves a temporary that the next run removes;
+one after it is settled by comparing what is at the final path. Source: SPEC.md section 8.
+
+Example:
+    >>> from dockercomms.receiving import ReceiveOptions
+    >>> ReceiveOptions().flat
+    False
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from dockercomms.delivering import DeliveryRun, ReceiveOptions
+from dockercomms.errors import (
+    DockerCommsError,
+    IntegrityError,
+    LimitError,
+    NotFoundError,
+    ProtocolError,
+    VerificationError,
+)
+from dockercomms.inbox import Entry, Inbox
+from dockercomms.landing import Leftovers
+from dockercomms.manifest import Message
+from dockercomms.oci.interface import Registry
+from dockercomms.oci.model import Digest
+from dockercomms.platforms import Clock
+from dockercomms.protocol import CLOCK_ERROR_SECONDS
+from dockercomms.publishing import NoticeHook, Publisher
+from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, HELD_POLICY, REFUSED_MALFORMED
+from dockercomms.receipts import publish_receipt
+from dockercomms.state import State
+from dockercomms.transport.transfer import Progress
+
+__all__ = ["ReceiveOptions", "Received", "Verifier", "leftovers_of", "receive"]
+
+HELD_LIMIT = "limit"
+"""Larger than its receiver takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What became of one message."""
+
+    id: str
+    """The message's id; "" where its manifest could not be read."""
+    digest: Digest | None
+    """None where not even that is known."""
+    status: Literal["received", "skipped", "failed"]
+    sender: str = ""
+    """As the message claims."""
+    signer: str | None = None
+    """Who signed it, verified."""
+    files: tuple[Path, ...] = ()
+    """Absolute paths of the files that it became; none on a stream."""
+    bytes: int = 0
+    receipt: Digest | None = None
+    error: DockerCommsError | None = None
+    """Why it failed; of a message that was received, why its receipt has to wait."""
+    reason: str = ""
+    """Why it was skipped."""
+
+
+class Verifier(Protocol):
+    """Says who signed a message."""
+
+    def verify(self, message: Message) -> str:
+        """Return the name of the message's signer, who is trusted to send as its sender.
+
+        Raises:
+            VerificationError: no signature satisfies the policy.
+        """
+        ...
+
+
+def receive(
+    inbox: Inbox,
+    entry: Entry,
+    *,
+    registry: Registry,
+    repository: str,
+    state: State,
+    clock: Clock,
+    options: ReceiveOptions | None = None,
+    progress: Progress | None = None,
+    verifier: Verifier | None = None,
+    on_notice: NoticeHook | None = None,
+) -> Received:
+    """Receive one message; what stands against it is in the result, not raised.
+
+    Args:
+        inbox: Where it was found.
+        entry: The message.
+        registry: The store.
+        repository: The repository's name in it.
+        state: What is remembered between runs.
+        clock: Ours.
+        options: Where to and how.
+        progress: Called as chunks arrive.
+        verifier: Says who signed it; None: nobody asks.
+        on_notice: Called with what the user may want to know.
+    """
+    options = options or ReceiveOptions()
+    publisher = Publisher(
+        registry=registry,
+        repository=repository,
+        repo=inbox.repo,
+        state=state,
+        clock=clock,
+        on_notice=on_notice,
+    )
+    leftovers = leftovers_of(state)
+    try:
+        message = inbox.fetch(entry)
+        signer = None if verifier is None else _verify(inbox, message, verifier)
+        delivery = DeliveryRun(
+            message=message,
+            me=inbox.me,
+            publisher=publisher,
+            options=options,
+            leftovers=leftovers,
+            progress=progress,
+        )
+        with leftovers.claim(delivery.key) as ours:
+            files = delivery.settle() if ours else None
+            if files is None:
+                skip = _reason_to_skip(delivery, ours=ours)
+                if skip:
+                    return _result(message, "skipped", reason=skip)
+                with _judged(inbox, message):
+                    _check_size(message, options.max_total_bytes)
+                    files = delivery.deliver()
+        return _acknowledged(delivery, signer, files)
+    except DockerCommsError as error:
+        return _failed(entry, error)
+
+
+def leftovers_of(state: State) -> Leftovers:
+    """Return where deliveries write down what they make on disk."""
+    return Leftovers(state.path.parent / "receives")
+
+
+def _verify(inbox: Inbox, message: Message, verifier: Verifier) -> str:
+    try:
+        return verifier.verify(message)
+    except VerificationError as error:
+        inbox.hold(message.digest, HELD_POLICY, str(error), curable=False)
+        raise
+
+
+def _reason_to_skip(delivery: DeliveryRun, *, ours: bool) -> str:
+    """Return why the message is not delivered now though nothing is wrong with it, else ""."""
+    if not ours:
+        return "another process is receiving it"
+    if delivery.options.again:
+        return ""
+    if delivery.publisher.state.inbox.delivery(delivery.me, delivery.message.digest) is not None:
+        return "it was delivered before"
+    return "it has expired" if _has_expired(delivery) else ""
+
+
+def _has_expired(delivery: DeliveryRun) -> bool:
+    """Return whether the message has expired, as far as our clock is fit to say so."""
+    expires, now = delivery.message.header.expires, delivery.publisher.clock.now()
+    if expires is None or now < expires:
+        return False
+    return abs((now - delivery.publisher.now()).total_seconds()) <= CLOCK_ERROR_SECONDS
+
+
+def _check_size(message: Message, limit: int | None) -> None:
+    if limit is not None and message.header.total_bytes > limit:
+        raise LimitError(
+            f"message {message.header.id}: {message.header.total_bytes} bytes; at most {limit}"
+        )
+
+
+@contextmanager
+def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
+    """Turn what is wrong with a message into its row's state, then let the error pass.
+
+    Bytes that are what the manifest names and break a rule are refused for good; whatever a fault
+    on the way could explain is held; an error of the network or the disk says nothing about it.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        inbox.hold(message.digest, HELD_INTEGRITY, str(error))
+        raise
+    except ProtocolError as error:
+        inbox.refuse(message.digest, REFUSED_MALFORMED, str(error))
+        raise
+    except NotFoundError as error:
+        inbox.hold(message.digest, HELD_MISSING, str(error))
+        raise
+    except LimitError as error:
+        inbox.hold(message.digest, HELD_LIMIT, str(error), curable=False)
+        raise
+
+
+def _acknowledged(delivery: DeliveryRun, signer: str | None, files: tuple[Path, ...]) -> Received:
+    """Publish the receipt; that it has to wait does not make the delivery undone."""
+    receipt, error = None, None
+    publisher, message = delivery.publisher, delivery.message
+    if delivery.options.receipt:
+        row = publisher.state.receipts.last(publisher.repo, delivery.me, message.digest)
+        try:
+            receipt = None if row is None else publish_receipt(publisher, row)
+        except DockerCommsError as failure:
+            error = failure
+    return _result(message, "received", signer=signer, files=files, receipt=receipt, error=error)
+
+
+def _result(
+    message: Message,
+    status: Literal["received", "skipped"],
+    *,
+    signer: str | None = None,
+    files: tuple[Path, ...] = (),
+    receipt: Digest | None = None,
+    error: DockerCommsError | None = None,
+    reason: str = "",
+) -> Received:
+    return Received(
+        id=message.header.id,
+        digest=message.digest,
+        status=status,
+        sender=message.header.sender,
+        signer=signer,
+        files=files,
+        bytes=message.header.total_bytes,
+        receipt=receipt,
+        error=error,
+        reason=reason,
+    )
+
+
+def _failed(entry: Entry, error: DockerCommsError) -> Received:
+    header = entry.header
+    return Received(
+        id="" if header is None else header.id,
+        digest=entry.digest,
+        status="failed",
+        sender="" if header is None else header.sender,
+        bytes=0 if header is None else header.total_bytes,
+        error=error,
+    )

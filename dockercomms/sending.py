@@ -1,0 +1,301 @@
+"""Sending: everything else first, then one PUT, and the message is published.
+
+1. the payload's chunks become blobs; an interrupted send of the same source is continued
+2. every blob that was not confirmed lately is asked for, and pushed again where it is gone
+3. our clock is compared with the registry's
+4. the manifest is built, so its digest is known; our own parser reads it as a receiver will
+5. it is signed, and what was signed is kept on disk
+6. the bundle is pushed, and the anchors are made sure of
+7. one PUT of the message with its tag: the publication
+8. the bell and the day's index, best effort
+
+A crash or an error before step 7 leaves nothing that a receiver can see, and the next send of the
+same source goes on where this one ended. Source: SPEC.md section 6.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.oci.memory import MemoryRegistry
+    >>> from dockercomms.platforms import SystemClock
+    >>> from dockercomms.sending import SendOptions, send
+    >>> from dockercomms.state import State
+    >>> from dockercomms.transport.payload import payload_of
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.txt").write_text("hello")
+    >>> with State(folder / "state.db") as state:
+    ...     sent = send(
+    ...         MemoryRegistry(), "team/box", payload_of([folder / "a.txt"]),
+    ...         repo="r.example/team/box", sender="alice", recipient="bob", state=state,
+    ...         clock=SystemClock(), options=SendOptions(title="greetings"),
+    ...     )
+    >>> sent.total_bytes
+    5
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from dockercomms.drafting import (
+    Draft,
+    Order,
+    SendOptions,
+    Sent,
+    SignedBy,
+    Signer,
+    build_draft,
+    day_anchor,
+    sent_of,
+)
+from dockercomms.errors import ConfigError, RegistryError
+from dockercomms.manifest import parse_message
+from dockercomms.oci.interface import Registry
+from dockercomms.platforms import Clock
+from dockercomms.protocol import CLOCK_ERROR_SECONDS, CLOCK_WARN_SECONDS, message_tag, parse_tag
+from dockercomms.publishing import NoticeHook, Publisher, lacks_blobs
+from dockercomms.rehearsal import Rehearsal
+from dockercomms.state import State
+from dockercomms.state.sends import SendJournal, SendRow
+from dockercomms.transport.payload import Payload
+from dockercomms.transport.transfer import (
+    Journal,
+    NullJournal,
+    Progress,
+    Pushed,
+    confirm_blobs,
+    push_payload,
+)
+
+__all__ = ["SendOptions", "Sent", "SignedBy", "Signer", "send"]
+
+
+def send(
+    registry: Registry,
+    repository: str,
+    payload: Payload,
+    *,
+    repo: str,
+    sender: str,
+    recipient: str,
+    state: State,
+    clock: Clock,
+    options: SendOptions | None = None,
+    progress: Progress | None = None,
+    signer: Signer | None = None,
+    on_notice: NoticeHook | None = None,
+) -> Sent:
+    """Send `payload` to `recipient`; when this returns, the message is published.
+
+    Args:
+        registry: The store.
+        repository: The repository's name in it.
+        payload: What is sent.
+        repo: The repository's full name, under which the state knows it.
+        sender: Who sends, as the receiver will read it: a claim unless it is signed.
+        recipient: To whom; compared byte by byte with the receiver's own name.
+        state: What is remembered between runs.
+        clock: Ours.
+        options: How.
+        progress: Called as chunks arrive.
+        signer: Signs the message; None: it is not signed.
+        on_notice: Called with what the user may want to know.
+
+    Raises:
+        UsageError, LimitError: an argument is wrong; nothing was sent.
+        LocalIOError: the source cannot be read, or changed while it was sent.
+        ConfigError: our clock and the registry's are more than an hour apart.
+        RegistryError, NetworkError: the registry refused, or did not answer.
+    """
+    options = options or SendOptions()
+    order = Order(
+        payload=payload, sender=sender, recipient=recipient, options=options, signer=signer
+    )
+    publisher = Publisher(
+        registry=registry,
+        repository=repository,
+        repo=repo,
+        state=state,
+        clock=clock,
+        on_notice=on_notice,
+    )
+    sending = _Sending(order, publisher, progress)
+    return sending.rehearse() if options.dry_run else sending.run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """One call of `send`."""
+
+    order: Order
+    publisher: Publisher
+    progress: Progress | None
+
+    def run(self) -> Sent:
+        """Take every step, going on where an interrupted run of the same source ended."""
+        order, publisher = self.order, self.publisher
+        sends, source = publisher.state.sends, order.source_key(publisher.repo)
+        with sends.claim(
+            repo=publisher.repo,
+            source=source,
+            sender=order.sender,
+            recipient=order.recipient,
+            now=publisher.clock.now(),
+            again=order.options.again,
+        ) as row:
+            try:
+                draft = self.compose(row) if row.manifest is None else self.resume(row)
+                tag = self.publish(row, draft)
+            except BaseException:
+                if source is None:  # a stream cannot be read again, so nothing can be continued
+                    sends.forget(row.id)
+                raise
+        publisher.ring_bell(order.rt, draft.manifest)
+        anchor = day_anchor(order.rt, draft.anchor_day)
+        publisher.add_to_index(
+            anchor.digest, draft.message.descriptor, order.options.referrers_index
+        )
+        return sent_of(draft, repo=publisher.repo, tag=tag, signer=order.signer)
+
+    # --- 1 to 5: a message that nobody sees yet --------------------------------------------------
+
+    def compose(self, row: SendRow) -> Draft:
+        """Push the payload, build the message about it, and keep its bytes."""
+        publisher, order = self.publisher, self.order
+        journal = SendJournal(publisher.state.sends, row.id, publisher.repo, publisher.clock)
+        pushed = self._push(publisher.registry, journal)
+        self._confirm(pushed, journal)
+        journal.flush()
+        publisher.ensure_config()
+        draft = self._build(row.id, pushed)
+        bundle = None if order.signer is None else order.signer.sign(draft.message, draft.manifest)
+        publisher.state.sends.record_build(
+            row.id,
+            manifest=draft.manifest,
+            digest=draft.message.digest,
+            day=draft.anchor_day,
+            now=publisher.clock.now(),
+            bundle=bundle,
+        )
+        self._push_bundle(draft, bundle, fresh=True)
+        return draft
+
+    def resume(self, row: SendRow) -> Draft:
+        """Take up a message that an earlier run built: its bytes stay, its blobs are checked."""
+        if row.manifest is None or row.day is None:
+            raise AssertionError("internal: a built message without its bytes")
+        message = parse_message(row.manifest)
+        draft = Draft(message, row.manifest, row.day, reused_chunks=len(message.chunks))
+        publisher = self.publisher
+        journal = SendJournal(publisher.state.sends, row.id, publisher.repo, publisher.clock)
+        self._confirm(draft.pushed, journal)
+        journal.flush()
+        publisher.ensure_config()
+        self._push_bundle(draft, row.bundle, fresh=False)
+        return draft
+
+    def rehearse(self) -> Sent:
+        """Do all that `send` does to the payload, and write nothing anywhere."""
+        pushed = self._push(Rehearsal(self.publisher.registry), NullJournal())
+        draft = self._build(str(uuid.uuid4()), pushed)
+        return sent_of(
+            draft,
+            repo=self.publisher.repo,
+            tag=message_tag(self.order.rt, self.publisher.now(), draft.message.digest),
+            signer=self.order.signer,
+        )
+
+    def _push(self, registry: Registry, journal: Journal) -> Pushed:
+        options = self.order.options
+        return push_payload(
+            registry,
+            self.publisher.repository,
+            self.order.payload,
+            compress=options.compress,
+            chunk_bytes=options.chunk_bytes,
+            concurrency=options.concurrency,
+            journal=journal,
+            progress=self.progress,
+        )
+
+    def _confirm(self, pushed: Pushed, journal: Journal) -> None:
+        publisher, order = self.publisher, self.order
+        confirm_blobs(
+            publisher.registry,
+            publisher.repository,
+            order.payload,
+            pushed,
+            journal=journal,
+            clock=publisher.clock,
+            concurrency=order.options.concurrency,
+        )
+
+    def _build(self, message_id: str, pushed: Pushed) -> Draft:
+        """Build the message by our clock, after comparing it with the registry's."""
+        self._check_clock()
+        return build_draft(
+            self.order,
+            message_id,
+            pushed,
+            now=self.publisher.clock.now(),
+            day=self.publisher.now().date(),
+        )
+
+    def _check_clock(self) -> None:
+        publisher = self.publisher
+        publisher.hear_clock(self.order.rt)
+        skew = (publisher.clock.now() - publisher.now()).total_seconds()
+        if abs(skew) <= CLOCK_WARN_SECONDS:
+            return
+        side = "ahead of" if skew > 0 else "behind"
+        text = f"clock: ours is {abs(skew):.0f} s {side} that of {publisher.repo}"
+        if abs(skew) > CLOCK_ERROR_SECONDS and not self.order.options.clock_skew_ok:
+            raise ConfigError(
+                f"{text}; at most {CLOCK_ERROR_SECONDS} s allowed",
+                hint="set this machine's clock, or send with --clock-skew-ok",
+            )
+        publisher.notify("clock-skew", text)
+
+    def _push_bundle(self, draft: Draft, bundle: bytes | None, *, fresh: bool) -> None:
+        if bundle is not None:
+            index = self.order.options.referrers_index
+            self.publisher.push_bundle(draft.message, bundle, index=index, fresh=fresh)
+
+    # --- 6 and 7: publication --------------------------------------------------------------------
+
+    def publish(self, row: SendRow, draft: Draft) -> str:
+        """Put the message under its tag; return that. An earlier run's PUT may have arrived."""
+        publisher = self.publisher
+        tag = row.tag
+        if tag is None or not publisher.holds(tag, draft.message.digest):
+            try:
+                tag = self._put(row, draft)
+            except RegistryError as error:
+                if not lacks_blobs(error):
+                    raise
+                self._repair(draft)
+                tag = self._put(row, draft)
+        publisher.state.sends.record_published(row.id, now=publisher.clock.now())
+        return tag
+
+    def _put(self, row: SendRow, draft: Draft) -> str:
+        """Make sure of both anchors, draw the tag, keep it, and put the message under it.
+
+        A tag that an earlier run drew is drawn anew only if the day has changed.
+        """
+        publisher, rt = self.publisher, self.order.rt
+        publisher.ensure_anchor(rt, draft.anchor_day)
+        now = publisher.draw_time(rt)
+        drawn = None if row.tag is None else parse_tag(row.tag)
+        if row.tag is not None and drawn is not None and drawn.day == now.date():
+            tag = row.tag
+        else:
+            tag = message_tag(rt, now, draft.message.digest)
+            publisher.state.sends.record_tag(row.id, tag)
+        publisher.put(draft.manifest, tag=tag)
+        return tag
+
+    def _repair(self, draft: Draft) -> None:
+        """Ask for every blob and push again what is gone; believe nothing that was known."""
+        self.publisher.state.sends.forget_store(self.publisher.repo)
+        self._confirm(draft.pushed, NullJournal())
+        self.publisher.ensure_config(ask=True)

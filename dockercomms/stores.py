@@ -1,0 +1,256 @@
+"""From a repository, or an object in it, as people write it to a store that is ready to be used.
+
+Example:
+    >>> from dockercomms.stores import parse_place, parse_repo
+    >>> parse_repo("oci://registry.example:5000/team/box").repo
+    'registry.example:5000/team/box'
+    >>> parse_place("registry.example/team/box:v1").tag
+    'v1'
+    >>> parse_repo("team/box")
+    Traceback (most recent call last):
+    dockercomms.errors.UsageError: 'team/box': no registry host before the first /
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dockercomms.errors import UsageError
+from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.credentials import Credentials, DockerConfig
+from dockercomms.oci.interface import Registry
+from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.model import Digest
+from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
+from dockercomms.oci.retry import RateLimiter, RetryHook, RetryPolicy
+from dockercomms.platforms import Clock, SystemClock
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+"""How long a registry may be silent: some collect garbage for half a minute."""
+
+LAYOUT_REPOSITORY = "mailbox"
+"""What a layout's one repository is called; layouts themselves do not care."""
+
+_LAYOUT_PREFIXES = ("oci-layout:", "ocidir://", "oci:")
+_REGISTRY_PREFIX = "oci://"
+_DIGESTS = ("sha256:", "sha384:", "sha512:")
+_SCHEME = re.compile(
+    r"[a-z][a-z0-9+.-]*:(?://|.*archive)|docker-archive:|oci-archive:", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionSettings:
+    """How to reach a registry; a folder needs none of it."""
+
+    plain_http: bool | None = None
+    """None: only on this machine's loopback."""
+    insecure: bool = False
+    """Do not verify the registry's certificate."""
+    ca_file: str | None = None
+    authfile: str | None = None
+    """The one file of logins to read, instead of those of docker and podman."""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+    """Seconds without a byte after which a request has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a repository is, a folder or a registry's host and the name in it; and what of it."""
+
+    repo: str
+    """The one way to write the repository; what the state knows it by."""
+    repository: str
+    folder: Path | None = None
+    host: str = ""
+    tag: str | None = None
+    digest: Digest | None = None
+
+    def __str__(self) -> str:
+        """Return the one way to write the repository or the object in it."""
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.repo}{tag}{f'@{self.digest}' if self.digest else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A repository that is ready to be used."""
+
+    registry: Registry
+    repository: str
+    repo: str
+
+
+def default_mailbox(environ: Mapping[str, str]) -> Path:
+    """Return the user's own mailbox folder.
+
+    A relative `XDG_DATA_HOME` counts as none (XDG Base Directory Specification 0.8).
+    """
+    base = Path(environ.get("XDG_DATA_HOME", ""))
+    if not base.is_absolute():
+        base = Path.home() / ".local" / "share"
+    return base / "dockercomms" / "mailbox"
+
+
+def parse_repo(text: str) -> Place:
+    """Return the repository written in `text`.
+
+    Args:
+        text: `host[:port]/path`, `oci://host/path`, or a folder: `oci-layout:DIR`, `oci:DIR`,
+            `ocidir://DIR`.
+
+    Raises:
+        UsageError: anything else, or a tag or digest after it.
+    """
+    place = parse_place(text)
+    if place.tag is None and place.digest is None:
+        return place
+    if place.folder is None:
+        raise UsageError(f"{text!r:.300}: a tag or digest; a repository is without")
+    raise UsageError(
+        f"{text!r:.300}: a tag or digest after the folder; the whole layout is the repository"
+    )
+
+
+def parse_place(text: str, *, default_host: str | None = None) -> Place:
+    """Return the repository, or the object in a repository, that is written in `text`.
+
+    Args:
+        text: As for `parse_repo`, with `:tag`, `@digest` or both behind it. In a folder's name,
+            what follows a colon is the tag.
+        default_host: The host of a reference without one; None makes that an error.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text.startswith(_REGISTRY_PREFIX):
+        return _parse_registry(text.removeprefix(_REGISTRY_PREFIX), None)
+    for prefix in _LAYOUT_PREFIXES:
+        if text.startswith(prefix):
+            return _parse_folder(text, text.removeprefix(prefix))
+    if _SCHEME.match(text):
+        raise UsageError(
+            f"{text!r:.300}: not a kind of repository that is known here",
+            hint="write host/path, oci://host/path, or oci-layout:FOLDER",
+        )
+    return _parse_registry(text, default_host)
+
+
+def _parse_folder(text: str, rest: str) -> Place:
+    path, digest = rest, None
+    head, at, tail = rest.rpartition("@")
+    if at and tail.startswith(_DIGESTS):  # else the sign is a part of the folder's name
+        if not is_valid_digest(tail):
+            raise UsageError(f"{text!r:.300}: not a digest after @: {tail!r:.200}")
+        path, digest = head, Digest(tail)
+    above, slash, last = path.rpartition("/")
+    name, colon, tag = last.partition(":")
+    if colon and not is_valid_tag(tag):
+        raise UsageError(f"{text!r:.300}: not a tag: {tag!r:.200}")
+    path = above + slash + name
+    if not path:
+        raise UsageError(f"{text!r:.300}: no folder")
+    folder = Path(path).expanduser().resolve()
+    return Place(
+        f"{_LAYOUT_PREFIXES[0]}{folder}",
+        LAYOUT_REPOSITORY,
+        folder=folder,
+        tag=tag if colon else None,
+        digest=digest,
+    )
+
+
+def _parse_registry(reference: str, default_host: str | None) -> Place:
+    parsed = Reference.parse(reference, default_host=default_host)
+    return Place(
+        f"{parsed.host}/{parsed.repository}",
+        parsed.repository,
+        host=parsed.host,
+        tag=parsed.tag,
+        digest=parsed.digest,
+    )
+
+
+def open_store(
+    repo: str,
+    settings: ConnectionSettings | None = None,
+    *,
+    clock: Clock | None = None,
+    on_retry: RetryHook | None = None,
+    create: bool = False,
+) -> Store:
+    """Return the store of `repo`; nothing is asked of a registry yet.
+
+    Args:
+        repo: See `parse_repo`.
+        settings: How to reach a registry.
+        clock: Ours.
+        on_retry: Called before a request is tried again; False gives up.
+        create: Whether a folder that is missing is made by the first write.
+
+    Raises:
+        UsageError: `repo` is not one.
+        ConfigError: the file of logins is wrong.
+    """
+    place = parse_repo(repo)
+    clock = clock or SystemClock()
+    registry: Registry
+    if place.folder is not None:
+        registry = LayoutRegistry(place.folder, create=create, clock=clock)
+    else:
+        registry = open_registry(place.host, settings, clock=clock, on_retry=on_retry)
+    return Store(registry, place.repository, place.repo)
+
+
+def open_registry(
+    host: str,
+    settings: ConnectionSettings | None = None,
+    *,
+    retry: RetryPolicy | None = None,
+    limiter: RateLimiter | None = None,
+    clock: Clock | None = None,
+    on_retry: RetryHook | None = None,
+) -> HTTPRegistry:
+    """Return the registry at `host`; nothing is asked of it yet.
+
+    Args:
+        host: Host and perhaps port.
+        settings: How to reach it.
+        retry: The policy of single requests; None: `RetryPolicy.requests()`.
+        limiter: What its requests wait for.
+        clock: Ours.
+        on_retry: Called before a request is tried again; False gives up.
+
+    Raises:
+        UsageError: `host` is none, or a password stands without a user name.
+        ConfigError: the file of logins is wrong.
+    """
+    settings = settings or ConnectionSettings()
+    return HTTPRegistry(
+        host,
+        plain_http=settings.plain_http,
+        insecure=settings.insecure,
+        ca_file=settings.ca_file,
+        timeout=settings.timeout,
+        auth=None if settings.authfile is None else DockerConfig.load(authfile=settings.authfile),
+        credentials=_credentials(settings),
+        retry=retry or RetryPolicy.requests(),
+        limiter=limiter,
+        clock=clock or SystemClock(),
+        on_retry=on_retry,
+    )
+
+
+def _credentials(settings: ConnectionSettings) -> Credentials | None:
+    if settings.username is None:
+        if settings.password is not None:
+            raise UsageError("a password without a user name", hint="give --username")
+        return None
+    return Credentials(
+        username=settings.username, password=settings.password or "", source="--username"
+    )

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+from dockercomms.errors import (
+    LocalIOError,
+)
+from dockercomms.receiving import ReceiveOptions, receive
+from dockercomms.transport.payload import payload_of
+from tests.fakes.mail import ALICE, BOB, REPOSITORY, files_below, folder_of, held, open_mail
+
+SIZES = [0, 1, 1000, 100_000]
+
+
+@pytest.fixture
+def mail(tmp_path):
+    yield from open_mail(tmp_path)
+
+
+@pytest.mark.parametrize("compress", ["auto", "zstd", "gzip"])
+@pytest.mark.parametrize("size", SIZES)
+def test_receive_delivers_a_file_intact(mail, compress, size):
+    data = os.urandom(size)
+    sent = mail.send(mail.file("data.bin", data), compress=compress, chunk_bytes=30_000)
+
+    got = mail.receive_one()
+
+    assert got.status == "received"
+    assert (got.id, got.digest, got.sender, got.bytes) == (sent.id, sent.digest, ALICE, size)
+    assert got.files == (mail.out / sent.id[:8] / "data.bin",)
+    assert got.files[0].read_bytes() == data
+    assert got.error is None
+    assert got.signer is None
+
+
+def test_receive_needs_two_requests_and_two_for_the_receipt(mail):
+    mail.send(mail.file(data=b"1"))
+    mail.receive_one()
+    mail.send(mail.file(data=b"2"))
+    inbox = mail.inbox()
+    inbox.poll()
+    mail.registry.calls.clear()
+
+    (entry,) = inbox.entries()
+    receive(
+        inbox,
+        entry,
+        registry=mail.registry,
+        repository=REPOSITORY,
+        state=mail.bob,
+        clock=mail.clock,
+        options=ReceiveOptions(out=mail.out),
+    )
+
+    assert mail.registry.methods() == ["get_manifest", "get_blob", "push_manifest", "push_manifest"]
+
+
+def test_receive_leaves_nothing_but_the_file(mail):
+    sent = mail.send()
+
+    mail.receive_one()
+
+    assert files_below(mail.out) == {f"{sent.id[:8]}/a.txt": b"hello"}
+    assert list((mail.folder / "bob" / "receives").iterdir()) == []
+
+
+def test_receive_gives_the_file_the_usual_rights(mail):
+    old = os.umask(0o027)
+    try:
+        mail.send()
+        (path,) = mail.receive_one().files
+    finally:
+        os.umask(old)
+
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_receive_delivers_a_folder_as_it_was(mail):
+    base = mail.folder / "project"
+    (base / "sub" / "empty").mkdir(parents=True)
+    (base / "sub" / "b.txt").write_text("b")
+    (base / "a.sh").write_text("#!/bin/sh")
+    (base / "a.sh").chmod(0o755)
+    (base / "link").symlink_to("sub/b.txt")
+    sent = mail.send(base)
+
+    got = mail.receive_one()
+
+    folder = mail.out / sent.id[:8]
+    assert got.files == tuple(folder / "project" / name for name in ("a.sh", "link", "sub/b.txt"))
+    assert (folder / "project" / "sub" / "empty").is_dir()
+    assert (folder / "project" / "link").readlink().as_posix() == "sub/b.txt"
+    assert (folder / "project" / "a.sh").stat().st_mode & 0o100
+    assert sorted(path.name for path in mail.out.iterdir()) == [sent.id[:8]]
+
+
+def test_receive_delivers_several_files(mail):
+    sent = mail.send(mail.file("a.txt", b"a"), mail.file("b.txt", b"b"))
+
+    mail.receive_one()
+
+    assert files_below(mail.out) == {
+        f"{sent.id[:8]}/a.txt": b"a",
+        f"{sent.id[:8]}/b.txt": b"b",
+    }
+
+
+def test_receive_delivers_a_note(mail):
+    sent = mail.send(payload=payload_of([], text="hello"))
+
+    assert mail.receive_one().files[0].read_text() == "hello"
+    assert sent.total_bytes == 5
+
+
+def test_receive_delivers_a_stream(mail):
+    stream = io.BytesIO(b"streamed")
+    mail.send(payload=payload_of(["-"], name="s.bin", stdin=stream))
+
+    (path,) = mail.receive_one().files
+
+    assert (path.name, path.read_bytes()) == ("s.bin", b"streamed")
+
+
+@pytest.mark.parametrize(
+    ("name", "lands"),
+    [
+        ("-rf", "-rf"),
+        (".bashrc", "_.bashrc"),
+        ("a\nb", "a_b"),
+        ("\u202egnp.exe", "_gnp.exe"),
+        ("n" * 300, "n" * 255),
+        ("a b ü.txt", "a b ü.txt"),
+    ],
+)
+def test_receive_makes_names_safe(mail, name, lands):
+    mail.send(payload=payload_of([mail.file()], name=name))
+
+    (path,) = mail.receive_one().files
+
+    assert path.name == lands
+
+
+def test_receive_flat_leaves_out_the_folder(mail):
+    mail.send()
+
+    assert mail.receive_one(flat=True).files == (mail.out / "a.txt",)
+
+
+def test_receive_makes_the_out_folder(mail):
+    mail.send()
+
+    got = mail.receive_one(out=mail.out / "deep" / "er")
+
+    assert got.files[0].parent.parent == mail.out / "deep" / "er"
+
+
+def test_receive_gives_absolute_paths(mail, monkeypatch):
+    monkeypatch.chdir(mail.folder)
+    mail.send()
+
+    (path,) = mail.receive_one(out=mail.folder.__class__("in")).files
+
+    assert path.is_absolute()
+    assert path.parts[-3] == "in"
+
+
+def test_receive_never_overwrites(mail):
+    mail.out.mkdir()
+    (mail.out / "a.txt").write_text("mine")
+    (mail.out / "a (2).txt").symlink_to(mail.folder / "nowhere")
+    mail.send()
+
+    got = mail.receive_one(flat=True)
+
+    assert got.files == (mail.out / "a (3).txt",)
+    assert (mail.out / "a.txt").read_text() == "mine"
+    assert not (mail.folder / "nowhere").exists()
+
+
+def test_receive_overwrites_when_told_to(mail):
+    mail.out.mkdir()
+    victim = mail.folder / "victim"
+    victim.write_text("untouched")
+    (mail.out / "a.txt").symlink_to(victim)
+    mail.send()
+
+    got = mail.receive_one(flat=True, overwrite=True)
+
+    assert got.files == (mail.out / "a.txt",)
+    assert (mail.out / "a.txt").read_bytes() == b"hello"
+    assert victim.read_text() == "untouched"  # the link was replaced, not followed
+
+
+def test_receive_cannot_overwrite_a_folder_by_a_file(mail):
+    (mail.out / "a.txt").mkdir(parents=True)
+    mail.send()
+
+    got = mail.receive_one(flat=True, overwrite=True)
+
+    assert isinstance(got.error, LocalIOError)
+    assert (mail.out / "a.txt").is_dir()
+
+
+def test_receive_flat_folder_becomes_itself(mail):
+    mail.send(folder_of(mail, a="1"))
+
+    got = mail.receive_one(flat=True)
+
+    assert got.files == (mail.out / "project" / "a",)
+
+
+def test_receive_flat_several_files_get_one_folder(mail):
+    mail.send(mail.file("a", b"a"), mail.file("b", b"b"))
+
+    mail.receive_one(flat=True)
+
+    assert files_below(mail.out) == {"files/a": b"a", "files/b": b"b"}
+
+
+def test_receive_folder_takes_the_next_number(mail):
+    (mail.out / "project").mkdir(parents=True)
+    mail.send(folder_of(mail, a="1"))
+
+    got = mail.receive_one(flat=True)
+
+    assert got.files == (mail.out / "project (2)" / "a",)
+
+
+def test_receive_overwriting_merges_a_folder(mail):
+    (mail.out / "project").mkdir(parents=True)
+    (mail.out / "project" / "a").write_text("old")
+    (mail.out / "project" / "mine").write_text("mine")
+    mail.send(folder_of(mail, a="new", b="b"))
+
+    mail.receive_one(flat=True, overwrite=True)
+
+    assert files_below(mail.out) == {
+        "project/a": b"new",
+        "project/b": b"b",
+        "project/mine": b"mine",
+    }
+
+
+def test_receive_to_a_stream_writes_no_file(mail):
+    mail.send(mail.file(data=b"to stdout"))
+    stream = io.BytesIO()
+
+    got = mail.receive_one(stdout=stream)
+
+    assert stream.getvalue() == b"to stdout"
+    assert (got.status, got.files) == ("received", ())
+    assert not mail.out.exists()
+    assert mail.bob.inbox.delivery(BOB, got.digest).state == "delivered"
+
+
+class Broken(io.RawIOBase):
+    def writable(self):
+        return True
+
+    def write(self, data):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_receive_to_a_broken_stream_leaves_the_message_new(mail):
+    sent = mail.send()
+
+    got = mail.receive_one(stdout=Broken())
+
+    assert isinstance(got.error, LocalIOError)
+    assert mail.bob.inbox.delivery(BOB, sent.digest) is None
+    assert held(mail).state == "new"

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from dockercomms.errors import (
+    LimitError,
+    UsageError,
+)
+from tests.fakes.mail import ALICE, BOB, open_mail
+
+
+@pytest.fixture
+def mail(tmp_path):
+    yield from open_mail(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"to": ""}, UsageError),
+        ({"to": "b\udc80b"}, UsageError),
+        ({"to": "b" * 4096}, UsageError),
+        ({"title": "t" * 201}, LimitError),
+        ({"title": "\udc80"}, UsageError),
+        ({"text": "t" * 1025}, LimitError),
+        ({"ttl_seconds": 0}, UsageError),
+        ({"ttl_seconds": 10**12 + 1}, UsageError),
+        ({"chunk_bytes": 0}, UsageError),
+        ({"concurrency": 0}, UsageError),
+        ({"concurrency": 65}, UsageError),
+    ],
+)
+def test_send_refuses_wrong_arguments_before_a_request(mail, options, error):
+    with pytest.raises(error):
+        mail.send(**options)
+
+    assert mail.registry.calls == []
+
+
+def test_send_refuses_an_empty_sender(mail):
+    with pytest.raises(UsageError, match="sender: empty"):
+        with mail.mailbox(ALICE) as mailbox:
+            mailbox.send([mail.file()], to=BOB, sender="")
+
+
+def test_send_takes_a_ttl_beyond_the_calendar(mail):
+    assert mail.send(ttl_seconds=10**12).expires_at == datetime.max.replace(tzinfo=UTC)

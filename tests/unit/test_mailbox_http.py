@@ -1,0 +1,122 @@
+"""The flows over HTTP: every kind of registry, requests counted as the registry sees them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dockercomms.errors import ConfigError, NetworkError
+from dockercomms.mailbox import Mailbox
+from dockercomms.protocol import parse_tag
+from tests.fakes.clock import FakeClock
+from tests.fakes.mail import files_below
+from tests.fakes.registry import OCI, PRESETS, FakeRegistry, Fault
+
+
+def box(registry: FakeRegistry, me: str, folder: Path, **options) -> Mailbox:
+    return Mailbox(
+        f"{registry.host}/team/box",
+        me=me,
+        state_path=folder / me / "state.db",
+        clock=registry.clock,
+        **options,
+    )
+
+
+@pytest.fixture(params=sorted(PRESETS))
+def registry(request):
+    with FakeRegistry(PRESETS[request.param], clock=FakeClock()) as registry:
+        yield registry
+
+
+def test_mailbox_over_http_from_send_to_receipt(registry, tmp_path):
+    data = os.urandom(10_000)
+    (tmp_path / "a.bin").write_bytes(data)
+    with box(registry, "alice", tmp_path) as alice:
+        sent = alice.send([tmp_path / "a.bin"], to="bob", chunk_bytes=4096)
+        with box(registry, "bob", tmp_path) as bob:
+            (got,) = bob.receive(out=tmp_path / "in")
+            assert got.error is None
+            assert list(bob.receive(out=tmp_path / "in")) == []
+        for wanted in (None, sent.id, sent.digest):
+            assert [entry.digest for entry in alice.receipts(wanted)] == [got.receipt]
+
+    assert files_below(tmp_path / "in") == {f"{sent.id[:8]}/a.bin": data}
+
+
+def test_mailbox_over_http_counts_its_requests(registry, tmp_path):
+    with box(registry, "alice", tmp_path) as alice:
+        alice.send(to="bob", text="one")
+    registry.forget_requests()
+    # another process, which remembers only what is in the state
+    with box(registry, "alice", tmp_path) as alice:
+        alice.send(to="bob", text="two")
+    probed = registry.count(status=404)
+    api = not any(tag.startswith("sha256-") for tag in registry.repository("team/box").tags)
+
+    assert probed <= 1  # the index that is not there yet
+    assert registry.count() <= (5 if api else 7)
+
+
+def test_mailbox_over_http_idle_receive_asks_little(registry, tmp_path):
+    with box(registry, "alice", tmp_path) as alice:
+        alice.send(to="bob", text="one")
+    with box(registry, "bob", tmp_path) as bob:
+        assert len(list(bob.receive(out=tmp_path / "in"))) == 1
+    with box(registry, "bob", tmp_path) as bob:
+        registry.forget_requests()
+        assert list(bob.receive(out=tmp_path / "in")) == []
+
+    assert registry.count() <= 4
+
+
+def test_mailbox_over_http_receipt_asks_little(registry, tmp_path):
+    with box(registry, "alice", tmp_path) as alice, box(registry, "bob", tmp_path) as bob:
+        for number in range(2):
+            alice.send(to="bob", text=f"note {number}")
+            registry.forget_requests()
+            assert len(list(bob.receive(out=tmp_path / "in"))) == 1
+
+    # the manifest twice, and the index of the message where there is no API
+    puts = registry.count("PUT")
+    assert puts in (2, 3)
+    assert registry.count("GET", "/blobs/") == 1
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_mailbox_over_http_survives_any_one_request_that_is_never_answered(number, tmp_path):
+    with FakeRegistry(OCI, clock=FakeClock()) as registry:
+        with box(registry, "alice", tmp_path) as alice:
+            registry.fail_at(number, Fault.drop_after())
+            sent = alice.send(to="bob", text="hello")
+        with box(registry, "bob", tmp_path) as bob:
+            registry.fail_at(number, Fault.drop_after())
+            got = [*bob.receive(out=tmp_path / "in"), *bob.receive(out=tmp_path / "in")]
+
+        tags = registry.repository("team/box").tags
+        messages = [tag for tag in tags if (said := parse_tag(tag)) and said.kind == "message"]
+        assert messages == [sent.tag]
+        assert [item.status for item in got] == ["received"]
+        assert files_below(tmp_path / "in") == {f"{sent.id[:8]}/note.txt": b"hello"}
+        assert len({tags[tag] for tag in tags if tag.startswith("receipt-")}) == 1
+
+
+def test_mailbox_over_http_passes_on_that_the_registry_is_down(tmp_path):
+    with FakeRegistry(OCI, clock=FakeClock()) as registry:
+        box_of_bob = box(registry, "bob", tmp_path)
+    with box_of_bob as bob, pytest.raises(NetworkError):
+        bob.inbox()
+
+
+def test_mailbox_over_http_refuses_a_clock_far_off(tmp_path):
+    quirks = replace(OCI, date_skew_seconds=4000)
+    with (
+        FakeRegistry(quirks, clock=FakeClock()) as registry,
+        box(registry, "alice", tmp_path) as alice,
+    ):
+        with pytest.raises(ConfigError, match="behind"):
+            alice.send(to="bob", text="hello")
+        assert alice.send(to="bob", text="hello", clock_skew_ok=True)

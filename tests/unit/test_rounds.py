@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import pytest
+
+from dockercomms.errors import (
+    Denied,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    ProtocolError,
+    UsageError,
+    VerificationError,
+)
+from dockercomms.inbox import Held
+from dockercomms.oci.model import EMPTY_CONFIG
+from dockercomms.receiving import ReceiveOptions
+from dockercomms.rounds import Round
+from tests.fakes.mail import ALICE, REPOSITORY, Mail, files_below, open_mail, three
+
+
+@pytest.fixture
+def mail(tmp_path):
+    yield from open_mail(tmp_path)
+
+
+def test_mailbox_receives_the_oldest_first_and_no_more_than_max(mail):
+    sent = three(mail)
+
+    first = mail.receive(max=2)
+    rest = mail.receive()
+
+    assert [item.id for item in first] == [item.id for item in sent[:2]]
+    assert [item.id for item in rest] == [sent[2].id]
+
+
+def test_mailbox_refuses_a_max_of_nothing(mail):
+    with pytest.raises(UsageError, match="max"):
+        mail.receive(max=0)
+
+
+def test_mailbox_receives_only_what_is_named(mail):
+    sent = three(mail)
+
+    got = mail.receive(ids=[sent[1].id[:8], "ffffffff", sent[0].digest])
+
+    assert [(item.id, item.status) for item in got] == [
+        (sent[1].id, "received"),
+        ("ffffffff", "failed"),
+        (sent[0].id, "received"),
+    ]
+    assert isinstance(got[1].error, NotFoundError)
+
+
+def test_mailbox_receives_everything_again_with_all(mail):
+    three(mail)
+    mail.receive()
+
+    again = mail.receive(all=True)
+
+    assert [item.status for item in again] == ["received"] * 3
+    assert len(files_below(mail.out)) == 6
+
+
+def blobs_of(mail: Mail):
+    return mail.reader._repositories[REPOSITORY].blobs
+
+
+def damage_newest(mail: Mail):
+    digest = [digest for digest in blobs_of(mail) if digest != EMPTY_CONFIG.digest][-1]
+    kept, blobs_of(mail)[digest] = blobs_of(mail)[digest], b"damaged"
+    return lambda: blobs_of(mail).__setitem__(digest, kept)
+
+
+def test_mailbox_one_bad_message_never_stops_another(mail):
+    one = mail.send(mail.file(data=b"1"))
+    mail.clock.advance(1)
+    two = mail.send(mail.file(data=b"2"))
+    damage_newest(mail)
+    mail.clock.advance(1)
+    three = mail.send(mail.file(data=b"3"))
+
+    got = mail.receive()
+
+    assert {item.id: item.status for item in got} == {
+        one.id: "received",
+        two.id: "failed",
+        three.id: "received",
+    }
+    (bad,) = [item for item in got if item.status == "failed"]
+    assert isinstance(bad.error, IntegrityError)
+
+
+def test_mailbox_reports_a_held_message_once_and_delivers_it_when_cured(mail):
+    sent = mail.send()
+    cure = damage_newest(mail)
+    assert [item.status for item in mail.receive()] == ["failed"]
+
+    assert mail.receive() == []  # tried again, and nothing new to say
+    assert [item.status for item in mail.receive(ids=[sent.id])] == ["failed"]
+    cure()
+    assert [item.status for item in mail.receive()] == ["received"]
+
+
+def test_mailbox_reports_a_refused_message_once(mail):
+    sent = mail.send()
+    data = b'{"schemaVersion":2}'
+    mail.reader.push_manifest(
+        REPOSITORY, data, "application/vnd.oci.image.manifest.v1+json", tags=(sent.tag + "x",)
+    )
+
+    got = mail.receive()
+
+    assert sorted(item.status for item in got) == ["failed", "received"]
+    assert mail.receive() == []
+    again = [item for item in mail.receive(all=True) if item.status == "failed"]
+    assert [type(item.error) for item in again] == [ProtocolError]
+
+
+def test_mailbox_gives_up_when_the_registry_is_gone(mail):
+    for number in range(8):
+        mail.send(mail.file(data=b"%d" % number))
+
+    def before(name, said):
+        if name == "get_blob":
+            raise NetworkError("cut")
+
+    mail.registry.before = before
+
+    got = mail.receive()
+
+    assert [item.status for item in got] == ["failed"] * 3
+    mail.registry.before = None
+    assert len(mail.receive()) == 8
+
+
+def test_mailbox_network_errors_are_reported_every_time(mail):
+    mail.send()
+
+    def before(name, said):
+        if name == "get_blob":
+            raise NetworkError("cut")
+
+    mail.registry.before = before
+
+    assert [len(mail.receive()) for _ in range(3)] == [1, 1, 1]
+
+
+def test_mailbox_round_holds_what_the_judge_holds_and_reports_it_once(mail):
+    class Judge:
+        def accept(self, message):
+            return Held(kind="policy", reason="unknown sender", curable=False)
+
+    mail.send()
+    results = []
+    for _ in range(2):
+        one = Round(
+            inbox=mail.inbox(judge=Judge()),
+            registry=mail.registry,
+            repository=REPOSITORY,
+            state=mail.bob,
+            clock=mail.clock,
+            options=ReceiveOptions(out=mail.out),
+        )
+        results.append(list(one.receive()))
+
+    assert [type(item.error) for item in results[0]] == [VerificationError]
+    assert results[1] == []
+
+
+def test_mailbox_publishes_receipts_that_had_to_wait(mail):
+    sent = mail.send()
+
+    def before(name, said):
+        if name == "push_manifest":
+            raise NetworkError("cut")
+
+    mail.registry.before = before
+    (got,) = mail.receive()
+    assert (got.status, got.receipt) == ("received", None)
+
+    mail.receive()
+    assert [notice.kind for notice in mail.notices] == ["receipt-waits"]
+    mail.registry.before = None
+    assert mail.receive(receipt=False) == []
+    assert not [tag for tag in mail.tags() if tag.startswith("receipt-")]
+    assert mail.receive() == []
+
+    with mail.mailbox(ALICE) as alice:
+        (receipt,) = alice.receipts(sent.id)
+    assert receipt.status == "accepted"
+
+
+def test_mailbox_does_not_ask_a_read_only_registry_again_at_once(mail):
+    mail.send()
+
+    def before(name, said):
+        if name == "push_manifest":
+            raise Denied("read only", status=403)
+
+    mail.registry.before = before
+    mail.receive()
+    mail.registry.calls.clear()
+
+    mail.receive()
+
+    assert mail.registry.writes() == []

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dockercomms.errors import UsageError
+from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.stores import ConnectionSettings, default_mailbox, open_store, parse_repo
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "repository", "repo"),
+    [
+        ("r.example/a/b", "r.example", "a/b", "r.example/a/b"),
+        ("r.example:5000/a", "r.example:5000", "a", "r.example:5000/a"),
+        ("oci://r.example/a", "r.example", "a", "r.example/a"),
+        ("localhost/a/b", "localhost", "a/b", "localhost/a/b"),
+        ("index.docker.io/a", "docker.io", "library/a", "docker.io/library/a"),
+        ("[::1]:5000/a", "[::1]:5000", "a", "[::1]:5000/a"),
+    ],
+)
+def test_parse_repo_reads_registries(text, host, repository, repo):
+    place = parse_repo(text)
+
+    assert (place.host, place.repository, place.repo) == (host, repository, repo)
+    assert place.folder is None
+
+
+@pytest.mark.parametrize("prefix", ["oci-layout:", "oci:", "ocidir://"])
+def test_parse_repo_reads_folders(prefix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    for text in ("box", "./box", f"{tmp_path}/x/../box"):
+        place = parse_repo(prefix + text)
+        assert place.folder == tmp_path.resolve() / "box"
+        assert place.repo == f"oci-layout:{tmp_path.resolve()}/box"
+
+
+def test_parse_repo_expands_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert parse_repo("oci-layout:~/box").folder == tmp_path.resolve() / "box"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "team/box",
+        "box",
+        "oci://",
+        "oci://team/box",
+        "r.example/a:tag",
+        "r.example/a@sha256:" + "0" * 64,
+        "oci://r.example/a:tag",
+        "r.example/UPPER",
+        "r.example/",
+        "oci-layout:",
+        "oci-layout:box:tag",
+        "oci:box@sha256:" + "0" * 64,
+        "http://r.example/a",
+        "https://r.example/a",
+        "docker://r.example/a",
+        "oci-archive:box.tar",
+        "docker-archive:box.tar",
+    ],
+)
+def test_parse_repo_refuses_everything_else(text):
+    with pytest.raises(UsageError):
+        parse_repo(text)
+
+
+def test_parse_repo_says_what_is_missing():
+    with pytest.raises(UsageError, match="no registry host") as raised:
+        parse_repo("team/box")
+
+    assert "host/path" in raised.value.hint
+
+
+def test_open_store_opens_a_folder(tmp_path):
+    store = open_store(f"oci-layout:{tmp_path}/box")
+
+    assert isinstance(store.registry, LayoutRegistry)
+    assert not (tmp_path / "box").exists()
+
+
+def test_open_store_opens_a_registry_with_its_settings(tmp_path):
+    auth = tmp_path / "auth.json"
+    auth.write_text("{}")
+    settings = ConnectionSettings(username="u", password="secret", authfile=str(auth))
+
+    store = open_store("r.example/a", settings)
+
+    assert isinstance(store.registry, HTTPRegistry)
+    assert (store.repository, store.repo) == ("a", "r.example/a")
+    assert "secret" not in repr(settings)
+    store.registry.close()
+
+
+def test_open_store_refuses_a_password_without_a_name():
+    with pytest.raises(UsageError, match="user name"):
+        open_store("r.example/a", ConnectionSettings(password="secret"))
+
+
+def test_default_mailbox_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = Path("dockercomms") / "mailbox"
+
+    assert default_mailbox({"XDG_DATA_HOME": "/data"}) == Path("/data") / own
+    assert default_mailbox({}) == tmp_path / ".local" / "share" / own
+    assert default_mailbox({"XDG_DATA_HOME": "relative"}) == tmp_path / ".local" / "share" / own
