@@ -74,6 +74,8 @@ class TagsSeen:
     """Days that have an anchor, by its tag or that of a message."""
     ordered: bool = True
     """All tags came in byte order, so that this server can be asked to skip some."""
+    anything: bool = False
+    """There was a tag at all, whoever's."""
 
 
 def anchor_digest(recipient_tag: str, day: date) -> Digest:
@@ -194,6 +196,7 @@ def _listed(
         if number >= MAX_PAGES:
             raise LimitError(f"{repository}: more than {MAX_PAGES} pages of tags")
         seen.ordered = seen.ordered and all(a < b for a, b in pairwise((last, *page.tags)))
+        seen.anything = seen.anything or bool(page.tags)
         start_shown = start_shown or start in page.tags
         yield from _messages(page.tags, prefix, seen)
         if not seen.ordered and not start_shown:

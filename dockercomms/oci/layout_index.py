@@ -5,9 +5,10 @@ does not know in an entry or beside the entries is kept, so that other tools fin
 
 An entry stands for a manifest under one tag, or under none. Every stored manifest has at least one
 entry, so that tools which collect garbage see it, or is in an image index that has one; a tag that
-moves leaves an entry without a tag behind. Our own entries also carry the manifest's artifact type, and where it has a subject, that
-subject's digest under `ANNOTATION_SUBJECT`. The latter only says which manifests need not be read
-to answer "what refers to X": the answer itself is taken from the manifests, never from entries.
+moves leaves an entry without a tag behind. Our own entries also carry the manifest's artifact
+type, and where it has a subject, that subject's digest under `ANNOTATION_SUBJECT`. The latter only
+says which manifests need not be read to answer "what refers to X": the answer itself is taken from
+the manifests, never from entries.
 
 Source: image-spec v1.1.1, image-layout.md, "index.json file".
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, replace
 
 from dockercomms.errors import DigestMismatch, UsageError
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.http_registry import HTTPRegistry
 from dockercomms.oci.interface import Reader, Registry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag

@@ -121,6 +121,8 @@ class Platform:
         os, architecture, variant = normalize_names(self.os, self.architecture, self.variant)
         return replace(self, os=os, architecture=architecture, variant=variant)
 
+    normalize = normalized
+
     def to_json(self) -> dict[str, object]:
         """Return the JSON object, keys in the order of the Go reference types."""
         out: dict[str, object] = {"architecture": self.architecture, "os": self.os}
@@ -372,6 +374,23 @@ def parse_index(data: bytes, *, where: str = "index") -> Index:
         annotations=_annotations(fields, where),
         media_type=media_type,
     )
+
+
+def validate_manifest(data: bytes, media_type: str, *, where: str = "manifest") -> Manifest | Index:
+    """Return the manifest or index in `data`, which has to be what `media_type` says.
+
+    Raises:
+        ProtocolError: it is not, or `media_type` is that of neither.
+    """
+    if media_type in (MEDIA_TYPE_INDEX, MEDIA_TYPE_DOCKER_LIST):
+        found: Manifest | Index = parse_index(data, where=where)
+    elif media_type in (MEDIA_TYPE_MANIFEST, MEDIA_TYPE_DOCKER_MANIFEST):
+        found = parse_manifest(data, where=where)
+    else:
+        raise ProtocolError(f"{where}: media type {media_type!r:.200}; a manifest's expected")
+    if found.media_type not in (None, media_type):
+        raise ProtocolError(f"{where}: says {found.media_type!r:.200}, not {media_type!r:.200}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

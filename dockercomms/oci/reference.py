@@ -208,6 +208,24 @@ class Reference:
         """Return this reference with Docker Hub's other names made docker.io."""
         return Reference.parse(self.full())
 
+    def qualified(self, default: str) -> Reference:
+        """Return this reference at the host `default` if its short form has no host.
+
+        So what is on docker.io moves, and nothing else does. To read a text whose host may be
+        missing, `parse` with a `default_host`.
+
+        Args:
+            default: A host; "" leaves the reference as it is.
+
+        Raises:
+            UsageError: not a host.
+        """
+        if self.host != DEFAULT_HOST or not default:
+            return self
+        repository = self.repository.removeprefix(HUB_NAMESPACE)
+        alone = "/" not in repository
+        return replace(self, host=default, repository=repository if alone else self.repository)
+
     def without_digest(self, digest: str) -> Reference:
         """Return this reference without its digest if that equals `digest`, else itself."""
         return replace(self, digest=None) if self.digest == digest else self

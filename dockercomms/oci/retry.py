@@ -336,9 +336,12 @@ class Retrying:
     @staticmethod
     def _hint(failure: Failure) -> str | None:
         """Return how long the registry asks to wait, before the error's own hint."""
-        asked = failure.retry_after
-        lines = () if asked is None else (f"the registry asks to wait {asked:.0f} s",)
-        return "\n".join(filter(None, (*lines, failure.error.hint))) or None
+        own = (failure.error.hint or "").splitlines()
+        if failure.retry_after is not None:
+            asked = f"the registry asks to wait {failure.retry_after:.0f} s"
+            # An operation that retries as a whole gets errors whose request said it already
+            own = own if asked in own else [asked, *own]
+        return "\n".join(own) or None
 
     def _delay(self, failure: Failure) -> float | None:
         """Return the seconds to wait now, None if they would be too many."""

@@ -31,6 +31,7 @@ from dockercomms.errors import (
 )
 from dockercomms.oci.exchange import Body, Request, Response, Sender, api_path, settle
 from dockercomms.oci.headers import content_length, location, upload_offset
+from dockercomms.oci.interface import BlobUpload as BlobUpload  # noqa: PLC0414 - offered here
 from dockercomms.oci.model import MEDIA_TYPE_OCTET_STREAM, Descriptor, Digest, parse_digest
 from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
 from dockercomms.oci.scope import Scope

@@ -39,6 +39,12 @@ from dockercomms.oci.scope import Scope
 from dockercomms.oci.upload import HTTPUpload, UploadSession, blob_is_there, resume
 from dockercomms.platforms import local_errors
 
+LAYER_CHUNK_BYTES = 96 * 2**20
+"""The piece of a large layer: below the 100 MB that some hosts' proxies take in one request."""
+
+LAYER_WHOLE_BYTES = 128 * 2**20
+"""Up to this a layer goes in one piece."""
+
 _CREATED = 201
 _MOUNTED = frozenset({201, 202})
 _STORED = frozenset({200, 201, 202, 204})
@@ -85,7 +91,8 @@ class HTTPWriter:
             repository: The repository's name.
             source: Opens the content.
             descriptor: What it is; None: it is read once to know.
-            chunk_bytes: The largest piece to send at once; None: all in one.
+            chunk_bytes: The largest piece to send at once; None: all in one up to
+                `LAYER_WHOLE_BYTES`, else `LAYER_CHUNK_BYTES`.
             progress: Told how far it is.
             retry: None: `RetryPolicy.upload()`, whose hook is told of each new try.
 
@@ -99,6 +106,8 @@ class HTTPWriter:
         def is_there() -> bool:
             return blob_is_there(self._sender, repository, known.digest, known.size)
 
+        if chunk_bytes is None and known.size > LAYER_WHOLE_BYTES:
+            chunk_bytes = LAYER_CHUNK_BYTES
         if policy.call(is_there, clock=self._sender.clock):
             if progress is not None:
                 progress(known.size, known.size)

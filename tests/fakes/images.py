@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dockercomms.oci.interface import Registry
+from dockercomms.oci.interface import Registry, read_all
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
     EMPTY_CONFIG_BYTES,
@@ -60,9 +60,7 @@ def layer(seed: int, size: int = 200) -> tuple[Descriptor, bytes, str]:
     return Descriptor.of(packed, MEDIA_TYPE_IMAGE_LAYER_GZIP), packed, plain
 
 
-def image(
-    seed: int = 1, *, layers: int = 2, size: int = 200, architecture: str = "amd64"
-) -> Built:
+def image(seed: int = 1, *, layers: int = 2, size: int = 200, architecture: str = "amd64") -> Built:
     """Return an image; another seed gives other layers."""
     made = [layer(100 * seed + number, size) for number in range(layers)]
     config = canonical_json(
@@ -128,3 +126,11 @@ def push_tree(registry: Registry, repository: str, children: Sequence[Built], ta
 def layers_of(built: Built) -> list[str]:
     """Return the digests of a manifest's layers."""
     return [item["digest"] for item in json.loads(built.data)["layers"]]
+
+
+def holds(registry: Registry, repository: str, built: Built) -> bool:
+    """Return whether a manifest and its blobs are there, all of them right."""
+    data, _ = read_all(registry.get_manifest(repository, built.descriptor.digest), 4 * 2**20)
+    for blob, expected in built.blobs:
+        assert read_all(registry.get_blob(repository, blob.digest), 4 * 2**20)[0] == expected
+    return data == built.data

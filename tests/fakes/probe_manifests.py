@@ -258,6 +258,12 @@ def _unknown_tags(probe: Probe) -> Result:
     return answer.status if answer.status == 200 else f"{answer.status} {answer.code}"
 
 
+@row("tags of an unknown repository, last=")
+def _unknown_tags_last(probe: Probe) -> Result:
+    answer = probe.tags(probe.repository(), "?n=100&last=inbox")
+    return answer.status if answer.status == 200 else f"{answer.status} {answer.code}"
+
+
 # Everything.
 
 

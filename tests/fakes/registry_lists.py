@@ -33,7 +33,10 @@ class ListApi:
             return error(quirks.tags_status, code)
         with self._lock:
             repository = self._store.repositories.get(name)
-            if repository is None and quirks.unknown_repository_tags == 404:
+            answers = {quirks.unknown_repository_tags}
+            if request.first("last"):
+                answers.add(quirks.unknown_repository_tags_last)
+            if repository is None and answers == {404}:
                 return error(404, "NAME_UNKNOWN")
             tags = [] if repository is None else [*repository.tags, *repository.ghost_tags()]
         if quirks.tags_sorted:

@@ -158,6 +158,8 @@ class Quirks:
     """Listing is forbidden."""
     unknown_repository_tags: Literal[200, 404] = 404
     """Tag list of a repository that does not exist."""
+    unknown_repository_tags_last: Literal[200, 404] = 404
+    """The same with `last`; distribution answers 200 and no tags."""
     catalog: bool = True
     """There is a catalogue."""
 
@@ -231,6 +233,7 @@ DISTRIBUTION = Quirks(
     tags_link="always",
     referrers=False,
     unknown_repository_code="MANIFEST_UNKNOWN",
+    unknown_repository_tags_last=200,
 )
 """distribution v3.1.2 with delete enabled."""
 

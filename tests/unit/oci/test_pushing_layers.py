@@ -12,6 +12,7 @@ from dockercomms.errors import (
 from dockercomms.oci.model import Descriptor
 from dockercomms.oci.pushing import ONE_REQUEST_BYTES
 from dockercomms.oci.retry import RetryEvent, RetryPolicy
+from dockercomms.oci.writing import LAYER_CHUNK_BYTES, LAYER_WHOLE_BYTES
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import (
     DISTRIBUTION,
@@ -106,3 +107,12 @@ def test_push_layer_goes_on_where_the_registry_is():
 def test_push_layer_of_an_unreadable_source_is_a_local_error(tmp_path):
     with serving() as (_, registry), pytest.raises(LocalIOError):
         registry.push_layer(R, lambda: (tmp_path / "missing").open("rb"))
+
+
+def test_push_layer_sends_a_large_one_in_pieces_that_proxies_take():
+    data = bytes(LAYER_WHOLE_BYTES + 1)
+    descriptor, source = described(data)
+    with serving() as (server, registry):
+        registry.push_layer(R, source, descriptor=descriptor)
+        sizes = [record.request_bytes for record in server.requests if record.method == "PATCH"]
+        assert sizes == [LAYER_CHUNK_BYTES, len(data) - LAYER_CHUNK_BYTES]

@@ -253,3 +253,25 @@ def test_reference_from_json_refuses_what_is_no_string() -> None:
 def test_reference_never_changes() -> None:
     with pytest.raises(FrozenInstanceError):
         Reference.parse("alpine").tag = "v1"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "expected"),
+    [
+        ("app", "r.example", "r.example/app"),
+        ("app:v1", "r.example:5000", "r.example:5000/app:v1"),
+        ("team/app:v1", "r.example", "r.example/team/app:v1"),
+        ("library/x/y", "r.example", "r.example/library/x/y"),
+        ("other.example/app", "r.example", "other.example/app"),
+        ("localhost/app", "r.example", "localhost/app"),
+        ("localhost:5000/app", "r.example", "localhost:5000/app"),
+        ("app", "", "docker.io/library/app"),
+    ],
+)
+def test_reference_qualified_moves_only_what_has_no_host(text, default, expected):
+    assert Reference.parse(text).qualified(default).full() == expected
+
+
+def test_reference_qualified_wants_a_host():
+    with pytest.raises(UsageError):
+        Reference.parse("app").qualified("not a host")

@@ -208,6 +208,18 @@ def test_retry_after_stands_before_a_hint_that_is_there() -> None:
     assert caught.value.hint == "the registry asks to wait 100 s\nask the owner"
 
 
+def test_retry_after_is_said_once_by_policies_within_one_another() -> None:
+    error = TooManyRequests("x", status=429, retry_after_seconds=100, hint="ask the owner")
+    inner = always(error)[0]
+
+    def outer() -> object:
+        return RetryPolicy.none().call(inner, clock=FakeClock())
+
+    with pytest.raises(TooManyRequests) as caught:
+        RetryPolicy.requests().call(outer, clock=FakeClock())
+    assert caught.value.hint == "the registry asks to wait 100 s\nask the owner"
+
+
 @pytest.mark.parametrize("seconds", [31, 100])
 def test_retry_after_of_a_5xx_that_is_not_waited_for_is_told(seconds: int) -> None:
     with pytest.raises(NetworkError) as caught:
