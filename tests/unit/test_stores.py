@@ -7,7 +7,15 @@ import pytest
 from dockercomms.errors import UsageError
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.layout import LayoutRegistry
-from dockercomms.stores import ConnectionSettings, default_mailbox, open_store, parse_repo
+from dockercomms.stores import (
+    ConnectionSettings,
+    default_mailbox,
+    open_store,
+    parse_place,
+    parse_repo,
+)
+
+DIGEST = "sha256:" + "0" * 64
 
 
 @pytest.mark.parametrize(
@@ -77,6 +85,50 @@ def test_parse_repo_says_what_is_missing():
         parse_repo("team/box")
 
     assert "host/path" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "repo", "tag", "digest"),
+    [
+        ("r.example/a:v1", "r.example/a", "v1", None),
+        (f"oci://r.example/a@{DIGEST}", "r.example/a", None, DIGEST),
+        (f"r.example:5000/a:v1@{DIGEST}", "r.example:5000/a", "v1", DIGEST),
+        ("oci-layout:/x/box", "oci-layout:/x/box", None, None),
+        ("oci:/x/box:v1", "oci-layout:/x/box", "v1", None),
+        (f"ocidir:///x/box:v1@{DIGEST}", "oci-layout:/x/box", "v1", DIGEST),
+        (f"oci-layout:/x/box@{DIGEST}", "oci-layout:/x/box", None, DIGEST),
+        ("oci-layout:/x/me@host/box:v1", "oci-layout:/x/me@host/box", "v1", None),
+        ("oci-layout:/x/me@host:v1", "oci-layout:/x/me@host", "v1", None),
+        ("oci-layout:/x/box/:v1", "oci-layout:/x/box", "v1", None),
+        ("oci-layout:/x/y/..:v1", "oci-layout:/x", "v1", None),
+    ],
+)
+def test_parse_place_reads_a_tag_and_a_digest(text, repo, tag, digest):
+    place = parse_place(text)
+
+    assert (place.repo, place.tag, place.digest) == (repo, tag, digest)
+    assert parse_place(str(place)) == place
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "oci-layout:/x/box:bad tag",
+        "oci-layout:/x/box:",
+        "oci-layout:/x/box@sha256:short",
+        "oci-layout::v1",
+        f"oci-layout:@{DIGEST}",
+        "r.example/a:bad tag",
+        "oci://team/a:v1",
+    ],
+)
+def test_parse_place_refuses(text):
+    with pytest.raises(UsageError):
+        parse_place(text, default_host="r.example")
+
+
+def test_parse_place_takes_a_default_host():
+    assert parse_place("team/a:v1", default_host="r.example").repo == "r.example/team/a"
 
 
 def test_open_store_opens_a_folder(tmp_path):

@@ -1,0 +1,249 @@
+"""Where the content that `reg` gets goes to: standard output, a file, and never a terminal.
+
+A file that is named with `-o` is replaced, as with curl, docker and oras: its name is the user's.
+It appears when it is whole. Names that a registry chose (`reg get`) are another matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
+
+from dockercomms.cli.progress import Meter, meter_for
+from dockercomms.cli.render import visible
+from dockercomms.errors import LocalIOError, ProtocolError, UsageError
+from dockercomms.oci.model import READ_BYTES, ByteStream, parse_json
+from dockercomms.platforms import local_errors
+
+if TYPE_CHECKING:
+    from dockercomms.cli.render import Screen
+    from dockercomms.cli.session import Session
+    from dockercomms.oci.interface import BlobReader, Reader
+    from dockercomms.oci.model import Descriptor, Digest
+
+STDOUT = "-"
+SHOWN_BYTES = 16 * 2**20
+"""Less than this is over before a bar is seen."""
+
+Hook = Callable[[int, int], None]
+
+
+def to_stdout(output: str | None) -> bool:
+    """Return whether content goes to standard output."""
+    return output in (None, STDOUT)
+
+
+def screen_beside(session: Session, output: str | None) -> Screen:
+    """Return the screen for records: on standard error where the content has standard output."""
+    return session.screen_on(session.stderr) if to_stdout(output) else session.screen
+
+
+def refuse_terminal(session: Session, output: str | None) -> None:
+    """Refuse to write what may be binary to a terminal, which would obey it.
+
+    Raises:
+        UsageError: standard output is a terminal, and the content goes there.
+    """
+    if to_stdout(output) and session.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal, and the content may be binary",
+            hint="give -o FILE, or pipe it into something",
+        )
+
+
+@contextlib.contextmanager
+def sink(session: Session, output: str | None) -> Iterator[BinaryIO]:
+    """Yield what content is written to; a file gets its name when the block ends without error.
+
+    A file that is there is replaced; a device or a FIFO is written to.
+
+    Raises:
+        UsageError: standard output is a terminal.
+        LocalIOError: the file cannot be written.
+    """
+    if to_stdout(output) or output is None:
+        refuse_terminal(session, output)
+        session.stdout.flush()
+        yield session.stdout.buffer
+        session.stdout.buffer.flush()
+        return
+    from dockercomms.oci.extraction import new_file
+
+    path = Path(output)
+    with local_errors(output):
+        kind = path.stat().st_mode if path.exists() else stat.S_IFREG
+    if stat.S_ISREG(kind):
+        # Through a symbolic link, which stays what it is
+        with local_errors(output):
+            target = path.resolve()
+        with new_file(target, overwrite=True) as stream:
+            yield stream
+        return
+    if stat.S_ISDIR(kind):
+        raise LocalIOError(f"{output}: a folder; a file's name is needed")
+    with local_errors(output):
+        device = os.fdopen(os.open(path, os.O_WRONLY), "wb", buffering=0)
+    with device:
+        yield device
+
+
+def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: int) -> int:
+    """Copy all of `source`, and return how many bytes it had.
+
+    Args:
+        source: Checks itself as it is read.
+        target: As `sink` yields it.
+        what: Names the target in errors.
+        show: Told how far it is.
+        total: Bytes to expect.
+
+    Raises:
+        LocalIOError: the target cannot be written.
+    """
+    done = 0
+    while piece := source.read(READ_BYTES):
+        with local_errors(what):
+            _write(target, piece)
+        done += len(piece)
+        show(done, total)
+    return done
+
+
+def _write(target: BinaryIO, piece: bytes) -> None:
+    """Write all of `piece`; a device may take less at once."""
+    left = memoryview(piece)
+    while left:
+        left = left[target.write(left) or 0 :]
+
+
+@contextlib.contextmanager
+def metering(session: Session, label: str) -> Iterator[Hook]:
+    """Yield a hook that shows how far a transfer is, if it is one that takes a while."""
+    with meter_for(session.screen_of("text"), session.clock, label) as meter:
+        yield hook_of(meter)
+
+
+def hook_of(meter: Meter) -> Hook:
+    """Return the hook that tells `meter` of bytes done and bytes in all."""
+    from dockercomms.transport.journal import ProgressEvent
+
+    def show(done: int, total: int) -> None:
+        if total < SHOWN_BYTES:
+            return
+        meter.show(ProgressEvent(done_bytes=done, total_bytes=total, chunk=0, reused=False))
+        if done >= total:
+            meter.finish()  # the next blob begins at nothing
+
+    return show
+
+
+class WatchedBlob:
+    """A `BlobReader` that tells how far it was read."""
+
+    def __init__(self, reader: BlobReader, show: Hook) -> None:
+        self._reader = reader
+        self._show = show
+        self._done = 0
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What is read."""
+        return self._reader.descriptor
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes; see `BlobReader.read`."""
+        data = self._reader.read(size)
+        if data:
+            self._done += len(data)
+            self._show(self._done, self.descriptor.size)
+        return data
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class WatchedReader:
+    """A store that tells how far each of its blobs is read, and is otherwise what it is."""
+
+    def __init__(self, reader: Reader, show: Hook) -> None:
+        self._reader = reader
+        self._show = show
+
+    def get_blob(self, repository: str, digest: Digest, *, size: int | None = None) -> BlobReader:
+        """Return a reader of the blob; see `Reader.get_blob`."""
+        return WatchedBlob(self._reader.get_blob(repository, digest, size=size), self._show)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._reader, name)
+
+
+def watched(reader: Reader, show: Hook) -> Reader:
+    """Return `reader`, telling `show` how far each blob is read."""
+    return cast("Reader", WatchedReader(reader, show))
+
+
+def show_document(session: Session, data: bytes, output: str | None) -> None:
+    """Write a JSON document: as it is, or for a terminal indented and in ASCII.
+
+    Raises:
+        UsageError: a terminal, and it is no strict JSON, so that it might be anything.
+    """
+    if not (to_stdout(output) and session.stdout.isatty()):
+        with sink(session, output) as stream, local_errors(output or "standard output"):
+            _write(stream, data)
+        return
+    try:
+        text = pretty(data)
+    except ProtocolError as error:
+        raise UsageError(
+            f"not shown on a terminal: {error.message}", hint="give -o FILE, or pipe it"
+        ) from error
+    screen = session.screen_of("text")
+    for line in text.splitlines():
+        screen.data(line)
+
+
+def pretty(data: bytes) -> str:
+    """Return a JSON document indented, in ASCII, which no terminal obeys.
+
+    Raises:
+        ProtocolError: not strict JSON.
+    """
+    import json
+
+    return json.dumps(parse_json(data, where="document"), indent=2, ensure_ascii=True)
+
+
+def show_text(screen: Screen, data: bytes) -> bool:
+    """Write text for a person, line by line and made safe; False if it is no text."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    if "\0" in text:
+        return False
+    for line in text.splitlines():
+        screen.data(visible(line))
+    return True
+
+
+def path_of(output: str | None) -> str | None:
+    """Return the absolute path of a file that was written, None for standard output."""
+    return None if to_stdout(output) or output is None else str(Path(output).absolute())
