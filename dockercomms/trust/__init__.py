@@ -1,0 +1,1 @@
+"""Who signed what: statements, envelopes, bundles, keys and the policy that gives them names."""

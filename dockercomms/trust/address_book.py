@@ -1,0 +1,285 @@
+"""Changing `trust.toml`: who is trusted is added and removed, and every comment stays.
+
+A change is read back before it replaces the file: what cannot be loaded is never written. Public
+keys and trusted roots are copied beside the file, so that nothing else decides who is trusted.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.trust.address_book import AddressBook
+    >>> from dockercomms.trust.keys import PrivateKey
+    >>> from dockercomms.trust.policy_file import load_policy
+    >>> book = AddressBook(pathlib.Path(tempfile.mkdtemp()) / "trust.toml")
+    >>> book.add("alice", key=PrivateKey.generate().public_key())
+    >>> [sender.name for sender in load_policy(book.path).senders]
+    ['alice']
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dockercomms.errors import ConfigError, NotFoundError, UsageError
+from dockercomms.platforms import create_new, local_errors, sync_folder, write_all
+from dockercomms.trust.keys import PublicKey, write_new
+from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root
+from dockercomms.trust.policy_file import load_policy, parse_policy, read_policy_text
+from dockercomms.trust.roots import MAX_ROOT_BYTES, read_json
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+_FIRST_LINES = """\
+# Who may write to me, and how they prove it. Nobody else is trusted. See docs/trust.md.
+version = 1
+"""
+_FILE_MODE = 0o600
+_COPY_MODE = 0o644
+_COPY_DIGITS = 16
+"""Hex digits of the SHA-256 in the names of copies."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressBook:
+    """The file `path`, which need not be there yet."""
+
+    path: Path
+
+    def add(
+        self,
+        name: str,
+        *,
+        key: PublicKey | None = None,
+        identity: str | None = None,
+        issuer: str | None = None,
+        root: Path | None = None,
+        address: str | None = None,
+        allow_unsigned: bool = False,
+    ) -> None:
+        """Trust `name` to sign with a key or as an identity, beside what is there already.
+
+        Args:
+            name: The name, byte for byte as its messages have it.
+            key: What it signs with.
+            identity: Or: whom its certificates name, exactly.
+            issuer: Who vouches for that identity, exactly.
+            root: The trusted root of the Sigstore that the identity uses; None: the public one.
+            address: Where it receives: host/path.
+            allow_unsigned: Take its messages without a signature too, as claims.
+
+        Raises:
+            UsageError: nothing to add, or an identity without its issuer.
+            ConfigError: the file is wrong, or others can write it.
+            LocalIOError: it cannot be read or written.
+        """
+        if not name:
+            raise UsageError("a name is empty")
+        if (identity is None) != (issuer is None):
+            raise UsageError("an identity and its issuer are given together or not at all")
+        if root is not None and identity is None:
+            raise UsageError("a trusted root is for an identity; none was given")
+        if key is None and identity is None and not allow_unsigned:
+            raise UsageError("a key, an identity or --allow-unsigned is needed to trust somebody")
+
+        def change(document: TOMLDocument, policy: Policy) -> None:
+            entry = _entry(document, name)
+            if address is not None:
+                entry["address"] = address
+            if allow_unsigned:
+                entry["allow_unsigned"] = True
+            if key is not None:
+                self._add_key(entry, policy, name, key)
+            if identity is not None:
+                root_name = self._root_name(document, policy, root)
+                values = {"identity": identity, "issuer": issuer, "root": root_name}
+                if not any(
+                    item.unwrap() == _given(values) for item in _tables(entry.get("identity"))
+                ):
+                    _append(entry, "identity", **values)
+
+        self._change(change)
+
+    def pin(self, name: str, key: PublicKey) -> None:
+        """Trust `name`, of whom nothing is known, to sign with `key`.
+
+        Raises:
+            ConfigError: there is an entry of that name; its owner has to change it.
+            LocalIOError: as `add`.
+        """
+
+        def change(document: TOMLDocument, policy: Policy) -> None:
+            if policy.sender(name) is not None:
+                raise ConfigError(f"{self.path}: there is an entry of {name!r:.100} already")
+            self._add_key(_entry(document, name), policy, name, key)
+
+        self._change(change)
+
+    def remove(self, name: str) -> None:
+        """Trust `name` no more.
+
+        Raises:
+            NotFoundError: there is no such entry.
+            ConfigError, LocalIOError: as `add`.
+        """
+
+        def change(document: TOMLDocument, policy: Policy) -> None:
+            if policy.sender(name) is None:
+                raise NotFoundError(f"{self.path}: no entry of {name!r:.100}")
+            entries: Any = document["sender"]
+            names = [entry["name"] for entry in _tables(entries)]
+            del entries[names.index(name)]
+            if not _tables(entries):
+                del document["sender"]
+
+        self._change(change)
+
+    def revoke(
+        self,
+        *,
+        spki_sha256: str | None = None,
+        identity: str | None = None,
+        since: datetime | None = None,
+        reason: str = "",
+    ) -> None:
+        """Let nothing count that a key or identity signed.
+
+        Args:
+            spki_sha256: The key.
+            identity: Or the identity.
+            since: From then on only; what has no proven time does not count either. None: ever.
+            reason: What is told where it matters.
+
+        Raises:
+            ConfigError: not exactly one of key and identity, or the file is wrong.
+            LocalIOError: as `add`.
+        """
+        values: dict[str, object] = {"spki_sha256": spki_sha256, "identity": identity}
+        values |= {"from": since, "reason": reason or None}
+        self._change(lambda document, _: _append(document, "revoked", **values))
+
+    def _change(self, change: Callable[[TOMLDocument, Policy], None]) -> None:
+        """Read, change, check and replace the file, while nobody else changes it."""
+        import tomlkit  # noqa: PLC0415 - 0.04 s, for the few runs that write
+        from filelock import FileLock  # noqa: PLC0415 - the same
+
+        target = self.path.resolve()  # the file may be a link into somebody's collection of them
+        with local_errors(str(target)):
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with local_errors(str(target)), FileLock(target.with_name(f".{target.name}.lock")):
+            text = read_policy_text(target)
+            document = tomlkit.parse(_FIRST_LINES if text is None else text)
+            change(document, load_policy(target))
+            changed = _spaced(document.as_string())
+            parse_policy(changed, where=f"{target}, as it would be", folder=target.parent)
+            _replace(target, changed.encode("utf-8"))
+
+    def _add_key(self, entry: Any, policy: Policy, name: str, key: PublicKey) -> None:
+        known = policy.sender(name)
+        if known is not None and any(item.key == key for item in known.keys):
+            return
+        path = self._copy("keys", ".pub", key.spki, key.to_pem().encode("ascii"))
+        _append(entry, "key", public_key=path, spki_sha256=key.spki_sha256)
+
+    def _root_name(self, document: TOMLDocument, policy: Policy, path: Path | None) -> str | None:
+        """Return what the root in the file `path` is called here; a new one is declared."""
+        if path is None:
+            return None
+        read_json(path, "trusted root")
+        with local_errors(f"trusted root: {path}"), path.open("rb") as file:
+            data = file.read(MAX_ROOT_BYTES)
+        for known in policy.roots.values():
+            if _holds(known, data):
+                return known.name
+        copy = self._copy("roots", ".json", data, data)
+        stem = re.sub(r"[^A-Za-z0-9_-]", "-", path.stem) or "root"
+        names = (stem, *(f"{stem}-{number}" for number in range(2, len(policy.roots) + 3)))
+        name = next(name for name in names if name not in policy.roots and name != PUBLIC_ROOT)
+        declared: Any = document.setdefault("roots", {})
+        declared[name] = {"source": "file", "path": copy}
+        return name
+
+    def _copy(self, folder: str, suffix: str, named_by: bytes, data: bytes) -> str:
+        """Write a copy beside the file, and return its path from there."""
+        name = f"{folder}/{hashlib.sha256(named_by).hexdigest()[:_COPY_DIGITS]}{suffix}"
+        path = self.path.resolve().parent / name
+        with local_errors(str(path)):
+            there = path.read_bytes() if path.exists() else None
+        if there is None:
+            write_new(path, data, mode=_COPY_MODE)
+        elif there != data:
+            raise ConfigError(f"{path}: not the copy that its name says; remove it")
+        return name
+
+
+def _entry(document: TOMLDocument, name: str) -> Any:
+    """Return the entry of `name`; a new one stands at the end."""
+    for entry in _tables(document.get("sender")):
+        if entry["name"] == name:
+            return entry
+    return _append(document, "sender", name=name)
+
+
+def _append(parent: Any, word: str, **values: object) -> Any:
+    """Add a table to those called `word` in `parent`, and return it; None values are left out."""
+    import tomlkit  # noqa: PLC0415 - 0.04 s, for the few runs that write
+
+    table = tomlkit.table()
+    table.update(_given(values))
+    if word not in parent:
+        parent[word] = tomlkit.aot()
+    if not hasattr(parent[word], "body"):
+        raise ConfigError(
+            f"{word}: written in one line; write [[{word}]] tables to have it changed"
+        )
+    parent[word].append(table)
+    return parent[word][-1]
+
+
+def _given(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _tables(value: Any) -> list[Any]:
+    return [] if value is None else list(value)
+
+
+def _spaced(text: str) -> str:
+    """Return `text` with an empty line before each table that stands for itself."""
+    spaced = re.sub(
+        r"(?<=[^\n]\n)(?=\[\[?\s*(?:sender|revoked|inbox|roots)\b(?!\.\w+\]\]))", "\n", text
+    )
+    return spaced if tomllib.loads(spaced) == tomllib.loads(text) else text
+
+
+def _holds(root: Root, data: bytes) -> bool:
+    if root.path is None:
+        return False
+    with local_errors(f"root {root.name}: {root.path}"), root.path.open("rb") as file:
+        return file.read(MAX_ROOT_BYTES + 1) == data
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put `data` at `path` durably: the old content or the new one is there, whatever happens."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _FILE_MODE
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    handle = create_new(part, mode=mode)
+    try:
+        try:
+            write_all(handle, data)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)

@@ -1,0 +1,164 @@
+"""Sigstore bundles v0.3 with a DSSE envelope: the form that cosign 3 writes and reads.
+
+Two kinds: signed by a key (the material is the key's hint) and keyless (a certificate, log entries,
+timestamps). The former is built and parsed here; of the latter this module reads the envelope, and
+`trust.keyless` the rest.
+
+Source: sigstore protobuf-specs v0.5.0, `sigstore_bundle.proto`; SPEC.md sections 2 and 9.
+
+Example:
+    >>> from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json
+    >>> from dockercomms.trust.dsse import Envelope
+    >>> data = build_key_bundle(Envelope(b"{}", "application/vnd.in-toto+json", b"s"), "a2V5")
+    >>> parse_bundle_json(data).hint
+    'a2V5'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dockercomms.errors import ProtocolError
+from dockercomms.oci.model import canonical_json, parse_json
+from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE
+from dockercomms.trust.dsse import Envelope
+from dockercomms.trust.members import (
+    base64_bytes,
+    base64_text,
+    json_list,
+    json_object,
+    json_text,
+)
+
+MAX_BUNDLE_BYTES = 2**20
+"""SPEC.md section 8: larger bundles are not read; a keyless one is about 5 KB."""
+
+MAX_TIMESTAMPS = 32
+"""Each costs a verification; sigstore clients take as many."""
+
+BundleKind = Literal["key", "keyless"]
+
+_TOP_KEYS = frozenset({"mediaType", "verificationMaterial", "dsseEnvelope"})
+_MATERIAL_KEYS = frozenset({"publicKey", "certificate", "tlogEntries", "timestampVerificationData"})
+_ENVELOPE_KEYS = frozenset({"payload", "payloadType", "signatures"})
+_SIGNATURE_KEYS = frozenset({"sig", "keyid"})
+_HINT_KEYS = frozenset({"hint"})
+_TIMESTAMP_KEYS = frozenset({"signedTimestamp"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigstoreBundle:
+    """A parsed bundle. Nothing in it has been verified."""
+
+    kind: BundleKind
+    envelope: Envelope
+    hint: str = ""
+    """Of a key bundle: which key it claims; used to try that key first, never to believe it."""
+    timestamps: tuple[bytes, ...] = ()
+    """DER RFC 3161 timestamp responses over the signature."""
+    value: Mapping[str, object] = field(repr=False, hash=False)
+    """The JSON, parsed once: every reader sees the same members."""
+
+
+def build_key_bundle(envelope: Envelope, hint: str, *, timestamps: tuple[bytes, ...] = ()) -> bytes:
+    """Return the bundle of `envelope` signed by the key with `hint`.
+
+    `parse_bundle_json` is its inverse. Members without a value are left out, as cosign does.
+    """
+    material: dict[str, object] = {"publicKey": {"hint": hint}}
+    if timestamps:
+        material["timestampVerificationData"] = {
+            "rfc3161Timestamps": [{"signedTimestamp": base64_text(item)} for item in timestamps]
+        }
+    return canonical_json(
+        {
+            "mediaType": ARTIFACT_TYPE_BUNDLE,
+            "verificationMaterial": material,
+            "dsseEnvelope": {
+                "payload": base64_text(envelope.payload),
+                "payloadType": envelope.payload_type,
+                "signatures": [{"sig": base64_text(envelope.signature)}],
+            },
+        }
+    )
+
+
+def parse_bundle_json(
+    data: bytes, *, where: str = "bundle", max_bytes: int = MAX_BUNDLE_BYTES
+) -> SigstoreBundle:
+    """Return the bundle in `data`; `where` names it in errors.
+
+    Refused, beside what is malformed: other versions, unknown members, a message signature
+    instead of an envelope, more than one signature, a certificate beside a key.
+
+    Raises:
+        ProtocolError: any of these, or more than `max_bytes`.
+    """
+    if len(data) > max_bytes:
+        raise ProtocolError(f"{where}: {len(data)} bytes; at most {max_bytes} are read")
+    return bundle_of(parse_json(data, where=where), where=where)
+
+
+def bundle_of(value: object, *, where: str = "bundle") -> SigstoreBundle:
+    """Return the bundle in a parsed JSON value; see `parse_bundle_json`."""
+    top = json_object(value, where, known=_TOP_KEYS)
+    if top.get("mediaType") != ARTIFACT_TYPE_BUNDLE:
+        raise ProtocolError(
+            f"{where}: media type {top.get('mediaType')!r:.100}; {ARTIFACT_TYPE_BUNDLE} expected"
+        )
+    material = json_object(
+        top.get("verificationMaterial"), f"{where}: material", known=_MATERIAL_KEYS
+    )
+    kind, hint = _kind(material, where)
+    json_list(material.get("tlogEntries"), f"{where}: tlogEntries")
+    return SigstoreBundle(
+        kind=kind,
+        envelope=parse_envelope(top.get("dsseEnvelope"), f"{where}: envelope"),
+        hint=hint,
+        timestamps=_timestamps(material.get("timestampVerificationData"), f"{where}: timestamps"),
+        value=top,
+    )
+
+
+def _kind(material: Mapping[str, object], where: str) -> tuple[BundleKind, str]:
+    if "publicKey" in material and "certificate" in material:
+        raise ProtocolError(f"{where}: a certificate beside a key; one of them expected")
+    if "certificate" in material:
+        return "keyless", ""
+    if "publicKey" not in material:
+        raise ProtocolError(f"{where}: neither a key nor a certificate")
+    key = json_object(material["publicKey"], f"{where}: publicKey", known=_HINT_KEYS)
+    return "key", json_text(key.get("hint", ""), f"{where}: hint")
+
+
+def parse_envelope(value: object, where: str) -> Envelope:
+    """Return the envelope in a parsed JSON value, which has exactly one signature.
+
+    Raises:
+        ProtocolError: it is no such envelope.
+    """
+    fields = json_object(value, where, known=_ENVELOPE_KEYS)
+    signatures = json_list(fields.get("signatures"), f"{where}: signatures")
+    if len(signatures) != 1:
+        raise ProtocolError(f"{where}: {len(signatures)} signatures; exactly one expected")
+    signature = json_object(signatures[0], f"{where}: signature", known=_SIGNATURE_KEYS)
+    return Envelope(
+        payload=base64_bytes(fields.get("payload"), f"{where}: payload"),
+        payload_type=json_text(fields.get("payloadType"), f"{where}: payloadType"),
+        signature=base64_bytes(signature.get("sig"), f"{where}: sig"),
+    )
+
+
+def _timestamps(value: object, where: str) -> tuple[bytes, ...]:
+    if value is None:
+        return ()
+    fields = json_object(value, where, known=frozenset({"rfc3161Timestamps"}))
+    tokens = json_list(fields.get("rfc3161Timestamps"), where)
+    if len(tokens) > MAX_TIMESTAMPS:
+        raise ProtocolError(f"{where}: {len(tokens)} of them; at most {MAX_TIMESTAMPS}")
+    return tuple(
+        base64_bytes(json_object(item, where, known=_TIMESTAMP_KEYS).get("signedTimestamp"), where)
+        for item in tokens
+    )

@@ -1,0 +1,563 @@
+# ruff: noqa: TID251 - the only module that imports sigstore, and one of few that import requests
+"""Keyless signatures: the only module that imports sigstore, and only when it is used.
+
+Verifying needs no network: the trusted root is a file. Signing needs three services (a certificate
+for an identity, a time stamp, a log entry) and is refused offline. sigstore 4.5 waits for ever for
+services that are silent, makes a log entry before it finds that there is no time stamp, and has
+errors of many families: all of that ends here; what it leaves open when verifying is in
+`sigstore_gaps`. Private names of it are touched, so it is pinned to one minor release.
+
+Source: sigstore client specification v1.0; SPEC.md section 9.
+
+Example:
+    >>> from dockercomms.trust.keyless import KeylessOptions, KeylessSigner
+    >>> KeylessSigner(KeylessOptions(offline=True)).signed_by
+    Traceback (most recent call last):
+    ...
+    dockercomms.errors.SigningError: keyless signing needs the network, which --offline forbids
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dockercomms.errors import (
+    ConfigError,
+    SigningError,
+    SigningUnreachable,
+    UsageError,
+    VerificationError,
+)
+from dockercomms.manifest import Message, Receipt
+from dockercomms.oci.model import Digest
+from dockercomms.platforms import local_errors
+from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
+from dockercomms.trust.policy import PUBLIC_ROOT, Root
+from dockercomms.trust.roots import KeylessProof, embedded, read_json, read_root, root_path
+from dockercomms.trust.signing import SignedBy, check_bytes
+from dockercomms.trust.sigstore_gaps import Holder, narrow, with_zero_values
+from dockercomms.trust.statement import (
+    ForeignPredicate,
+    build_statement,
+    message_predicate,
+    receipt_predicate,
+)
+from dockercomms.trust.timestamps import (
+    TimestampAuthority,
+    authorities_of,
+    earliest_time,
+    hostile_input_errors,
+)
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response, Session
+    from sigstore.models import Bundle, ClientTrustConfig, TrustedRoot
+    from sigstore.oidc import IdentityToken
+    from sigstore.sign import Signer, SigningContext
+    from sigstore.verify import Verifier
+
+SERVICE_TIMEOUT_SECONDS = 30.0
+"""Without an answer for so long a service counts as down; a log may take 10 s for an entry."""
+
+TIMESTAMP_TIMEOUT_SECONDS = 10.0
+
+MAX_TOKEN_BYTES = 64 * 1024
+"""Of an identity token: more than any service takes in a header."""
+
+
+# --- verifying -----------------------------------------------------------------------------------
+
+
+class SigstoreRoots:
+    """Proves certificates and times by the files of trusted roots.
+
+    Each file is read once. Nothing asks a network, and sigstore is imported only for certificates.
+    Its methods raise ConfigError or LocalIOError where a root cannot be read.
+
+    Args:
+        narrow: Leaves of a root what was valid at a bundle's times.
+        verifier: Makes sigstore's verifier; None is sigstore's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        narrow: Callable[[TrustedRoot, Bundle], TrustedRoot] = narrow,
+        verifier: Callable[[TrustedRoot], Verifier] | None = None,
+    ) -> None:
+        self._narrow = narrow
+        self._verifier = verifier or _sigstore_verifier
+        self._trusted: dict[Root, TrustedRoot] = {}
+        self._authorities: dict[Root, tuple[TimestampAuthority, ...]] = {}
+
+    def prove(self, bundle: SigstoreBundle, root: Root) -> KeylessProof:
+        """Return what a keyless bundle proves by `root`; says nothing about the statement.
+
+        Raises:
+            VerificationError: it proves nothing by that root.
+        """
+        parsed = self.parse(bundle.value)
+        proof, envelope = self.prove_envelope(parsed, root)
+        if envelope != (bundle.envelope.payload_type, bundle.envelope.payload):
+            raise VerificationError("sigstore read another payload in the envelope")
+        return proof
+
+    @staticmethod
+    def parse(value: Mapping[str, object]) -> Bundle:
+        """Return sigstore's form of a bundle.
+
+        Raises:
+            VerificationError: it is malformed.
+        """
+        with _verifying():
+            from sigstore.models import Bundle  # noqa: PLC0415 - 0.4 s
+
+            return Bundle.from_json(json.dumps(with_zero_values(value)))
+
+    def prove_envelope(self, bundle: Bundle, root: Root) -> tuple[KeylessProof, tuple[str, bytes]]:
+        """Return what a bundle with an envelope proves, and the type and payload in it.
+
+        Raises:
+            VerificationError: it proves nothing by `root`.
+        """
+        with _verifying():
+            verifier, holder = self._make(bundle, root), Holder()
+            envelope = verifier.verify_dsse(bundle, holder)
+            return _proof(verifier, bundle, root, holder), envelope
+
+    def prove_file(self, bundle: Bundle, root: Root, digest: Digest) -> KeylessProof:
+        """Return what a bundle with a plain signature proves about the file with `digest`.
+
+        Raises:
+            VerificationError: it proves nothing by `root`.
+        """
+        with _verifying():
+            from sigstore.hashes import Hashed  # noqa: PLC0415 - 0.4 s
+            from sigstore_models.common.v1 import HashAlgorithm  # noqa: PLC0415 - the same
+
+            verifier, holder = self._make(bundle, root), Holder()
+            raw = bytes.fromhex(digest.partition(":")[2])
+            hashed = Hashed(algorithm=HashAlgorithm.SHA2_256, digest=raw)
+            verifier.verify_artifact(hashed, bundle, holder)
+            return _proof(verifier, bundle, root, holder)
+
+    def prove_log_entry(self, value: Mapping[str, object], root: Root) -> bytes:
+        """Return the body of a log entry that a log of `root` has.
+
+        Raises:
+            VerificationError: no log of `root` has it.
+        """
+        with _verifying():
+            from sigstore._internal.trust import KeyringPurpose  # noqa: PLC0415 - 0.4 s
+            from sigstore.models import TransparencyLogEntry  # noqa: PLC0415 - the same
+            from sigstore_models.rekor.v1 import (  # noqa: PLC0415 - the same
+                TransparencyLogEntry as Entry,
+            )
+
+            entry = Entry.from_json(json.dumps(value))
+            keys = self.trusted(root).rekor_keyring(KeyringPurpose.VERIFY)
+            TransparencyLogEntry(entry)._verify(keys)  # noqa: SLF001 - there is no public way
+            return entry.canonicalized_body
+
+    def _make(self, bundle: Bundle, root: Root) -> Verifier:
+        return self._verifier(self._narrow(self.trusted(root), bundle))
+
+    def trusted(self, root: Root) -> TrustedRoot:
+        """Return sigstore's form of `root`.
+
+        Raises:
+            ConfigError: it is no trusted root. LocalIOError: it cannot be read.
+        """
+        if root not in self._trusted:
+            self._trusted[root] = _load_root(root)
+        return self._trusted[root]
+
+    def signed_at(
+        self, tokens: Iterable[bytes], signature: bytes, roots: Iterable[Root]
+    ) -> datetime | None:
+        """Return the earliest time that an authority of `roots` attests to `signature`.
+
+        None if none does: a time stamp stands outside the signature, so that anybody can add one.
+        """
+        stamps = tuple(tokens)
+        if not stamps:
+            return None
+        authorities = [authority for root in roots for authority in self.authorities(root)]
+        return earliest_time(stamps, signature, authorities)
+
+    def authorities(self, root: Root) -> tuple[TimestampAuthority, ...]:
+        """Return who may attest to times in `root`; sigstore is not imported.
+
+        Raises:
+            ConfigError: it is no trusted root. LocalIOError: it cannot be read.
+        """
+        if root not in self._authorities:
+            self._authorities[root] = authorities_of(read_root(root), where=f"root {root.name}")
+        return self._authorities[root]
+
+
+def _sigstore_verifier(root: TrustedRoot) -> Verifier:
+    from sigstore.verify import Verifier  # noqa: PLC0415 - 0.4 s
+
+    return Verifier(trusted_root=root)
+
+
+def _proof(verifier: Verifier, bundle: Bundle, root: Root, holder: Holder) -> KeylessProof:
+    times = verifier._establish_time(bundle)  # noqa: SLF001 - what it proved it does not return
+    return KeylessProof(
+        root=root.name,
+        identities=holder.identities,
+        issuer=holder.issuer,
+        signed_at=min(item.time for item in times),
+    )
+
+
+def _load_root(root: Root) -> TrustedRoot:
+    from sigstore.errors import Error  # noqa: PLC0415 - 0.4 s
+    from sigstore.models import TrustedRoot  # noqa: PLC0415 - the same
+
+    path = root_path(root)
+    try:
+        with local_errors(f"root {root.name}: {path}"):
+            return TrustedRoot.from_file(str(path))
+    except (Error, ValueError, TypeError, LookupError) as error:
+        raise ConfigError(f"root {root.name}: {path}: not a trusted root: {error}") from error
+
+
+@contextmanager
+def _verifying() -> Iterator[None]:
+    """Turn what sigstore and its parsers raise about hostile input into VerificationError."""
+    try:
+        yield
+    except verifying_errors() as error:
+        raise VerificationError(_text(error)) from error
+
+
+def verifying_errors() -> tuple[type[Exception], ...]:
+    """Return every class of error that a bundle from outside can cause in sigstore."""
+    from sigstore.errors import Error  # noqa: PLC0415 - 0.4 s
+
+    return (Error, *hostile_input_errors())
+
+
+def _text(error: BaseException) -> str:
+    """Return one line of an error's own text, or its class where it has none."""
+    lines = str(error).split("\n")
+    return f"{lines[0]:.300}" if lines[0] else type(error).__name__
+
+
+# --- signing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeylessOptions:
+    """Which identity signs, and with which Sigstore."""
+
+    token: str | None = None
+    """An OpenID Connect identity token; goes before `token_file`."""
+    token_file: Path | None = None
+    interactive: bool = False
+    """Ask with a browser where there is no token and no ambient credential."""
+    trusted_root: Path | None = None
+    """Together with `signing_config`; None: the public good instance, as the sigstore package
+    carries it."""
+    signing_config: Path | None = None
+    offline: bool = False
+    timeout_seconds: float = SERVICE_TIMEOUT_SECONDS
+    """For each answer of a service."""
+
+
+class KeylessSigner:
+    """Signs as an identity; see `signing.Signer` for the contract.
+
+    The token is asked for once, the certificate is used until it expires (10 minutes). Not safe for
+    several threads.
+
+    Raises (when it is made):
+        UsageError: only one of trusted root and signing config is given.
+    """
+
+    def __init__(self, options: KeylessOptions, *, roots: SigstoreRoots | None = None) -> None:
+        if (options.trusted_root is None) != (options.signing_config is None):
+            raise UsageError("a trusted root and a signing config are given together or not at all")
+        self._options = options
+        self._roots = roots or SigstoreRoots()
+        self._root = Root(name=PUBLIC_ROOT, path=options.trusted_root)
+        self._config: ClientTrustConfig | None = None
+        self._token: IdentityToken | None = None
+        self._signer: Signer | None = None
+        self._certified_as = ""
+
+    @property
+    def signed_by(self) -> SignedBy:
+        """The identity of the certificate; before the first signature, what the token says.
+
+        The two differ for some issuers, such as those of CI services.
+        """
+        return SignedBy("keyless", self._certified_as or self._identity().identity)
+
+    def sign(self, message: Message, manifest: bytes) -> bytes:
+        """Return a bundle about a message."""
+        check_bytes(message, manifest)
+        predicate = message_predicate(message)
+        return self._bundle(build_statement(message.header.id, message.digest, predicate))
+
+    def sign_receipt(self, receipt: Receipt) -> bytes:
+        """Return a bundle about a receipt."""
+        predicate = receipt_predicate(receipt)
+        return self._bundle(build_statement(receipt.message_id, receipt.message, predicate))
+
+    def approve(self, name: str, digest: Digest) -> bytes:
+        """Return a bundle that approves of `digest`."""
+        return self._bundle(build_statement(name, digest, ForeignPredicate()))
+
+    def _bundle(self, statement: bytes) -> bytes:
+        """Sign, then verify as a receiver would: a service may answer anything."""
+        identity = self._identity()
+        with _signing():
+            from sigstore.dsse import Statement  # noqa: PLC0415 - 0.4 s
+
+            data = self._certified(identity).sign_dsse(Statement(statement)).to_json().encode()
+        bundle = parse_bundle_json(data, where="the bundle just made")
+        proof = self._roots.prove(bundle, self._root)
+        if bundle.envelope.payload != statement or identity.issuer != proof.issuer:
+            raise VerificationError(f"the bundle just made is another one's, of {proof.issuer}")
+        self._certified_as = next(iter(proof.identities), "")
+        return data
+
+    def _identity(self) -> IdentityToken:
+        if self._options.offline:
+            raise SigningError("keyless signing needs the network, which --offline forbids")
+        if self._token is None:
+            with _signing():
+                self._token = self._find_identity()
+        return self._token
+
+    def _find_identity(self) -> IdentityToken:
+        """Return the token given, else the ambient one of a CI job, else ask with a browser."""
+        from sigstore.oidc import IdentityToken, Issuer, detect_credential  # noqa: PLC0415 - 0.2 s
+
+        options = self._options
+        if options.token:
+            return IdentityToken(options.token.strip())
+        if options.token_file is not None:
+            return IdentityToken(_read_token(options.token_file))
+        ambient = detect_credential()
+        if ambient is not None:
+            return IdentityToken(ambient)
+        if options.interactive:
+            return Issuer(self._trust().signing_config.get_oidc_url()).identity_token()
+        raise SigningError(
+            "no identity to sign with: no token was given, and this is no CI job that has one",
+            hint="--identity-token FILE, or --interactive to ask with a browser",
+        )
+
+    def _certified(self, identity: IdentityToken) -> Signer:
+        """Return what signs with a certificate for `identity` that is still valid."""
+        from sigstore._internal.fulcio.client import ExpiredCertificate  # noqa: PLC0415 - 0.4 s
+
+        if self._signer is not None:
+            try:
+                self._signer._signing_cert()  # noqa: SLF001 - the only way to ask
+            except ExpiredCertificate:
+                self._signer = None
+        if self._signer is None:
+            with self._context().signer(identity) as signer:
+                self._signer = signer
+        return self._signer
+
+    def _context(self) -> SigningContext:
+        """Return the services, none of which may be silent for longer than the options allow."""
+        from sigstore.sign import SigningContext  # noqa: PLC0415 - 0.4 s
+
+        context = SigningContext.from_trust_config(self._trust())
+        services: Any = context  # what follows is private: sigstore has no timeouts of its own
+        clocks = services._tsa_clients  # noqa: SLF001
+        services._tsa_clients = [_StrictClock(clock) for clock in clocks]  # noqa: SLF001
+        sessions = [clock._session for clock in clocks]  # noqa: SLF001
+        for session in (services._fulcio.session, services._rekor._session, *sessions):  # noqa: SLF001
+            _limit_time(session, self._options.timeout_seconds)
+        return context
+
+    def _trust(self) -> ClientTrustConfig:
+        if self._config is None:
+            self._config = _load_config(self._root, self._options.signing_config)
+        return self._config
+
+
+def _load_config(root: Root, signing_config: Path | None) -> ClientTrustConfig:
+    """Return where the services are, and by which root their answers are verified.
+
+    Raises:
+        ConfigError: a file is not what it should be. LocalIOError: it cannot be read.
+    """
+    from sigstore.errors import Error  # noqa: PLC0415 - 0.4 s
+    from sigstore.models import ClientTrustConfig  # noqa: PLC0415 - the same
+
+    path = signing_config or embedded("signing_config.v0.2.json")
+    config = {
+        "mediaType": ClientTrustConfig.ClientTrustConfigType.CONFIG_0_1.value,
+        "trustedRoot": read_root(root),
+        "signingConfig": read_json(path, "signing config"),
+    }
+    try:
+        found = ClientTrustConfig.from_json(json.dumps(config))
+        found.signing_config.get_fulcio()
+    except (Error, ValueError, TypeError, LookupError) as error:
+        raise ConfigError(f"signing config: {path}: {_text(error)}") from error
+    return found
+
+
+def _read_token(path: Path) -> str:
+    with local_errors(f"identity token: {path}"), path.open("rb") as file:
+        data = file.read(MAX_TOKEN_BYTES + 1)
+    try:
+        return data[:MAX_TOKEN_BYTES].decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise SigningError(f"identity token: {path}: not a token") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _StrictClock:
+    """Asks a time stamp authority; that it fails ends the signing.
+
+    sigstore only warns, makes a log entry all the same, and then finds the bundle incomplete.
+    """
+
+    client: Any
+
+    def request_timestamp(self, signature: bytes) -> Any:
+        """Return the time stamp of `signature`; sigstore calls this."""
+        from sigstore._internal.timestamp import TimestampError  # noqa: PLC0415 - 0.4 s
+
+        try:
+            return self.client.request_timestamp(signature)
+        except TimestampError as error:
+            place = _place(self.client.url)
+            raise SigningUnreachable(f"{place}: no time stamp: {_text(error)}") from error
+
+
+def timestamp_source(
+    url: str, *, timeout_seconds: float = TIMESTAMP_TIMEOUT_SECONDS
+) -> Callable[[bytes], bytes]:
+    """Return what asks the time stamp authority at `url` about signatures of a key.
+
+    The answer is not verified: that is for those who trust the authority. sigstore is not imported.
+
+    Raises (when it is called):
+        SigningUnreachable: no answer. SigningError: one that is no time stamp of that signature.
+    """
+
+    def ask(signature: bytes) -> bytes:
+        import requests  # noqa: PLC0415 - 0.1 s
+        from rfc3161_client import (  # noqa: PLC0415 - 0.1 s
+            HashAlgorithm,
+            TimestampRequestBuilder,
+            decode_timestamp_response,
+        )
+
+        builder = TimestampRequestBuilder().hash_algorithm(HashAlgorithm.SHA256)
+        query = builder.data(signature).nonce(nonce=True).build()
+        try:
+            answer = requests.post(
+                url,
+                data=query.as_bytes(),
+                headers={"Content-Type": "application/timestamp-query"},
+                timeout=timeout_seconds,
+            )
+            answer.raise_for_status()
+            found = decode_timestamp_response(answer.content).tst_info
+        except requests.RequestException as error:
+            raise SigningUnreachable(f"{_place(url)}: no time stamp: {_text(error)}") from error
+        except ValueError as error:
+            raise SigningError(f"{_place(url)}: not a time stamp: {_text(error)}") from error
+        if (found.nonce, found.message_imprint.message) != (
+            query.nonce,
+            query.message_imprint.message,
+        ):
+            raise SigningError(f"{_place(url)}: the time stamp of something else")
+        return answer.content
+
+    return ask
+
+
+def _limit_time(session: Session, seconds: float) -> None:
+    """Make every request of `session` fail that waits more than `seconds` for an answer."""
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415 - 0.1 s
+
+    class Impatient(HTTPAdapter):
+        def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+            given = options.get("timeout")
+            options["timeout"] = min(given, seconds) if isinstance(given, int | float) else seconds
+            return super().send(request, *args, **options)
+
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, Impatient())
+
+
+@contextmanager
+def _signing() -> Iterator[None]:
+    """Turn what sigstore raises while it signs into SigningError, naming the service."""
+    from requests import ConnectionError as Unreachable  # noqa: PLC0415 - 0.1 s
+    from requests import Timeout  # noqa: PLC0415 - the same
+
+    try:
+        yield
+    except (Unreachable, Timeout) as error:
+        place = _place(getattr(error.request, "url", None))
+        raise SigningUnreachable(f"{place}: no answer: {_text(error)}") from error
+    except signing_errors() as error:
+        raise SigningError(f"signing: {_reason(error)}") from error
+
+
+def signing_errors() -> tuple[type[Exception], ...]:
+    """Return every class of error, beside those of the network, that signing can cause."""
+    from requests import RequestException  # noqa: PLC0415 - 0.1 s
+    from sigstore import errors, oidc  # noqa: PLC0415 - 0.4 s
+    from sigstore._internal.fulcio.client import (  # noqa: PLC0415 - they have no common base
+        ExpiredCertificate,
+        FulcioClientError,
+    )
+    from sigstore._internal.rekor import RekorClientError  # noqa: PLC0415 - the same
+    from sigstore._internal.timestamp import TimestampError  # noqa: PLC0415 - the same
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415 - of the ambient credentials
+
+    return (
+        errors.Error,
+        oidc.ExpiredIdentity,
+        oidc.IssuerError,
+        ExpiredCertificate,
+        FulcioClientError,
+        RekorClientError,
+        TimestampError,
+        HTTPError,
+        RequestException,
+        # an answer that is not what it should be
+        ValueError,
+        TypeError,
+        LookupError,
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a service refused: sigstore 4.5 loses what Fulcio says."""
+    answer = getattr(error.__cause__, "response", None)
+    if str(error) or answer is None:
+        return _text(error)
+    try:
+        message = answer.json().get("message")
+    except (ValueError, AttributeError):
+        message = None
+    return f"{_place(answer.url)}: {answer.status_code} {message or answer.reason}"
+
+
+def _place(url: str | None) -> str:
+    """Return the host of a service; the rest of an address may hold secrets."""
+    return urlsplit(url or "").netloc or "a service of Sigstore"

@@ -1,0 +1,177 @@
+"""`trust.toml`: the address book, and the rules of who may write to me and who may acknowledge.
+
+Nobody is trusted by default. A name is bound to keys or to exact identities of exact issuers; a
+message of an unknown sender, or without a signature, is held or rejected as the file says. Names
+and identities are compared as they are: no patterns, because patterns invite mistakes.
+
+Source: SPEC.md sections 7 to 10. `policy_file` reads it, `address_book` changes it.
+
+Example:
+    >>> from dockercomms.trust.policy import Policy, Sender
+    >>> policy = Policy(senders=(Sender(name="alice", recipients=("bob",)),))
+    >>> alice = policy.sender("alice")
+    >>> alice.may("message", recipient="bob", repo="r.example/box"), policy.sender("Alice")
+    (True, None)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from dockercomms.trust.keys import PublicKey
+
+DEFAULT_CLOCK_SKEW = timedelta(minutes=5)
+PUBLIC_ROOT = "public"
+"""The name of the public good instance's root, there without being declared."""
+
+Kind = Literal["message", "receipt"]
+Verdict = Literal["reject", "hold"]
+Timestamp = Literal["required", "if-present"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """Where the trusted root of a Sigstore instance comes from."""
+
+    name: str
+    path: Path | None = None
+    """None: the public good instance's root that the sigstore package carries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedIdentity:
+    """An identity that a certificate of one root must hold, exactly."""
+
+    identity: str
+    issuer: str
+    root: str = PUBLIC_ROOT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedKey:
+    """A public key and when it may have signed."""
+
+    key: PublicKey
+    valid_after: datetime | None = None
+    valid_before: datetime | None = None
+    timestamp: Timestamp = "if-present"
+
+    def valid_at(self, moment: datetime) -> bool:
+        """Return whether the key may have signed at `moment`."""
+        return (self.valid_after is None or moment >= self.valid_after) and (
+            self.valid_before is None or moment < self.valid_before
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """One name of the address book, and what proves that somebody has it."""
+
+    name: str
+    identities: tuple[TrustedIdentity, ...] = ()
+    keys: tuple[TrustedKey, ...] = ()
+    recipients: tuple[str, ...] = ()
+    """To whom this name may write; empty: to all of `me`."""
+    repositories: tuple[str, ...] = ()
+    """Where it may write, `*` standing for anything; empty: anywhere."""
+    kinds: tuple[Kind, ...] = ("message", "receipt")
+    address: str | None = None
+    """Where this name receives: host/path."""
+    allow_unsigned: bool = False
+
+    def may(self, kind: Kind, *, recipient: str, repo: str) -> bool:
+        """Return whether this name may send such an object to `recipient` in `repo`."""
+        return (
+            kind in self.kinds
+            and (not self.recipients or recipient in self.recipients)
+            and (
+                not self.repositories
+                or any(matches_pattern(repo, item) for item in self.repositories)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """A key or identity that counts no more, at all or from a moment on."""
+
+    spki_sha256: str | None = None
+    identity: str | None = None
+    since: datetime | None = None
+    reason: str = ""
+
+    def covers(self, signed_at: datetime | None) -> bool:
+        """Return whether a signature of `signed_at` is void; an unproven time does not help it."""
+        return self.since is None or signed_at is None or signed_at >= self.since
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxRule:
+    """An inbox in which unsigned messages are accepted, as claims."""
+
+    repository: str
+    accept_unsigned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A parsed trust.toml. The empty policy trusts nobody."""
+
+    me: tuple[str, ...] = ()
+    unsigned: Verdict = "hold"
+    unknown_sender: Verdict = "hold"
+    max_age: timedelta | None = None
+    clock_skew: timedelta = DEFAULT_CLOCK_SKEW
+    audiences: tuple[str, ...] = ()
+    accept_cosign_sign: bool = False
+    roots: Mapping[str, Root] = field(
+        default_factory=lambda: {PUBLIC_ROOT: Root(name=PUBLIC_ROOT)}, hash=False
+    )
+    senders: tuple[Sender, ...] = ()
+    revoked: tuple[Revocation, ...] = ()
+    inboxes: tuple[InboxRule, ...] = ()
+
+    def sender(self, name: str) -> Sender | None:
+        """Return the entry of `name`, compared byte by byte."""
+        return next((sender for sender in self.senders if sender.name == name), None)
+
+    def accepts_unsigned(self, name: str, repo: str) -> bool:
+        """Return whether an unsigned message that claims to be from `name` is let in as a claim."""
+        sender = self.sender(name)
+        if sender is not None and sender.allow_unsigned:
+            return True
+        return any(rule.accept_unsigned and rule.repository == repo for rule in self.inboxes)
+
+    def revocation_of_key(self, key: PublicKey, signed_at: datetime | None) -> Revocation | None:
+        """Return why a signature of `key` is void, None if it is not."""
+        for item in self.revoked:
+            if item.spki_sha256 == key.spki_sha256 and item.covers(signed_at):
+                return item
+        return None
+
+    def revocation_of_identity(
+        self, identity: str, signed_at: datetime | None
+    ) -> Revocation | None:
+        """Return why a signature of `identity` is void, None if it is not."""
+        for item in self.revoked:
+            if item.identity == identity and item.covers(signed_at):
+                return item
+        return None
+
+
+def matches_pattern(repo: str, pattern: str) -> bool:
+    """Return whether `repo` fits `pattern`, in which `*` stands for anything, and nothing else.
+
+    The brackets of other pattern languages would not fit the address of an IPv6 host.
+    """
+    parts = (re.escape(part) for part in pattern.split("*"))
+    return re.fullmatch(".*".join(parts), repo, re.DOTALL) is not None
+
+
+PolicySource = Callable[[], Policy]
+"""Gives the policy anew each time, so that a change of the file counts in a running watch."""

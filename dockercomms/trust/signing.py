@@ -1,0 +1,145 @@
+"""Signing: statements about messages, receipts and other objects become Sigstore bundles.
+
+`KeySigner` signs with a key pair and needs nothing else; `trust.keyless` has the other one.
+
+Example:
+    >>> from dockercomms.oci.model import digest_of
+    >>> from dockercomms.trust.bundle import parse_bundle_json
+    >>> from dockercomms.trust.keys import PrivateKey
+    >>> from dockercomms.trust.signing import KeySigner
+    >>> signer = KeySigner(PrivateKey.generate())
+    >>> bundle = parse_bundle_json(signer.approve("a.txt", digest_of(b"hello")))
+    >>> bundle.hint == signer.signed_by.signer
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from dockercomms.errors import VerificationError
+from dockercomms.manifest import Message, Receipt
+from dockercomms.oci.model import Digest, matches
+from dockercomms.trust import dsse
+from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json
+from dockercomms.trust.keys import PrivateKey
+from dockercomms.trust.statement import (
+    ForeignPredicate,
+    build_statement,
+    message_predicate,
+    receipt_predicate,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """Who signs."""
+
+    kind: Literal["key", "keyless"]
+    signer: str
+    """The key's `spki_sha256`, or an identity."""
+
+
+class Signer(Protocol):
+    """Signs messages, receipts, and whatever has a digest."""
+
+    @property
+    def signed_by(self) -> SignedBy:
+        """Who signs. Keyless: asks for the identity's token if that was not done yet.
+
+        Raises:
+            SigningError: there is no identity.
+        """
+        ...
+
+    def sign(self, message: Message, manifest: bytes) -> bytes:
+        """Return a Sigstore bundle about the message whose bytes are `manifest`.
+
+        It has been verified as a receiver would.
+
+        Raises:
+            VerificationError: the bundle does not satisfy our own verifier.
+            SigningError: nothing could be signed; SigningUnreachable: a service does not answer.
+            ProtocolError: the message cannot be signed.
+        """
+        ...
+
+    def sign_receipt(self, receipt: Receipt) -> bytes:
+        """Return a Sigstore bundle that says what the manifest of `receipt` says.
+
+        The receipt's own layers do not matter: build it without, sign, build it with the bundle.
+
+        Raises:
+            As `sign`.
+        """
+        ...
+
+    def approve(self, name: str, digest: Digest) -> bytes:
+        """Return a Sigstore bundle as `cosign sign` writes: an approval of what has `digest`.
+
+        Args:
+            name: What it is called, for people.
+            digest: Of any manifest or file.
+
+        Raises:
+            As `sign`.
+        """
+        ...
+
+
+TimestampSource = Callable[[bytes], bytes]
+"""Gives the DER RFC 3161 response about a signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySigner:
+    """Signs with a key pair; see `Signer` for the contract.
+
+    Args:
+        key: The key pair.
+        timestamp: Asks an authority to attest to the time of each signature; None: nobody does.
+    """
+
+    key: PrivateKey
+    timestamp: TimestampSource | None = None
+
+    @property
+    def signed_by(self) -> SignedBy:
+        """The key."""
+        return SignedBy("key", self.key.public_key().spki_sha256)
+
+    def sign(self, message: Message, manifest: bytes) -> bytes:
+        """Return a bundle about a message."""
+        check_bytes(message, manifest)
+        predicate = message_predicate(message, signer_spki=self.key.public_key().spki)
+        return self._bundle(build_statement(message.header.id, message.digest, predicate))
+
+    def sign_receipt(self, receipt: Receipt) -> bytes:
+        """Return a bundle about a receipt."""
+        predicate = receipt_predicate(receipt, signer_spki=self.key.public_key().spki)
+        return self._bundle(build_statement(receipt.message_id, receipt.message, predicate))
+
+    def approve(self, name: str, digest: Digest) -> bytes:
+        """Return a bundle that approves of `digest`."""
+        return self._bundle(build_statement(name, digest, ForeignPredicate()))
+
+    def _bundle(self, statement: bytes) -> bytes:
+        envelope = dsse.sign(statement, self.key)
+        tokens = () if self.timestamp is None else (self.timestamp(envelope.signature),)
+        data = build_key_bundle(envelope, self.signed_by.signer, timestamps=tokens)
+        # What leaves here was read back and verified: a fault of memory must not be published.
+        if not dsse.verify(parse_bundle_json(data).envelope, self.key.public_key()):
+            raise VerificationError("the signature just made does not verify")
+        return data
+
+
+def check_bytes(message: Message, manifest: bytes) -> None:
+    """Prove that `message` was read from `manifest`.
+
+    Raises:
+        VerificationError: it was not.
+    """
+    if not matches(manifest, message.digest):
+        raise VerificationError(f"message {message.header.id}: not the manifest that was parsed")

@@ -1,0 +1,120 @@
+"""What sigstore 4.5 leaves to its caller when it verifies; nothing here imports it.
+
+- it ignores when a certificate authority or log stopped being valid: `narrow`
+- it refuses bundles in which Go left zero values out: `with_zero_values`
+- its policies say whether an identity is the expected one, never which it is: `Holder`
+
+Example:
+    >>> from dockercomms.trust.sigstore_gaps import with_zero_values
+    >>> value = {"verificationMaterial": {"tlogEntries": [{"inclusionProof": {"treeSize": "1"}}]}}
+    >>> with_zero_values(value)["verificationMaterial"]["tlogEntries"][0]["logIndex"]
+    '0'
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dockercomms.errors import VerificationError
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+    from sigstore.models import Bundle, TrustedRoot  # noqa: TID251 - types only
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_ISSUER_OID = "1.3.6.1.4.1.57264.1.1"
+_ISSUER_V2_OID = "1.3.6.1.4.1.57264.1.8"
+_OTHER_NAME_OID = "1.3.6.1.4.1.57264.1.7"
+"""Source: sigstore/fulcio, docs/oid-info.md."""
+
+
+def narrow(root: TrustedRoot, bundle: Bundle) -> TrustedRoot:
+    """Return only what of `root` was valid at every time that `bundle` claims.
+
+    The times are verified afterwards, against what is left. The end of a time stamp authority is
+    inclusive by the specification; sigstore 4.5 takes it for exclusive, so it is moved by the
+    smallest step.
+    """
+    stamps = bundle.verification_material.timestamp_verification_data
+    times = [stamp.tst_info.gen_time for stamp in stamps.rfc3161_timestamps] if stamps else []
+    entry = bundle.log_entry._inner  # noqa: SLF001 - there is no public way
+    if entry.integrated_time and entry.inclusion_promise:
+        # Not `fromtimestamp`, whose OSError for absurd times would look like one of a file.
+        times.append(_EPOCH + timedelta(seconds=entry.integrated_time))
+
+    def was_valid(period: Any) -> bool:
+        return period is not None and all(
+            period.start <= time and (period.end is None or time <= period.end) for time in times
+        )
+
+    inner = root._inner.model_copy(deep=True)  # noqa: SLF001 - there is no public way
+    inner.tlogs = [log for log in inner.tlogs if was_valid(log.public_key.valid_for)]
+    inner.ctlogs = [log for log in inner.ctlogs if was_valid(log.public_key.valid_for)]
+    inner.certificate_authorities = [
+        authority for authority in inner.certificate_authorities if was_valid(authority.valid_for)
+    ]
+    for authority in inner.timestamp_authorities:
+        if authority.valid_for.end is not None:
+            authority.valid_for.end += timedelta(microseconds=1)
+    return type(root)(inner)
+
+
+def with_zero_values(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the bundle `value` with the zero values of its log entries that Go leaves out.
+
+    Source: sigstore-models 0.0.6 demands them; protobuf's JSON mapping lets writers omit them.
+    """
+    value = copy.deepcopy(dict(value))
+    material = value.get("verificationMaterial")
+    entries = material.get("tlogEntries") if isinstance(material, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            entry.setdefault("logIndex", "0")
+            proof = entry.get("inclusionProof")
+            if isinstance(proof, dict):
+                for name, zero in (("logIndex", "0"), ("treeSize", "0"), ("hashes", [])):
+                    proof.setdefault(name, zero)
+    return value
+
+
+@dataclass(slots=True)
+class Holder:
+    """Reads of a verified certificate whose it is, where sigstore asks for a policy.
+
+    Whether that is whom we trust is for the caller to say.
+    """
+
+    identities: tuple[str, ...] = ()
+    issuer: str = ""
+
+    def verify(self, cert: Certificate) -> None:
+        """Read the certificate; sigstore calls this."""
+        from cryptography import x509  # noqa: PLC0415 - only here
+        from cryptography.hazmat import asn1  # noqa: PLC0415 - only here
+
+        names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = (
+            *names.get_values_for_type(x509.RFC822Name),
+            *names.get_values_for_type(x509.UniformResourceIdentifier),
+            *(
+                asn1.decode_der(str, name.value)
+                for name in names.get_values_for_type(x509.OtherName)
+                if name.type_id.dotted_string == _OTHER_NAME_OID
+            ),
+        )
+        issuers = set()
+        for extension in cert.extensions:
+            if not isinstance(extension.value, x509.UnrecognizedExtension):
+                continue
+            if extension.oid.dotted_string == _ISSUER_OID:
+                issuers.add(extension.value.value.decode())
+            elif extension.oid.dotted_string == _ISSUER_V2_OID:
+                issuers.add(asn1.decode_der(str, extension.value.value))
+        if len(issuers) != 1:
+            raise VerificationError(f"{len(issuers)} issuers in the certificate; one expected")
+        self.identities, self.issuer = found, issuers.pop()

@@ -1,0 +1,297 @@
+"""The in-toto statements of a message and of a receipt: built, parsed, and compared.
+
+A statement makes explicit what its signer means: this message, from me, to these; or: I have
+received this message, and took it or not. Each repeats what the manifest's annotations say; a
+verifier compares the values.
+
+Source: in-toto attestation framework v1.1.0, `spec/v1/statement.md`; SPEC.md section 9.
+
+Example:
+    >>> from dockercomms.oci.model import digest_of
+    >>> from dockercomms.trust.statement import MessagePredicate, build_statement, parse_statement
+    >>> predicate = MessagePredicate(
+    ...     id="m-1", sender="alice", recipients=("bob",),
+    ...     created="2026-11-20T12:00:00.000Z", expires="2026-11-27T12:00:00.000Z",
+    ... )
+    >>> data = build_statement("m-1", digest_of(b"manifest"), predicate)
+    >>> parse_statement(data).predicate == predicate
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from dockercomms.errors import ProtocolError
+from dockercomms.manifest import Message, Receipt
+from dockercomms.oci.model import Digest, canonical_json, parse_digest, parse_json
+from dockercomms.protocol import (
+    PREDICATE_TYPE_MESSAGE,
+    PREDICATE_TYPE_RECEIPT,
+    format_time,
+    parse_time,
+)
+from dockercomms.trust.members import (
+    base64_bytes,
+    base64_text,
+    json_list,
+    json_object,
+    json_text,
+)
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE_COSIGN_SIGN = "https://sigstore.dev/cosign/sign/v1"
+"""What `cosign sign` writes: an approval of the bytes, without sender or recipient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagePredicate:
+    """What the signer of a message says."""
+
+    id: str
+    sender: str
+    recipients: tuple[str, ...]
+    created: str
+    """`created_at` of the manifest; compared as an instant."""
+    expires: str
+    """The effective expiry: RFC 3339, UTC, three fraction digits."""
+    audience: str | None = None
+    signer_spki: bytes | None = field(default=None, repr=False)
+    """DER SubjectPublicKeyInfo of a key signer; used to pin a new sender's key, only then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptPredicate:
+    """What the signer of a receipt says."""
+
+    message: Digest
+    id: str
+    sender: str
+    recipient: str
+    status: str
+    reason: str
+    verified: bool
+    created: str
+    signer_spki: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignPredicate:
+    """A predicate of another type, such as cosign's; its content is not looked at."""
+
+
+OwnPredicate = MessagePredicate | ReceiptPredicate
+Predicate = OwnPredicate | ForeignPredicate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A parsed statement with its one subject. Nothing in it has been verified."""
+
+    subject_name: str
+    subject: Digest
+    predicate_type: str
+    predicate: Predicate
+
+
+def message_predicate(message: Message, *, signer_spki: bytes | None = None) -> MessagePredicate:
+    """Return what the sender of `message` signs.
+
+    Raises:
+        ProtocolError: the message has no time, as some of 1.0 have not; it cannot be signed.
+    """
+    header = message.header
+    if header.created_at is None or header.expires is None:
+        raise ProtocolError(f"message {message.digest}: no created_at, so it cannot be signed")
+    return MessagePredicate(
+        id=header.id,
+        sender=header.sender,
+        recipients=(header.recipient,),
+        created=format_time(header.created_at),
+        expires=format_time(header.expires),
+        audience=header.audience,
+        signer_spki=signer_spki,
+    )
+
+
+def receipt_predicate(receipt: Receipt, *, signer_spki: bytes | None = None) -> ReceiptPredicate:
+    """Return what the recipient of a message signs: what the manifest of `receipt` says.
+
+    Raises:
+        ProtocolError: the receipt has no time, as some of 1.0 have not; it cannot be signed.
+    """
+    if receipt.created_at is None:
+        raise ProtocolError(f"receipt for {receipt.message}: no created_at, so not to be signed")
+    return ReceiptPredicate(
+        message=receipt.message,
+        id=receipt.message_id,
+        sender=receipt.sender,
+        recipient=receipt.recipient,
+        status=receipt.status,
+        reason=receipt.reason,
+        verified=receipt.verified,
+        created=format_time(receipt.created_at),
+        signer_spki=signer_spki,
+    )
+
+
+def difference(expected: OwnPredicate, actual: Predicate) -> str | None:
+    """Return how the statement's values differ from the manifest's; None if they are the same.
+
+    Times are compared as instants. Who signed is no value of the manifest.
+    """
+    if type(actual) is not type(expected):
+        return "the statement is of another type than the object"
+    for item in fields(expected):
+        ours, theirs = getattr(expected, item.name), getattr(actual, item.name)
+        if item.name in _TIMES:
+            ours, theirs = parse_time(ours), parse_time(theirs)
+        if item.name != "signer_spki" and ours != theirs:
+            return (
+                f"the statement's {item.name} is {theirs!r:.100}; the manifest says {ours!r:.100}"
+            )
+    return None
+
+
+_TIMES = frozenset({"created", "expires"})
+
+
+def build_statement(subject_name: str, subject: Digest, predicate: Predicate) -> bytes:
+    """Return the statement as compact UTF-8 JSON; `parse_statement` is its inverse.
+
+    A foreign predicate becomes cosign's approval of the subject, which has no content.
+    """
+    content: dict[str, object]
+    if isinstance(predicate, MessagePredicate):
+        predicate_type, content = PREDICATE_TYPE_MESSAGE, _message_fields(predicate)
+    elif isinstance(predicate, ReceiptPredicate):
+        predicate_type, content = PREDICATE_TYPE_RECEIPT, _receipt_fields(predicate)
+    else:
+        predicate_type, content = PREDICATE_TYPE_COSIGN_SIGN, {}
+    algorithm, _, encoded = subject.partition(":")
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": subject_name, "digest": {algorithm: encoded}}],
+            "predicateType": predicate_type,
+            "predicate": content,
+        }
+    )
+
+
+def parse_statement(data: bytes, *, where: str = "statement") -> Statement:
+    """Return the statement in `data`; `where` names it in errors.
+
+    Required keys must be there, unknown ones are ignored; exactly one subject with a sha256
+    digest.
+
+    Raises:
+        ProtocolError: not such a statement.
+    """
+    return statement_of(parse_json(data, where=where), where=where)
+
+
+def statement_of(value: object, *, where: str = "statement") -> Statement:
+    """Return the statement in a parsed JSON value; see `parse_statement`."""
+    top = json_object(value, where)
+    if top.get("_type") != STATEMENT_TYPE:
+        raise ProtocolError(f"{where}: type {top.get('_type')!r:.100}; {STATEMENT_TYPE} expected")
+    subjects = json_list(top.get("subject"), f"{where}: subject")
+    if len(subjects) != 1:
+        raise ProtocolError(f"{where}: {len(subjects)} subjects; exactly one expected")
+    subject = json_object(subjects[0], f"{where}: subject")
+    digests = json_object(subject.get("digest"), f"{where}: subject digest")
+    encoded = json_text(digests.get("sha256"), f"{where}: subject sha256")
+    predicate_type = json_text(top.get("predicateType"), f"{where}: predicateType")
+    return Statement(
+        # cosign's own statements have no name.
+        subject_name=json_text(subject.get("name", ""), f"{where}: subject name"),
+        subject=parse_digest(f"sha256:{encoded}"),
+        predicate_type=predicate_type,
+        predicate=_parse_predicate(predicate_type, top.get("predicate"), f"{where}: predicate"),
+    )
+
+
+def _message_fields(predicate: MessagePredicate) -> dict[str, object]:
+    content: dict[str, object] = {
+        "id": predicate.id,
+        "sender": predicate.sender,
+        "recipients": list(predicate.recipients),
+        "created": predicate.created,
+        "expires": predicate.expires,
+    }
+    if predicate.audience is not None:
+        content["audience"] = predicate.audience
+    return content | _signer_fields(predicate.signer_spki)
+
+
+def _receipt_fields(predicate: ReceiptPredicate) -> dict[str, object]:
+    return {
+        "message": predicate.message,
+        "id": predicate.id,
+        "sender": predicate.sender,
+        "recipient": predicate.recipient,
+        "status": predicate.status,
+        "reason": predicate.reason,
+        "verified": predicate.verified,
+        "created": predicate.created,
+    } | _signer_fields(predicate.signer_spki)
+
+
+def _signer_fields(spki: bytes | None) -> dict[str, object]:
+    return {} if spki is None else {"signer": {"spki": base64_text(spki)}}
+
+
+def _parse_predicate(predicate_type: str, value: object, where: str) -> Predicate:
+    if predicate_type == PREDICATE_TYPE_MESSAGE:
+        return _parse_message(json_object(value, where), where)
+    if predicate_type == PREDICATE_TYPE_RECEIPT:
+        return _parse_receipt(json_object(value, where), where)
+    return ForeignPredicate()
+
+
+def _parse_message(content: Mapping[str, object], where: str) -> MessagePredicate:
+    recipients = json_list(content.get("recipients"), f"{where}: recipients")
+    if len(recipients) != 1:
+        raise ProtocolError(f"{where}: {len(recipients)} recipients; exactly one expected")
+    audience = content.get("audience")
+    return MessagePredicate(
+        id=json_text(content.get("id"), f"{where}: id"),
+        sender=json_text(content.get("sender"), f"{where}: sender"),
+        recipients=(json_text(recipients[0], f"{where}: recipients"),),
+        created=_time(content.get("created"), f"{where}: created"),
+        expires=_time(content.get("expires"), f"{where}: expires"),
+        audience=None if audience is None else json_text(audience, f"{where}: audience"),
+        signer_spki=_signer(content, where),
+    )
+
+
+def _parse_receipt(content: Mapping[str, object], where: str) -> ReceiptPredicate:
+    verified = content.get("verified")
+    if not isinstance(verified, bool):
+        raise ProtocolError(f"{where}: verified: true or false expected")
+    return ReceiptPredicate(
+        message=parse_digest(json_text(content.get("message"), f"{where}: message")),
+        id=json_text(content.get("id"), f"{where}: id"),
+        sender=json_text(content.get("sender"), f"{where}: sender"),
+        recipient=json_text(content.get("recipient"), f"{where}: recipient"),
+        status=json_text(content.get("status"), f"{where}: status"),
+        reason=json_text(content.get("reason"), f"{where}: reason"),
+        verified=verified,
+        created=_time(content.get("created"), f"{where}: created"),
+        signer_spki=_signer(content, where),
+    )
+
+
+def _signer(content: Mapping[str, object], where: str) -> bytes | None:
+    if "signer" not in content:
+        return None
+    signer = json_object(content["signer"], f"{where}: signer")
+    return base64_bytes(signer.get("spki"), f"{where}: spki")
+
+
+def _time(value: object, where: str) -> str:
+    text = json_text(value, where)
+    parse_time(text)
+    return text

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dockercomms.trust import dsse
+from dockercomms.trust.dsse import PAYLOAD_TYPE_INTOTO, pae
+from tests.unit.trust.signed import ALICE, BOB, KEYS, public
+
+
+def test_pae_is_that_of_the_specification():
+    # Source: DSSE v1.0.2, protocol.md, test vectors
+    assert pae("http://example.com/HelloWorld", b"hello world") == (
+        b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    )
+
+
+def test_pae_counts_bytes():
+    assert pae("\u00e9", b"") == b"DSSEv1 2 \xc3\xa9 0 "
+
+
+def test_envelope_verifies_with_its_key_only_and_whole():
+    envelope = dsse.sign(b"payload", KEYS[ALICE])
+    assert envelope.payload_type == PAYLOAD_TYPE_INTOTO
+    assert dsse.verify(envelope, public(ALICE))
+    assert not dsse.verify(envelope, public(BOB))
+    for change in ({"payload": b"Payload"}, {"payload_type": "x"}, {"signature": b""}):
+        assert not dsse.verify(replace(envelope, **change), public(ALICE))
