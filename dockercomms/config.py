@@ -37,6 +37,7 @@ DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_CONCURRENCY = 4
 MAX_CONCURRENCY = 64
 """Connections beyond this only queue up at the registry."""
+DEFAULT_KEY = "default"
 MAX_DURATION_SECONDS = 100 * 366 * 86_400
 """A hundred years: a date this far ahead still fits into every calendar we compute with."""
 MAX_SIZE_BYTES = 2**63 - 1
@@ -78,6 +79,22 @@ class Settings:
     out: str = "."
     flat: bool = False
     receipt: bool = True
+    trust: str | None = None
+    """The trust file; None: `trust.toml` beside the user's own configuration."""
+    sign: bool = True
+    key: str = DEFAULT_KEY
+    """The name of the key to sign with."""
+    keyless: bool = False
+    """Sign as an identity instead."""
+    identity_token: str | None = None
+    """The file of an identity token."""
+    token: str | None = field(default=None, repr=False)
+    """The token itself."""
+    interactive: bool = False
+    """Ask with a browser for the identity."""
+    trusted_root: str | None = None
+    signing_config: str | None = None
+    """Another Sigstore than the public one: both are given, or neither."""
     default_registry: str | None = None
     """The host of a reference without one, for `reg`; None: that is an error."""
     hub_proxy: str | None = None
@@ -241,6 +258,13 @@ _KEYS = (
     _Key("insecure", "insecure", _flag, in_project=False),
     _Key("ca_file", "ca_file", _path, in_project=False),
     _Key("authfile", "authfile", _path, in_project=False),
+    _Key("trust", "trust", _path, in_project=False),
+    _Key("sign", "sign", _flag, in_project=False),
+    _Key("key", "key", _text, in_project=False),
+    _Key("keyless", "keyless", _flag, in_project=False),
+    _Key("identity_token_file", "identity_token", _path, in_project=False),
+    _Key("trusted_root", "trusted_root", _path, in_project=False),
+    _Key("signing_config", "signing_config", _path, in_project=False),
     _Key("timeout", "timeout", _duration, in_project=False),
     _Key("default_registry", "default_registry", _text, in_project=False),
     _Key("registry.hub_proxy", "hub_proxy", _text, in_project=False),
@@ -341,8 +365,11 @@ def _environment(environ: Mapping[str, str]) -> Layer:
                 yield key.field, key.read(text, None), key.variable
             except ValueError as error:
                 raise ConfigError(f"{key.variable}: {error}") from error
-    for name in ("username", "password"):
-        variable = f"DOCKERCOMMS_{name.upper()}"
+    for name, variable in (
+        ("username", "DOCKERCOMMS_USERNAME"),
+        ("password", "DOCKERCOMMS_PASSWORD"),
+        ("token", "DOCKERCOMMS_IDENTITY_TOKEN"),
+    ):
         if environ.get(variable):
             yield name, environ[variable], variable
 

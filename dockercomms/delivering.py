@@ -75,6 +75,10 @@ class DeliveryRun:
     publisher: Publisher
     options: ReceiveOptions
     leftovers: Leftovers
+    signer: str | None = None
+    """The verified name of its sender; None: who sent it is a claim."""
+    sign_receipt: bool = False
+    """The receipt is to be signed, when it is published."""
     progress: Progress | None = None
 
     @property
@@ -230,16 +234,27 @@ class DeliveryRun:
         )
 
     def _finish(self) -> None:
-        """Note the delivery and store its receipt: both or neither."""
-        rows, digest = self.publisher.state.inbox, self.message.digest
+        """Note the delivery and who signed the message, and store its receipt: all or nothing."""
+        state, header = self.publisher.state, self.message.header
+        rows, digest = state.inbox, self.message.digest
         now = self.publisher.clock.now()
         with rows.batch():
             rows.finish_delivery(self.me, digest, now)
+            if self.signer is not None:
+                state.trust.record_signed(
+                    self.me, self.signer, header.id, digest, expires=header.expires, at=now
+                )
             if self.options.receipt:
                 known = rows.delivery(self.me, digest)
                 at = None if known is None else known.delivered_at
-                repo = self.publisher.repo
-                store_receipt(self.publisher.state, repo, self.message, at=at or now)
+                store_receipt(
+                    state,
+                    self.publisher.repo,
+                    self.message,
+                    verified=self.signer is not None,
+                    at=at or now,
+                    to_sign=self.sign_receipt,
+                )
 
 
 def _files_at(path: Path) -> tuple[Path, ...]:

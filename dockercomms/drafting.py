@@ -16,7 +16,6 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Literal, Protocol
 
 from dockercomms import __version__
 from dockercomms.errors import ProtocolError, UsageError
@@ -26,6 +25,7 @@ from dockercomms.protocol import DEFAULT_TTL_SECONDS, MessageHeader, recipient_t
 from dockercomms.publishing import ReferrersIndex
 from dockercomms.transport.payload import Payload, wire_filename
 from dockercomms.transport.transfer import Compress, Pushed
+from dockercomms.trust.signing import SignedBy, Signer
 
 MAX_TTL_SECONDS = 10**12
 """What a reader of ours takes at most: beyond any calendar."""
@@ -45,6 +45,8 @@ class SendOptions:
     """At most 200 characters."""
     text: str | None = None
     """A note beside the payload, at most 1 KiB."""
+    audience: str | None = None
+    """The only repository, by its whole name, from which it is to be accepted; None: any."""
     ttl_seconds: int = DEFAULT_TTL_SECONDS
     compress: Compress = "auto"
     chunk_bytes: int | None = None
@@ -57,32 +59,6 @@ class SendOptions:
     clock_skew_ok: bool = False
     """Send even if our clock and the registry's are more than an hour apart."""
     referrers_index: ReferrersIndex = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class SignedBy:
-    """Who signed."""
-
-    kind: Literal["key", "keyless"]
-    signer: str
-
-
-class Signer(Protocol):
-    """Signs messages."""
-
-    @property
-    def signed_by(self) -> SignedBy:
-        """What `sign` signs as."""
-        ...
-
-    def sign(self, message: Message, manifest: bytes) -> bytes:
-        """Return a Sigstore bundle, verified, about the message whose bytes are `manifest`.
-
-        Raises:
-            VerificationError: the bundle does not satisfy our own verifier.
-            NetworkError: a service that is needed for signing does not answer.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +128,7 @@ class Order:
             files_count=self.payload.files_count,
             title=self.options.title,
             text=self.options.text,
+            audience=self.options.audience,
         )
 
     def source_key(self, repo: str) -> str | None:
@@ -170,6 +147,7 @@ class Order:
             self.recipient,
             options.title,
             options.text,
+            options.audience,
             options.ttl_seconds,
             options.compress,
             options.chunk_bytes,
@@ -191,6 +169,7 @@ def _check_names(order: Order) -> None:
         ("sender", order.sender),
         ("title", order.options.title or ""),
         ("text", order.options.text or ""),
+        ("audience", order.options.audience or ""),
     ):
         if not is_unicode(text):
             raise UsageError(f"{what} {text!r:.100}: not valid UTF-8")

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Protocol
 
 from dockercomms.discovery import (
     ListingReader,
@@ -39,7 +38,6 @@ from dockercomms.errors import (
     DockerCommsError,
     NotFoundError,
     UsageError,
-    VerificationError,
 )
 from dockercomms.manifest import Message
 from dockercomms.oci.model import Digest
@@ -47,7 +45,6 @@ from dockercomms.platforms import Clock
 from dockercomms.polling import Discovery, Poller, PollResult
 from dockercomms.protocol import MAX_FETCHED_MANIFESTS
 from dockercomms.reading import (
-    HELD_POLICY,
     HELD_TAG,
     Held,
     InboxPlace,
@@ -64,9 +61,7 @@ from dockercomms.state.inbox_rows import Candidate, EntryState
 
 __all__ = [
     "Entry",
-    "Held",
     "Inbox",
-    "Judge",
     "MessageRef",
     "PollResult",
     "discover_by_referrers",
@@ -85,18 +80,6 @@ _SETTLED: tuple[EntryState, ...] = ("refused", "delivered")
 _LISTED_ORDER = {"delivering": 0, "new": 0, "held": 1, "refused": 2, "delivered": 3}
 
 
-class Judge(Protocol):
-    """Decides whether a message may be received: the place of the trust policy."""
-
-    def accept(self, message: Message) -> Held | None:
-        """Return None to let the message pass, or why it is held.
-
-        Raises:
-            VerificationError: what was said to prove its sender does not; it is held as well.
-        """
-        ...
-
-
 class Inbox:
     """One recipient's inbox in one repository.
 
@@ -111,7 +94,6 @@ class Inbox:
         state: What is remembered.
         clock: The time.
         discovery: "referrers" lists no tags, "tags" asks no anchors, "auto" does both.
-        judge: The policy; None lets everything pass.
         audiences: Repositories, beside this one, that a message may be meant for.
         concurrency: How many manifests are fetched at the same time.
         max_fetched: How many manifests are fetched in one run at most.
@@ -130,7 +112,6 @@ class Inbox:
         state: State,
         clock: Clock,
         discovery: Discovery = "auto",
-        judge: Judge | None = None,
         audiences: Iterable[str] = (),
         concurrency: int = 4,
         max_fetched: int = MAX_FETCHED_MANIFESTS,
@@ -147,7 +128,6 @@ class Inbox:
             audiences=frozenset(audiences),
         )
         self._poller = Poller(self._place, discovery=discovery)
-        self._judge = judge
         self._concurrency = concurrency
         self._max_fetched = max_fetched
         self._rows = state.inbox
@@ -239,7 +219,7 @@ class Inbox:
     # --- fetching --------------------------------------------------------------------------------
 
     def fetch(self, entry: Entry) -> Message:
-        """Return the message of an entry, read, proven to be it, examined and judged.
+        """Return the message of an entry, read, proven to be it, and examined by its own words.
 
         What `entries` found out in the same run is not asked for again. Expiry is the caller's
         to compare (`Entry.expired`).
@@ -248,7 +228,6 @@ class Inbox:
             ProtocolError: it is refused, or held because other bytes came, it is from the
                 future, or sealed; the row says which.
             NotFoundError: it is held because it is not there (any more).
-            VerificationError: it is held by the policy.
             AuthError, NetworkError, RegistryError: nothing is said of it; it stays as it is.
             LocalIOError: the state, or a local store.
         """
@@ -258,10 +237,7 @@ class Inbox:
         row = self._current(entry)
         if row is None:
             raise NotFoundError(f"{entry.digest or entry.key}: no longer in the inbox")
-        message = self._message(row)
-        if self._judge is not None:
-            self._accept(self._judge, message)
-        return message
+        return self._message(row)
 
     def hold(self, digest: Digest, kind: str, reason: str, *, curable: bool = True) -> None:
         """Hold a message that was fetched, to be tried again if time can cure it.
@@ -342,16 +318,6 @@ class Inbox:
         if joined is None or joined.key == row.key:
             raise AssertionError("internal: a reading without message and error")
         return self._message(joined)
-
-    def _accept(self, judge: Judge, message: Message) -> None:
-        try:
-            held = judge.accept(message)
-        except VerificationError as error:
-            self.hold(message.digest, HELD_POLICY, str(error), curable=False)
-            raise
-        if held is not None:
-            self.hold(message.digest, held.kind, held.reason, curable=held.curable)
-            raise VerificationError(f"{message.digest}: {held.reason}")
 
     def _candidates(
         self,

@@ -193,11 +193,21 @@ class _Pass:
         if listed and self._is_due(self._searched_at, RECONCILE_SECONDS):
             self._full = True
             self._list_tags()
-        if not self._is_known(self._bell):
+        if not self._is_known(self._bell) and not self._is_gone(self._bell):
             self._rows.add(
                 self._place.me, self._place.repo, [MessageRef(digest=self._bell)], now=self._now
             )
         self._searched_at = self._now
+
+    def _is_gone(self, digest: Digest) -> bool:
+        """Return whether the bell names what is not there: deleted, or a wrong answer."""
+        try:
+            self._place.registry.resolve_manifest(self._place.repository, digest)
+        except NotFoundError:
+            return True
+        except _WAY_ERRORS:
+            pass  # reading it will tell
+        return False
 
     def _search_once(self) -> None:
         if self._discovery != "referrers":
@@ -219,6 +229,8 @@ class _Pass:
             seen=seen,
         )
         error = self._take("tags", refs)
+        if error is None and not seen.anything:
+            error = self._look_for_repository()
         anchors = frozenset(seen.anchors)
         if error is None:
             self._forbidden = False
@@ -235,6 +247,24 @@ class _Pass:
             if not self._missing:
                 self._errors.append(("tags", error))
         place.state.progress.set_anchors(place.me, place.repo, self._anchors)
+
+    def _look_for_repository(self) -> NameUnknown | None:
+        """Return the error that says that the repository is not there, None if it may be.
+
+        distribution answers 200 and no tags to a list after a tag for a repository that it does
+        not know (measured on v3.1.2). Asked only as long as there never was anything.
+        """
+        place = self._place
+        if self._bell is not None or self._before.day is not None:
+            return None
+        try:
+            next(iter(place.registry.tag_pages(place.repository, page_size=1)), None)
+        except NameUnknown as error:
+            self._answered.discard("tags")
+            return error
+        except _WAY_ERRORS:
+            pass  # the list has been read; this would only have told more about an empty one
+        return None
 
     def _starts(self) -> list[str]:
         """Return the tags after which to list: the latest that is sure to miss nothing first.
@@ -355,6 +385,7 @@ class _Pass:
             place.state.progress.set_progress(place.me, place.repo, progress)
         if self._full and listed:
             self._rows.sweep(place.me, place.repo, now=self._now)
+            place.state.trust.sweep(place.me, place.repo, now=self._now)
 
     def result(self) -> PollResult:
         """Return how the pass went."""

@@ -32,13 +32,14 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal
 
+from dockercomms.bundles import BUNDLE_CONTENT, BUNDLE_PREDICATE_TYPE
 from dockercomms.errors import (
     DockerCommsError,
     ManifestBlobUnknown,
     NotFoundError,
     RegistryError,
 )
-from dockercomms.manifest import ManifestBuilder, Message
+from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
@@ -52,6 +53,7 @@ from dockercomms.oci.referrers import append_entry, put_index, tag_schema_entrie
 from dockercomms.platforms import Clock
 from dockercomms.protocol import (
     MAX_FALLBACK_INDEX_ENTRIES,
+    MAX_INLINE_BYTES,
     MEDIA_TYPE_BUNDLE_CONFIG,
     PREDICATE_TYPE_MESSAGE,
     PROTOCOL_VERSION,
@@ -66,10 +68,6 @@ from dockercomms.state import State
 ReferrersIndex = Literal["auto", "never", "always"]
 """Whether the fallback index is written: where the registry has no referrers API, or as said."""
 
-BUNDLE_CONTENT = "dev.sigstore.bundle.content"
-BUNDLE_PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
-"""What cosign writes beside a bundle, and looks for (SPEC.md section 2)."""
-
 REFUSED_STATUSES = frozenset({400, 403, 409, 412})
 """How registries refuse to move a tag: immutable tags (ECR, Harbor), tag policies, conditions."""
 
@@ -82,7 +80,14 @@ PROBE_AGAIN = timedelta(days=1)
 """How long it is believed whether a registry has the referrers API."""
 
 NoticeKind = Literal[
-    "clock-skew", "no-bell", "anchor-untagged", "not-indexed", "receipt-waits", "created"
+    "clock-skew",
+    "no-bell",
+    "anchor-untagged",
+    "not-indexed",
+    "receipt-waits",
+    "created",
+    "key-created",
+    "pinned",
 ]
 
 
@@ -107,6 +112,12 @@ def lacks_blobs(error: RegistryError) -> bool:
     return error.status in MISSING_STATUSES or isinstance(
         error, ManifestBlobUnknown | NotFoundError
     )
+
+
+def bundle_layer(content: bytes) -> Descriptor:
+    """Return the layer of a bundle's manifest; a small one stands in it, which saves a request."""
+    layer = Descriptor.of(content, MEDIA_TYPE_BUNDLE_CONFIG)
+    return replace(layer, data=content) if len(content) <= MAX_INLINE_BYTES else layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,30 +224,43 @@ class Publisher:
             if not was_refused(error) or not self.holds(tag, digest_of(data)):
                 raise
 
-    def push_bundle(
-        self, message: Message, bundle: bytes, *, index: ReferrersIndex, fresh: bool
-    ) -> None:
-        """Push the signature `bundle`, whose subject, the message, comes after it.
+    def push_layer(self, content: bytes) -> None:
+        """Push the blob of a bundle; it may stand in its manifest as well."""
+        layer = bundle_layer(content)
+        self.registry.push_blob(self.repository, layer, lambda: io.BytesIO(content))
 
-        Its index on registries without the referrers API is one PUT, because nobody else knows
-        the message's digest yet; unless `fresh`, an interrupted run of ours may have written
-        there, so it is read first.
+    def push_bundle(
+        self,
+        subject: Descriptor,
+        bundle: bytes,
+        *,
+        predicate_type: str = PREDICATE_TYPE_MESSAGE,
+        index: ReferrersIndex,
+        fresh: bool,
+    ) -> Digest:
+        """Push the signature `bundle` about `subject`, which may come after it; return its digest.
+
+        Its index on registries without the referrers API is one PUT if it is `fresh`: nobody else
+        knows the digest of a message that is not published, and no earlier run of ours wrote there.
+        Otherwise what is in the index stays.
         """
-        layer = Descriptor.of(bundle, MEDIA_TYPE_BUNDLE_CONFIG)
-        self.registry.push_blob(self.repository, layer, lambda: io.BytesIO(bundle))
+        self.push_layer(bundle)
+        layer = bundle_layer(bundle)
         annotations = {
             BUNDLE_CONTENT: "dsse-envelope",
-            BUNDLE_PREDICATE_TYPE: PREDICATE_TYPE_MESSAGE,
+            BUNDLE_PREDICATE_TYPE: predicate_type,
             VERSION: PROTOCOL_VERSION,
         }
-        data, entry = ManifestBuilder.bundle(message.descriptor, annotations, layer).build()
-        self.put(data, tag=bundle_tag(message.digest, self.now(), layer.digest))
+        builder = replace(ManifestBuilder.bundle(subject, annotations, layer), subject=subject)
+        data, entry = builder.build()
+        self.put(data, tag=bundle_tag(subject.digest, self.now(), layer.digest))
         if index == "always" or (index == "auto" and not self.has_referrers()):
             known: tuple[Descriptor, ...] = ()
             if not fresh:
-                known = tag_schema_entries(self.registry, self.repository, message.digest)
+                known = tag_schema_entries(self.registry, self.repository, subject.digest)
             others = [item for item in known if item.digest != entry.digest]
-            put_index(self.registry, self.repository, message.digest, (*others, entry))
+            put_index(self.registry, self.repository, subject.digest, (*others, entry))
+        return entry.digest
 
     # --- best effort, after it -------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """Receipts: written once for an outcome, whatever crashes in between.
 
-A receipt's bytes are in the state before the first PUT and are sent again unchanged; its tags are
-drawn when it is published. `receipts_listing` finds the receipts of others.
+What a receipt says is in the state together with the delivery. It is signed when it is published
+first: a service that signs may be slow, and a delivery waits for nobody. From then on its bytes are
+kept, and sent again unchanged; its tags are drawn each time. `receipts_listing` finds the receipts
+of others.
 
 Source: SPEC.md section 10.
 
@@ -15,9 +17,16 @@ Example:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from dockercomms.errors import AuthError, DockerCommsError, RegistryError, UsageError
+from dockercomms.errors import (
+    AuthError,
+    DockerCommsError,
+    RegistryError,
+    SigningError,
+    UsageError,
+)
 from dockercomms.manifest import ManifestBuilder, Message, parse_message, parse_receipt
 from dockercomms.oci.interface import Registry, read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest
@@ -42,10 +51,18 @@ from dockercomms.protocol import (
     receipts_tag,
     recipient_tag,
 )
-from dockercomms.publishing import NoticeHook, Publisher, ReferrersIndex, lacks_blobs
+from dockercomms.proving import prove_own_receipt
+from dockercomms.publishing import (
+    NoticeHook,
+    Publisher,
+    ReferrersIndex,
+    bundle_layer,
+    lacks_blobs,
+)
 from dockercomms.receipts_listing import ReceiptEntry, list_receipts
 from dockercomms.state import State
 from dockercomms.state.receipt_rows import ReceiptRow
+from dockercomms.trust.signing import Signer
 
 __all__ = [
     "ReceiptEntry",
@@ -54,12 +71,14 @@ __all__ = [
     "list_receipts",
     "publish_pending",
     "publish_receipt",
+    "sign_receipt",
     "store_receipt",
     "write_receipt",
 ]
 
 DENIED_WAIT = timedelta(hours=1)
-"""How long to wait after a registry denied a receipt; doubles each time: many may only read."""
+"""How long to wait after a registry denied a receipt, or nothing could be signed; doubles each
+time: many may only read, and a service that is silent costs half a minute."""
 
 MAX_DENIED_WAIT = timedelta(days=1)
 
@@ -72,7 +91,7 @@ def build_receipt(
     verified: bool = False,
     at: datetime,
 ) -> tuple[bytes, Digest]:
-    """Return the bytes of a receipt for `message`, read back as the sender will, and their digest.
+    """Return the bytes of an unsigned receipt for `message`, read back, and their digest.
 
     Args:
         message: The message.
@@ -102,6 +121,26 @@ def build_receipt(
     return data, parse_receipt(data).descriptor.digest
 
 
+def sign_receipt(data: bytes, signer: Signer) -> tuple[bytes, Digest, bytes]:
+    """Return the signed form of the unsigned receipt in `data`, its digest, and its bundle.
+
+    The bundle is the layer; a small one stands in the manifest as well.
+
+    Raises:
+        SigningError: a service that is needed refuses, or does not answer.
+        VerificationError: the bundle does not satisfy our own verifier.
+    """
+    receipt = parse_receipt(data)
+    if receipt.subject is None:
+        raise AssertionError("internal: a receipt of ours without a subject")
+    bundle = signer.sign_receipt(receipt)
+    signed, descriptor = ManifestBuilder.receipt(
+        receipt.descriptor.annotations, subject=receipt.subject, layers=(bundle_layer(bundle),)
+    ).build()
+    prove_own_receipt(parse_receipt(signed), bundle, signer.signed_by)
+    return signed, descriptor.digest, bundle
+
+
 def store_receipt(
     state: State,
     repo: str,
@@ -111,6 +150,7 @@ def store_receipt(
     reason: str = "",
     verified: bool = False,
     at: datetime,
+    to_sign: bool = False,
 ) -> ReceiptRow:
     """Keep a receipt that is to be published, or return the one that said the same last.
 
@@ -132,21 +172,29 @@ def store_receipt(
             reason=reason,
             manifest=data,
             digest=digest,
+            to_sign=to_sign,
         )
     )
 
 
 def publish_receipt(
-    publisher: Publisher, row: ReceiptRow, *, index: ReferrersIndex = "auto"
+    publisher: Publisher,
+    row: ReceiptRow,
+    *,
+    signer: Signer | None = None,
+    index: ReferrersIndex = "auto",
 ) -> Digest:
     """Put a stored receipt under its two tags, then into the message's index; return its digest.
 
     Raises:
-        RegistryError, NetworkError: it stays stored, to be published by a later run.
+        SigningError: it is to be signed, and cannot be now.
+        RegistryError, NetworkError: it cannot be published now. It stays stored, and a later run
+            publishes it.
     """
     if row.published is not None:
         return row.digest
     try:
+        row = _signed(publisher, row, signer)
         try:
             _put(publisher, row)
         except RegistryError as error:
@@ -165,30 +213,49 @@ def publish_receipt(
     return row.digest
 
 
+def _signed(publisher: Publisher, row: ReceiptRow, signer: Signer | None) -> ReceiptRow:
+    """Return the row as it will be published; nobody has seen one that is still to be signed."""
+    if not row.to_sign:
+        return row
+    final = replace(row, to_sign=False)
+    if signer is not None:
+        manifest, digest, bundle = sign_receipt(row.manifest, signer)
+        final = replace(final, manifest=manifest, digest=digest, bundle=bundle)
+    publisher.state.receipts.record_final(final)
+    return final
+
+
 def _put(publisher: Publisher, row: ReceiptRow) -> None:
     publisher.ensure_config()
+    if row.bundle is not None:
+        publisher.push_layer(row.bundle)
     drawn = publisher.draw_time(row.sender_tag, "receipts")
     publisher.put(row.manifest, tag=receipt_tag(row.message, drawn, row.rid))
     publisher.put(row.manifest, tag=receipts_tag(row.sender_tag, drawn, row.rid))
 
 
 def _next_try(error: DockerCommsError, tries: int, now: datetime) -> datetime | None:
-    """Return when to try again: the next run, but not soon where writing is denied."""
-    if not isinstance(error, AuthError):
+    """Return when to try again: the next run, but not soon where it is bound to fail again."""
+    if not isinstance(error, AuthError | SigningError):
         return None
     wait: timedelta = DENIED_WAIT * 2 ** min(tries, 8)
     return now + min(wait, MAX_DENIED_WAIT)
 
 
-def publish_pending(publisher: Publisher, me: str) -> tuple[DockerCommsError, ...]:
+def publish_pending(
+    publisher: Publisher, me: str, *, signer: Signer | None = None
+) -> tuple[DockerCommsError, ...]:
     """Publish the receipts that earlier runs stored and could not publish.
 
-    Returns the errors; after one about credentials or the network no further one is tried.
+    Without a signer those that are to be signed wait on. Returns the errors; after one about
+    credentials or the network no further one is tried.
     """
     errors: list[DockerCommsError] = []
     for row in publisher.state.receipts.pending(publisher.repo, me, now=publisher.clock.now()):
+        if row.to_sign and signer is None:
+            continue
         try:
-            publish_receipt(publisher, row)
+            publish_receipt(publisher, row, signer=signer)
         except RegistryError as error:
             errors.append(error)
             if isinstance(error, AuthError):
@@ -212,6 +279,7 @@ def write_receipt(
     reason: str = "",
     verified: bool = False,
     index: ReferrersIndex = "auto",
+    signer: Signer | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Digest:
     """Write a receipt for `message` and return its digest; what was said last is not said twice.
@@ -228,10 +296,12 @@ def write_receipt(
         reason: Why, at most 1 KiB.
         verified: Whether its signature was verified.
         index: Whether the fallback index is written.
+        signer: Signs it; None: it is a claim.
         on_notice: Called with what the user may want to know.
 
     Raises:
         UsageError: the reason is too long, or not UTF-8.
+        SigningError: it stays stored, as below.
         RegistryError, NetworkError: it stays stored, to be published by a later run.
     """
     _check_reason(reason)
@@ -251,8 +321,9 @@ def write_receipt(
         reason=reason,
         verified=verified,
         at=clock.now() if at is None else at,
+        to_sign=signer is not None,
     )
-    return publish_receipt(publisher, row, index=index)
+    return publish_receipt(publisher, row, signer=signer, index=index)
 
 
 def acknowledge(
@@ -266,6 +337,7 @@ def acknowledge(
     state: State,
     clock: Clock,
     reason: str = "",
+    signer: Signer | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Digest:
     """Say to its sender what became of the message `digest`; return the receipt's digest.
@@ -280,13 +352,14 @@ def acknowledge(
         state: What is remembered between runs.
         clock: Ours.
         reason: Why, at most 1 KiB.
+        signer: Signs the receipt; None: it is a claim.
         on_notice: Called with what the user may want to know.
 
     Raises:
         UsageError: the message is for somebody else, or the reason cannot be sent.
         ManifestUnknown: no such message.
         ProtocolError: not a message.
-        RegistryError, NetworkError: it stays stored, to be published by a later run.
+        SigningError, RegistryError, NetworkError: it stays stored, to be published by a later run.
     """
     data, _ = read_all(registry.get_manifest(repository, digest), MAX_MANIFEST_BYTES)
     message = parse_message(data)
@@ -303,8 +376,16 @@ def acknowledge(
         clock=clock,
         status=status,
         reason=reason,
+        verified=_was_verified(state, me, repo, digest),
+        signer=signer,
         on_notice=on_notice,
     )
+
+
+def _was_verified(state: State, me: str, repo: str, digest: Digest) -> bool:
+    """Return whether the message's signature satisfied our policy when it was asked about last."""
+    judged = state.trust.judgement(me, repo, digest)
+    return judged is not None and judged.signer is not None
 
 
 def _check_reason(reason: str) -> None:

@@ -1,40 +1,41 @@
 """Finding receipts: in bulk for all that somebody sent, or for one message.
 
 In bulk they are found by their tags, as messages are, and kept in the state: a tag is read once. A
-receipt is its writer's claim until its signature is verified.
+receipt is its writer's claim; it counts as proof if its signature satisfies the trust entry of the
+message's recipient.
 
 Source: SPEC.md section 10.
 
 Example:
+    >>> import pathlib, tempfile
     >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import MEDIA_TYPE_INDEX, Index
-    >>> from dockercomms.receipts_listing import seek_tags
-    >>> registry = MemoryRegistry()
-    >>> _ = registry.push_manifest(
-    ...     "team/box", Index().to_bytes(), MEDIA_TYPE_INDEX, tags=("a", "b-1", "b-2", "c")
-    ... )
-    >>> list(seek_tags(registry, "team/box", "b-", start_after=["b"]))
-    ['b-1', 'b-2']
+    >>> from dockercomms.platforms import SystemClock
+    >>> from dockercomms.receipts_listing import list_receipts
+    >>> from dockercomms.state import State
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     list_receipts(
+    ...         MemoryRegistry(), "team/box", repo="r.example/team/box", me="alice", state=state,
+    ...         clock=SystemClock(),
+    ...     )
+    []
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice, pairwise
-from typing import Literal
+from itertools import islice
 
+from dockercomms.bundles import layer_content
 from dockercomms.errors import (
     IntegrityError,
-    LimitError,
     NotFoundError,
     ProtocolError,
-    RegistryError,
     UsageError,
 )
 from dockercomms.manifest import Receipt, parse_receipt
-from dockercomms.oci.interface import BlobReader, Lister, Registry, TagPage, read_all
+from dockercomms.oci.interface import BlobReader, Registry, read_all
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
     MEDIA_TYPE_EMPTY_CONFIG,
@@ -47,19 +48,21 @@ from dockercomms.protocol import (
     ARTIFACT_TYPE_RECEIPT,
     FULL_PASS_SECONDS,
     MAX_FETCHED_MANIFESTS,
-    MAX_PAGES,
     RECEIPT_FOR,
-    TAG_PAGE_SIZE,
     ReceiptStatus,
     parse_tag,
     receipt_id,
     receipts_anchor_tag,
     recipient_tag,
 )
+from dockercomms.receipts_verifying import ReceiptVerifier
+from dockercomms.seeking import seek_tags
 from dockercomms.state import State
 from dockercomms.state.receipt_rows import ReceiptsProgress
+from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
+from dockercomms.trust.verifier import Verified
+from dockercomms.trusting import SignatureStatus
 
-_BAD_REQUEST = 400
 _HEAD_DIGITS = 12
 """Hex digits of the message's digest in a receipt's tag."""
 
@@ -81,8 +84,9 @@ class ReceiptEntry:
     claimed_verified: bool
     reason: str
     created_at: datetime | None
-    signature_status: Literal["none", "unchecked", "valid", "invalid", "untrusted"] = "none"
+    signature_status: SignatureStatus = "none"
     signer: str | None = None
+    """The verified name of who wrote it; None: all of this is a claim."""
 
 
 def list_receipts(
@@ -94,8 +98,11 @@ def list_receipts(
     state: State,
     clock: Clock,
     message: str | None = None,
+    verifier: ReceiptVerifier | None = None,
 ) -> list[ReceiptEntry]:
     """Return the receipts for what `me` sent, oldest first, one for each outcome.
+
+    What is proven hides no claim to the same, and no claim hides it.
 
     Args:
         registry: The store.
@@ -106,6 +113,7 @@ def list_receipts(
         clock: Ours.
         message: Only those for one message: a prefix of its id or digest. A whole digest is
             looked for without knowing it.
+        verifier: Says who signed them; None: nobody asks.
 
     Raises:
         NotFoundError: no message that was sent begins so.
@@ -114,40 +122,31 @@ def list_receipts(
     """
     search = _Search(registry, repository, repo, me, state, clock)
     if message is None:
-        return _fold(search.in_bulk())
-    if not message:
+        found = search.in_bulk()
+    elif message:
+        digest = Digest(message) if is_valid_digest(message) else search.resolve(message)
+        found = search.for_message(digest)
+    else:
         raise UsageError("message: empty; the start of its id or digest expected")
-    digest = Digest(message) if is_valid_digest(message) else search.resolve(message)
-    return _fold(search.for_message(digest))
+    return _fold(search.entry(receipt, verifier) for receipt in found)
 
 
-def _fold(receipts: Iterable[Receipt]) -> list[ReceiptEntry]:
-    """Return one entry for each outcome, the newest, since several machines may write one each."""
-    newest: dict[str, Receipt] = {}
-    for receipt in receipts:
-        rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
-        known = newest.get(rid)
-        if known is None or _age(receipt) > _age(known):
-            newest[rid] = receipt
-    return [_entry(receipt) for receipt in sorted(newest.values(), key=_age)]
+def _fold(entries: Iterable[ReceiptEntry]) -> list[ReceiptEntry]:
+    """Return the newest entry for each outcome, since several machines may write one each.
+
+    Only those of one signature status are folded: anybody can write what is not proven.
+    """
+    newest: dict[tuple[str, SignatureStatus], ReceiptEntry] = {}
+    for entry in entries:
+        key = (receipt_id(entry.message, entry.sender, entry.status), entry.signature_status)
+        known = newest.get(key)
+        if known is None or _age(entry) > _age(known):
+            newest[key] = entry
+    return sorted(newest.values(), key=_age)
 
 
-def _age(receipt: Receipt) -> tuple[datetime, str]:
-    return receipt.created_at or datetime.min.replace(tzinfo=UTC), receipt.descriptor.digest
-
-
-def _entry(receipt: Receipt) -> ReceiptEntry:
-    return ReceiptEntry(
-        digest=receipt.descriptor.digest,
-        message=receipt.message,
-        id=receipt.message_id,
-        sender=receipt.recipient,
-        status=receipt.status,
-        claimed_verified=receipt.verified,
-        reason=receipt.reason,
-        created_at=receipt.created_at,
-        signature_status="unchecked" if receipt.layers else "none",
-    )
+def _age(entry: ReceiptEntry) -> tuple[datetime, str]:
+    return entry.created_at or datetime.min.replace(tzinfo=UTC), entry.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +223,49 @@ class _Search:
                 receipt = _parsed(data)
                 found[tag] = data if receipt is not None and receipt.sender == self.me else b""
         return found
+
+    # --- what they prove -------------------------------------------------------------------------
+
+    def entry(self, receipt: Receipt, verifier: ReceiptVerifier | None) -> ReceiptEntry:
+        """Return the entry of a receipt, its signature checked if `verifier` can."""
+        status: SignatureStatus = "unchecked" if receipt.layers else "none"
+        verified: Verified | None = None
+        if receipt.layers and verifier is not None:
+            status, verified = self._verify(receipt, verifier)
+        return ReceiptEntry(
+            digest=receipt.descriptor.digest,
+            message=receipt.message,
+            id=receipt.message_id,
+            sender=receipt.recipient,
+            status=receipt.status,
+            claimed_verified=receipt.verified,
+            reason=receipt.reason,
+            created_at=receipt.created_at,
+            signature_status=status,
+            signer=None if verified is None else verified.name,
+        )
+
+    def _verify(
+        self, receipt: Receipt, verifier: ReceiptVerifier
+    ) -> tuple[SignatureStatus, Verified | None]:
+        if len(receipt.layers) != 1 or receipt.layers[0].size > MAX_BUNDLE_BYTES:
+            return "invalid", None
+        if not self._is_recipients(receipt):
+            return "invalid", None
+        try:
+            bundle = layer_content(self.registry, self.repository, receipt.layers[0])
+        except (NotFoundError, ProtocolError):
+            return "invalid", None
+        return verifier.verify(receipt, bundle)
+
+    def _is_recipients(self, receipt: Receipt) -> bool:
+        """Return whether the message was sent to who wrote the receipt, as far as that is known.
+
+        Somebody else whom the policy trusts can sign a receipt for any message, in their own name.
+        """
+        sent = self.state.sends.published(self.repo, receipt.message)
+        said = (receipt.message_id, receipt.recipient)
+        return all((row.id, row.recipient) == said for row in sent)
 
     # --- for one message -------------------------------------------------------------------------
 
@@ -314,70 +356,3 @@ def _may_be_receipt(entry: Descriptor) -> bool:
     if entry.artifact_type == ARTIFACT_TYPE_RECEIPT or RECEIPT_FOR in entry.annotations:
         return True
     return entry.artifact_type in (None, MEDIA_TYPE_EMPTY_CONFIG) and not entry.annotations
-
-
-# --- tags by prefix ------------------------------------------------------------------------------
-
-
-def seek_tags(
-    lister: Lister, repository: str, prefix: str, *, start_after: Sequence[str] = ()
-) -> Iterator[str]:
-    """Yield the tags that begin with `prefix` and come after the first mark that will do.
-
-    Args:
-        lister: The store.
-        repository: The repository.
-        prefix: What the tags begin with.
-        start_after: Marks, tried in turn: zot answers 404 unless the tag exists. Where none will
-            do, the list is read from its start. Tags before a mark may be yielded all the same.
-
-    Raises:
-        NameUnknown: no such repository.
-        LimitError: more than `MAX_PAGES` pages.
-        RegistryError, NetworkError, ProtocolError: the registry cannot tell, or may not.
-    """
-    for start in start_after:
-        try:
-            complete = yield from _pages_with(lister, repository, prefix, start)
-        except NotFoundError:
-            continue
-        except RegistryError as error:
-            if error.status != _BAD_REQUEST:
-                raise
-            break  # `last` is an opaque token on this server
-        if complete:
-            return
-        break
-    yield from _pages_with(lister, repository, prefix, None)
-
-
-def _pages_with(
-    lister: Lister, repository: str, prefix: str, start: str | None
-) -> Generator[str, None, bool]:
-    """Yield from the pages after `start`; return False if there may be more than was listed.
-
-    A page is judged as a whole: docker-registry 2.8 sorts nothing and ignores `last`, and
-    go-containerregistry starts anew behind its last tag.
-    """
-    ordered, last, start_shown = True, "", start is None
-    pages = lister.tag_pages(repository, start_after=start, page_size=TAG_PAGE_SIZE)
-    for number, page in enumerate(pages):
-        if number >= MAX_PAGES:
-            raise LimitError(f"{repository}: more than {MAX_PAGES} pages of tags")
-        ordered = ordered and all(a < b for a, b in pairwise((last, *page.tags)))
-        start_shown = start_shown or start in page.tags
-        yield from (tag for tag in page.tags if tag.startswith(prefix))
-        if not ordered and not start_shown:
-            return False
-        if _is_last(page, prefix, ordered=ordered):
-            return True
-        last = page.tags[-1] if page.tags else last
-    return True
-
-
-def _is_last(page: TagPage, prefix: str, *, ordered: bool) -> bool:
-    if not page.has_link and len(page.tags) > TAG_PAGE_SIZE:
-        return True  # this server does not page, and gave the whole list
-    if not ordered or not page.tags:
-        return False
-    return page.tags[-1] > prefix and not page.tags[-1].startswith(prefix)

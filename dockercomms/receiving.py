@@ -1,7 +1,7 @@
 """Receiving: nothing is written to disk before everything that can be checked was checked.
 
 1. the manifest is fetched by digest, hashed, parsed, and examined (`Inbox.fetch`)
-2. the policy says whether its sender may write to us
+2. its bundles and the policy say who sent it, and whether they may write to us (`verifying`)
 3. a lock makes this delivery ours alone; one that an earlier run had nearly finished is settled
 4. the chunks go into a temporary beside the target: digest, size and bounds of each are checked,
    then the payload's digest; a folder is unpacked member by member beside its final place
@@ -34,7 +34,6 @@ from dockercomms.errors import (
     LimitError,
     NotFoundError,
     ProtocolError,
-    VerificationError,
 )
 from dockercomms.inbox import Entry, Inbox
 from dockercomms.landing import Leftovers
@@ -42,12 +41,15 @@ from dockercomms.manifest import Message
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
-from dockercomms.protocol import CLOCK_ERROR_SECONDS
+from dockercomms.protocol import CLOCK_ERROR_SECONDS, MAX_UNTRUSTED_TOTAL_BYTES
 from dockercomms.publishing import NoticeHook, Publisher
-from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, HELD_POLICY, REFUSED_MALFORMED
+from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, REFUSED_MALFORMED
 from dockercomms.receipts import publish_receipt
 from dockercomms.state import State
 from dockercomms.transport.transfer import Progress
+from dockercomms.trust.signing import Signer
+from dockercomms.trusting import SignatureStatus
+from dockercomms.verifying import UNCHECKED, Accepted, Verdict, Withheld, set_withheld
 
 __all__ = ["ReceiveOptions", "Received", "Verifier", "leftovers_of", "receive"]
 
@@ -67,7 +69,8 @@ class Received:
     sender: str = ""
     """As the message claims."""
     signer: str | None = None
-    """Who signed it, verified."""
+    """The verified name of its sender; None: who sent it is a claim."""
+    signature_status: SignatureStatus = "unchecked"
     files: tuple[Path, ...] = ()
     """Absolute paths of the files that it became; none on a stream."""
     bytes: int = 0
@@ -79,13 +82,13 @@ class Received:
 
 
 class Verifier(Protocol):
-    """Says who signed a message."""
+    """Says who signed a message; `verifying.MessageVerifier` is one."""
 
-    def verify(self, message: Message) -> str:
-        """Return the name of the message's signer, who is trusted to send as its sender.
+    def verify(self, message: Message) -> Verdict:
+        """Return whether the message may be delivered, and who signed it.
 
         Raises:
-            VerificationError: no signature satisfies the policy.
+            AuthError, NetworkError, RegistryError, LocalIOError: nothing can be said now.
         """
         ...
 
@@ -101,6 +104,7 @@ def receive(
     options: ReceiveOptions | None = None,
     progress: Progress | None = None,
     verifier: Verifier | None = None,
+    signer: Signer | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Received:
     """Receive one message; what stands against it is in the result, not raised.
@@ -115,6 +119,7 @@ def receive(
         options: Where to and how.
         progress: Called as chunks arrive.
         verifier: Says who signed it; None: nobody asks.
+        signer: Signs the receipt; None: it is a claim.
         on_notice: Called with what the user may want to know.
     """
     options = options or ReceiveOptions()
@@ -129,13 +134,15 @@ def receive(
     leftovers = leftovers_of(state)
     try:
         message = inbox.fetch(entry)
-        signer = None if verifier is None else _verify(inbox, message, verifier)
+        accepted = UNCHECKED if verifier is None else _verify(inbox, message, verifier)
         delivery = DeliveryRun(
             message=message,
             me=inbox.me,
             publisher=publisher,
             options=options,
             leftovers=leftovers,
+            signer=accepted.signer,
+            sign_receipt=signer is not None,
             progress=progress,
         )
         with leftovers.claim(delivery.key) as ours:
@@ -143,11 +150,11 @@ def receive(
             if files is None:
                 skip = _reason_to_skip(delivery, ours=ours)
                 if skip:
-                    return _result(message, "skipped", reason=skip)
+                    return _result(message, "skipped", accepted, reason=skip)
                 with _judged(inbox, message):
-                    _check_size(message, options.max_total_bytes)
+                    _check_size(message, options.max_total_bytes, accepted)
                     files = delivery.deliver()
-        return _acknowledged(delivery, signer, files)
+        return _acknowledged(delivery, accepted, files, signer)
     except DockerCommsError as error:
         return _failed(entry, error)
 
@@ -157,12 +164,12 @@ def leftovers_of(state: State) -> Leftovers:
     return Leftovers(state.path.parent / "receives")
 
 
-def _verify(inbox: Inbox, message: Message, verifier: Verifier) -> str:
-    try:
-        return verifier.verify(message)
-    except VerificationError as error:
-        inbox.hold(message.digest, HELD_POLICY, str(error), curable=False)
-        raise
+def _verify(inbox: Inbox, message: Message, verifier: Verifier) -> Accepted:
+    verdict = verifier.verify(message)
+    if isinstance(verdict, Withheld):
+        set_withheld(inbox, message, verdict)
+        raise verdict.error
+    return verdict
 
 
 def _reason_to_skip(delivery: DeliveryRun, *, ours: bool) -> str:
@@ -184,7 +191,10 @@ def _has_expired(delivery: DeliveryRun) -> bool:
     return abs((now - delivery.publisher.now()).total_seconds()) <= CLOCK_ERROR_SECONDS
 
 
-def _check_size(message: Message, limit: int | None) -> None:
+def _check_size(message: Message, limit: int | None, accepted: Accepted) -> None:
+    """Refuse what is larger than its receiver takes: from strangers less than fits the disk."""
+    if limit is None and accepted.signer is None:
+        limit = MAX_UNTRUSTED_TOTAL_BYTES
     if limit is not None and message.header.total_bytes > limit:
         raise LimitError(
             f"message {message.header.id}: {message.header.total_bytes} bytes; at most {limit}"
@@ -214,24 +224,26 @@ def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
         raise
 
 
-def _acknowledged(delivery: DeliveryRun, signer: str | None, files: tuple[Path, ...]) -> Received:
+def _acknowledged(
+    delivery: DeliveryRun, accepted: Accepted, files: tuple[Path, ...], signer: Signer | None
+) -> Received:
     """Publish the receipt; that it has to wait does not make the delivery undone."""
     receipt, error = None, None
     publisher, message = delivery.publisher, delivery.message
     if delivery.options.receipt:
         row = publisher.state.receipts.last(publisher.repo, delivery.me, message.digest)
         try:
-            receipt = None if row is None else publish_receipt(publisher, row)
+            receipt = None if row is None else publish_receipt(publisher, row, signer=signer)
         except DockerCommsError as failure:
             error = failure
-    return _result(message, "received", signer=signer, files=files, receipt=receipt, error=error)
+    return _result(message, "received", accepted, files=files, receipt=receipt, error=error)
 
 
 def _result(
     message: Message,
     status: Literal["received", "skipped"],
+    accepted: Accepted,
     *,
-    signer: str | None = None,
     files: tuple[Path, ...] = (),
     receipt: Digest | None = None,
     error: DockerCommsError | None = None,
@@ -242,7 +254,8 @@ def _result(
         digest=message.digest,
         status=status,
         sender=message.header.sender,
-        signer=signer,
+        signer=accepted.signer,
+        signature_status=accepted.status,
         files=files,
         bytes=message.header.total_bytes,
         receipt=receipt,

@@ -1,5 +1,7 @@
 """One round of receiving: put right what a crash left, look, and receive one after another.
 
+Somebody with several names has several inboxes in a repository; a round goes over all of them.
+
 Example:
     >>> from dockercomms.rounds import HOPELESS_FAILURES
     >>> HOPELESS_FAILURES
@@ -19,6 +21,8 @@ from dockercomms.errors import (
     NetworkError,
     NotFoundError,
     ProtocolError,
+    UnknownSender,
+    Unsigned,
     UsageError,
     VerificationError,
 )
@@ -26,17 +30,27 @@ from dockercomms.inbox import Entry, Inbox, PollResult
 from dockercomms.oci.interface import Registry
 from dockercomms.platforms import Clock
 from dockercomms.publishing import NoticeHook, Publisher
-from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, HELD_POLICY, HELD_TAG
+from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, HELD_TAG
 from dockercomms.receipts import publish_pending
 from dockercomms.receiving import Received, ReceiveOptions, Verifier, leftovers_of, receive
 from dockercomms.state import State
 from dockercomms.transport.transfer import Progress
+from dockercomms.trust.signing import Signer
+from dockercomms.verifying import (
+    HELD_CONFLICT,
+    HELD_SIGNATURE,
+    HELD_UNKNOWN,
+    HELD_UNSIGNED,
+)
 
 HOPELESS_FAILURES = 3
 """After so many messages in a row that the registry did not let us have, no further is tried."""
 
 _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
-    HELD_POLICY: VerificationError,
+    HELD_UNSIGNED: Unsigned,
+    HELD_UNKNOWN: UnknownSender,
+    HELD_SIGNATURE: VerificationError,
+    HELD_CONFLICT: VerificationError,
     HELD_INTEGRITY: IntegrityError,
     HELD_TAG: IntegrityError,
     HELD_MISSING: NotFoundError,
@@ -44,18 +58,28 @@ _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
 """What it is to a program that a message is held; anything else breaks the protocol."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Round:
-    """One round over one inbox. Not safe for several threads."""
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An inbox, and who judges what is in it."""
 
     inbox: Inbox
+    verifier: Verifier | None = None
+    """None: nobody asks who sent it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Round:
+    """One round over the inboxes of one recipient. Not safe for several threads."""
+
+    boxes: Sequence[Box]
     registry: Registry
     repository: str
     state: State
     clock: Clock
     options: ReceiveOptions
     progress: Progress | None = None
-    verifier: Verifier | None = None
+    signer: Signer | None = None
+    """Signs receipts; None: they are claims."""
     on_notice: NoticeHook | None = None
     last_poll: PollResult | None = field(default=None, init=False)
     """How the look at the repository went."""
@@ -89,41 +113,48 @@ class Round:
         """
         if max is not None and max < 1:
             raise UsageError(f"max: {max} given; 1 or more expected")
-        self.last_poll = self.inbox.poll(complete=complete)
+        self.last_poll = poll_all([box.inbox for box in self.boxes], complete=complete)
         leftovers_of(self.state).sweep()
         if self.options.receipt and not self.last_poll.repository_missing:
             self._publish_pending()
         delivered = unreachable = 0
-        for entry in self._wanted(ids, since):
-            if isinstance(entry, Received):
-                yield entry
+        for found in self._wanted(ids, since):
+            if isinstance(found, Received):
+                yield found
                 continue
-            result = self._receive_one(entry, insist=bool(ids) or self.options.again)
+            box, entry = found
+            result = self._receive_one(box, entry, insist=bool(ids) or self.options.again)
             if result is None:
                 continue
             yield result
             delivered += result.status == "received"
             unreachable = unreachable + 1 if _is_unreachable(result.error) else 0
             if result.status == "failed":
-                self.inbox.mark_reported([entry])
+                box.inbox.mark_reported([entry])
             if unreachable >= HOPELESS_FAILURES or delivered == max:
                 return
 
-    def _wanted(self, ids: Sequence[str], since: datetime | None) -> Iterator[Entry | Received]:
+    def _wanted(
+        self, ids: Sequence[str], since: datetime | None
+    ) -> Iterator[tuple[Box, Entry] | Received]:
         if not ids:
-            yield from self.inbox.entries(since=since, all=self.options.again)
+            for box in self.boxes:
+                for entry in box.inbox.entries(since=since, all=self.options.again):
+                    yield box, entry
         for prefix in ids:
             try:
-                yield self.inbox.find(prefix)
+                number, entry = find_in([box.inbox for box in self.boxes], prefix)
             except (NotFoundError, UsageError) as error:
                 yield Received(id=prefix, digest=None, status="failed", error=error)
+            else:
+                yield self.boxes[number], entry
 
-    def _receive_one(self, entry: Entry, *, insist: bool) -> Received | None:
+    def _receive_one(self, box: Box, entry: Entry, *, insist: bool) -> Received | None:
         """Receive or report one message; None if there is nothing new to say of it."""
         if entry.state == "refused" or (entry.state == "held" and not (entry.retried or insist)):
             return None if entry.reported and not insist else _held_back(entry)
         result = receive(
-            self.inbox,
+            box.inbox,
             entry,
             registry=self.registry,
             repository=self.repository,
@@ -131,7 +162,8 @@ class Round:
             clock=self.clock,
             options=self.options,
             progress=self.progress,
-            verifier=self.verifier,
+            verifier=box.verifier,
+            signer=self.signer,
             on_notice=self.on_notice,
         )
         if result.status == "failed" and not insist and self._is_reported(entry):
@@ -144,16 +176,59 @@ class Round:
         return row is not None and row.state in ("held", "refused") and row.reported
 
     def _publish_pending(self) -> None:
-        publisher = Publisher(
-            registry=self.registry,
-            repository=self.repository,
-            repo=self.inbox.repo,
-            state=self.state,
-            clock=self.clock,
-            on_notice=self.on_notice,
+        for box in self.boxes:
+            publisher = Publisher(
+                registry=self.registry,
+                repository=self.repository,
+                repo=box.inbox.repo,
+                state=self.state,
+                clock=self.clock,
+                on_notice=self.on_notice,
+            )
+            for error in publish_pending(publisher, box.inbox.me, signer=self.signer):
+                publisher.notify(
+                    "receipt-waits", f"{publisher.repo}: a receipt has to wait: {error}"
+                )
+
+
+def poll_all(inboxes: Sequence[Inbox], *, complete: bool = False) -> PollResult:
+    """Look at the repository for each of several names; return how that went altogether.
+
+    Raises:
+        RegistryError, NetworkError: the registry did not let itself be looked at.
+        LocalIOError: the state cannot be used.
+    """
+    polls = [inbox.poll(complete=complete) for inbox in inboxes]
+    return PollResult(
+        complete=all(poll.complete for poll in polls),
+        errors=tuple(error for poll in polls for error in poll.errors),
+        repository_missing=all(poll.repository_missing for poll in polls),
+        clock_skew_seconds=polls[-1].clock_skew_seconds,
+    )
+
+
+def find_in(inboxes: Sequence[Inbox], prefix: str) -> tuple[int, Entry]:
+    """Return the one message that begins with `prefix`, and the number of its inbox.
+
+    Raises:
+        NotFoundError: it is in none of them.
+        UsageError: `prefix` is too short, or several messages begin with it.
+    """
+    found: list[tuple[int, Entry]] = []
+    missing: NotFoundError | None = None
+    for number, inbox in enumerate(inboxes):
+        try:
+            found.append((number, inbox.find(prefix)))
+        except NotFoundError as error:
+            missing = error
+    if len(found) > 1:
+        raise UsageError(
+            f"{len(found)} messages begin with {prefix!r:.100}",
+            hint="\n".join(f"{entry.digest or entry.key}, for {entry.me}" for _, entry in found),
         )
-        for error in publish_pending(publisher, self.inbox.me):
-            publisher.notify("receipt-waits", f"{publisher.repo}: a receipt has to wait: {error}")
+    for one in found:
+        return one
+    raise missing or AssertionError("internal: no inbox to find anything in")
 
 
 def _held_back(entry: Entry) -> Received:

@@ -4,7 +4,7 @@
 2. every blob that was not confirmed lately is asked for, and pushed again where it is gone
 3. our clock is compared with the registry's
 4. the manifest is built, so its digest is known; our own parser reads it as a receiver will
-5. it is signed, and what was signed is kept on disk
+5. it is signed, our own verifier reads that as a receiver will, and all of it is kept on disk
 6. the bundle is pushed, and the anchors are made sure of
 7. one PUT of the message with its tag: the publication
 8. the bell and the day's index, best effort
@@ -41,8 +41,6 @@ from dockercomms.drafting import (
     Order,
     SendOptions,
     Sent,
-    SignedBy,
-    Signer,
     build_draft,
     day_anchor,
     sent_of,
@@ -52,6 +50,7 @@ from dockercomms.manifest import parse_message
 from dockercomms.oci.interface import Registry
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, CLOCK_WARN_SECONDS, message_tag, parse_tag
+from dockercomms.proving import prove_own
 from dockercomms.publishing import NoticeHook, Publisher, lacks_blobs
 from dockercomms.rehearsal import Rehearsal
 from dockercomms.state import State
@@ -65,6 +64,7 @@ from dockercomms.transport.transfer import (
     confirm_blobs,
     push_payload,
 )
+from dockercomms.trust.signing import SignedBy, Signer
 
 __all__ = ["SendOptions", "Sent", "SignedBy", "Signer", "send"]
 
@@ -104,6 +104,7 @@ def send(
         UsageError, LimitError: an argument is wrong; nothing was sent.
         LocalIOError: the source cannot be read, or changed while it was sent.
         ConfigError: our clock and the registry's are more than an hour apart.
+        SigningError, VerificationError: it could not be signed; nothing was published.
         RegistryError, NetworkError: the registry refused, or did not answer.
     """
     options = options or SendOptions()
@@ -149,11 +150,11 @@ class _Sending:
                 if source is None:  # a stream cannot be read again, so nothing can be continued
                     sends.forget(row.id)
                 raise
-        publisher.ring_bell(order.rt, draft.manifest)
-        anchor = day_anchor(order.rt, draft.anchor_day)
-        publisher.add_to_index(
-            anchor.digest, draft.message.descriptor, order.options.referrers_index
-        )
+            if source is None:
+                sends.record_published(row.id, now=publisher.clock.now())
+            self.announce(draft)
+            # Only now: whoever is interrupted before is told to run it again, which must find this.
+            sends.record_published(row.id, now=publisher.clock.now())
         return sent_of(draft, repo=publisher.repo, tag=tag, signer=order.signer)
 
     # --- 1 to 5: a message that nobody sees yet --------------------------------------------------
@@ -167,7 +168,7 @@ class _Sending:
         journal.flush()
         publisher.ensure_config()
         draft = self._build(row.id, pushed)
-        bundle = None if order.signer is None else order.signer.sign(draft.message, draft.manifest)
+        bundle = None if order.signer is None else self._sign(order.signer, draft)
         publisher.state.sends.record_build(
             row.id,
             manifest=draft.manifest,
@@ -255,10 +256,24 @@ class _Sending:
             )
         publisher.notify("clock-skew", text)
 
+    def _sign(self, signer: Signer, draft: Draft) -> bytes:
+        """Sign the draft, and prove that a receiver will see what was signed, and by whom."""
+        bundle = signer.sign(draft.message, draft.manifest)
+        prove_own(
+            draft.message,
+            bundle,
+            signer.signed_by,
+            repo=self.publisher.repo,
+            now=self.publisher.clock.now(),
+        )
+        return bundle
+
     def _push_bundle(self, draft: Draft, bundle: bytes | None, *, fresh: bool) -> None:
         if bundle is not None:
             index = self.order.options.referrers_index
-            self.publisher.push_bundle(draft.message, bundle, index=index, fresh=fresh)
+            self.publisher.push_bundle(
+                draft.message.descriptor.bare(), bundle, index=index, fresh=fresh
+            )
 
     # --- 6 and 7: publication --------------------------------------------------------------------
 
@@ -274,8 +289,16 @@ class _Sending:
                     raise
                 self._repair(draft)
                 tag = self._put(row, draft)
-        publisher.state.sends.record_published(row.id, now=publisher.clock.now())
         return tag
+
+    def announce(self, draft: Draft) -> None:
+        """Ring the bell and add to the day's index; best effort."""
+        publisher, order = self.publisher, self.order
+        publisher.ring_bell(order.rt, draft.manifest)
+        anchor = day_anchor(order.rt, draft.anchor_day)
+        publisher.add_to_index(
+            anchor.digest, draft.message.descriptor, order.options.referrers_index
+        )
 
     def _put(self, row: SendRow, draft: Draft) -> str:
         """Make sure of both anchors, draw the tag, keep it, and put the message under it.

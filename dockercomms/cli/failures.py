@@ -100,9 +100,12 @@ def explain(error: errors.DockerCommsError) -> Explanation:
 
 
 def _why(error: errors.DockerCommsError) -> str:
-    if isinstance(error, errors.RegistryError) and error.url:
+    # Most messages say the address themselves
+    if isinstance(error, errors.RegistryError) and error.url and error.url not in error.message:
         answer = " ".join(part for part in (str(error.status or ""), error.code) if part)
         return f"{error.method} {error.url}: {answer or 'no answer'}: {error.message}".strip()
+    if isinstance(error, errors.VerificationError):  # a line for each bundle
+        return "; ".join(line.strip() for line in error.message.splitlines())
     return error.message
 
 

@@ -8,7 +8,8 @@ import click
 
 from dockercomms.cli.failures import exit_code_of_poll
 from dockercomms.cli.options import SINCE, option, verb
-from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, human_time
+from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, human_time, shown_sender
+from dockercomms.cli.trust_options import refuse_network, trust_options, warn_unverified
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,14 +25,29 @@ COLUMNS = ("ID", "FROM", "WHAT", "SIZE", "SENT", "STATE")
         help="Only what was sent since: 2d ago, a date, or an RFC 3339 time.")  # fmt: skip
 @option("--all", "include_all", is_flag=True,
         help="Also what is delivered, expired, held or refused.")  # fmt: skip
-def inbox_command(session: Session, *, since: datetime | None, include_all: bool) -> int:
+@trust_options
+def inbox_command(
+    session: Session,
+    *,
+    since: datetime | None,
+    include_all: bool,
+    no_verify: bool,
+    accept_new: bool,
+    offline: bool,
+) -> int:
     """List what has been sent to you.
 
-    Piped, a line holds: id, state, from, file name, bytes, created, expires, title, reason.
+    Piped, a line holds: id, state, from, file name, bytes, created, expires, title, reason, and
+    the state of the signature.
     """
     from dockercomms.cli.records import inbox_record, time_or_none
 
-    with session.mailbox() as mailbox, session.screen.listing(COLUMNS) as listing:
+    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    refuse_network(session, offline=offline)
+    with (
+        session.mailbox(verify=not no_verify, accept_new=accept_new) as mailbox,
+        session.screen.listing(COLUMNS) as listing,
+    ):
         entries = mailbox.inbox(since=since, all=include_all)
         session.tell_poll(mailbox.last_poll)
         for entry in entries:
@@ -45,18 +61,19 @@ def inbox_command(session: Session, *, since: datetime | None, include_all: bool
                 time_or_none(entry.expires_at) or "",
                 entry.title or "",
                 entry.reason,
+                entry.signature_status,
             )
             listing.add(inbox_record(entry), cells, _row(entry))
         if entries:
             return 0
-        session.screen.note(f"no messages for {session.settings.me}")
+        session.screen.note(f"no messages for {', '.join(session.names)}")
         return exit_code_of_poll(mailbox.last_poll)
 
 
 def _row(entry: InboxEntry) -> tuple[str, ...]:
     return (
         entry.id[:SHORT_ID_CHARACTERS],
-        entry.sender,
+        shown_sender(entry.sender, entry.signer),
         f"{entry.title} ({entry.filename})" if entry.title else entry.filename,
         _size(entry),
         human_time(entry.created_at),
@@ -78,19 +95,24 @@ def _state(entry: InboxEntry) -> str:
 
 @verb("show", example="dockercomms show 1a2b3c4d")
 @click.argument("message", metavar="ID")
-def show_command(session: Session, *, message: str) -> None:
+@trust_options
+def show_command(
+    session: Session, *, message: str, no_verify: bool, accept_new: bool, offline: bool
+) -> None:
     """Show one message without receiving it.
 
     ID is any unambiguous beginning of its id or digest.
     """
     from dockercomms.cli.records import show_record
 
-    with session.mailbox() as mailbox:
+    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    refuse_network(session, offline=offline)
+    with session.mailbox(verify=not no_verify, accept_new=accept_new) as mailbox:
         entry = mailbox.show(message)
     rows = [
         ("id", entry.id),
         ("digest", entry.digest or ""),
-        ("from", entry.sender),
+        ("from", shown_sender(entry.sender, entry.signer)),
         ("title", entry.title or ""),
         ("file", entry.filename),
         ("size", _size(entry)),

@@ -40,7 +40,28 @@ def main(
         from dockercomms.cli.session import process_session
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(run(words, process_session(mailbox_factory)))
+    code = run(words, process_session(mailbox_factory))
+    if code == INTERRUPTED:
+        _leave_at_once(code)
+    sys.exit(code)
+
+
+def _leave_at_once(code: int) -> None:
+    """End the process if threads are left, which Python would wait for: they may hang in a request.
+
+    Whatever they do, what is on disk is right: that holds for a process that is killed, too.
+    """
+    import contextlib
+    import os
+    import threading
+
+    if threading.active_count() == 1:
+        return
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _write_version() -> bool:

@@ -5,9 +5,10 @@ Importing this module must stay cheap: every `--help` needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
@@ -146,9 +147,9 @@ def common_options() -> list[click.Parameter]:
                help="Talk HTTP without TLS.  [default: for loopback only]"),
         Option(["--insecure"], is_flag=True, default=None,
                help="Do not check the registry's certificate."),
-        Option(["--ca-file"], type=click.Path(), metavar="FILE",
+        Option(["--ca-file"], type=click.Path(readable=False), metavar="FILE",
                help="Trust the certificate authorities in this PEM file."),
-        Option(["--authfile"], type=click.Path(), metavar="FILE",
+        Option(["--authfile"], type=click.Path(readable=False), metavar="FILE",
                help="Read registry credentials from this file."),
         Option(["--username"], type=NAME, metavar="NAME",
                help="User name at the registry."),
@@ -179,10 +180,19 @@ class Verb(click.Command):
         example: Command lines for the help, without indentation.
     """
 
+    shared: ClassVar[frozenset[str]] = COMMON
+    """Parameters that the help mentions in `shared_help` only."""
+    shared_help: ClassVar[tuple[str, ...]] = _COMMON_HELP
+
     def __init__(self, *, example: str, **attributes: Any) -> None:
-        attributes["params"] = [*attributes.get("params", []), *common_options()]
+        attributes["params"] = [*attributes.get("params", []), *self.shared_options()]
         super().__init__(**attributes)
         self.example = example
+
+    @classmethod
+    def shared_options(cls) -> list[click.Parameter]:
+        """Return the options that every verb of this kind takes."""
+        return common_options()
 
     def invoke(self, ctx: click.Context) -> int:
         """Call the function; returns the exit code.
@@ -202,17 +212,21 @@ class Verb(click.Command):
         own = [
             parameter.get_help_record(ctx)
             for parameter in self.get_params(ctx)
-            if parameter.name not in COMMON and isinstance(parameter, click.Option)
+            if parameter.name not in self.shared and isinstance(parameter, click.Option)
         ]
         with formatter.section("Options"):
             formatter.write_dl([record for record in own if record is not None], col_max=34)
-        with formatter.section("Common options, before or after the verb"):
-            for line in _COMMON_HELP:
-                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+        _write_shared(formatter, self.shared_help)
 
     def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example."""
         write_example(formatter, self.example)
+
+
+def _write_shared(formatter: click.HelpFormatter, lines: Sequence[str]) -> None:
+    with formatter.section("Common options, before or after the verb"):
+        for line in lines:
+            formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
 def write_example(formatter: click.HelpFormatter, example: str) -> None:
@@ -223,16 +237,68 @@ def write_example(formatter: click.HelpFormatter, example: str) -> None:
 
 
 def verb(
-    name: str, *, example: str, no_args_is_help: bool = False
+    name: str, *, example: str, no_args_is_help: bool = False, kind: type[Verb] = Verb
 ) -> Callable[[Callable[..., int | None]], Verb]:
     """Return the decorator that makes a function the verb `name`."""
     return click.command(
         name,
-        cls=Verb,
+        cls=kind,
         example=example,
         no_args_is_help=no_args_is_help,
         context_settings=HELP_SETTINGS,
     )
+
+
+class VerbTable(click.Group):
+    """A group that knows its verbs by a table, and imports one only to run it.
+
+    Args:
+        verbs: Verb to module and one-line help. The module holds `<verb>_command`.
+        example: Command lines for the help, without indentation.
+        nested: Whether it is a verb itself; its help then has the common options in short.
+    """
+
+    def __init__(
+        self,
+        *,
+        verbs: Mapping[str, tuple[str, str]],
+        example: str,
+        nested: bool = False,
+        **attributes: Any,
+    ) -> None:
+        super().__init__(params=common_options(), context_settings=HELP_SETTINGS, **attributes)
+        self.verbs = verbs
+        self.example = example
+        self.nested = nested
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the verbs."""
+        return list(self.verbs)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb's command, None if there is no such verb."""
+        if cmd_name not in self.verbs:
+            return None
+        module = import_module(self.verbs[cmd_name][0])
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        return command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the common options, and the table of verbs."""
+        if not self.nested:
+            super().format_options(ctx, formatter)
+            return
+        _write_shared(formatter, _COMMON_HELP)
+        self.format_commands(ctx, formatter)
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of verbs, importing none of them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.verbs.items()])
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        write_example(formatter, self.example)
 
 
 HELP_SETTINGS: dict[str, Any] = {

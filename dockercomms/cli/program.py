@@ -1,8 +1,7 @@
 """The table of verbs, and the edge at which every exception becomes an exit code.
 
 A verb is a row of `VERBS` and a module that is imported when the verb is used. The module holds
-`<verb>_command`: a command made by `options.verb`, or a group whose `command_class` is
-`options.Verb`.
+`<verb>_command`: a command made by `options.verb`, or an `options.VerbTable` of such commands.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,7 @@ import click
 
 from dockercomms import __version__
 from dockercomms.cli import failures
-from dockercomms.cli.options import HELP_SETTINGS, common_options, write_example
+from dockercomms.cli.options import VerbTable
 from dockercomms.errors import DockerCommsError, LocalIOError
 
 if TYPE_CHECKING:
@@ -33,6 +31,11 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "recv": ("dockercomms.cli.receive", "Receive what is new, or the messages named."),
     "ack": ("dockercomms.cli.receipts", "Accept or reject a message you received."),
     "receipts": ("dockercomms.cli.receipts", "List what became of the messages you sent."),
+    "verify": ("dockercomms.cli.verify", "Check who signed a message, a manifest or a file."),
+    "sign": ("dockercomms.cli.verify", "Sign a manifest, or a file."),
+    "keys": ("dockercomms.cli.keys", "Make, list, export and import keys to sign with."),
+    "trust": ("dockercomms.cli.trust", "Say who may send to you, and how they prove who they are."),
+    "reg": ("dockercomms.cli.reg", "Work with a registry itself: list, get, copy, push, delete."),
     "completion": ("dockercomms.cli.completion", "Print the completion script of a shell."),
     "version": ("dockercomms.cli.version", "Print the versions of all that takes part."),
 })  # fmt: skip
@@ -46,40 +49,16 @@ dockercomms send report.pdf --to bob
 dockercomms recv --me bob"""
 
 
-class Program(click.Group):
-    """The top level: knows its verbs by the table, and imports one only to run it."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Return the verbs."""
-        return list(VERBS)
-
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a verb's command, None if there is no such verb."""
-        if cmd_name not in VERBS:
-            return None
-        command: click.Command = getattr(import_module(VERBS[cmd_name][0]), f"{cmd_name}_command")
-        return command
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of verbs, importing none of them."""
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
-
-    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example."""
-        write_example(formatter, _EXAMPLE)
-
-
-def program() -> Program:
+def program() -> VerbTable:
     """Return the whole command line."""
     version = click.version_option(__version__, message="%(prog)s %(version)s")
     return version(
-        Program(
-            PROGRAM_NAME,
+        VerbTable(
+            name=PROGRAM_NAME,
+            verbs=VERBS,
+            example=_EXAMPLE,
             help="Send files to somebody else through any OCI registry or a folder.",
-            params=common_options(),
             no_args_is_help=True,
-            context_settings=HELP_SETTINGS,
         )
     )
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import option, verb
-from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_time
+from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_time, shown_sender
+from dockercomms.cli.trust_options import (
+    identity_options,
+    refuse_network,
+    sign_options,
+    trust_options,
+    warn_unverified,
+)
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -23,6 +30,8 @@ COLUMNS = ("MESSAGE", "FROM", "STATUS", "WHEN", "REASON", "SIGNATURE")
 @option("--status", type=click.Choice(["accepted", "rejected"]), required=True,
         help="What became of it.")  # fmt: skip
 @option("--reason", default="", metavar="T", help="Why; the sender reads it.")
+@sign_options
+@identity_options
 def ack_command(
     session: Session, *, message: str, status: Literal["accepted", "rejected"], reason: str
 ) -> None:
@@ -42,15 +51,24 @@ def ack_command(
 
 @verb("receipts", example="dockercomms receipts --me alice\ndockercomms receipts 1a2b3c4d")
 @click.argument("message", metavar="[ID]", required=False)
-def receipts_command(session: Session, *, message: str | None) -> None:
+@trust_options
+def receipts_command(
+    session: Session, *, message: str | None, no_verify: bool, accept_new: bool, offline: bool
+) -> None:
     """List what became of the messages you sent.
 
-    ID is any unambiguous beginning of a message's id or digest. Piped, a line holds: message id,
-    from, status, time, reason, receipt's digest, message's digest.
+    ID is any unambiguous beginning of a message's id or digest. A receipt proves something if its
+    signature is valid. Piped, a line holds: message id, from, status, time, reason, receipt's
+    digest, message's digest, and the state of the signature.
     """
     from dockercomms.cli.records import receipt_record, time_or_none
 
-    with session.mailbox() as mailbox, session.screen.listing(COLUMNS) as listing:
+    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    refuse_network(session, offline=offline)
+    with (
+        session.mailbox(verify=not no_verify, accept_new=accept_new) as mailbox,
+        session.screen.listing(COLUMNS) as listing,
+    ):
         receipts = mailbox.receipts(message)
         for receipt in receipts:
             cells = (
@@ -61,6 +79,7 @@ def receipts_command(session: Session, *, message: str | None) -> None:
                 receipt.reason,
                 receipt.digest,
                 receipt.message,
+                receipt.signature_status,
             )
             listing.add(receipt_record(receipt), cells, _row(receipt))
         if not receipts:
@@ -70,7 +89,7 @@ def receipts_command(session: Session, *, message: str | None) -> None:
 def _row(receipt: ReceiptEntry) -> tuple[str, ...]:
     return (
         receipt.id[:SHORT_ID_CHARACTERS],
-        receipt.sender,
+        shown_sender(receipt.sender, receipt.signer),
         receipt.status,
         human_time(receipt.created_at),
         receipt.reason,

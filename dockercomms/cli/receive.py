@@ -13,7 +13,13 @@ import click
 from dockercomms.cli.failures import exit_code_of, exit_code_of_poll, is_hang_up
 from dockercomms.cli.options import MAX_CONCURRENCY, SINCE, option, verb
 from dockercomms.cli.progress import meter_for
-from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, visible
+from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, shown_sender, visible
+from dockercomms.cli.trust_options import (
+    refuse_network,
+    sign_options,
+    trust_options,
+    warn_unverified,
+)
 from dockercomms.errors import (
     DockerCommsError,
     NothingNewError,
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
     example="dockercomms recv --out incoming\ndockercomms recv 1a2b3c4d --stdout | psql shop",
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@option("--out", type=click.Path(), metavar="DIR",
+@option("--out", type=click.Path(readable=False), metavar="DIR",
         help="Where the folders of the messages are made.  [default: .]")  # fmt: skip
 @option("--max", "limit", type=click.IntRange(1), metavar="N", help="Receive at most N messages.")
 @option("--since", type=SINCE, metavar="T",
@@ -52,6 +58,8 @@ if TYPE_CHECKING:
 @option("--complete", is_flag=True, help="Look through the whole inbox, however old.")
 @option("--fail-empty", is_flag=True, help="Exit 12 if there is nothing new.")
 @option("--strict", is_flag=True, help="Exit 2 if the policy holds a message back.")
+@trust_options
+@sign_options
 def recv_command(
     session: Session,
     *,
@@ -64,19 +72,24 @@ def recv_command(
     complete: bool,
     fail_empty: bool,
     strict: bool,
+    no_verify: bool,
+    accept_new: bool,
+    offline: bool,
 ) -> int:
     """Receive what is new, or the messages named.
 
     ID is any unambiguous beginning of an id or digest. Files land in DIR/<8 digits of the
-    id>/<name>. Piped, a line holds: id, status, from, bytes, path.
+    id>/<name>. Piped, a line holds: id, status, from, bytes, path. Receipts are signed.
     """
+    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    refuse_network(session, offline=offline)
     sink = _sink(session) if to_stdout else None
     chosen = session.settings
     screen = session.screen if sink is None else session.screen_on(session.stderr)
     tally = Tally(asked=bool(ids))
     with (
         meter_for(screen, session.clock, "receiving") as meter,
-        session.mailbox(meter) as mailbox,
+        session.mailbox(meter, verify=not no_verify, accept_new=accept_new) as mailbox,
         screen.listing(()) as listing,
     ):
         for received in mailbox.receive(
@@ -100,7 +113,7 @@ def recv_command(
             _explain(session, received)
         poll = mailbox.last_poll
         session.tell_poll(poll)
-    screen.note(str(tally) or f"no new messages for {chosen.me}")
+    screen.note(str(tally) or f"no new messages for {', '.join(session.names)}")
     return tally.exit_code(poll, fail_empty=fail_empty, strict=strict)
 
 
@@ -185,7 +198,8 @@ def _report(screen: Screen, listing: Listing, received: Received) -> None:
     if screen.is_table and received.status == "received":
         where = f": {os.path.relpath(place)}" if place else ""
         size = human_bytes(received.bytes)
-        screen.data(visible(f"{_name(received)} from {received.sender}{where} ({size})"))
+        sender = shown_sender(received.sender, received.signer)
+        screen.data(visible(f"{_name(received)} from {sender}{where} ({size})"))
 
 
 def _place(files: Sequence[Path]) -> str:
@@ -205,8 +219,10 @@ def _explain(session: Session, received: Received) -> None:
         session.tell_failure(f"message {name}{sender}", failure)
     elif received.status == "received" and error is not None:
         session.screen.warn(f"message {name} is here, but its receipt has to wait: {error}")
+    elif error is not None:
+        session.tell_withheld(f"message {name} from {received.sender}", error)
     elif received.status == "skipped":
-        session.screen.note(f"message {name} skipped: {received.reason or error}")
+        session.screen.note(f"message {name} skipped: {received.reason}")
 
 
 def _name(received: Received) -> str:

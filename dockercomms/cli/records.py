@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 from dockercomms.protocol import format_time
 
 if TYPE_CHECKING:
+    from dockercomms.approving import Signature, Verification
     from dockercomms.errors import DockerCommsError
     from dockercomms.mailbox import InboxEntry
     from dockercomms.receipts import ReceiptEntry
     from dockercomms.receiving import Received
     from dockercomms.sending import Sent
+    from dockercomms.trust.keystore import StoredKey
+    from dockercomms.trust.policy import Sender
 
 Record = Mapping[str, object]
 
@@ -119,4 +122,73 @@ def receipt_record(receipt: ReceiptEntry) -> Record:
         "reason": receipt.reason,
         "created_at": time_or_none(receipt.created_at),
         "signature": {"status": receipt.signature_status, "signer": receipt.signer},
+    }
+
+
+def verification_record(found: Verification) -> Record:
+    """Return the object of `verify`."""
+    by = found.verified
+    return {
+        "schema": "dockercomms/verify/v1",
+        "what": found.what,
+        "digest": found.digest,
+        "id": found.id,
+        "to": found.recipient,
+        "signer": by.name,
+        "kind": by.kind,
+        "key_or_identity": by.signer,
+        "issuer": by.issuer,
+        "signed_at": time_or_none(by.signed_at),
+        "own": by.own,
+        "approval": by.approval,
+    }
+
+
+def signature_record(done: Signature, file: str | None) -> Record:
+    """Return the object of `sign`."""
+    return {
+        "schema": "dockercomms/sign/v1",
+        "subject": done.subject,
+        "signed": {"kind": done.signed_by.kind, "signer": done.signed_by.signer},
+        "attached": done.attached,
+        "file": file,
+    }
+
+
+def key_record(key: StoredKey) -> Record:
+    """Return an object of `keys`."""
+    return {
+        "schema": "dockercomms/keys/v1",
+        "name": key.name,
+        "file": str(key.path),
+        "algorithm": key.public.algorithm,
+        "spki_sha256": key.public.spki_sha256,
+        "private": key.private,
+        "encrypted": key.encrypted,
+    }
+
+
+def sender_record(sender: Sender) -> Record:
+    """Return an object of `trust`."""
+    return {
+        "schema": "dockercomms/trust/v1",
+        "name": sender.name,
+        "keys": [
+            {
+                "algorithm": item.key.algorithm,
+                "spki_sha256": item.key.spki_sha256,
+                "valid_after": time_or_none(item.valid_after),
+                "valid_before": time_or_none(item.valid_before),
+            }
+            for item in sender.keys
+        ],
+        "identities": [
+            {"identity": item.identity, "issuer": item.issuer, "root": item.root}
+            for item in sender.identities
+        ],
+        "kinds": list(sender.kinds),
+        "recipients": list(sender.recipients),
+        "repositories": list(sender.repositories),
+        "address": sender.address,
+        "allow_unsigned": sender.allow_unsigned,
     }

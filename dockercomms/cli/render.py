@@ -69,6 +69,13 @@ def human_time(moment: datetime | None) -> str:
     return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%MZ")
 
 
+def shown_sender(claimed: str, verified: str | None) -> str:
+    """Return who sent something: the verified name, or what is only claimed, as a claim."""
+    if verified is not None:
+        return verified
+    return f"{claimed} (claimed)" if claimed else ""
+
+
 def count_of(number: int, noun: str) -> str:
     """Return `1 message`, `2 messages`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -28,6 +28,7 @@ from dockercomms.cli.render import (
     shell_words,
     to_json,
 )
+from dockercomms.cli.trust_options import identity_options, sign_options
 from dockercomms.errors import DockerCommsError, PartialError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ STDIN = "-"
     "pg_dump shop | dockercomms send - --name shop.sql --to backup --ttl 30d",
     no_args_is_help=True,
 )
-@click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=click.Path(readable=False), metavar="[PATH]...")
 @option("--to", "recipients", former=("--recipient",), type=NAME, multiple=True, required=True,
         metavar="NAME", help="Who it is for; may be given several times.")  # fmt: skip
 @option("--from", "sender", type=NAME, metavar="NAME", help="Who it is from.  [default: --me]")
@@ -61,6 +62,10 @@ STDIN = "-"
 @option("--again", is_flag=True, help="Do not go on with an interrupted send.")
 @option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
 @option("--clock-skew-ok", is_flag=True, help="Send although this clock is wrong.")
+@option("--audience", type=NAME, metavar="R",
+        help="The only repository from which it may be received.")  # fmt: skip
+@sign_options
+@identity_options
 def send_command(
     session: Session,
     *,
@@ -73,6 +78,7 @@ def send_command(
     again: bool,
     dry_run: bool,
     clock_skew_ok: bool,
+    audience: str | None,
 ) -> int:
     """Send files, a folder or a note to somebody.
 
@@ -107,6 +113,7 @@ def send_command(
             again=again,
             dry_run=dry_run,
             clock_skew_ok=clock_skew_ok,
+            audience=None if audience is None else _repository(audience),
         )
         return _send_each(session, meter, deliver, recipients, dry_run=dry_run)
 
@@ -115,6 +122,13 @@ def _source(word: str) -> Path:
     """Return the path that `word` names; `./-` is a file, unlike `-`."""
     path = Path(word)
     return path.absolute() if str(path) == STDIN != word else path
+
+
+def _repository(audience: str) -> str:
+    """Return the one way to write a repository, which receivers compare with their own."""
+    from dockercomms.stores import parse_repo
+
+    return parse_repo(audience).repo
 
 
 def _check(
@@ -178,9 +192,12 @@ def _report(session: Session, sent: Sent, *, dry_run: bool) -> None:
     """Write what was sent, and what the recipient has to type."""
     screen = session.screen
     reused = f", {sent.reused_chunks} of them there already" if sent.reused_chunks else ""
-    size = f"{human_bytes(sent.total_bytes)} in {count_of(sent.chunks, 'chunk')}{reused}"
-    until = f"until {human_time(sent.expires_at)}"
-    screen.note(f"{'would send' if dry_run else 'sent'} {size} to {sent.recipient}, {until}")
+    signed = "not signed" if sent.signed is None else f"signed with {sent.signed.signer}"
+    screen.note(
+        f"{'would send' if dry_run else 'sent'} {human_bytes(sent.total_bytes)} to "
+        f"{sent.recipient} in {count_of(sent.chunks, 'chunk')}{reused}, until "
+        f"{human_time(sent.expires_at)}, {signed}"
+    )
     line = _receiving_line(session, sent)
     if screen.is_json:
         from dockercomms.cli.records import sent_record

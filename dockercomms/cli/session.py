@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO
 
@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from dockercomms.cli.render import Screen
     from dockercomms.config import Settings
     from dockercomms.errors import DockerCommsError
-    from dockercomms.mailbox import ConnectionSettings, Mailbox
+    from dockercomms.mailbox import Mailbox
     from dockercomms.oci.retry import RetryEvent, RetryHook
+    from dockercomms.owner import Owner, SigningOptions, TrustOptions
     from dockercomms.platforms import Clock
     from dockercomms.polling import PollResult
     from dockercomms.publishing import Notice, NoticeHook
+    from dockercomms.stores import ConnectionSettings
     from dockercomms.transport.transfer import Progress
+
+
+PASSPHRASE_VARIABLE = "DOCKERCOMMS_PASSPHRASE"  # noqa: S105 - a name
 
 
 class MailboxFactory(Protocol):
@@ -31,9 +36,11 @@ class MailboxFactory(Protocol):
         self,
         repo: str | None,
         *,
-        me: str | None,
+        me: str | Sequence[str] | None,
         settings: ConnectionSettings,
         clock: Clock,
+        signing: SigningOptions,
+        trust: TrustOptions,
         progress: Progress | None,
         on_retry: RetryHook | None,
         on_notice: NoticeHook | None,
@@ -190,17 +197,21 @@ class Session:
         meaning, why, hints = explain(error)
         self.screen_of("text").failure(f"{self.verb}: {what}: {meaning}", why, hints)
 
-    def mailbox(self, meter: Meter | None = None) -> Mailbox:
-        """Open the mailbox that the settings name; `meter` shows how transfers go."""
+    def tell_withheld(self, what: str, error: DockerCommsError) -> None:
+        """Say that the policy holds something back, and what would let it in."""
+        from dockercomms.cli.failures import explain
+
+        _, why, hints = explain(error)
+        self.screen.note(f"{what} is held back: {why}")
+        for hint in hints:
+            self.screen.note(f"hint: {hint}")
+
+    def connection(self) -> ConnectionSettings:
+        """Return how the settings say that a registry is reached."""
+        from dockercomms.stores import ConnectionSettings
+
         chosen = self.settings
-        from dockercomms.mailbox import ConnectionSettings
-
-        factory = self._factory
-        if factory is None:
-            from dockercomms.mailbox import Mailbox
-
-            factory = Mailbox
-        connection = ConnectionSettings(
+        return ConnectionSettings(
             plain_http=chosen.plain_http,
             insecure=chosen.insecure,
             ca_file=chosen.ca_file,
@@ -209,17 +220,146 @@ class Session:
             password=chosen.password,
             timeout=chosen.timeout,
         )
+
+    def mailbox(
+        self,
+        meter: Meter | None = None,
+        *,
+        repo: str | None = None,
+        verify: bool = True,
+        accept_new: bool = False,
+    ) -> Mailbox:
+        """Open a mailbox as the settings say.
+
+        Args:
+            meter: Shows how transfers go.
+            repo: Instead of the repository that the settings name.
+            verify: Whether senders have to prove who they are.
+            accept_new: Trust the keys of new senders from the first message on.
+
+        Raises:
+            UsageError, ConfigError: the settings are wrong.
+        """
+        chosen = self.settings
+        repo = chosen.repo if repo is None else repo
+        factory = self._factory
+        if factory is None:
+            from dockercomms.mailbox import Mailbox
+
+            factory = Mailbox
         return factory(
-            chosen.repo,
-            me=chosen.me,
-            settings=connection,
+            repo,
+            me=self.names or None,
+            settings=self.connection(),
+            signing=self.signing(),
+            trust=self.trust(verify=verify, accept_new=accept_new),
             clock=self.clock,
             progress=None if meter is None else meter.show,
-            on_retry=self._tell_retry,
+            on_retry=self.tell_retry,
             on_notice=self._tell_notice,
         )
 
-    def _tell_retry(self, event: RetryEvent) -> None:
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Who the user is: as said, else by the trust file, else the login name.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+        """
+        chosen = self.settings
+        if chosen.origins.get("me") in {None, "login name"}:
+            from dockercomms.trust.policy_file import load_policy
+
+            listed = load_policy(self.trust_file).me
+            if listed:
+                return listed
+        return () if chosen.me is None else (chosen.me,)
+
+    @property
+    def trust_file(self) -> Path:
+        """The trust file."""
+        from pathlib import Path
+
+        from dockercomms.owner import default_trust_file
+
+        named = self.settings.trust
+        return default_trust_file(self.environ) if named is None else Path(named)
+
+    def owner(self) -> Owner:
+        """Return who the user is: their keys, and whom they believe."""
+        from dockercomms.owner import Owner
+
+        return Owner(
+            self.names or None,
+            signing=self.signing(),
+            trust=self.trust(),
+            on_notice=self._tell_notice,
+        )
+
+    def signing(self) -> SigningOptions:
+        """Return what the settings say to sign with."""
+        from pathlib import Path
+
+        from dockercomms.owner import SigningOptions
+        from dockercomms.trust.keyless import KeylessOptions
+
+        chosen = self.settings
+        token_file = None if chosen.identity_token is None else Path(chosen.identity_token)
+        keyless = KeylessOptions(
+            token=chosen.token if token_file is None else None,
+            token_file=token_file,
+            interactive=chosen.interactive,
+            trusted_root=None if chosen.trusted_root is None else Path(chosen.trusted_root),
+            signing_config=None if chosen.signing_config is None else Path(chosen.signing_config),
+        )
+        return SigningOptions(
+            sign=chosen.sign,
+            key=chosen.key,
+            passphrase=self.passphrase,
+            keyless=keyless if chosen.keyless else None,
+        )
+
+    def trust(self, *, verify: bool = True, accept_new: bool = False) -> TrustOptions:
+        """Return whom the settings say to believe."""
+        from dockercomms.owner import TrustOptions
+
+        flags = (("--repo", self.settings.repo), ("--me", self.settings.me))
+        given = [(flag, value) for flag, value in flags if self._is_flag(flag) and value]
+        return TrustOptions(
+            file=self.trust_file,
+            verify=verify,
+            accept_new=accept_new,
+            words=tuple(word for pair in given for word in pair),
+        )
+
+    def _is_flag(self, flag: str) -> bool:
+        """Return whether the command line itself had `flag`."""
+        return self.settings.origins.get(flag.removeprefix("--")) == "flag"
+
+    def passphrase(self, name: str, *, new: bool = False) -> str | None:
+        """Return the passphrase of a key: from the environment, else asked for on the terminal.
+
+        Args:
+            name: What the key is called.
+            new: It is chosen now, so it is asked for twice.
+
+        Raises:
+            UsageError: what was typed the second time is something else.
+        """
+        given = self.environ.get(PASSPHRASE_VARIABLE)
+        if given or not self.stdin.isatty():
+            return given
+        import getpass
+
+        typed = getpass.getpass(f"passphrase of the key {name}: ")
+        if new and getpass.getpass("the same again: ") != typed:
+            from dockercomms.errors import UsageError
+
+            raise UsageError("two different passphrases were typed")
+        return typed or None
+
+    def tell_retry(self, event: RetryEvent) -> None:
+        """Say that something failed and will be tried again."""
         most = "" if event.max_attempts is None else f" of {event.max_attempts}"
         self.screen.note(
             f"attempt {event.attempt}{most} failed: {event.error}; "
@@ -228,9 +368,9 @@ class Session:
 
     def _tell_notice(self, notice: Notice) -> None:
         """Say what matters to everybody; how a registry was coped with, only if asked to."""
-        if notice.kind == "clock-skew":
+        if notice.kind in {"clock-skew", "pinned"}:
             self.screen.warn(notice.text)
-        elif notice.kind == "created" or self.verbose:
+        elif notice.kind in {"created", "key-created"} or self.verbose:
             self.screen.note(notice.text)
 
     def tell_poll(self, poll: PollResult | None) -> None:

@@ -17,7 +17,14 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from dockercomms.state import delivery_rows, inbox_rows, progress_rows, receipt_rows, sends
+from dockercomms.state import (
+    delivery_rows,
+    inbox_rows,
+    progress_rows,
+    receipt_rows,
+    sends,
+    trust_rows,
+)
 from dockercomms.state.database import BUSY_TIMEOUT_SECONDS, Database
 
 __all__ = ["State", "default_path"]
@@ -43,6 +50,7 @@ class State(AbstractContextManager["State"]):
                 *delivery_rows.SCHEMA,
                 *sends.SCHEMA,
                 *receipt_rows.SCHEMA,
+                *trust_rows.SCHEMA,
             ),
             busy_timeout_seconds=busy_timeout_seconds,
         )
@@ -50,6 +58,7 @@ class State(AbstractContextManager["State"]):
         self.inbox = inbox_rows.InboxRows(self._database)
         self.sends = sends.Sends(self._database)
         self.receipts = receipt_rows.ReceiptRows(self._database)
+        self.trust = trust_rows.TrustRows(self._database)
 
     @property
     def path(self) -> Path:

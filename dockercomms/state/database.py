@@ -38,6 +38,8 @@ Parameters = Sequence[object] | Mapping[str, object]
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on that disk",
+    # What a full disk is called where it is the log's shared memory that finds no room
+    sqlite3.SQLITE_IOERR: "free some space on that disk; if there is enough, the disk fails",
     sqlite3.SQLITE_BUSY: "another process holds it; end that one, or try again",
     sqlite3.SQLITE_READONLY: "make the file and its folder writable",
     sqlite3.SQLITE_CANTOPEN: "make the file and its folder readable and writable",

@@ -45,7 +45,7 @@ SCHEMA = (
     )""",
     "CREATE INDEX deliveries_head ON deliveries (me, head)",
 )
-"""The table of (me, verified signer, message id) comes beside this one with the trust policy."""
+"""The table of (me, verified signer, message id) is in `trust_rows`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

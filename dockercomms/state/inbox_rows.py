@@ -327,6 +327,16 @@ class InboxRows(DeliveryRows):
             (tried, me, repo, key),
         )
 
+    def reconsider(self, me: str, repo: str, reason_kinds: Collection[str]) -> None:
+        """Make new what is held or refused for one of these reasons; it stays reported."""
+        marks = ", ".join("?" * len(reason_kinds))
+        self._database.execute(
+            f"""UPDATE candidates SET state = 'new', next_try = NULL, tries = 0
+                WHERE me = ? AND repo = ? AND state IN ('held', 'refused')
+                AND reason_kind IN ({marks})""",  # noqa: S608 - ?, ?
+            (me, repo, *reason_kinds),
+        )
+
     def set_held(
         self,
         me: str,

@@ -35,6 +35,8 @@ SCHEMA = (
         reason TEXT NOT NULL,
         manifest BLOB NOT NULL,
         digest TEXT NOT NULL,
+        to_sign INTEGER NOT NULL DEFAULT 0,
+        bundle BLOB,
         published REAL,
         tries INTEGER NOT NULL DEFAULT 0,
         next_try REAL
@@ -73,6 +75,10 @@ class ReceiptRow:
     reason: str
     manifest: bytes = field(repr=False)
     digest: Digest
+    to_sign: bool = False
+    """It is to be signed before anybody sees it, which changes manifest and digest."""
+    bundle: bytes | None = field(default=None, repr=False)
+    """The signature in its layer, until it is published."""
     number: int = 0
     """Counts up with every receipt that is stored."""
     published: datetime | None = None
@@ -107,8 +113,8 @@ class ReceiptRows:
         with self.database.transaction() as connection:
             number = connection.execute(
                 """INSERT INTO receipts
-                    (repo, me, message, sender_tag, rid, status, reason, manifest, digest)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING number""",
+                    (repo, me, message, sender_tag, rid, status, reason, manifest, digest, to_sign)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING number""",
                 (
                     row.repo,
                     row.me,
@@ -119,9 +125,18 @@ class ReceiptRows:
                     row.reason,
                     row.manifest,
                     row.digest,
+                    row.to_sign,
                 ),
             ).fetchone()[0]
         return replace(row, number=number)
+
+    def record_final(self, row: ReceiptRow) -> None:
+        """Keep a receipt, signed or not, as it will be published; its bytes never change again."""
+        self.database.execute(
+            """UPDATE receipts SET to_sign = 0, manifest = ?, digest = ?, bundle = ?
+                WHERE number = ? AND to_sign""",
+            (row.manifest, row.digest, row.bundle, row.number),
+        )
 
     def last(self, repo: str, me: str, message: Digest) -> ReceiptRow | None:
         """Return what was said last about a message."""
@@ -144,7 +159,8 @@ class ReceiptRows:
     def record_published(self, number: int, *, now: datetime) -> None:
         """Note that a receipt is published."""
         self.database.execute(
-            "UPDATE receipts SET published = ? WHERE number = ?", (to_unix(now), number)
+            "UPDATE receipts SET published = ?, bundle = NULL WHERE number = ?",
+            (to_unix(now), number),
         )
 
     def record_failed(self, number: int, *, next_try: datetime | None) -> None:
@@ -223,6 +239,8 @@ def _receipt_row(row: sqlite3.Row) -> ReceiptRow:
         reason=row["reason"],
         manifest=row["manifest"],
         digest=Digest(row["digest"]),
+        to_sign=bool(row["to_sign"]),
+        bundle=row["bundle"],
         number=row["number"],
         published=from_unix(row["published"]),
         tries=row["tries"],

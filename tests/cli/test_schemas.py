@@ -20,7 +20,9 @@ from tests.cli.harness import invoke
 from tests.fakes.mailbox import FakeMailbox, entry, failed, poll, receipt, received, sent
 
 FOLDER = Path(__file__).parent.parent.parent / "spec" / "schema"
-PRINTED = ("send", "inbox", "show", "recv", "receipts", "ack", "version")
+PRINTED = (
+    "send", "inbox", "show", "recv", "receipts", "ack", "verify", "sign", "keys", "trust", "version",
+)  # fmt: skip
 SCHEMAS = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in (*PRINTED, "error")}
 REGISTRY: Registry[Any] = Registry().with_resources(
     (schema["$id"], Resource.from_contents(schema)) for schema in SCHEMAS.values()
@@ -47,7 +49,10 @@ def test_schema_is_valid_and_says_what_each_key_is_for(name: str) -> None:
 
 
 def test_every_verb_that_prints_objects_has_a_schema() -> None:
-    assert set(PRINTED) == set(VERBS) - {"completion"}
+    assert set(PRINTED) == set(VERBS) - {
+        "completion",
+        "reg",
+    }  # reg: tests/unit/cli/test_reg_schemas
     for name in PRINTED:
         assert SCHEMAS[name]["properties"]["schema"] == {"const": f"dockercomms/{name}/v1"}
 
@@ -107,6 +112,27 @@ def test_ack_and_version_print_what_their_schemas_say() -> None:
     check("ack", record)
     (record,) = printed("version", mailbox=FakeMailbox())
     check("version", record)
+
+
+def test_trust_verbs_print_what_their_schemas_say(tmp_path: Path) -> None:
+    environ = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CONFIG", "DATA", "STATE")}
+    file = tmp_path / "a.txt"
+    file.write_text("hello")
+
+    def objects(*arguments: str) -> list[Any]:
+        result = invoke([*arguments, "--format", "jsonl"], environ=environ)
+        assert result.exit_code == 0, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    (key,) = objects("keys", "generate")
+    assert objects("keys", "list") == [key]
+    check("keys", key)
+    pem = tmp_path / "alice.pub"
+    pem.write_text(invoke(["keys", "export", "--public"], environ=environ).stdout)
+    identity = ("--identity", "https://ci.example", "--issuer", "https://issuer.example")
+    (sender,) = objects("trust", "add", "alice", str(pem), *identity)
+    assert objects("trust", "list") == [sender]
+    check("trust", sender)
 
 
 @given(st.text(st.characters()), st.text(st.characters()), st.integers(0, 2**63))

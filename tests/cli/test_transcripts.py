@@ -2,8 +2,8 @@
 
 A transcript is a TOML file: `about`, optionally `server` (what stands behind `<host>`), `files`
 (name to text, or to a number of random bytes), and steps with `run`, `exit`, `stdout`, `stderr` and optionally `env`, `stdin`
-`tty`, `remove_largest` (a folder whose largest file goes first), `present`
-and `absent` (paths). Outputs are compared whole. In them `<kind>` stands for anything of that kind,
+`tty`, `remove_largest` (a folder whose largest file goes first), `save` (a file that standard output
+goes to), `present` and `absent` (paths). A step with an `env` of other homes is somebody else's. Outputs are compared whole. In them `<kind>` stands for anything of that kind,
 `<kind=name>` also remembers it, and `<name>` stands for what was remembered.
 """
 
@@ -39,6 +39,7 @@ STEP_KEYS = {
     "absent",
     "present",
     "remove_largest",
+    "save",
 }
 FILE_KEYS = {"about", "server", "files", "step"}
 
@@ -48,6 +49,7 @@ KINDS = {
     "digest": r"sha256:[0-9a-f]{64}",
     "tag": r"inbox-[0-9a-v]{26}-\d{8}-[0-9a-f]{8}-[0-9a-f]{16}",
     "time": r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z",
+    "key": r"[A-Za-z0-9+/]{43}=",
     "line": r"[^\n]*",
 }
 
@@ -135,14 +137,21 @@ class Player:
             max(blobs, key=lambda blob: blob.stat().st_size).unlink()
         words = shlex.split(filled(step["run"], self.known))
         assert words.pop(0) == "dockercomms"
-        result = invoke(
-            words,
-            environ={**self.environ, **step.get("env", {})},
-            folder=self.folder,
-            stdin=step.get("stdin", "").encode(),
-            tty=step.get("tty", False),
-            clock=self.clock,
-        )
+        env = {name: filled(value, self.known) for name, value in step.get("env", {}).items()}
+        environ = {**self.environ, **env}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            result = invoke(
+                words,
+                environ=environ,
+                folder=self.folder,
+                stdin=step.get("stdin", "").encode(),
+                tty=step.get("tty", False),
+                clock=self.clock,
+            )
+        if "save" in step:
+            (self.folder / step["save"]).write_text(result.stdout)
         shown = f"{step['run']}\n{result.stdout}---\n{result.stderr}"
         assert result.exit_code == step.get("exit", 0), shown
         for expected, got in (
@@ -185,5 +194,5 @@ def test_there_is_a_transcript_for_every_exit_code() -> None:
         for path in FOLDER.glob("*.toml")
         for step in tomllib.loads(path.read_text("utf-8"))["step"]
     }
-    # 2 comes with signatures, 10 and 11 with waiting for an answer; 130 needs a process to stop.
-    assert played == {0, 1, 3, 4, 5, 6, 7, 8, 9, 12, 64}
+    # 10 and 11 come with waiting for an answer; 130 needs a process to stop.
+    assert played == {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 64}

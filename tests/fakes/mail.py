@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dockercomms.inbox import Inbox
-from dockercomms.mailbox import Mailbox
+from dockercomms.mailbox import Mailbox, TrustOptions
 from dockercomms.manifest import parse_message, parse_receipt
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
@@ -21,6 +21,7 @@ from dockercomms.sending import SendOptions, Sent, send
 from dockercomms.state import State
 from dockercomms.stores import Store
 from dockercomms.transport.payload import payload_of
+from dockercomms.trust.policy import Policy, Sender
 from tests.fakes.clock import FakeClock
 from tests.fakes.watched import WatchedRegistry
 
@@ -28,6 +29,8 @@ REPO = "registry.example/team/box"
 REPOSITORY = "team/box"
 ALICE = "alice@example.com"
 BOB = "bob@example.com"
+UNSIGNED_ALICE = Policy(senders=(Sender(name=ALICE, allow_unsigned=True),))
+"""What lets in, as claims, the messages that `Mail.send` sends without a signer."""
 
 
 @dataclass
@@ -106,9 +109,9 @@ class Mail:
             **options,
         )
 
-    def receive_one(self, *, verifier: Any = None, judge: Any = None, **options: Any) -> Received:
+    def receive_one(self, *, verifier: Any = None, **options: Any) -> Received:
         """Poll, and receive the one entry that the inbox lists."""
-        inbox = self.inbox(judge=judge)
+        inbox = self.inbox()
         inbox.poll()
         (entry,) = inbox.entries(all=options.get("again", False))
         return receive(
@@ -124,7 +127,11 @@ class Mail:
         )
 
     def mailbox(self, me: str = BOB, **options: Any) -> Mailbox:
-        """Return a mailbox over the same registry; the caller closes it."""
+        """Return a mailbox over the same registry; the caller closes it.
+
+        Alice may write unsigned, as `send` does unless it is given a signer.
+        """
+        options.setdefault("trust", TrustOptions(policy=UNSIGNED_ALICE))
         return Mailbox(
             me=me,
             state_path=self.folder / me.partition("@")[0] / "state.db",
@@ -134,10 +141,12 @@ class Mail:
             **options,
         )
 
-    def receive(self, me: str = BOB, **options: Any) -> list[Received]:
-        """Receive what is new as the mailbox does."""
-        with self.mailbox(me) as mailbox:
-            return list(mailbox.receive(**{"out": self.out, **options}))
+    def receive(
+        self, me: str = BOB, *, mailbox: dict[str, Any] | None = None, **options: Any
+    ) -> list[Received]:
+        """Receive what is new as the mailbox does, which is opened with the options `mailbox`."""
+        with self.mailbox(me, **(mailbox or {})) as box:
+            return list(box.receive(**{"out": self.out, **options}))
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

@@ -176,6 +176,13 @@ def test_load_reads_every_key(place: Place) -> None:
         timeout = "30s"
         concurrency = 8
         default_registry = "docker.io"
+        trust = "people.toml"
+        sign = false
+        key = "work"
+        keyless = true
+        identity_token_file = "token"
+        trusted_root = "root.json"
+        signing_config = "/etc/config.json"
         [send]
         ttl = "1d"
         compress = "gzip"
@@ -211,11 +218,20 @@ def test_load_reads_every_key(place: Place) -> None:
         "default_registry": "docker.io",
         "registry_chunk_bytes": 64 * 2**20,
         "hub_proxy": "https://cache.example",
+        "trust": str(user.parent / "people.toml"),
+        "sign": False,
+        "key": "work",
+        "keyless": True,
+        "identity_token": str(user.parent / "token"),
+        "trusted_root": str(user.parent / "root.json"),
+        "signing_config": "/etc/config.json",
     }
     for name, value in expected.items():
         assert getattr(settings, name) == value, name
     unset = {field.name for field in fields(Settings)} - set(expected)
-    assert unset == {"username", "password", "retry_seconds", "origins"}
+    assert unset == {
+        "username", "password", "token", "interactive", "retry_seconds", "origins",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

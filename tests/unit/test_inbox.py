@@ -13,9 +13,8 @@ from dockercomms.errors import (
     NotFoundError,
     ProtocolError,
     UsageError,
-    VerificationError,
 )
-from dockercomms.inbox import Held, Inbox
+from dockercomms.inbox import Inbox
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.model import EMPTY_CONFIG, MEDIA_TYPE_MANIFEST, Descriptor, digest_of
 from dockercomms.protocol import anchor_tag, message_tag
@@ -534,37 +533,7 @@ def test_find_prefers_the_whole_id_over_a_longer_one(world):
     assert inbox.find("job-1").digest == short.digest
 
 
-# --- the judge -----------------------------------------------------------------------------------
-
-
-class FixedJudge:
-    def __init__(self, answer):
-        self.answer = answer
-
-    def accept(self, message):
-        if isinstance(self.answer, VerificationError):
-            raise self.answer
-        return self.answer
-
-
-@pytest.mark.parametrize(
-    ("answer", "retried"),
-    [
-        (VerificationError("signed by somebody else"), False),
-        (Held(kind="policy", reason="no bundle yet"), True),
-        (Held(kind="policy", reason="nobody knows the sender", curable=False), False),
-    ],
-)
-def test_fetch_holds_what_the_judge_does_not_let_pass(world, answer, retried):
-    message = world.sender.publish()
-    inbox = world.open(judge=FixedJudge(answer))
-    inbox.poll()
-    (entry,) = inbox.entries()
-    with pytest.raises(VerificationError):
-        inbox.fetch(entry)
-    (entry,) = inbox.entries()
-    assert (entry.state, entry.reason_kind, entry.retried) == ("held", "policy", retried)
-    assert world.open(judge=FixedJudge(None)).fetch(entry) == message
+# --- verdicts ------------------------------------------------------------------------------------
 
 
 def test_hold_and_refuse_keep_their_reason_until_delivery(world):

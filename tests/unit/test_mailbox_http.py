@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import ConfigError, NetworkError
-from dockercomms.mailbox import Mailbox
+from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
 from dockercomms.protocol import parse_tag
+from dockercomms.trust.policy import Policy, Sender
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import files_below
 from tests.fakes.registry import OCI, PRESETS, FakeRegistry, Fault
@@ -47,18 +48,41 @@ def test_mailbox_over_http_from_send_to_receipt(registry, tmp_path):
     assert files_below(tmp_path / "in") == {f"{sent.id[:8]}/a.bin": data}
 
 
-def test_mailbox_over_http_counts_its_requests(registry, tmp_path):
-    with box(registry, "alice", tmp_path) as alice:
+def has_api(registry: FakeRegistry) -> bool:
+    return not any(tag.startswith("sha256-") for tag in registry.repository("team/box").tags)
+
+
+@pytest.mark.parametrize(("sign", "with_api", "without"), [(False, 5, 7), (True, 7, 10)])
+def test_mailbox_over_http_send_counts_its_requests(registry, tmp_path, sign, with_api, without):
+    signing = SigningOptions(sign=sign)
+    with box(registry, "alice", tmp_path, signing=signing) as alice:
         alice.send(to="bob", text="one")
     registry.forget_requests()
     # another process, which remembers only what is in the state
-    with box(registry, "alice", tmp_path) as alice:
+    with box(registry, "alice", tmp_path, signing=signing) as alice:
         alice.send(to="bob", text="two")
-    probed = registry.count(status=404)
-    api = not any(tag.startswith("sha256-") for tag in registry.repository("team/box").tags)
 
-    assert probed <= 1  # the index that is not there yet
-    assert registry.count() <= (5 if api else 7)
+    assert registry.count(status=404) <= 1  # the index that is not there yet
+    assert registry.count() <= (with_api if has_api(registry) else without)
+
+
+@pytest.mark.parametrize(("sign", "most"), [(False, 2), (True, 4)])
+def test_mailbox_over_http_receive_counts_its_requests(registry, tmp_path, sign, most):
+    trust = TrustOptions(policy=Policy(senders=(Sender(name="alice", allow_unsigned=not sign),)))
+
+    def received(number: int) -> int:
+        with box(registry, "alice", tmp_path, signing=SigningOptions(sign=sign)) as alice:
+            for _ in range(number):
+                alice.send(to="bob", text="hello")
+        registry.forget_requests()
+        with box(registry, "bob", tmp_path, trust=trust) as bob:
+            got = list(bob.receive(out=tmp_path / "in", receipt=False))
+        assert [item.signer for item in got] == ["alice" if sign else None] * number
+        return registry.count()
+
+    received(1)
+
+    assert received(4) - received(1) <= 3 * most
 
 
 def test_mailbox_over_http_idle_receive_asks_little(registry, tmp_path):
@@ -73,17 +97,23 @@ def test_mailbox_over_http_idle_receive_asks_little(registry, tmp_path):
     assert registry.count() <= 4
 
 
-def test_mailbox_over_http_receipt_asks_little(registry, tmp_path):
-    with box(registry, "alice", tmp_path) as alice, box(registry, "bob", tmp_path) as bob:
-        for number in range(2):
-            alice.send(to="bob", text=f"note {number}")
-            registry.forget_requests()
-            assert len(list(bob.receive(out=tmp_path / "in"))) == 1
+@pytest.mark.parametrize(("sign", "with_api", "without"), [(False, 2, 4), (True, 4, 6)])
+def test_mailbox_over_http_receipt_counts_its_requests(registry, tmp_path, sign, with_api, without):
+    signing = SigningOptions(sign=sign)
 
-    # the manifest twice, and the index of the message where there is no API
-    puts = registry.count("PUT")
-    assert puts in (2, 3)
-    assert registry.count("GET", "/blobs/") == 1
+    def received(*, receipt: bool) -> int:
+        with box(registry, "alice", tmp_path) as alice:
+            alice.send(to="bob", text="hello")
+        registry.forget_requests()
+        with box(registry, "bob", tmp_path, signing=signing) as bob:
+            (got,) = bob.receive(out=tmp_path / "in", receipt=receipt)
+        assert (got.receipt is not None, got.error) == (receipt, None)
+        return registry.count()
+
+    received(receipt=True)
+
+    most = with_api if has_api(registry) else without
+    assert received(receipt=True) - received(receipt=False) <= most
 
 
 @pytest.mark.parametrize("number", range(1, 12))

@@ -15,9 +15,8 @@ from dockercomms.errors import (
     NetworkError,
     NotFoundError,
     ProtocolError,
-    VerificationError,
+    UnknownSender,
 )
-from dockercomms.inbox import Held
 from dockercomms.landing import TEMPORARY, delivery_key
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.interface import read_all
@@ -36,6 +35,8 @@ from dockercomms.receiving import ReceiveOptions, leftovers_of, receive
 from dockercomms.state.locks import try_lock
 from dockercomms.transport.payload import NotePayload
 from dockercomms.transport.transfer import push_payload
+from dockercomms.trust.verifier import Verified
+from dockercomms.verifying import Accepted, Withheld
 from tests.fakes.mail import (
     ALICE,
     BOB,
@@ -444,42 +445,58 @@ def test_receive_cannot_write_where_it_may_not(mail):
 
 
 class FakeVerifier:
-    def __init__(self, name=None):
-        self.name = name
+    def __init__(self, verdict) -> None:
+        self.verdict = verdict
 
     def verify(self, message):
-        if self.name is None:
-            raise VerificationError("no signature satisfies the policy")
-        return self.name
+        return self.verdict
 
 
 def test_receive_says_who_signed(mail):
     mail.send()
+    verified = Verified(name="Alice Example", kind="key", signer="k")
 
-    assert mail.receive_one(verifier=FakeVerifier("Alice Example")).signer == "Alice Example"
+    got = mail.receive_one(verifier=FakeVerifier(Accepted(status="valid", verified=verified)))
+
+    assert (got.signer, got.signature_status) == ("Alice Example", "valid")
+    assert mail.bob.trust.signed(BOB, "Alice Example", got.id) == got.digest
 
 
-def test_receive_writes_nothing_that_does_not_verify(mail):
+def test_receive_says_that_nobody_asked(mail):
     mail.send()
 
-    got = mail.receive_one(verifier=FakeVerifier())
+    got = mail.receive_one()
 
-    assert isinstance(got.error, VerificationError)
-    assert (held(mail).state, held(mail).reason_kind) == ("held", "policy")
+    assert (got.signer, got.signature_status) == (None, "unchecked")
+    assert mail.bob.trust.signed(BOB, ALICE, got.id) is None
+
+
+@pytest.mark.parametrize(("refused", "state"), [(False, "held"), (True, "refused")])
+def test_receive_writes_nothing_that_is_withheld(mail, refused, state):
+    mail.send()
+    error = UnknownSender("who is that?\n  bundle 1: a stranger's")
+    verdict = Withheld(kind="unknown-sender", status="untrusted", error=error, refused=refused)
+
+    got = mail.receive_one(verifier=FakeVerifier(verdict))
+
+    assert got.error is error
+    row = held(mail)
+    assert (row.state, row.reason_kind) == (state, "unknown-sender")
+    assert row.reason == "who is that?; bundle 1: a stranger's"
     assert "get_blob" not in mail.registry.methods()
     assert not mail.out.exists()
 
 
-def test_receive_holds_what_the_judge_holds(mail):
-    class Judge:
-        def accept(self, message):
-            return Held(kind="policy", reason="unknown sender", curable=False)
-
+def test_receive_takes_less_of_strangers_than_the_disk_holds(mail, monkeypatch):
+    monkeypatch.setattr("dockercomms.receiving.MAX_UNTRUSTED_TOTAL_BYTES", 4)
     mail.send()
+    verified = Verified(name=ALICE, kind="key", signer="k")
 
-    got = mail.receive_one(judge=Judge())
+    stranger = mail.receive_one()
+    friend = mail.receive_one(verifier=FakeVerifier(Accepted(status="valid", verified=verified)))
 
-    assert (got.status, held(mail).state) == ("failed", "held")
+    assert isinstance(stranger.error, LimitError)
+    assert friend.status == "received"
 
 
 # --- receipts ------------------------------------------------------------------------------------

@@ -8,13 +8,12 @@ from dockercomms.errors import (
     NetworkError,
     NotFoundError,
     ProtocolError,
+    Unsigned,
     UsageError,
-    VerificationError,
 )
-from dockercomms.inbox import Held
 from dockercomms.oci.model import EMPTY_CONFIG
-from dockercomms.receiving import ReceiveOptions
-from dockercomms.rounds import Round
+from dockercomms.owner import TrustOptions
+from dockercomms.trust.policy import Policy
 from tests.fakes.mail import ALICE, REPOSITORY, Mail, files_below, open_mail, three
 
 
@@ -145,26 +144,16 @@ def test_mailbox_network_errors_are_reported_every_time(mail):
     assert [len(mail.receive()) for _ in range(3)] == [1, 1, 1]
 
 
-def test_mailbox_round_holds_what_the_judge_holds_and_reports_it_once(mail):
-    class Judge:
-        def accept(self, message):
-            return Held(kind="policy", reason="unknown sender", curable=False)
+def test_round_reports_once_what_the_policy_withholds(mail):
+    sent = mail.send()
+    trust = TrustOptions(policy=Policy())
 
-    mail.send()
-    results = []
-    for _ in range(2):
-        one = Round(
-            inbox=mail.inbox(judge=Judge()),
-            registry=mail.registry,
-            repository=REPOSITORY,
-            state=mail.bob,
-            clock=mail.clock,
-            options=ReceiveOptions(out=mail.out),
-        )
-        results.append(list(one.receive()))
+    first, again = (mail.receive(mailbox={"trust": trust}) for _ in range(2))
 
-    assert [type(item.error) for item in results[0]] == [VerificationError]
-    assert results[1] == []
+    assert [type(item.error) for item in first] == [Unsigned]
+    assert again == []
+    asked = mail.receive(mailbox={"trust": trust}, ids=[sent.id])
+    assert [type(item.error) for item in asked] == [Unsigned]
 
 
 def test_mailbox_publishes_receipts_that_had_to_wait(mail):

@@ -13,6 +13,7 @@ from dockercomms.errors import (
     NetworkError,
     RegistryError,
     UsageError,
+    VerificationError,
 )
 from dockercomms.manifest import ManifestBuilder, parse_anchor, parse_bundle, parse_message
 from dockercomms.oci.interface import read_all
@@ -23,9 +24,19 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_MANIFEST,
 )
 from dockercomms.oci.referrers import put_index, tag_schema_entries
-from dockercomms.protocol import anchor_tag, bell_tag, parse_tag, recipient_tag
+from dockercomms.protocol import (
+    PREDICATE_TYPE_MESSAGE,
+    anchor_tag,
+    bell_tag,
+    parse_tag,
+    recipient_tag,
+)
 from dockercomms.sending import SignedBy
 from dockercomms.transport.payload import payload_of
+from dockercomms.trust.bundle import parse_bundle_json
+from dockercomms.trust.keys import PrivateKey
+from dockercomms.trust.signing import KeySigner
+from dockercomms.trust.statement import parse_statement
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, open_mail
 from tests.fakes.watched import FailAt, WatchedRegistry
@@ -585,17 +596,31 @@ def test_send_fails_when_a_file_changes_meanwhile(mail):
 # --- signing -------------------------------------------------------------------------------------
 
 
-class FakeSigner:
-    signed_by = SignedBy("key", "alice")
+KEY = PrivateKey.generate()
+
+
+class Signing:
+    """Signs with a key, unless it is to fail; counts how often."""
 
     def __init__(self, fails: Exception | None = None) -> None:
+        self.real = KeySigner(KEY)
         self.fails = fails
+        self.count = 0
+
+    @property
+    def signed_by(self):
+        return self.real.signed_by
 
     def sign(self, message, manifest):
-        assert parse_message(manifest) == message
+        self.count += 1
         if self.fails:
             raise self.fails
-        return b'{"signed":"' + message.digest.encode() + b'"}'
+        return self.real.sign(message, manifest)
+
+
+def bundle_at(mail: Mail, tag: str):
+    data, descriptor = read_all(mail.reader.get_tag(REPOSITORY, tag), MAX_MANIFEST_BYTES)
+    return parse_bundle(data), descriptor
 
 
 @pytest.mark.parametrize("api", [True, False])
@@ -603,46 +628,121 @@ def test_send_pushes_the_signature_before_the_message(mail, api):
     if not api:
         without_api(mail)
 
-    sent = mail.send(signer=FakeSigner())
+    sent = mail.send(signer=Signing())
 
     tags = [said[3][0] for name, said in mail.registry.calls if name == "push_manifest"]
-    bundle = next(tag for tag in tags if tag.startswith("bundle-"))
-    assert tags.index(bundle) < tags.index(sent.tag)
-    data, descriptor = read_all(mail.reader.get_tag(REPOSITORY, bundle), MAX_MANIFEST_BYTES)
-    assert parse_bundle(data).subject.digest == sent.digest
+    tag = next(tag for tag in tags if tag.startswith("bundle-"))
+    assert tags.index(tag) < tags.index(sent.tag)
+    bundle, descriptor = bundle_at(mail, tag)
+    assert bundle.subject == message_at(mail, sent.tag).descriptor.bare()
+    assert bundle.annotations["dev.sigstore.bundle.predicateType"] == PREDICATE_TYPE_MESSAGE
     listed = [entry.digest for entry in mail.reader.referrers(REPOSITORY, sent.digest)]
     assert listed == [descriptor.digest]
-    assert sent.signed == SignedBy("key", "alice")
+    assert sent.signed == SignedBy("key", KEY.public_key().spki_sha256)
+
+
+def test_send_puts_the_signature_into_the_manifest_beside_the_blob(mail):
+    sent = mail.send(signer=Signing())
+
+    (tag,) = [tag for tag in mail.tags() if tag.startswith("bundle-")]
+    layer = bundle_at(mail, tag)[0].layer
+    blob, _ = read_all(mail.reader.get_blob(REPOSITORY, layer.digest), layer.size)
+    assert layer.inline() == blob
+    assert (
+        tag
+        == f"bundle-{sent.digest[7:19]}-{int(mail.clock.now().timestamp())}-{layer.digest[7:13]}"
+    )
 
 
 def test_send_publishes_nothing_when_signing_fails(mail):
     with pytest.raises(NetworkError, match="no Fulcio"):
-        mail.send(signer=FakeSigner(NetworkError("no Fulcio")))
+        mail.send(signer=Signing(NetworkError("no Fulcio")))
 
     assert mail.tags() == []
 
 
+@pytest.mark.parametrize("lie", ["another message", "another signer", "garbage"])
+def test_send_publishes_nothing_that_its_own_verifier_refuses(mail, lie):
+    other = message_at(mail, mail.send(mail.file("other")).tag)
+    before = set(mail.tags())
+
+    class Lying(Signing):
+        def sign(self, message, manifest):
+            if lie == "garbage":
+                return b"{}"
+            if lie == "another signer":
+                return KeySigner(PrivateKey.generate()).sign(message, manifest)
+            data, _ = read_all(
+                mail.reader.get_manifest(REPOSITORY, other.digest), MAX_MANIFEST_BYTES
+            )
+            return self.real.sign(other, data)
+
+    with pytest.raises(VerificationError):
+        mail.send(signer=Lying())
+
+    assert set(mail.tags()) == before
+
+
 def test_send_continued_publishes_the_signature_it_made(mail):
     without_api(mail)
-    signer = FakeSigner()
+    signer = Signing()
     interrupted(mail, at_message_put(), signer=signer)
-    signer.fails = AssertionError("signed twice")
 
     sent = mail.send(signer=signer)
 
+    assert signer.count == 1
     assert len(list(mail.reader.referrers(REPOSITORY, sent.digest))) == 1
+
+
+def test_send_signed_otherwise_is_another_message(mail):
+    interrupted(mail, at_message_put(), signer=Signing())
+
+    first = mail.alice.sends.database.rows("SELECT id FROM sends")[0]["id"]
+
+    assert mail.send().id != first
 
 
 @pytest.mark.parametrize(("api", "most"), [(True, 7), (False, 10)])
 def test_send_signed_keeps_its_budget_of_requests(mail, api, most):
     if not api:
         without_api(mail)
-    mail.send(mail.file(data=b"1"), signer=FakeSigner())
+    mail.send(mail.file(data=b"1"), signer=Signing())
     mail.registry.calls.clear()
 
-    mail.send(mail.file(data=b"2"), signer=FakeSigner())
+    mail.send(mail.file(data=b"2"), signer=Signing())
 
     assert mail.registry.requests() <= most
+
+
+def test_send_for_an_audience_says_so_in_what_is_signed(mail):
+    sent = mail.send(signer=Signing(), audience="registry.example/other/box")
+
+    (tag,) = [tag for tag in mail.tags() if tag.startswith("bundle-")]
+    bundle = parse_bundle_json(bundle_at(mail, tag)[0].layer.inline())
+    statement = parse_statement(bundle.envelope.payload)
+    assert message_at(mail, sent.tag).header.audience == "registry.example/other/box"
+    assert statement.predicate.audience == "registry.example/other/box"
+
+
+@pytest.mark.parametrize("stage", ["bell", "index"])
+def test_send_interrupted_after_publication_is_continued_not_sent_twice(mail, stage):
+    without_api(mail)
+    wanted = bell_tag(RT) if stage == "bell" else "sha256-"
+
+    def before(name, said):
+        if name == "push_manifest" and said[3][0].startswith(wanted) and said[3][0].count("-") == 1:
+            raise KeyboardInterrupt
+
+    mail.registry.before = before
+    with pytest.raises(KeyboardInterrupt):
+        mail.send()
+    mail.registry.before = None
+    first = [tag for tag in mail.tags() if parse_tag(tag) and parse_tag(tag).kind == "message"]
+
+    sent = mail.send()
+
+    assert [sent.tag] == first
+    assert bell_tag(RT) in mail.tags()
 
 
 # --- several, and other stores -------------------------------------------------------------------

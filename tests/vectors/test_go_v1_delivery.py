@@ -11,9 +11,11 @@ import pytest
 from dockercomms.errors import ProtocolError
 from dockercomms.mailbox import Mailbox
 from dockercomms.oci.memory import MemoryRegistry
+from dockercomms.owner import TrustOptions
 from dockercomms.protocol import parse_time
 from dockercomms.stores import Store
 from dockercomms.transport.names import safe_filename
+from dockercomms.trust.policy import InboxRule, Policy
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import files_below
 from tests.vectors import go_v1
@@ -22,6 +24,9 @@ DEVIATIONS = go_v1.deviations()
 OUTPUTS = go_v1.outputs()
 MESSAGES = [output for output in OUTPUTS if output.payload_sha256]
 GOOD = "the good message behind it"
+REPO = "registry.example/mail"
+LETS_1_0_IN = Policy(inboxes=(InboxRule(repository=REPO, accept_unsigned=True),))
+"""1.0 senders sign nothing that we would take; in this inbox their word is enough, as a claim."""
 
 
 def named(cases):
@@ -42,7 +47,8 @@ class Place:
             me=me,
             state_path=self.folder / "state" / "state.db",
             clock=self.clock,
-            store=Store(self.registry, "mail", "registry.example/mail"),
+            store=Store(self.registry, "mail", REPO),
+            trust=TrustOptions(policy=LETS_1_0_IN),
         )
 
     def receive(self, me: str):

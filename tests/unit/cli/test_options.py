@@ -24,7 +24,7 @@ def test_choices_are_those_of_the_configuration() -> None:
 @pytest.mark.parametrize("name", VERBS)
 def test_verb_says_in_its_help_what_the_table_says(name: str) -> None:
     command = COMMANDS[name]
-    assert isinstance(command, options.Verb)
+    assert isinstance(command, options.Verb | options.VerbTable)
     assert command.name == name
     assert (command.help or "").splitlines()[0] == VERBS[name][1]
 
@@ -113,13 +113,13 @@ def test_receipt_flags_of_both_ages(flags: list[str], receipt: bool) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "repo", "me"),
     [
-        (["--repo", "r.example/a", "--me", "x"], [], "r.example/a", "x"),
-        ([], ["-R", "r.example/b", "--me", "y"], "r.example/b", "y"),
-        (["--repo", "r.example/a", "--me", "x"], ["--repo", "r.example/b"], "r.example/b", "x"),
+        (["--repo", "r.example/a", "--me", "x"], [], "r.example/a", ("x",)),
+        ([], ["-R", "r.example/b", "--me", "y"], "r.example/b", ("y",)),
+        (["--repo", "r.example/a", "--me", "x"], ["--repo", "r.example/b"], "r.example/b", ("x",)),
     ],
 )
 def test_common_options_stand_before_or_after_the_verb(
-    before: list[str], after: list[str], repo: str, me: str
+    before: list[str], after: list[str], repo: str, me: tuple[str, ...]
 ) -> None:
     mailbox = FakeMailbox(poll=poll())
     assert invoke([*before, "inbox", *after], factory=mailbox).exit_code == 0

@@ -287,6 +287,11 @@ def test_every_verb_of_the_table_exists() -> None:
         "recv",
         "ack",
         "receipts",
+        "verify",
+        "sign",
+        "keys",
+        "trust",
+        "reg",
         "completion",
         "version",
     }

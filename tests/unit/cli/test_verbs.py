@@ -69,8 +69,9 @@ def test_send_asks_for_what_was_typed(tmp_path: Path) -> None:
         "to": "bob", "sender": "carol", "title": "T", "text": "hi", "name": "n",
         "ttl_seconds": 86_400, "compress": "zstd", "chunk_bytes": 2**20, "concurrency": 2,
         "keep_mtime": True, "again": True, "dry_run": False, "clock_skew_ok": True,
+        "audience": None,
     }  # fmt: skip
-    assert mailbox.asked("open")[1]["me"] == "dave"
+    assert mailbox.asked("open")[1]["me"] == ("dave",)
     assert mailbox.closed
 
 
@@ -94,7 +95,7 @@ def test_send_piped_ends_with_what_the_recipient_types() -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split("\t") == [ID, DIGEST, "bob", TAG, "1536", "2026-11-27T12:00:00.000Z"]
     assert lines[1:] == ["dockercomms recv 1a2b3c4d --repo r.example/box --me bob"]
-    assert result.stderr == "sent 1.5 KiB in 1 chunk to bob, until 2026-11-27 12:00Z\n"
+    assert result.stderr == "sent 1.5 KiB to bob in 1 chunk, until 2026-11-27 12:00Z, not signed\n"
 
 
 def test_send_on_a_terminal_prints_the_line_alone() -> None:
@@ -160,8 +161,8 @@ def test_send_dry_run_says_so_and_names_no_line() -> None:
     result = invoke(["send", "x", "--to", "bob", "--dry-run"], factory=mailbox)
     assert mailbox.asked("send")[1]["dry_run"] is True
     assert (
-        result.stderr
-        == "would send 1.5 KiB in 1 chunk, 1 of them there already to bob, until 2026-11-27 12:00Z\n"
+        result.stderr == "would send 1.5 KiB to bob in 1 chunk, 1 of them there already, "
+        "until 2026-11-27 12:00Z, not signed\n"
     )
     assert len(result.stdout.splitlines()) == 1
     again = FakeMailbox(sends=[sent()])
@@ -267,9 +268,13 @@ def test_inbox_piped() -> None:
             "2026-11-27T12:00:00.000Z",
             "The report",
             "",
+            "none",
         ],
-        [ID, "held", SHOWN, SHOWN, "1536", "", "2026-11-27T12:00:00.000Z", "", "no bundle yet"],
-    ]
+        [
+            ID, "held", SHOWN, SHOWN, "1536", "", "2026-11-27T12:00:00.000Z", "", "no bundle yet",
+            "none",
+        ],
+    ]  # fmt: skip
     assert result.stderr == ""
 
 
@@ -302,6 +307,7 @@ def test_inbox_on_a_terminal() -> None:
     assert first.split() == [
         "1a2b3c4d",
         SHOWN,
+        "(claimed)",
         "The",
         "report",
         "(report.pdf)",
@@ -442,6 +448,7 @@ def test_recv_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     messages = [
         received(files=(tmp_path / "1a2b3c4d" / "report.pdf",), sender=HOSTILE),
+        received(files=(tmp_path / "1a2b3c4d" / "report.pdf",), signer="alice"),
         failed(VerificationError("no bundle yet")),
         failed(Truncated("short")),
     ]
@@ -449,12 +456,16 @@ def test_recv_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = invoke(
         ["recv"], factory=FakeMailbox(messages=messages, poll=poll()), tty=True, environ=environ
     )
-    assert result.stdout.splitlines() == [f"1a2b3c4d from {SHOWN}: 1a2b3c4d/report.pdf (1.5 KiB)"]
-    assert result.stderr.splitlines()[:2] == [
-        "message 1a2b3c4d skipped: no bundle yet",
+    assert result.stdout.splitlines() == [
+        f"1a2b3c4d from {SHOWN} (claimed): 1a2b3c4d/report.pdf (1.5 KiB)",
+        "1a2b3c4d from alice: 1a2b3c4d/report.pdf (1.5 KiB)",
+    ]
+    assert result.stderr.splitlines()[:3] == [
+        "message 1a2b3c4d from alice is held back: no bundle yet",
+        "hint: do not trust it; ask its sender",
         "error: recv: message 1a2b3c4d from alice: the content is not what was promised",
     ]
-    assert "1 received, 1 failed, 1 held back by your policy" in result.stderr
+    assert "2 received, 1 failed, 1 held back by your policy" in result.stderr
 
 
 def test_recv_what_the_policy_holds_back_is_skipped_in_a_poll_and_failed_when_asked_for() -> None:
@@ -604,8 +615,8 @@ def test_receipts() -> None:
     piped = invoke(["receipts", "1a2b"], factory=mailbox)
     assert mailbox.asked("receipts")[0] == ("1a2b",)
     assert rows(piped.stdout) == [
-        [ID, "bob", "accepted", "2026-11-20T12:00:00.000Z", "", RECEIPT, DIGEST],
-        [ID, "carol", "rejected", "", SHOWN, RECEIPT, DIGEST],
+        [ID, "bob", "accepted", "2026-11-20T12:00:00.000Z", "", RECEIPT, DIGEST, "none"],
+        [ID, "carol", "rejected", "", SHOWN, RECEIPT, DIGEST, "none"],
     ]
     first = invoke(
         ["receipts", "--format", "jsonl"], factory=FakeMailbox(receipts_held=held)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from dockercomms.transport.window import Stop, run_window
+from dockercomms.transport.window import Stop, run_window, workers
 
 
 def test_window_gives_every_result_with_its_number():
@@ -94,3 +94,30 @@ def test_window_left_early_stops_what_runs():
     results.close()
     with pytest.raises(CancelledError):
         stop.check()
+
+
+def broken_off(error: BaseException, wait_seconds: float) -> list[Future[bool]]:
+    """Return what came of two waits for one worker, in a block that ends with `error`."""
+    gate = threading.Event()
+    futures: list[Future[bool]] = []
+
+    def run() -> None:
+        with workers(1) as pool:
+            futures.extend(pool.submit(gate.wait, wait_seconds) for _ in range(2))
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
+    left = [future.done() for future in futures]
+    gate.set()
+    assert futures[0].result() is not None
+    assert futures[1].cancelled()
+    return left
+
+
+def test_workers_do_not_keep_who_interrupts_them():
+    assert broken_off(KeyboardInterrupt(), 10) == [False, True]
+
+
+def test_workers_are_waited_for_after_any_other_error():
+    assert broken_off(ValueError("broken"), 0.01) == [True, True]

@@ -1,0 +1,138 @@
+"""`keys`: the keys that you sign with, and those of others kept at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.options import NAME, VerbTable, option, verb
+from dockercomms.errors import UsageError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+    from dockercomms.trust.keystore import KeyStore, StoredKey
+
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "generate": ("dockercomms.cli.keys", "Make a key to sign with."),
+    "list": ("dockercomms.cli.keys", "List your keys, and those of others that you keep."),
+    "export": ("dockercomms.cli.keys", "Print a public key, for others to trust you."),
+    "import": ("dockercomms.cli.keys", "Keep a key that somebody gave you, or your own."),
+})  # fmt: skip
+
+COLUMNS = ("NAME", "KIND", "ALGORITHM", "SHA-256 OF THE KEY")
+
+keys_command = VerbTable(
+    name="keys",
+    verbs=VERBS,
+    example="dockercomms keys export --public > alice.pub\ndockercomms keys generate --name work",
+    nested=True,
+    help="Make, list, export and import keys to sign with.",
+    no_args_is_help=True,
+)
+
+
+def _store(session: Session) -> KeyStore:
+    from dockercomms.trust.keystore import KeyStore, default_keys_folder
+
+    return KeyStore(default_keys_folder(session.environ))
+
+
+@verb("generate", example="dockercomms keys generate --name work --passphrase")
+@option("--name", type=NAME, metavar="NAME", help="What it is called.  [default: default]")
+@option("--passphrase", is_flag=True, help="Encrypt it: DOCKERCOMMS_PASSPHRASE, or ask for one.")
+def generate_command(session: Session, *, name: str | None, passphrase: bool) -> None:
+    """Make a key to sign with.
+
+    The first send does it as well, under the name `default`.
+    """
+    from dockercomms.trust.keystore import DEFAULT_KEY
+
+    name = name or DEFAULT_KEY
+    secret = session.passphrase(name, new=True) if passphrase else None
+    if passphrase and not secret:
+        raise UsageError(
+            "--passphrase: none was given",
+            hint="set DOCKERCOMMS_PASSPHRASE, or run it on a terminal to be asked",
+        )
+    _show(session, _store(session).generate(name, passphrase=secret))
+
+
+@verb("list", example="dockercomms keys list")
+def list_command(session: Session) -> None:
+    """List your keys, and those of others that you keep.
+
+    Piped, a line holds: name, key pair or public key, algorithm, SHA-256 of the key, file.
+    """
+    from dockercomms.cli.records import key_record
+
+    with session.screen.listing(COLUMNS) as listing:
+        for key in _store(session).list():
+            shown = (key.name, _kind(key), key.public.algorithm, key.public.spki_sha256)
+            listing.add(key_record(key), (*shown, str(key.path)), shown)
+
+
+@verb("export", example="dockercomms keys export --public > alice.pub")
+@option("--public", is_flag=True, help="The public key; there is no other export.")
+@option("--name", type=NAME, metavar="NAME", help="Which key.  [default: default]")
+def export_command(session: Session, *, public: bool, name: str | None) -> None:
+    """Print a public key, for others to trust you.
+
+    They type: dockercomms trust add YOU FILE
+    """
+    from dockercomms.trust.keystore import DEFAULT_KEY
+
+    name = name or DEFAULT_KEY
+    store = _store(session)
+    found = store.find(name)
+    if found is None:
+        raise UsageError(
+            f"there is no key called {name!r} in {store.folder}",
+            hint=f"dockercomms keys generate --name {name}",
+        )
+    if not public:
+        raise UsageError(
+            "only public keys are exported: --public is missing",
+            hint=f"the key pair itself is the file {found.path}",
+        )
+    for line in found.public.to_pem().splitlines():
+        session.screen.data(line)
+
+
+@verb("import", example="dockercomms keys import alice.pub", no_args_is_help=True)
+@click.argument("file", type=click.Path(readable=False), metavar="FILE")
+@option("--name", type=NAME, metavar="NAME", help="What it is called.  [default: as the file]")
+def import_command(session: Session, *, file: str, name: str | None) -> None:
+    """Keep a key that somebody gave you, or your own.
+
+    FILE is PEM: a P-256 private key, or a public key (P-256, Ed25519, RSA). Nobody is trusted
+    because their key is here: dockercomms trust add NAME FILE
+    """
+    from dockercomms.trust.keys import is_encrypted, read_key_file
+
+    path = Path(file)
+    name = name or path.stem
+    secret = session.passphrase(name) if is_encrypted(read_key_file(path)) else None
+    _show(session, _store(session).bring_in(path, name, passphrase=secret))
+
+
+def _show(session: Session, key: StoredKey) -> None:
+    from dockercomms.cli.records import key_record
+
+    rows = [
+        ("name", key.name),
+        ("kind", _kind(key)),
+        ("algorithm", key.public.algorithm),
+        ("sha256", key.public.spki_sha256),
+        ("file", str(key.path)),
+    ]
+    session.screen.details(key_record(key), rows)
+
+
+def _kind(key: StoredKey) -> str:
+    if not key.private:
+        return "public key"
+    return "key pair, encrypted" if key.encrypted else "key pair"

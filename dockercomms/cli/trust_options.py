@@ -1,0 +1,103 @@
+"""The options of verbs that sign, and of verbs that check signatures.
+
+Importing this module must stay cheap: `--help` needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dockercomms.cli.options import NAME, option
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+_Decorator = Callable[[_Decorated], _Decorated]
+
+
+def sign_options(function: _Decorated) -> _Decorated:
+    """Add what a verb needs that signs with a key, or as the settings say."""
+    return _add(function, [
+        option("--sign/--no-sign", default=None, help="Sign it.  [default: sign]"),
+        option("--key", type=NAME, metavar="NAME",
+               help="The key to sign with; 'dockercomms keys' has them.  [default: default]"),
+        option("--keyless", is_flag=True, default=None,
+               help="Sign as an identity that Sigstore certifies and makes public."),
+    ])  # fmt: skip
+
+
+def identity_options(function: _Decorated) -> _Decorated:
+    """Add what a verb needs that signs as an identity."""
+    return _add(function, [
+        option("--identity-token", type=click.Path(readable=False), metavar="FILE",
+               help="The identity's token.  [default: the CI job's]"),
+        option("--interactive", is_flag=True, default=None,
+               help="Ask with a browser for the identity."),
+        option("--trusted-root", type=click.Path(readable=False), metavar="FILE",
+               help="Of another Sigstore than the public one; with --signing-config."),
+        option("--signing-config", type=click.Path(readable=False), metavar="FILE",
+               help="Where that Sigstore's services are."),
+    ])  # fmt: skip
+
+
+def trust_options(function: _Decorated) -> _Decorated:
+    """Add what a verb needs that checks who sent a message."""
+    return _add(function, [
+        option("--no-verify", is_flag=True,
+               help="Believe whatever a message says of its sender."),
+        option("--accept-new", is_flag=True,
+               help="Trust a new sender's key from now on."),
+        offline_option(),
+    ])  # fmt: skip
+
+
+def offline_option() -> _Decorator[Any]:
+    """Return the option that forbids the network."""
+    return option("--offline", is_flag=True, help="Use no network: --repo is a folder.")
+
+
+def _add(function: _Decorated, decorators: Sequence[_Decorator[Any]]) -> _Decorated:
+    for decorate in reversed(decorators):  # the first one stands first in the help
+        function = decorate(function)
+    return function
+
+
+def warn_unverified(session: Session, *, no_verify: bool, accept_new: bool) -> None:
+    """Say aloud that nobody checks anything.
+
+    Raises:
+        UsageError: new senders are to be trusted, and nothing is to be checked.
+    """
+    if no_verify and accept_new:
+        from dockercomms.errors import UsageError
+
+        raise UsageError("--no-verify checks nothing, so there is no key for --accept-new to trust")
+    if no_verify:
+        session.screen_of("text").warn(
+            "--no-verify: nobody checks who sent this, or whether it was changed on the way"
+        )
+
+
+def refuse_network(session: Session, *, offline: bool, repo: str | None = None) -> None:
+    """Refuse a repository that needs the network, if there is to be none.
+
+    Raises:
+        UsageError: it does.
+    """
+    repo = session.settings.repo if repo is None else repo
+    if not offline or repo is None:
+        return
+    from dockercomms.stores import parse_place
+
+    place = parse_place(repo, default_host=session.settings.default_registry)
+    if place.folder is None:
+        from dockercomms.errors import UsageError
+
+        raise UsageError(
+            f"--offline: {place.repo} is at a registry, which only a network reaches",
+            hint="copy it to a folder first: dockercomms reg copy REF oci-layout:FOLDER:TAG",
+        )

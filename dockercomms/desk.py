@@ -1,0 +1,122 @@
+"""What a mailbox works with: a store, its owner, a state, and an inbox for each of their names.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.desk import Desk
+    >>> from dockercomms.owner import Owner
+    >>> from dockercomms.platforms import SystemClock
+    >>> from dockercomms.state import State
+    >>> from dockercomms.stores import open_store
+    >>> base = pathlib.Path(tempfile.mkdtemp())
+    >>> with State(base / "state.db") as state:
+    ...     desk = Desk(
+    ...         store=open_store(f"oci-layout:{base}/box"), owner=Owner("bob", keys=base),
+    ...         state=state, clock=SystemClock(),
+    ...     )
+    ...     [inbox.me for inbox in desk.inboxes()], desk.is_missing_folder()
+    (['bob'], True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dockercomms.approving import ObjectVerifier
+from dockercomms.inbox import Inbox
+from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.owner import Owner
+from dockercomms.platforms import Clock
+from dockercomms.receipts_verifying import ReceiptVerifier
+from dockercomms.state import State
+from dockercomms.stores import Store
+from dockercomms.verifying import MessageVerifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """One user's place of work in one repository. Not safe for several threads."""
+
+    store: Store
+    owner: Owner
+    state: State
+    clock: Clock
+    _inboxes: dict[str, Inbox] = field(default_factory=dict, init=False, repr=False, hash=False)
+
+    def inboxes(self) -> list[Inbox]:
+        """Return the inbox of each of the owner's names.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+        """
+        audiences = self.owner.policy().audiences if self.owner.verifies else ()
+        return [self._inbox(name, audiences) for name in self.owner.names]
+
+    def _inbox(self, name: str, audiences: Sequence[str]) -> Inbox:
+        if name not in self._inboxes:
+            self._inboxes[name] = Inbox(
+                self.store.registry,
+                self.store.repository,
+                repo=self.store.repo,
+                me=name,
+                state=self.state,
+                clock=self.clock,
+                audiences=audiences,
+            )
+        return self._inboxes[name]
+
+    def verifier(self, inbox: Inbox) -> MessageVerifier | None:
+        """Return what judges messages by the policy as it is now; None if nobody is to ask.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file, or a root, cannot be read.
+        """
+        if not self.owner.verifies:
+            return None
+        verifier = MessageVerifier(
+            self.store.registry,
+            self.store.repository,
+            repo=self.store.repo,
+            me=inbox.me,
+            state=self.state,
+            clock=self.clock,
+            trust=self.owner.trust(),
+            pin=self.owner.pin,
+            words=self.owner.words,
+        )
+        verifier.notice_policy()
+        return verifier
+
+    def receipt_verifier(self) -> ReceiptVerifier | None:
+        """Return what judges receipts by the policy as it is now; None if nobody is to ask.
+
+        Raises:
+            ConfigError, LocalIOError: as `verifier`.
+        """
+        owner = self.owner
+        if not owner.verifies:
+            return None
+        return ReceiptVerifier(
+            repo=self.store.repo, clock=self.clock, trust=owner.trust(), pin=owner.pin
+        )
+
+    def object_verifier(self) -> ObjectVerifier:
+        """Return what says who signed any object, by the policy as it is now.
+
+        Raises:
+            ConfigError, LocalIOError: as `verifier`.
+        """
+        return ObjectVerifier(
+            registry=self.store.registry,
+            repository=self.store.repository,
+            repo=self.store.repo,
+            state=self.state,
+            clock=self.clock,
+            trust=self.owner.trust(),
+            words=self.owner.words,
+        )
+
+    def is_missing_folder(self) -> bool:
+        """Return whether the store is a folder that the first write makes."""
+        registry = self.store.registry
+        return isinstance(registry, LayoutRegistry) and not registry.exists()

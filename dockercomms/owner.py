@@ -1,0 +1,258 @@
+"""The owner of a mailbox: their names, what they sign with, and whom they believe.
+
+Keys and the trust file are read when they are first needed. The key is made on first use, which is
+said by a notice.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.owner import Owner, SigningOptions, TrustOptions
+    >>> base = pathlib.Path(tempfile.mkdtemp())
+    >>> owner = Owner("alice", keys=base / "keys", trust=TrustOptions(file=base / "trust.toml"))
+    >>> owner.names, owner.trust().own_key is None
+    (('alice',), True)
+    >>> owner.signer().signed_by.kind, owner.trust().own_key is None
+    ('key', False)
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from dockercomms.errors import UsageError
+from dockercomms.manifest import Message, Receipt
+from dockercomms.oci.model import Digest
+from dockercomms.publishing import Notice, NoticeHook
+from dockercomms.trust.address_book import AddressBook
+from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots
+from dockercomms.trust.keys import PublicKey
+from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
+from dockercomms.trust.policy import Policy
+from dockercomms.trust.policy_file import load_policy
+from dockercomms.trust.signing import KeySigner, SignedBy, Signer
+from dockercomms.trusting import Pin, Trust
+
+Passphrase = Callable[[str], str | None]
+"""Asked for the passphrase of the key with that name; None: there is none to be had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningOptions:
+    """What to sign messages and receipts with."""
+
+    sign: bool = True
+    key: str = DEFAULT_KEY
+    """The name of the key, which is made on first use."""
+    passphrase: Passphrase | None = field(default=None, repr=False)
+    """Asked only if the key has one."""
+    keyless: KeylessOptions | None = None
+    """Sign as an identity instead of with a key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustOptions:
+    """Whom to believe."""
+
+    file: Path | None = None
+    """The trust file; None: `$XDG_CONFIG_HOME/dockercomms/trust.toml`."""
+    policy: Policy | None = None
+    """Instead of a file."""
+    verify: bool = True
+    """False: let everything in, whoever sent it."""
+    accept_new: bool = False
+    """Trust the key of a sender who is not in the file from the first message on."""
+    words: tuple[str, ...] = ()
+    """How the user said who and where, to be repeated in command lines that hints tell."""
+
+
+class Owner:
+    """Who a mailbox belongs to. Not safe for several threads.
+
+    Args:
+        me: Their name, or several; None: those in the trust file, else the login name.
+        keys: The folder of their keys; None: `$XDG_DATA_HOME/dockercomms/keys`.
+        signing: What they sign with.
+        trust: Whom they believe.
+        on_notice: Called with what they may want to know.
+
+    Raises:
+        UsageError: no name is given and there is no login name; or new senders are to be trusted
+            without a file to write them to.
+    """
+
+    def __init__(
+        self,
+        me: str | Sequence[str] | None = None,
+        *,
+        keys: Path | None = None,
+        signing: SigningOptions | None = None,
+        trust: TrustOptions | None = None,
+        on_notice: NoticeHook | None = None,
+    ) -> None:
+        self._signing = signing or SigningOptions()
+        self._options = trust or TrustOptions()
+        if self._options.accept_new and self._options.policy is not None:
+            raise UsageError("new senders are trusted by writing them to a file; none is given")
+        self._keys = KeyStore(default_keys_folder(os.environ) if keys is None else keys)
+        self._file = self._options.file or default_trust_file(os.environ)
+        self._on_notice = on_notice
+        self._signer: Signer | None = None
+        self._given = (me,) if isinstance(me, str) else tuple(me or ())
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names to receive as; the first one is the one to send as.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+            UsageError: there is no name.
+        """
+        return self._given or self.policy().me or (_login_name(),)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether senders have to prove who they are."""
+        return self._options.verify
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What command lines in hints repeat."""
+        return self._options.words
+
+    # --- whom they believe -----------------------------------------------------------------------
+
+    def policy(self) -> Policy:
+        """Return the policy as it is now.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+        """
+        given = self._options.policy
+        return load_policy(self._file) if given is None else given
+
+    def trust(self) -> Trust:
+        """Return whom to believe now.
+
+        Raises:
+            As `policy`; UsageError: the own key cannot be read.
+        """
+        policy = self.policy()
+        return Trust(
+            policy=policy,
+            me=tuple(dict.fromkeys((*self.names, *policy.me))),
+            own_key=self.own_key(),
+            roots=self._roots,
+        )
+
+    @cached_property
+    def _roots(self) -> SigstoreRoots:
+        return SigstoreRoots()
+
+    def own_key(self) -> PublicKey | None:
+        """Return what verifies our signatures; None before the first of them.
+
+        Raises:
+            UsageError, LocalIOError: it cannot be read.
+        """
+        found = self._keys.find(self._signing.key)
+        return found.public if found is not None and found.private else None
+
+    @property
+    def pin(self) -> Pin | None:
+        """What writes down a new sender's key; None if new senders are not to be trusted."""
+        return self._pin if self._options.accept_new else None
+
+    def _pin(self, name: str, key: PublicKey) -> Policy:
+        AddressBook(self._file).pin(name, key)
+        self._notify(
+            Notice(
+                "pinned",
+                f"{name!r:.100} is trusted from now on to sign with {key.spki_sha256}; "
+                f"{self._file} says so",
+            )
+        )
+        return self.policy()
+
+    # --- what they sign with ---------------------------------------------------------------------
+
+    def signer(self) -> Signer | None:
+        """Return what signs; a key is made, and asked for its passphrase, when it is first used."""
+        if not self._signing.sign:
+            return None
+        if self._signer is None:
+            keyless = self._signing.keyless
+            made = self._key_signer if keyless is None else lambda: KeylessSigner(keyless)
+            self._signer = _LazySigner(made)
+        return self._signer
+
+    def known_signer(self) -> SignedBy | None:
+        """Return who would sign, without making a key or asking for an identity; None: unknown."""
+        key = self.own_key() if self._signing.sign and self._signing.keyless is None else None
+        return None if key is None else SignedBy("key", key.spki_sha256)
+
+    def _key_signer(self) -> Signer:
+        name, ask = self._signing.key, self._signing.passphrase
+        key, created = self._keys.ensure(name)
+        if created:
+            self._notify(
+                Notice(
+                    "key-created",
+                    f"{key.path}: this key was made to sign with; {key.public.spki_sha256}",
+                )
+            )
+        passphrase = ask(name) if ask is not None and key.encrypted else None
+        return KeySigner(self._keys.private_key(name, passphrase=passphrase))
+
+    def _notify(self, notice: Notice) -> None:
+        if self._on_notice is not None:
+            self._on_notice(notice)
+
+
+class _LazySigner:
+    """A signer that is made when it is first used; see `trust.signing.Signer`."""
+
+    def __init__(self, make: Callable[[], Signer]) -> None:
+        self._make = make
+
+    @cached_property
+    def _real(self) -> Signer:
+        return self._make()
+
+    @property
+    def signed_by(self) -> SignedBy:
+        """Who signs."""
+        return self._real.signed_by
+
+    def sign(self, message: Message, manifest: bytes) -> bytes:
+        """Return a bundle about a message."""
+        return self._real.sign(message, manifest)
+
+    def sign_receipt(self, receipt: Receipt) -> bytes:
+        """Return a bundle about a receipt."""
+        return self._real.sign_receipt(receipt)
+
+    def approve(self, name: str, digest: Digest) -> bytes:
+        """Return a bundle that approves of `digest`."""
+        return self._real.approve(name, digest)
+
+
+def default_trust_file(environ: Mapping[str, str]) -> Path:
+    """Return where the trust file is: `$XDG_CONFIG_HOME/dockercomms/trust.toml`.
+
+    A relative `XDG_CONFIG_HOME` counts as none (XDG Base Directory Specification 0.8).
+    """
+    base = Path(environ.get("XDG_CONFIG_HOME", ""))
+    if not base.is_absolute():
+        base = Path.home() / ".config"
+    return base / "dockercomms" / "trust.toml"
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError) as error:
+        raise UsageError(f"no login name: {error}", hint="say who you are with --me") from error

@@ -1,0 +1,70 @@
+"""Whom we believe, who we are, and the words for what checking a signature gave.
+
+Example:
+    >>> from dockercomms.trust.policy import Policy, Sender
+    >>> from dockercomms.trusting import Trust
+    >>> trust = Trust(me=("bob",))
+    >>> trusting = Trust(me=("bob",), policy=Policy(senders=(Sender(name="alice"),)))
+    >>> trust.fingerprint() == trusting.fingerprint()
+    False
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dockercomms.platforms import Clock, local_errors
+from dockercomms.trust.checks import Terms
+from dockercomms.trust.keyless import SigstoreRoots
+from dockercomms.trust.keys import PublicKey
+from dockercomms.trust.policy import Policy
+from dockercomms.trust.verifier import Verified
+
+SignatureStatus = Literal["none", "unchecked", "valid", "invalid", "untrusted"]
+"""none: not signed · unchecked: nobody asked · valid: proven, by whom the policy trusts · invalid:
+no signature satisfies the policy · untrusted: signed, and the policy does not know its sender."""
+
+Identity = Verified
+"""What was verified of whoever signed."""
+
+Pin = Callable[[str, PublicKey], Policy]
+"""Writes a new sender's key into the policy, and returns that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Whom we believe, and who we are."""
+
+    policy: Policy = field(default_factory=Policy)
+    me: tuple[str, ...]
+    """The names that we answer to."""
+    own_key: PublicKey | None = None
+    """Ours: trusted for every name."""
+    roots: SigstoreRoots = field(default_factory=SigstoreRoots, repr=False)
+
+    def terms(self, repo: str, clock: Clock) -> Terms:
+        """Return what a claim found in `repo` is judged by now."""
+        return Terms(
+            policy=self.policy,
+            me=self.me,
+            repo=repo,
+            own_key=self.own_key,
+            now=clock.now(),
+            roots=self.roots,
+        )
+
+    def fingerprint(self) -> str:
+        """Return what changes whenever the judgement of any message may.
+
+        Raises:
+            LocalIOError: the file of a root cannot be read.
+        """
+        hashed = hashlib.sha256(repr((self.policy, self.own_key, self.me)).encode())
+        for root in self.policy.roots.values():
+            if root.path is not None:
+                with local_errors(f"root {root.name}: {root.path}"):
+                    hashed.update(hashlib.sha256(root.path.read_bytes()).digest())
+        return hashed.hexdigest()

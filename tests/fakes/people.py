@@ -1,0 +1,78 @@
+"""Alice, Bob and strangers with keys: what tests of who is who begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dockercomms.manifest import Message
+from dockercomms.oci.model import Descriptor
+from dockercomms.protocol import PREDICATE_TYPE_MESSAGE
+from dockercomms.trust.keyless import SigstoreRoots
+from dockercomms.trust.keys import PrivateKey, PublicKey
+from dockercomms.trust.policy import Policy, Sender, TrustedKey
+from dockercomms.trust.signing import KeySigner
+from dockercomms.trusting import Trust
+from dockercomms.verifying import MessageVerifier, Verdict
+from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, message_of
+
+ALICES, BOBS, STRANGERS = (PrivateKey.generate() for _ in range(3))
+ALICE_SIGNS, BOB_SIGNS, STRANGER_SIGNS = (KeySigner(key) for key in (ALICES, BOBS, STRANGERS))
+ROOTS = SigstoreRoots()
+
+
+def knows(name: str, key: PrivateKey, **changes: Any) -> Sender:
+    """Return the entry of somebody who signs with `key`."""
+    return Sender(name=name, keys=(TrustedKey(key=key.public_key()),), **changes)
+
+
+KNOWS_ALICE = Policy(senders=(knows(ALICE, ALICES),))
+
+
+@dataclass
+class Judging:
+    """Bob's view of the messages in `mail`."""
+
+    mail: Mail
+    policy: Policy = KNOWS_ALICE
+    own_key: PublicKey | None = None
+    me: tuple[str, ...] = (BOB,)
+    pinned: list[tuple[str, PublicKey]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def verifier(self, **options: Any) -> MessageVerifier:
+        return MessageVerifier(
+            self.mail.registry,
+            REPOSITORY,
+            repo=REPO,
+            me=BOB,
+            state=self.mail.bob,
+            clock=self.mail.clock,
+            trust=Trust(policy=self.policy, me=self.me, own_key=self.own_key, roots=ROOTS),
+            **{**self.options, **options},
+        )
+
+    def judge(self, sent: Any, **options: Any) -> Verdict:
+        return self.verifier(**options).verify(message_of(self.mail, sent))
+
+    def pin(self, name: str, key: PublicKey) -> Policy:
+        self.pinned.append((name, key))
+        entry = Sender(name=name, keys=(TrustedKey(key=key),))
+        self.policy = Policy(senders=(*self.policy.senders, entry))
+        return self.policy
+
+
+def attach(
+    mail: Mail, subject: Message | Descriptor, bundle: bytes, *, tag: bool = True, **options: Any
+) -> None:
+    """Attach a bundle to a message that is there already, as anybody can."""
+    descriptor = subject.descriptor.bare() if isinstance(subject, Message) else subject
+    publisher = mail.publisher()
+    publisher.ensure_config()
+    options = {"predicate_type": PREDICATE_TYPE_MESSAGE, "index": "auto", "fresh": False, **options}
+    before = set(mail.tags())
+    publisher.push_bundle(descriptor, bundle, **options)
+    if not tag:
+        for name in set(mail.tags()) - before:
+            if name.startswith("bundle-"):
+                mail.reader.delete_tag(REPOSITORY, name)
