@@ -53,11 +53,18 @@ class Person:
         state = self.state_home / "dockercomms" / "state.db"
         return Mailbox(repo, settings=settings, state_path=state, **options)
 
-    def run(self, verb: str, *arguments: str, repo: str | None = None, **options: Any) -> Result:
+    def run(
+        self,
+        verb: str,
+        *arguments: str,
+        repo: str | None = None,
+        quiet: bool = True,
+        **options: Any,
+    ) -> Result:
         """Run `dockercomms VERB --repo R --me NAME ARGUMENTS`."""
-        words = [verb, "--repo", self.repo if repo is None else repo, "--me", self.name, "-q"]
+        words = [verb, "--repo", self.repo if repo is None else repo, "--me", self.name]
         return invoke(
-            [*words, *arguments],
+            [*words, *(["-q"] if quiet else []), *arguments],
             folder=self.folder,
             clock=self.clock,
             factory=self._open,

@@ -1,12 +1,15 @@
-"""Makes the rights of files count for this thread, also where tests run as root."""
+"""Makes the rights of files count, also where tests run as root."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _VERSION_3 = 0x20080522
 _OVERRIDES = (1 << 1) | (1 << 2)
@@ -25,28 +28,28 @@ class _Data(ctypes.Structure):
     ]
 
 
-@contextlib.contextmanager
-def as_everybody() -> Iterator[None]:
-    """Obey the rights of files in the block: in this thread, and in those it starts.
+def as_everybody(call: Callable[[], T]) -> T:
+    """Return what `call` returns, which obeys the rights of files.
 
-    Who is not root does so anyway. Root on Linux gives up, for as long, what lets it pass them.
+    Who is not root does so anyway. Root on Linux calls it in a thread that has given up what lets
+    it pass them, for good: `access` looks at what a thread could have back, too.
     """
     if os.geteuid() != 0:
-        yield
-        return
+        return call()
     if not sys.platform.startswith("linux"):
         raise RuntimeError("run the tests as a user, not as root: rights do not count for root")
-    libc = ctypes.CDLL(None, use_errno=True)
-    header, data = _Header(_VERSION_3, 0), (_Data * 2)()
-    _call(libc.capget, header, data)
-    effective = data[0].effective
-    data[0].effective = effective & ~_OVERRIDES
-    _call(libc.capset, header, data)
-    try:
-        yield
-    finally:
-        data[0].effective = effective
+
+    def obey() -> T:
+        libc = ctypes.CDLL(None, use_errno=True)
+        header, data = _Header(_VERSION_3, 0), (_Data * 2)()
+        _call(libc.capget, header, data)
+        for kind in ("effective", "permitted", "inheritable"):
+            setattr(data[0], kind, getattr(data[0], kind) & ~_OVERRIDES)
         _call(libc.capset, header, data)
+        return call()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(obey).result()
 
 
 def _call(function: ctypes._CFuncPtr, header: _Header, data: ctypes.Array[_Data]) -> None:  # type: ignore[name-defined]

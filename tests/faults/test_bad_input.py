@@ -68,13 +68,11 @@ def test_unreadable_file_is_named_and_can_be_sent_when_it_is_readable(
     secret = tmp_path / "secret.txt"
     secret.write_bytes(b"for bob only")
     secret.chmod(0)
-    with as_everybody():
-        result = alice.send("secret.txt")
+    result = as_everybody(lambda: alice.send("secret.txt"))
     told(result, 8, "secret.txt", "Permission denied", hint=["check the permissions"])
     assert registry.requests == []
     secret.chmod(0o600)
-    with as_everybody():
-        alice.send_ok("secret.txt")
+    as_everybody(lambda: alice.send_ok("secret.txt"))
     bob.received()
     assert bob.content() == [b"for bob only"]
 
@@ -89,8 +87,7 @@ def test_unreadable_part_of_a_folder_is_named_and_nothing_is_published(
         path.write_text(name)
     (tmp_path / locked).chmod(0)
     try:
-        with as_everybody():
-            result = alice.send("tree")
+        result = as_everybody(lambda: alice.send("tree"))
     finally:
         (tmp_path / locked).chmod(0o700)
     told(result, 8, locked, "Permission denied", hint=["check the permissions"])
@@ -100,19 +97,20 @@ def test_unreadable_part_of_a_folder_is_named_and_nothing_is_published(
     assert bob.content() == [b"tree/a.txt", b"tree/deep/b.txt"]
 
 
-def test_folder_that_may_not_be_written_leaves_the_message_new(
-    alice: Person, bob: Person, tmp_path: Path
+@pytest.mark.parametrize("mode", [0o500, 0o300, 0])
+def test_folder_that_may_not_be_used_leaves_the_message_new(
+    alice: Person, bob: Person, tmp_path: Path, mode: int
 ) -> None:
     (tmp_path / "a.txt").write_bytes(b"hello")
     alice.send_ok("a.txt")
-    bob.out.mkdir(mode=0o500)
-    with as_everybody():
-        told(bob.recv(), 8, "in-bob", "Permission denied", hint=["check the permissions"])
+    bob.out.mkdir()
+    bob.out.chmod(mode)
+    result = as_everybody(bob.recv)
+    told(result, 8, "in-bob", "Permission denied", hint=["check the permissions"])
     assert bob.content() == []
     assert [entry["state"] for entry in bob.inbox()] == ["new"]
     bob.out.chmod(0o700)
-    with as_everybody():
-        assert len(bob.received()) == 1
+    assert len(as_everybody(bob.received)) == 1
     assert bob.content() == [b"hello"]
 
 
@@ -158,7 +156,7 @@ def remove(path: Path) -> None:
 CHANGES = [grow, shrink, rewrite, replace, remove]
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_source_that_changes_while_it_is_sent_is_not_published(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.clock import FakeClock
-from tests.fakes.registry import FakeRegistry, Fault, Quirks
+from tests.fakes.registry import DISTRIBUTION, FakeRegistry, Fault, Quirks
 from tests.fakes.token_server import TokenServer, User
 from tests.faults.people import REPOSITORY, Person, lines, messages, receipt_digests, told
 
@@ -77,8 +77,10 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("login", LOGINS)
-@pytest.mark.parametrize("verb", VERBS)
+WRONG_LOGINS = [*((verb, "flag") for verb in VERBS), ("recv", "environment")]
+
+
+@pytest.mark.parametrize(("verb", "login"), WRONG_LOGINS)
 def test_wrong_password_is_told_after_one_token_request(
     tmp_path: Path, verb: str, login: str
 ) -> None:
@@ -100,8 +102,7 @@ def test_wrong_password_is_told_after_one_token_request(
     assert took < 1
 
 
-@pytest.mark.parametrize("login", LOGINS)
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(("verb", "login"), WRONG_LOGINS)
 def test_wrong_password_without_tokens_is_told_after_two_requests(
     tmp_path: Path, verb: str, login: str
 ) -> None:
@@ -136,18 +137,24 @@ def test_garbage_from_a_token_server_is_a_protocol_error(tmp_path: Path, body: b
 # --- what is not there -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", ["registry", "folder"])
+@pytest.mark.parametrize("store", ["registry", "distribution", "folder"])
 def test_repository_that_does_not_exist_yet_is_an_empty_inbox(
     alice: Person, tmp_path: Path, registry: FakeRegistry, store: str
 ) -> None:
     if store == "folder":
         alice.repo = f"oci-layout:{tmp_path / 'box'}"
+    if store == "distribution":
+        registry.quirks = DISTRIBUTION
     for verb in ("inbox", "recv", "receipts"):
         result = alice.run(verb, "--format", "json")
         assert (result.exit_code, json.loads(result.stdout or "[]")) == (0, []), verb
-    for verb in ("inbox", "recv"):
-        result = alice.run(verb, "--verbose")
+    for verb, what in (("inbox", "no messages"), ("recv", "no new messages")) * 2:
+        result = alice.run(verb, quiet=False)
         assert result.exit_code == 0
+        assert result.stderr.splitlines() == [
+            f"{alice.repo} does not exist yet: an empty inbox",
+            f"{what} for alice",
+        ]
     told(alice.run("show", "1a2b3c4d"), 5, "1a2b3c4d", hint=["inbox --all"])
     told(alice.run("ack", "1a2b3c4d", "--status", "accepted"), 5, "1a2b3c4d")
     told(alice.run("receipts", "1a2b3c4d"), 5, "1a2b3c4d")
@@ -156,6 +163,14 @@ def test_repository_that_does_not_exist_yet_is_an_empty_inbox(
     assert "1a2b3c4d" in result.stderr
     assert not (tmp_path / "box").exists()
     assert registry.count("POST") == registry.count("PUT") == 0
+
+
+def test_empty_repository_is_no_missing_one(
+    alice: Person, bob: Person, registry: FakeRegistry
+) -> None:
+    registry.quirks = DISTRIBUTION
+    registry.repository(REPOSITORY)
+    assert bob.run("inbox", quiet=False).stderr == "no messages for bob\n"
 
 
 # --- answers that are errors -------------------------------------------------------------------
@@ -172,8 +187,13 @@ BAD_STATUSES = {
 }
 
 
-@pytest.mark.parametrize("status", BAD_STATUSES)
-@pytest.mark.parametrize("verb", VERBS)
+REFUSALS = [
+    *((verb, status) for verb in ("send", "recv") for status in BAD_STATUSES),
+    *((verb, status) for verb in VERBS if verb not in ("send", "recv") for status in (401, 500)),
+]
+
+
+@pytest.mark.parametrize(("verb", "status"), REFUSALS)
 def test_registry_that_only_refuses(
     alice: Person, bob: Person, registry: FakeRegistry, verb: str, status: int
 ) -> None:
@@ -286,8 +306,13 @@ def test_wrong_content_is_not_delivered_and_arrives_when_it_is_right(
     check_delivered_once(alice, bob, registry)
 
 
-@pytest.mark.parametrize("how", WRONG)
-@pytest.mark.parametrize("what", ["/blobs/", "/manifests/", "/tags/list", "/referrers/"])
+ONCE = [
+    *((what, how) for what in ("/blobs/", "/manifests/") for how in WRONG),
+    *((what, how) for what in ("/tags/list", "/referrers/") for how in ("garbage", "cut")),
+]
+
+
+@pytest.mark.parametrize(("what", "how"), ONCE)
 def test_wrong_content_once_costs_nothing(
     alice: Person, bob: Person, registry: FakeRegistry, what: str, how: str
 ) -> None:
@@ -306,6 +331,16 @@ def test_bytes_behind_the_end_of_an_answer_are_no_part_of_it(
 ) -> None:
     alice.send_ok("a.bin")
     fail(registry, "GET", "", Fault.overrun(100))
+    check_delivered_once(alice, bob, registry)
+
+
+def test_wrong_answer_about_the_bell_leaves_no_trace(
+    alice: Person, bob: Person, registry: FakeRegistry
+) -> None:
+    alice.send_ok("a.bin")
+    fail(registry, "HEAD", "/manifests/inbox-", Fault.wrong_digest(), times=1)
+    assert len(bob.inbox("--all")) == 1
+    assert registry.faults.pending == 0
     check_delivered_once(alice, bob, registry)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
+INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 EAGER = """
 import click, cryptography, filelock, oras.provider, requests, rich, sqlite3, zstandard
@@ -97,7 +98,6 @@ class Zygote(AbstractContextManager["Zygote"]):
 
 def _run(order: Mapping[str, Any]) -> None:
     """Be the program, in a process of its own; does not return."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(order["environ"])
     os.chdir(order["folder"])
@@ -109,6 +109,7 @@ def _run(order: Mapping[str, Any]) -> None:
     try:
         from dockercomms.cli.main import main
 
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         main(order["start"])
     except SystemExit as done:
         code = int(done.code or 0)
@@ -122,6 +123,8 @@ def _run(order: Mapping[str, Any]) -> None:
 
 def _serve() -> None:
     exec(EAGER, {})  # noqa: S102 - nothing of it is used here
+    # A child that is interrupted before it is the program waits until it is.
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     for line in sys.stdin:
         order = json.loads(line)
         if "start" in order:

@@ -56,7 +56,17 @@ def test_a_large_file_and_a_folder_travel_both_ways(server: Server, tmp_path: Pa
             assert sent.peak_bytes <= PEAK_BYTES
         out = receiver.home / "in"
         received = receiver.run(
-            "recv", "--me", name, "--repo", repo, "--out", str(out), "--format", "jsonl", "-q"
+            "recv",
+            "--me",
+            name,
+            "--repo",
+            repo,
+            "--out",
+            str(out),
+            "--format",
+            "jsonl",
+            "-q",
+            "--accept-new",
         ).ok()
         assert received.peak_bytes <= PEAK_BYTES
         assert [row["status"] for row in received.objects()] == ["received", "received"]
@@ -103,7 +113,9 @@ def test_an_interrupted_upload_and_download_end_right(server: Server, tmp_path: 
             bob = Machine(tmp_path / "b", server.environment(tmp_path / "b", host=proxy.host))
             repo = f"{proxy.host}/{repo_path}"
             out = tmp_path / "in"
-            bob.run("recv", "--me", "bob", "--repo", repo, "--out", str(out), "-q").ok()
+            bob.run(
+                "recv", "--me", "bob", "--repo", repo, "--out", str(out), "-q", "--accept-new"
+            ).ok()
             assert cut_at == []
             assert proxy.counts.received - FILE_BYTES <= FILE_BYTES // 5
     (got,) = out.glob("*/big.bin")
@@ -122,7 +134,17 @@ def test_many_senders_at_once_lose_nothing(any_store: str, tmp_path: Path) -> No
     for run in run_all(processes):
         run.ok()
     receiver = Machine(tmp_path / "receiver")
-    arguments = ("recv", "--me", "all", "--repo", any_store, "--format", "jsonl", "-q")
+    arguments = (
+        "recv",
+        "--me",
+        "all",
+        "--repo",
+        any_store,
+        "--format",
+        "jsonl",
+        "-q",
+        "--accept-new",
+    )
     rows = receiver.run(*arguments, "--out", str(tmp_path / "in")).ok().objects()
     rows += receiver.run(*arguments, "--out", str(tmp_path / "in")).ok().objects()
     assert [row["status"] for row in rows] == ["received"] * (senders * messages)
