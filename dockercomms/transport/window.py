@@ -17,6 +17,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+GRACE_SECONDS = 1.0
+"""How long work that was told to stop is waited for when the caller has left, perhaps by Ctrl-C."""
+
 
 class Stop:
     """A flag that work in progress looks at: set when another part of it has failed."""
@@ -48,7 +51,8 @@ def workers(concurrency: int) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="dockercomms")
     try:
         yield pool
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):
+        # GeneratorExit is what a generator sees of a Ctrl-C that met its caller
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     except BaseException:
@@ -76,6 +80,10 @@ def run_window(
                 del task  # what it holds is let go as soon as it has run
             while pending:
                 yield from _finished(pending)
+        except GeneratorExit:
+            stop.set()
+            wait(pending, timeout=GRACE_SECONDS)
+            raise
         except BaseException:
             stop.set()
             raise
