@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from dockercomms.errors import DockerCommsError, PartialError, UsageError
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
+    from dockercomms.mailbox import Mailbox
     from dockercomms.sending import Sent
 
 STDIN = "-"
@@ -93,28 +94,32 @@ def send_command(
         from dockercomms.transport.layer import gzip_engine
 
         screen.note(f"gzip is made by {gzip_engine()}")
-    with (
-        meter_for(screen, session.clock, "sending") as meter,
-        session.mailbox(meter) as mailbox,
-    ):
-        deliver = partial(
-            mailbox.send,
-            sources,
-            sender=sender,
-            title=title,
-            text=text,
-            name=name,
-            stdin=session.stdin,
-            ttl_seconds=chosen.ttl_seconds,
-            compress=chosen.compress,
-            chunk_bytes=chosen.chunk_bytes,
-            concurrency=chosen.concurrency,
-            keep_mtime=chosen.keep_mtime,
-            again=again,
-            dry_run=dry_run,
-            clock_skew_ok=clock_skew_ok,
-            audience=None if audience is None else _repository(audience),
-        )
+    with meter_for(screen, session.clock, "sending") as meter, ExitStack() as opened:
+        boxes: dict[str | None, Mailbox] = {}
+
+        def deliver(recipient: str) -> Sent:
+            repo = session.address_of(recipient)
+            if repo not in boxes:
+                boxes[repo] = opened.enter_context(session.mailbox(meter, repo=repo))
+            return boxes[repo].send(
+                sources,
+                to=recipient,
+                sender=sender,
+                title=title,
+                text=text,
+                name=name,
+                stdin=session.stdin,
+                ttl_seconds=chosen.ttl_seconds,
+                compress=chosen.compress,
+                chunk_bytes=chosen.chunk_bytes,
+                concurrency=chosen.concurrency,
+                keep_mtime=chosen.keep_mtime,
+                again=again,
+                dry_run=dry_run,
+                clock_skew_ok=clock_skew_ok,
+                audience=None if audience is None else _repository(audience),
+            )
+
         return _send_each(session, meter, deliver, recipients, dry_run=dry_run)
 
 
@@ -160,7 +165,7 @@ def _check(
 def _send_each(
     session: Session,
     meter: Meter,
-    deliver: Callable[..., Sent],
+    deliver: Callable[[str], Sent],
     recipients: Sequence[str],
     *,
     dry_run: bool,
@@ -173,7 +178,7 @@ def _send_each(
     failed: list[DockerCommsError] = []
     for recipient in recipients:
         try:
-            sent = deliver(to=recipient)
+            sent = deliver(recipient)
         except DockerCommsError as error:
             if len(recipients) == 1:
                 raise

@@ -275,6 +275,21 @@ class Session:
                 return listed
         return () if chosen.me is None else (chosen.me,)
 
+    def address_of(self, recipient: str) -> str | None:
+        """Return where somebody receives, by the trust file; None: as flags and settings say.
+
+        What the command line or the environment says goes before it.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+        """
+        if self.settings.origins.get("repo") in {"flag", "DOCKERCOMMS_REPO"}:
+            return None
+        from dockercomms.trust.policy_file import load_policy
+
+        entry = load_policy(self.trust_file).sender(recipient)
+        return None if entry is None else entry.address
+
     @property
     def trust_file(self) -> Path:
         """The trust file."""
@@ -288,9 +303,11 @@ class Session:
     def owner(self) -> Owner:
         """Return who the user is: their keys, and whom they believe."""
         from dockercomms.owner import Owner
+        from dockercomms.trust.keystore import default_keys_folder
 
         return Owner(
             self.names or None,
+            keys=default_keys_folder(self.environ),
             signing=self.signing(),
             trust=self.trust(),
             on_notice=self._tell_notice,

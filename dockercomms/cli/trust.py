@@ -236,5 +236,5 @@ def _note_rest(session: Session, policy: Policy) -> None:
     """Say what else the file says."""
     counts = [count_of(len(policy.senders), "name")]
     if policy.revoked:
-        counts.append(f"{count_of(len(policy.revoked), 'key or identity')} revoked")
+        counts.append(f"{len(policy.revoked)} revoked")
     session.screen.note(", ".join(counts))

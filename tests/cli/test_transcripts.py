@@ -1,10 +1,11 @@
 """Plays the transcripts beside this file: whole command lines over real mailboxes.
 
 A transcript is a TOML file: `about`, optionally `server` (what stands behind `<host>`), `files`
-(name to text, or to a number of random bytes), and steps with `run`, `exit`, `stdout`, `stderr` and optionally `env`, `stdin`
-`tty`, `remove_largest` (a folder whose largest file goes first), `save` (a file that standard output
-goes to), `present` and `absent` (paths). A step with an `env` of other homes is somebody else's. Outputs are compared whole. In them `<kind>` stands for anything of that kind,
-`<kind=name>` also remembers it, and `<name>` stands for what was remembered.
+(name to text, or to a number of random bytes), and steps with `run`, `exit`, `stdout`, `stderr`
+and optionally `env`, `stdin`, `tty`, `remove_largest` (a folder whose largest file goes first),
+`save` (a file that standard output goes to), `present` and `absent` (paths). A step whose `env`
+names other homes is somebody else's. Outputs are compared whole. In them `<kind>` stands for
+anything of that kind, `<kind=name>` also remembers it, and `<name>` stands for what was remembered.
 """
 
 from __future__ import annotations
