@@ -100,6 +100,7 @@ class BundleFinder:
 
         Raises:
             AuthError, NetworkError, RegistryError, LocalIOError: the store cannot tell.
+            ProtocolError: what it tells is no list.
         """
         refs: Iterator[tuple[str, Digest | str]]
         if source == "referrers":

@@ -36,6 +36,7 @@ from dockercomms.discovery import (
 from dockercomms.entries import SINCE_MARGIN, Entry, entry_of, id_of, is_unread, may_be_since
 from dockercomms.errors import (
     DockerCommsError,
+    IntegrityError,
     NotFoundError,
     UsageError,
 )
@@ -45,6 +46,7 @@ from dockercomms.platforms import Clock
 from dockercomms.polling import Discovery, Poller, PollResult
 from dockercomms.protocol import MAX_FETCHED_MANIFESTS
 from dockercomms.reading import (
+    HELD_INTEGRITY,
     HELD_TAG,
     Held,
     InboxPlace,
@@ -75,6 +77,7 @@ MIN_PREFIX_CHARACTERS = 4
 CACHED_MANIFEST_BYTES = 32 * 2**20
 """Manifests kept between listing and fetching, so that neither asks for them twice."""
 
+_HELD: tuple[EntryState, ...] = ("held",)
 _REFUSED: tuple[EntryState, ...] = ("refused",)
 _SETTLED: tuple[EntryState, ...] = ("refused", "delivered")
 _LISTED_ORDER = {"delivering": 0, "new": 0, "held": 1, "refused": 2, "delivered": 3}
@@ -192,6 +195,7 @@ class Inbox:
         Raises:
             UsageError: fewer than 4 characters, or several messages begin with it.
             NotFoundError: none does.
+            IntegrityError: none does, and one that cannot be read may be it.
         """
         if len(prefix.removeprefix("sha256:")) < MIN_PREFIX_CHARACTERS:
             raise UsageError(f"{prefix!r:.100}: {MIN_PREFIX_CHARACTERS} characters or more")
@@ -200,16 +204,25 @@ class Inbox:
             self._read(expired=True)
             found = self._match(prefix)
         if not found:
-            raise NotFoundError(
-                f"no message {prefix!r:.100} in the inbox of {self.me!r} in {self.repo}",
-                hint="dockercomms inbox --all lists them",
-            )
+            raise self._missing(prefix)
         if len(found) > 1:
             raise UsageError(
                 f"{len(found)} messages begin with {prefix!r:.100}",
                 hint="\n".join(f"{row.digest or row.key}" for row in found[:20]),
             )
         return entry_of(self._place, found[0], self._place.clock.now())
+
+    def _missing(self, prefix: str) -> DockerCommsError:
+        """Return the error that no message begins with `prefix`, as far as they can be read."""
+        text = f"no message {prefix!r:.100} in the inbox of {self.me!r} in {self.repo}"
+        damaged = [
+            row
+            for row in self._candidates(_HELD, None, None)
+            if row.header is None and row.reason_kind in (HELD_INTEGRITY, HELD_TAG)
+        ]
+        for row in damaged:
+            return IntegrityError(f"{text}, but {len(damaged)} cannot be read: {row.reason}")
+        return NotFoundError(text, hint="dockercomms inbox --all lists them")
 
     def mark_reported(self, entries: Iterable[Entry]) -> None:
         """Note that the user was told that these are held or refused."""

@@ -36,7 +36,7 @@ from typing import BinaryIO
 
 from dockercomms.approving import Signature, Verification, sign
 from dockercomms.desk import Desk
-from dockercomms.errors import NotFoundError, UsageError
+from dockercomms.errors import IntegrityError, NotFoundError, UsageError
 from dockercomms.inbox import Entry, Inbox, PollResult
 from dockercomms.listing import InboxEntry, inbox_entry
 from dockercomms.oci.model import Digest
@@ -304,7 +304,7 @@ class Mailbox(AbstractContextManager["Mailbox"]):
         inboxes = self._desk.inboxes()
         try:
             number, entry = find_in(inboxes, prefix)
-        except NotFoundError:
+        except (NotFoundError, IntegrityError):
             self.last_poll = poll_all(inboxes)
             number, entry = find_in(inboxes, prefix)
         return inboxes[number], entry

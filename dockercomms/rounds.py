@@ -144,7 +144,7 @@ class Round:
         for prefix in ids:
             try:
                 number, entry = find_in([box.inbox for box in self.boxes], prefix)
-            except (NotFoundError, UsageError) as error:
+            except (NotFoundError, IntegrityError, UsageError) as error:
                 yield Received(id=prefix, digest=None, status="failed", error=error)
             else:
                 yield self.boxes[number], entry
@@ -212,14 +212,15 @@ def find_in(inboxes: Sequence[Inbox], prefix: str) -> tuple[int, Entry]:
 
     Raises:
         NotFoundError: it is in none of them.
+        IntegrityError: the same, and something there cannot be read.
         UsageError: `prefix` is too short, or several messages begin with it.
     """
     found: list[tuple[int, Entry]] = []
-    missing: NotFoundError | None = None
+    missing: NotFoundError | IntegrityError | None = None
     for number, inbox in enumerate(inboxes):
         try:
             found.append((number, inbox.find(prefix)))
-        except NotFoundError as error:
+        except (NotFoundError, IntegrityError) as error:
             missing = error
     if len(found) > 1:
         raise UsageError(

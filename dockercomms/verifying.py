@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from dockercomms.bundles import SOURCES, BundleFinder, Look
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
+    DockerCommsError,
     NetworkError,
     ProtocolError,
     RegistryError,
@@ -152,10 +153,12 @@ class MessageVerifier:
         self._pinning = threading.Lock()
 
     def notice_policy(self) -> None:
-        """Have everything judged anew that was withheld by another policy than this one."""
+        """Have judged anew what was withheld by another policy, or what is to be pinned now."""
         fingerprint = self._trust.fingerprint()
         state, me, repo = self._state, self._me, self._repo
         if state.trust.policy(me, repo) == fingerprint:
+            if self._pin is not None:
+                state.inbox.reconsider(me, repo, {HELD_UNKNOWN})
             return
         with state.inbox.batch():
             state.inbox.reconsider(me, repo, POLICY_KINDS)
@@ -165,7 +168,8 @@ class MessageVerifier:
         """Return whether the policy lets `message` pass; remembers it for listings.
 
         Raises:
-            AuthError, NetworkError, RegistryError: the registry cannot tell what refers to it.
+            AuthError, NetworkError, RegistryError, ProtocolError: the registry cannot tell what
+                refers to it.
             ConfigError, LocalIOError: a root cannot be read; or the state.
         """
         verdict = self.judge(message)
@@ -214,14 +218,14 @@ class MessageVerifier:
         problems: list[str] = []
         failures: list[VerificationError] = []
         known: frozenset[Digest] = frozenset()
-        broken: RegistryError | None = None
+        broken: DockerCommsError | None = None
         more = False
         for source in SOURCES:
             marks = (self._me, self._repo, message.digest, source)
             after = self._state.trust.mark(*marks)
             try:
                 look = self._finder.look(source, message.digest, after=after, known=known)
-            except RegistryError as error:
+            except (RegistryError, ProtocolError) as error:
                 if broken is not None:
                     raise
                 broken = error  # the other source may do
@@ -263,7 +267,6 @@ class MessageVerifier:
             except VerificationError:
                 return None
             self._trust = replace(self._trust, policy=pin(claim.name, key))
-            self._state.trust.set_policy(self._me, self._repo, self._trust.fingerprint())
             return verified
 
     # --- what follows ----------------------------------------------------------------------------
@@ -376,7 +379,7 @@ def judge_entries(
     def judge(message: Message) -> Verdict | None:
         try:
             return verifier.verify(message)
-        except (RegistryError, NetworkError):
+        except (RegistryError, NetworkError, ProtocolError):
             return None
 
     with workers(concurrency) as pool:

@@ -147,6 +147,29 @@ def test_stranger_is_trusted_from_now_on_with_accept_new(town):
     assert type(forged.error) is VerificationError
 
 
+def test_all_that_a_stranger_sent_comes_in_once_they_are_trusted(town):
+    for number in range(3):
+        town.send(text=f"{number}")
+    assert len(town.receive()) == 3
+    with town.open("bob") as bob:
+        named = bob.inbox()[1].id
+
+    first = town.receive(ids=[named], trust={"accept_new": True})
+    rest = town.receive()
+
+    assert [len(first), len(rest)] == [1, 2]
+    assert sorted(town.files().values()) == [b"0", b"1", b"2"]
+
+
+def test_poll_that_accepts_new_senders_takes_what_was_held(town):
+    town.send()
+    town.receive()
+
+    (got,) = town.receive(trust={"accept_new": True})
+
+    assert (got.status, got.signer) == ("received", "alice")
+
+
 def test_stranger_is_let_in_once_with_eyes_closed(town):
     sent = town.send(signing=unsigned())
     assert isinstance(town.receive()[0].error, Unsigned)

@@ -486,16 +486,19 @@ def test_notice_policy_has_everything_judged_anew(plain):
     assert plain.bob.inbox.candidate(BOB, REPO, sent.digest).state == "new"
 
 
-def test_pinning_is_no_change_of_the_policy_that_others_wait_for(plain):
+def test_notice_policy_has_strangers_judged_anew_that_are_to_be_pinned(plain):
     sent = plain.send(signer=ALICE_SIGNS)
+    plain.inbox().poll()
+    plain.inbox().entries()
     judging = Judging(plain, Policy())
-    verifier = judging.verifier(pin=judging.pin)
-    verifier.notice_policy()
+    judging.verifier().notice_policy()
+    row = (BOB, REPO, sent.digest)
+    for kind, state in ((HELD_UNKNOWN, "new"), (HELD_UNSIGNED, "held")):
+        plain.bob.inbox.set_held(*row, kind, "why")
 
-    verifier.verify(message_of(plain, sent))
+        judging.verifier(pin=judging.pin).notice_policy()
 
-    known = Judging(plain, judging.policy).verifier()._trust.fingerprint()
-    assert plain.bob.trust.policy(BOB, REPO) == known
+        assert plain.bob.inbox.candidate(*row).state == state
 
 
 # --- listings ------------------------------------------------------------------------------------
