@@ -1,0 +1,85 @@
+"""What every part of a mailbox stands on: the store, its owner, the state, the hooks.
+
+`mailbox_outgoing` and `mailbox_incoming` add what it does; `mailbox` puts them together.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.mailbox_base import MailboxBase
+    >>> base = pathlib.Path(tempfile.mkdtemp())
+    >>> with MailboxBase(f"oci-layout:{base}/box", me="bob", state_path=base / "s.db") as opened:
+    ...     opened.me
+    'bob'
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from dockercomms.desk import Desk
+from dockercomms.inbox import PollResult
+from dockercomms.oci.retry import RetryHook
+from dockercomms.owner import Owner, SigningOptions, TrustOptions
+from dockercomms.platforms import Clock, SystemClock
+from dockercomms.publishing import NoticeHook
+from dockercomms.state import State, default_path
+from dockercomms.stores import ConnectionSettings, Store, default_mailbox, open_store
+from dockercomms.transport.transfer import Progress
+
+
+class MailboxBase:
+    """One user's place in one repository; see `Mailbox` for the arguments."""
+
+    def __init__(
+        self,
+        repo: str | None = None,
+        *,
+        me: str | Sequence[str] | None = None,
+        settings: ConnectionSettings | None = None,
+        state_path: Path | None = None,
+        keys_folder: Path | None = None,
+        signing: SigningOptions | None = None,
+        trust: TrustOptions | None = None,
+        clock: Clock | None = None,
+        progress: Progress | None = None,
+        on_retry: RetryHook | None = None,
+        on_notice: NoticeHook | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._owner = Owner(me, keys=keys_folder, signing=signing, trust=trust, on_notice=on_notice)
+        self.names = self._owner.names
+        """The names to receive as."""
+        if store is None:
+            repo = f"oci-layout:{default_mailbox(os.environ)}" if repo is None else repo
+            store = open_store(repo, settings, clock=self._clock, on_retry=on_retry, create=True)
+        self._store = store
+        self._state = State(default_path(os.environ) if state_path is None else state_path)
+        self._progress = progress
+        self._on_notice = on_notice
+        self._desk = Desk(store=store, owner=self._owner, state=self._state, clock=self._clock)
+        self.last_poll: PollResult | None = None
+        """How the last look at the repository went."""
+
+    @property
+    def me(self) -> str:
+        """The name to send as."""
+        return self.names[0]
+
+    @property
+    def repo(self) -> str:
+        """The repository's whole name."""
+        return self._store.repo
+
+    def close(self) -> None:
+        """Release connections and the state; may be called again."""
+        self._store.registry.close()
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

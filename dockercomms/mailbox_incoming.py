@@ -1,0 +1,234 @@
+"""The half of a mailbox that lists, receives, answers and says who signed.
+
+Example:
+    >>> from dockercomms.mailbox import Mailbox
+    >>> from dockercomms.mailbox_incoming import Incoming
+    >>> issubclass(Mailbox, Incoming)
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from dockercomms.approving import Signature, Verification, sign
+from dockercomms.errors import IntegrityError, NotFoundError, UsageError
+from dockercomms.inbox import Entry, Inbox
+from dockercomms.listing import InboxEntry, inbox_entry
+from dockercomms.mailbox_base import MailboxBase
+from dockercomms.oci.model import Digest
+from dockercomms.protocol import ReceiptStatus
+from dockercomms.receipts import acknowledge
+from dockercomms.receiving import Received, ReceiveOptions
+from dockercomms.rounds import Box, Round, find_in, poll_all
+from dockercomms.verifying import judge_entries
+
+
+class Incoming(MailboxBase):
+    """Listing, receiving, acknowledging, verifying."""
+
+    def inbox(
+        self,
+        *,
+        since: datetime | None = None,
+        all: bool = False,  # noqa: A002 - as the option is called
+        complete: bool = False,
+    ) -> list[InboxEntry]:
+        """Return what the inbox holds: new before held before refused, each oldest first.
+
+        Args:
+            since: Leave out what was created before.
+            all: Also what is delivered, expired, or refused and reported.
+            complete: Look at the whole repository, whatever is known already.
+
+        Raises:
+            RegistryError, NetworkError: nothing was answered at all; what single ways of looking
+                failed at is in `last_poll`.
+        """
+        entries: list[InboxEntry] = []
+        inboxes = self._desk.inboxes()
+        self.last_poll = poll_all(inboxes, complete=complete)
+        for inbox in inboxes:
+            listed = inbox.entries(since=since, all=all)
+            verifier = self._desk.verifier(inbox)
+            if verifier is not None:
+                judge_entries(inbox, listed, verifier)
+                listed = inbox.entries(since=since, all=all)
+            judged = {} if verifier is None else self._state.trust.judged(inbox.me, self.repo)
+            entries += [
+                inbox_entry(entry, judged.get(entry.digest) if entry.digest else None)
+                for entry in listed
+            ]
+        return entries
+
+    def _find(self, prefix: str) -> tuple[Inbox, Entry]:
+        """Return a message that is known, or found by looking, and the inbox that it is in."""
+        inboxes = self._desk.inboxes()
+        try:
+            number, entry = find_in(inboxes, prefix)
+        except (NotFoundError, IntegrityError):
+            self.last_poll = poll_all(inboxes)
+            number, entry = find_in(inboxes, prefix)
+        return inboxes[number], entry
+
+    def show(self, id: str) -> InboxEntry:  # noqa: A002 - as the argument is called
+        """Return the one message whose id or digest begins with `id`, its signature checked.
+
+        Raises:
+            NotFoundError: none does.
+            UsageError: several do, or `id` is too short to say.
+            RegistryError, NetworkError: the registry does not answer.
+        """
+        inbox, entry = self._find(id)
+        verifier = self._desk.verifier(inbox)
+        if verifier is None:
+            return inbox_entry(entry, None)
+        judge_entries(inbox, [entry], verifier, insist=True)
+        _, entry = self._find(id)
+        digest = entry.digest
+        judged = (
+            None if digest is None else self._state.trust.judgement(inbox.me, self.repo, digest)
+        )
+        return inbox_entry(entry, judged)
+
+    def verify(self, id: str) -> Verification:  # noqa: A002 - as the argument is called
+        """Return who signed the one message whose id or digest begins with `id`, proven.
+
+        Raises:
+            NotFoundError, UsageError, RegistryError, NetworkError: as `show`.
+            VerificationError: nobody whom the trust file trusts.
+            ProtocolError: the message is malformed.
+        """
+        inbox, entry = self._find(id)
+        return self._desk.object_verifier().verify_message(inbox.fetch(entry))
+
+    def verify_object(self, reference: str) -> Verification:
+        """Return who signed what a tag or digest of this repository names, proven.
+
+        Raises:
+            NotFoundError: it is not there.
+            VerificationError: nobody whom the trust file trusts.
+            ProtocolError: it calls itself a message or receipt, and is malformed.
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        return self._desk.object_verifier().verify(reference)
+
+    def sign_object(self, reference: str) -> Signature:
+        """Sign what a tag or digest of this repository names, and attach the signature to it.
+
+        Raises:
+            NotFoundError: it is not there.
+            UsageError: signing is switched off.
+            SigningError, VerificationError: nothing was signed, and nothing added.
+            RegistryError, NetworkError: the registry refused, or did not answer.
+        """
+        signer = self._owner.signer()
+        if signer is None:
+            raise UsageError("signing is switched off")
+        return sign(
+            self._store.registry,
+            self._store.repository,
+            reference,
+            repo=self.repo,
+            state=self._state,
+            clock=self._clock,
+            signer=signer,
+            names=self.names,
+            on_notice=self._on_notice,
+        )
+
+    def acknowledge(
+        self,
+        id: str,  # noqa: A002 - as the argument is called
+        status: ReceiptStatus,
+        *,
+        reason: str = "",
+    ) -> Digest:
+        """Tell its sender what became of a message; return the receipt's digest.
+
+        Raises:
+            NotFoundError, UsageError: as `show`; or the reason is longer than 1 KiB.
+            SigningError, RegistryError, NetworkError: the receipt stays stored, and is published
+                by a later `receive`.
+        """
+        inbox, entry = self._find(id)
+        return acknowledge(
+            self._store.registry,
+            self._store.repository,
+            inbox.fetch(entry).digest if entry.digest is None else entry.digest,
+            status,
+            repo=self.repo,
+            me=inbox.me,
+            state=self._state,
+            clock=self._clock,
+            reason=reason,
+            signer=self._owner.signer(),
+            on_notice=self._on_notice,
+        )
+
+    def receive(
+        self,
+        ids: Sequence[str] = (),
+        *,
+        out: Path | str = Path(),
+        max: int | None = None,  # noqa: A002 - as the option is called
+        since: datetime | None = None,
+        all: bool = False,  # noqa: A002 - as the option is called
+        stdout: BinaryIO | None = None,
+        flat: bool = False,
+        overwrite: bool = False,
+        receipt: bool = True,
+        complete: bool = False,
+        concurrency: int = 4,
+    ) -> Iterator[Received]:
+        """Receive what is new, one message after another; yields what became of each.
+
+        Whom the trust file does not trust is held back. One that fails never stops the others, and
+        is reported once. What an earlier run left unfinished is put right first. Nothing happens
+        before the first result is asked for.
+
+        Args:
+            ids: Only these; each the start of an id or digest.
+            out: The folder that takes them; made if it is not there.
+            max: Stop after so many deliveries.
+            since: Only what was created later.
+            all: Deliver also what was delivered before or has expired, and report again.
+            stdout: Write payloads here instead of to files.
+            flat: Leave out the folder that each message gets.
+            overwrite: Replace files that are there already.
+            receipt: Write a receipt for what is delivered.
+            complete: Look at the whole repository, whatever is known already.
+            concurrency: Chunks under way at once.
+
+        Raises:
+            UsageError: `max` is not positive.
+            RegistryError, NetworkError: the registry did not let itself be looked at.
+            LocalIOError: the state cannot be used.
+        """
+        options = ReceiveOptions(
+            out=Path(out),
+            flat=flat,
+            overwrite=overwrite,
+            stdout=stdout,
+            receipt=receipt,
+            again=all,
+            concurrency=concurrency,
+        )
+        run = Round(
+            boxes=[Box(inbox, self._desk.verifier(inbox)) for inbox in self._desk.inboxes()],
+            registry=self._store.registry,
+            repository=self._store.repository,
+            state=self._state,
+            clock=self._clock,
+            options=options,
+            progress=self._progress,
+            signer=self._owner.signer(),
+            on_notice=self._on_notice,
+        )
+        for result in run.receive(ids, max=max, since=since, complete=complete):
+            self.last_poll = run.last_poll
+            yield result
+        self.last_poll = run.last_poll

@@ -1,0 +1,152 @@
+"""The half of a mailbox that sends, and hears what became of it.
+
+Example:
+    >>> from dockercomms.mailbox import Mailbox
+    >>> from dockercomms.mailbox_outgoing import Outgoing
+    >>> issubclass(Mailbox, Outgoing)
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from dockercomms.errors import NotFoundError
+from dockercomms.mailbox_base import MailboxBase
+from dockercomms.protocol import DEFAULT_TTL_SECONDS, MAX_TEXT_BYTES
+from dockercomms.publishing import Notice
+from dockercomms.receipts import ReceiptEntry, list_receipts
+from dockercomms.sending import SendOptions, Sent, send
+from dockercomms.transport.payload import payload_of
+from dockercomms.transport.transfer import Compress
+
+
+class Outgoing(MailboxBase):
+    """Sending, and the receipts for it."""
+
+    def send(
+        self,
+        paths: Sequence[Path | str] = (),
+        *,
+        to: str,
+        sender: str | None = None,
+        title: str | None = None,
+        text: str | None = None,
+        name: str | None = None,
+        stdin: BinaryIO | None = None,
+        ttl_seconds: int = DEFAULT_TTL_SECONDS,
+        compress: Compress = "auto",
+        chunk_bytes: int | None = None,
+        concurrency: int = 4,
+        keep_mtime: bool = False,
+        again: bool = False,
+        dry_run: bool = False,
+        clock_skew_ok: bool = False,
+        audience: str | None = None,
+    ) -> Sent:
+        """Send files, a folder, a stream or a note; when this returns, it is published.
+
+        Args:
+            paths: What to send; `-` is `stdin`. Several, or a folder, travel as one tar.
+            to: The recipient, byte for byte as they call themselves.
+            sender: The name to send as; None is `me`.
+            title: At most 200 characters.
+            text: A note: with `paths` at most 1 KiB, alone it is the message.
+            name: What the receiver's file is called.
+            stdin: What `-` stands for.
+            ttl_seconds: After how long the message expires.
+            compress: How.
+            chunk_bytes: Payload bytes in a chunk; None: chosen from the payload's size.
+            concurrency: Chunks under way at once.
+            keep_mtime: Keep the times of the files in a tar.
+            again: Start afresh even if an interrupted send could be continued.
+            dry_run: Read, cut and compress everything, and write nothing anywhere.
+            clock_skew_ok: Send even if our clock and the registry's are an hour apart.
+            audience: The only repository from which it is to be accepted.
+
+        Raises:
+            UsageError, LimitError: an argument is wrong; nothing was sent.
+            LocalIOError: the source cannot be read, or changed while it was sent.
+            ConfigError: our clock and the registry's are more than an hour apart.
+            SigningError, VerificationError: it could not be signed; nothing was published.
+            RegistryError, NetworkError: the registry refused, or did not answer.
+        """
+        payload = payload_of(
+            [Path(path) for path in paths],
+            name=name,
+            stdin=stdin,
+            text=text,
+            keep_mtime=keep_mtime,
+        )
+        if not paths and text is not None and not _fits_beside(text):
+            text = None  # the note is the payload; only a short one is in the listing as well
+        is_new = not dry_run and self._desk.is_missing_folder()
+        sent = send(
+            self._store.registry,
+            self._store.repository,
+            payload,
+            repo=self._store.repo,
+            sender=self.me if sender is None else sender,
+            recipient=to,
+            state=self._state,
+            clock=self._clock,
+            options=SendOptions(
+                title=title,
+                text=text,
+                ttl_seconds=ttl_seconds,
+                compress=compress,
+                chunk_bytes=chunk_bytes,
+                concurrency=concurrency,
+                again=again,
+                dry_run=dry_run,
+                clock_skew_ok=clock_skew_ok,
+                audience=audience,
+            ),
+            progress=self._progress,
+            signer=None if dry_run else self._owner.signer(),
+            on_notice=self._on_notice,
+        )
+        if dry_run:
+            sent = replace(sent, signed=self._owner.known_signer())
+        if is_new and self._on_notice is not None:
+            self._on_notice(Notice("created", f"{self.repo}: this folder was made"))
+        return sent
+
+    def receipts(self, id: str | None = None) -> list[ReceiptEntry]:  # noqa: A002 - the option's
+        """Return the receipts for what `me` sent, oldest first; with `id` for one message.
+
+        Raises:
+            NotFoundError: nothing that was sent begins with `id`.
+            UsageError: several messages do.
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        found: list[ReceiptEntry] = []
+        missing: NotFoundError | None = None
+        verifier = self._desk.receipt_verifier()
+        for name in self.names:
+            try:
+                found += list_receipts(
+                    self._store.registry,
+                    self._store.repository,
+                    repo=self.repo,
+                    me=name,
+                    state=self._state,
+                    clock=self._clock,
+                    message=id,
+                    verifier=verifier,
+                )
+            except NotFoundError as error:
+                missing = error
+            else:
+                if id is not None:
+                    return found
+        if missing is not None:
+            raise missing
+        return sorted(found, key=lambda entry: (entry.created_at is not None, entry.created_at))
+
+
+def _fits_beside(text: str) -> bool:
+    return len(text.encode("utf-8", "replace")) <= MAX_TEXT_BYTES
