@@ -27,10 +27,11 @@ from dockercomms.errors import (
     ManifestBlobUnknown,
     ManifestInvalid,
     NameUnknown,
+    NetworkError,
     NotFoundError,
     RegistryError,
 )
-from dockercomms.oci.ensure import BlobCopy, TargetLuck
+from dockercomms.oci.ensure import BlobCopy, TargetLuck, has_blob
 from dockercomms.oci.hub import direct
 from dockercomms.oci.inspection import Image
 from dockercomms.oci.interface import ProgressHook, Reader
@@ -55,6 +56,8 @@ T = TypeVar("T")
 
 CONCURRENCY = 8
 """Blobs that are on their way at once: a tenth faster than 4 for 100 layers of 5 MB (measured)."""
+
+_INTERNAL_SERVER_ERROR = 500
 
 _UNDISTRIBUTED = ("vnd.docker.image.rootfs.foreign.", "vnd.oci.image.layer.nondistributable.")
 """Layers that registries take manifests without: their maker gives them out himself."""
@@ -122,7 +125,8 @@ def ensure_manifest(
     """Make sure that the manifest `data` is at `target`, and return its descriptor.
 
     It is put; where the registry says that parts are missing, those are copied and it is put again.
-    Some registries do not say so (ggcr): use `copy_manifest` where the parts have to be moved.
+    One that breaks instead (ocimem: 500) is asked for the parts. Some take it without its parts
+    (ggcr): use `copy_manifest` where the parts have to be moved.
 
     Args:
         target: Under its tag, by its digest where it has none.
@@ -145,8 +149,8 @@ def ensure_manifest(
         return descriptor
     try:
         return put_manifest(target, data, media_type, digest)
-    except RegistryError as error:
-        if not _misses_parts(error):
+    except (RegistryError, NetworkError) as error:
+        if not (_misses_parts(error) or (_broke(error) and _lacks_parts(target, data))):
             raise
     children = parse_children(data, where=digest)
     with _executor(concurrency) as executor:
@@ -370,7 +374,22 @@ def _target_digest(target: Location, digest: Digest) -> Digest | None:
         return None
 
 
-def _misses_parts(error: RegistryError) -> bool:
+def _broke(error: RegistryError | NetworkError) -> bool:
+    """Return whether the registry answered that it cannot, at the last try or the only one."""
+    answer = error.__cause__ if isinstance(error, NetworkError) else error
+    return isinstance(answer, RegistryError) and answer.status >= _INTERNAL_SERVER_ERROR
+
+
+def _lacks_parts(target: Location, data: bytes) -> bool:
+    """Return whether a part of the manifest `data` is missing in the target's repository."""
+    here = Location(target.registry, target.repository)
+    children = parse_children(data, where="manifest")
+    return any(not has_blob(here, blob) for blob in children.blobs) or any(
+        _target_digest(here, child.digest) is None for child in children.manifests
+    )
+
+
+def _misses_parts(error: RegistryError | NetworkError) -> bool:
     """Return whether a refused manifest may be taken once its parts are there.
 
     Registries say it as a missing blob (distribution), a missing manifest (ggcr), an invalid

@@ -3,7 +3,7 @@
 1. Up to `ONE_REQUEST_BYTES`: POST, PUT. Larger: POST, one PATCH that streams, PUT.
 2. After a break: has the closing PUT arrived? Then done. Else the session is asked where it is and
    the PATCH goes on from there; where the registry cannot say, from the start.
-3. A registry that refuses the piece gets smaller ones; one without PATCH gets all in the PUT.
+3. A registry that refuses the piece gets smaller ones, then, as one without PATCH, all in the PUT.
 
 Source: distribution-spec v1.1.1, "Pushing blobs".
 """
@@ -43,6 +43,7 @@ BLOCK_BYTES = 2**18
 MAX_REPAIRS = 8
 """How often one blob is begun again, or sent another way, without getting further."""
 
+_BAD_REQUEST = 400
 _TOO_LARGE = 413
 
 
@@ -267,16 +268,28 @@ class BlobPush:
                 self._asked = False
                 self._unsure = False
                 return True
-            return self._shrink() or self._drop(session)
+            return self._shrink() or self._refused(error, session) or self._drop(session)
         if error.status == _TOO_LARGE:
-            return self._shrink()
+            return self._shrink() or self._refused(error, session)
         if isinstance(error, NotFoundError):
             return True  # the session is gone, or the blob is complete: both are looked for
         if isinstance(error, Unsupported) and not self._whole:
             self._whole = True
             return self._drop(session)
-        # The bytes arrived wrongly; they were right when they were read
-        return isinstance(error, DigestInvalid) and self._repairs == 0 and self._drop(session)
+        if isinstance(error, DigestInvalid):
+            # The bytes arrived wrongly; they were right when they were read
+            return self._repairs == 0 and self._drop(session)
+        return error.status == _BAD_REQUEST and self._refused(error, session)
+
+    def _refused(self, error: RegistryError, session: UploadSession) -> bool:
+        """Send all in the PUT of a new session, if it was a piece at its right place that failed.
+
+        A push that broke before is not sure of the place.
+        """
+        if error.method != "PATCH" or self._asked or self._whole:
+            return False
+        self._whole = True
+        return self._drop(session)
 
     def _shrink(self) -> bool:
         """Send smaller pieces from now on, if the last one was larger than all registries take."""

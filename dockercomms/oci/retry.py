@@ -98,7 +98,9 @@ class Failure:
         if isinstance(error, NetworkError):
             return cls(error, connection=error.retryable)
         if isinstance(error, RegistryError):
-            return cls(error, error.status, error.code, error.retry_after_seconds)
+            # The code of a bare 429 is its class's: the registry did not say it
+            bare = error.status == _TOO_MANY_REQUESTS and not error.body
+            return cls(error, error.status, "" if bare else error.code, error.retry_after_seconds)
         return cls(error)
 
 

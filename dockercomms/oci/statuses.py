@@ -72,7 +72,7 @@ def error_from_response(
 
     The first code that we know decides the class; a JSON body is read whatever its content type
     says. Without a code the status decides, and `not_found` says what 404 means for this request.
-    416 is always `RangeInvalid`.
+    416 is always `RangeInvalid`, and a 404 never a question of credentials.
     """
     body = _body(response)
     too_large = len(body) > MAX_ERROR_BODY_BYTES
@@ -98,7 +98,7 @@ def error_from_response(
         detail=next((entry[2] for entry in entries if entry[2]), ""),
         body=body,
         retry_after_seconds=retry_after(response),
-        hint=_hint(cls, url),
+        hint=_hint(OCI_ERROR_CLASSES.get(code, cls), url),
     )
 
 
@@ -121,6 +121,8 @@ def _class_for(
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return RangeInvalid
     cls = OCI_ERROR_CLASSES.get(code) or _STATUS_CLASSES.get(status, RegistryError)
+    if status == HTTPStatus.NOT_FOUND and issubclass(cls, AuthError):
+        cls = NotFoundError  # a registry that tells strangers nothing says that there is nothing
     # Registries name the wrong missing thing: ggcr says NAME_UNKNOWN for a missing tag's index,
     # others MANIFEST_UNKNOWN for a blob. The request says what was asked for, but for NAME_UNKNOWN.
     if not_found is not None and issubclass(cls, NotFoundError) and cls is not NameUnknown:

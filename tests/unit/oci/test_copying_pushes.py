@@ -13,6 +13,7 @@ from dockercomms.errors import (
     DigestMismatch,
     ManifestBlobUnknown,
     NameUnknown,
+    NetworkError,
     ProtocolError,
     RegistryError,
 )
@@ -57,7 +58,7 @@ def test_ensure_manifest_by_digest() -> None:
         ensure_manifest(Location(memory, R, digest=digest_of(b"x")), built.data, built.media_type)
 
 
-@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("status", [400, 404, 500])
 def test_ensure_manifest_copies_the_parts_that_are_missing(status: Any) -> None:
     quirks = replace(DISTRIBUTION, missing_blob=status, missing_child=status)
     source = MemoryRegistry()
@@ -72,6 +73,20 @@ def test_ensure_manifest_copies_the_parts_that_are_missing(status: Any) -> None:
         ensure_manifest(place, other.data, other.media_type, sources)
         assert holds(registry, R, other)
         assert registry.resolve_tag(R, "v1").digest == other.descriptor.digest
+
+
+@pytest.mark.parametrize("retry", [RetryPolicy.none(), RetryPolicy.requests()])
+def test_ensure_manifest_that_fails_with_all_its_parts_there_is_an_error(
+    retry: RetryPolicy,
+) -> None:
+    built = image()
+    with serving(DISTRIBUTION, retry=retry) as (server, registry):
+        push(registry, R, built)
+        server.forget_requests()
+        server.fail_when(lambda request: request.method == "PUT", Fault.answer(500), times=1000)
+        with pytest.raises((RegistryError, NetworkError)):
+            ensure_manifest(Location(registry, R, tag="v1"), built.data, built.media_type)
+        assert server.count("POST") == 0
 
 
 def test_ensure_manifest_without_a_source_needs_its_parts_there() -> None:

@@ -113,10 +113,23 @@ def test_push_blob_too_large_in_any_piece_is_an_error():
 def test_push_blob_range_that_never_fits_is_an_error():
     descriptor, source = described(content(2 * MIB))
     with serving() as (server, registry):
-        server.fail_when(is_patch, Fault.answer(416), times=1000)
+        server.fail_when(
+            lambda request: request.method in {"PATCH", "PUT"}, Fault.answer(416), times=1000
+        )
         with pytest.raises(RangeInvalid):
             registry.push_blob(R, descriptor, source)
-        assert server.count("PATCH") <= MAX_REPAIRS + 1
+        assert server.count("PATCH") == 1
+        assert server.count("PUT") <= MAX_REPAIRS + 1
+
+
+def test_push_blob_whose_piece_is_refused_goes_in_one_request():
+    data = content(2 * MIB)
+    descriptor, source = described(data)
+    with serving() as (server, registry):
+        server.fail_when(is_patch, Fault.answer(416), times=1000)
+        registry.push_blob(R, descriptor, source)
+        assert stored(server, descriptor) == data
+        assert methods(server) == ["POST", "PATCH", "DELETE", "POST", "PUT"]
 
 
 def test_push_blob_one_byte_that_looks_like_none_is_not_sent_twice():

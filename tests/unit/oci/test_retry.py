@@ -320,6 +320,7 @@ def test_upload_tries_these_statuses_once(code: int) -> None:
         (RegistryError("x", status=400, code="DENIED"), False),
         (BlobUnknown("x", status=404), False),
         (status(429, retry_after=1), True),
+        (TooManyRequests("x", status=429), False),
         (NetworkError("reset by peer"), True),
         (DigestMismatch("other bytes"), False),
     ],
@@ -483,9 +484,10 @@ def test_retrying_final_keeps_the_hint() -> None:
         (NetworkError("x"), {"connection": True}),
         (NetworkError("x", retryable=False), {"connection": False}),
         (
-            TooManyRequests("x", status=429, retry_after_seconds=3),
+            TooManyRequests("x", status=429, retry_after_seconds=3, body=b"{}"),
             {"status": 429, "code": "TOOMANYREQUESTS", "retry_after": 3},
         ),
+        (TooManyRequests("x", status=429), {"status": 429, "code": ""}),
         (RetryAborted("x"), {}),
     ],
 )

@@ -73,7 +73,8 @@ def test_error_from_response_of_head_reads_nothing():
         ("NOT_FOUND", BlobUnknown),
         ("", BlobUnknown),
         ("NAME_UNKNOWN", NameUnknown),
-        ("DENIED", Denied),
+        ("DENIED", BlobUnknown),
+        ("UNAUTHORIZED", BlobUnknown),
         ("UNSUPPORTED", Unsupported),
     ],
 )
@@ -167,3 +168,9 @@ def test_check_response_takes_what_is_listed(status, ok, accepted):
 def test_check_response_says_what_is_missing():
     with pytest.raises(ManifestUnknown):
         check_response(Answer(status=404), not_found=ManifestUnknown)
+
+
+def test_error_from_response_not_found_for_want_of_a_login_says_how_to_log_in():
+    error = error_from_response(Answer(errors("DENIED"), status=404), not_found=BlobUnknown)
+    assert error.code == "DENIED"
+    assert "docker login h.example" in str(error.hint)
