@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dockercomms.cli.reg_stores import Opened
     from dockercomms.cli.session import Session
     from dockercomms.oci.location import Location
-    from dockercomms.oci.model import Descriptor
+    from dockercomms.oci.model import Descriptor, Digest
 
 STDIN = "-"
 
@@ -242,15 +242,16 @@ def tell_pushed(session: Session, row: Record, descriptor: Descriptor) -> None:
 def delete_command(session: Session, *, reference: str, is_blob: bool) -> None:
     """Delete a tag, a manifest or a blob.
 
-    With a tag, the tag and nothing else; with a digest, the manifest and all its tags. What a
-    manifest is made of stays until the registry collects its garbage.
+    With a tag, the tag and nothing else; with a digest, the manifest, all its tags, and its entry
+    where referrers are listed under a tag. What a manifest is made of stays until the registry
+    collects its garbage.
     """
     from dockercomms.cli.reg_records import record
     from dockercomms.cli.reg_stores import Stores
 
     with Stores(session) as stores:
         opened = stores.open(reference)
-        kind = _delete(opened, is_blob=is_blob)
+        kind = _delete(session, opened, is_blob=is_blob)
     row = record("delete", reference=str(opened), kind=kind)
     if session.screen.is_json:
         session.screen.data(to_json(row))
@@ -258,7 +259,7 @@ def delete_command(session: Session, *, reference: str, is_blob: bool) -> None:
         session.screen.note(f"deleted {kind} {opened}")
 
 
-def _delete(opened: Opened, *, is_blob: bool) -> str:
+def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
     """Delete what is named, and return what kind of thing it was.
 
     Raises:
@@ -277,7 +278,10 @@ def _delete(opened: Opened, *, is_blob: bool) -> str:
             hint="a tag alone is deleted without its manifest, a digest with all its tags",
         )
     if place.digest is not None:
+        subject = _subject(opened, place.digest)
         registry.delete_manifest(repository, place.digest)
+        if subject is not None:
+            _unlist_referrer(session, opened, subject, place.digest)
         return "manifest"
     if place.tag is None:
         raise UsageError(
@@ -292,3 +296,33 @@ def _delete(opened: Opened, *, is_blob: bool) -> str:
         )
         raise
     return "tag"
+
+
+def _subject(opened: Opened, digest: Digest) -> Digest | None:
+    """Return what the manifest that is to be deleted refers to, if that can be told."""
+    from dockercomms.errors import AuthError, IntegrityError, RegistryError
+    from dockercomms.oci.interface import read_all
+    from dockercomms.oci.model import MAX_MANIFEST_BYTES
+    from dockercomms.oci.stored import read_facts
+
+    try:
+        reader = opened.registry.get_manifest(opened.repository, digest)
+        return read_facts(read_all(reader, MAX_MANIFEST_BYTES)[0], digest).subject
+    except (AuthError, NotFoundError):
+        raise
+    except (RegistryError, ProtocolError, IntegrityError):
+        return None  # what is broken may be deleted all the same
+
+
+def _unlist_referrer(session: Session, opened: Opened, subject: Digest, digest: Digest) -> None:
+    """Take what was deleted out of the list of referrers that clients keep.
+
+    Source: distribution-spec v1.1.1, "Referrers Tag Schema".
+    """
+    from dockercomms.errors import DockerCommsError
+    from dockercomms.oci.referrers import remove_entry
+
+    try:
+        remove_entry(opened.registry, opened.repository, subject, digest)
+    except DockerCommsError as error:
+        session.screen.warn(f"still listed as a referrer of {subject}: {error.message}")

@@ -194,7 +194,7 @@ class BlobPush:
     def _send_piece(self, session: UploadSession) -> None:
         left = self._size - self._at
         length = min(left, session.chunk_size(self._chunk or left))
-        held = session.patch(self._source.body(self._at, length), self._at)
+        held = session.patch(self._source.body(self._at, length), self._at, ranged=self._asked)
         if not self._at < held <= self._at + length:
             # docker-registry 2.8 stores a piece wherever it stands: what is there is not ours
             raise RangeInvalid(

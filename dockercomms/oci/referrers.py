@@ -206,6 +206,32 @@ def append_entry(
     return True
 
 
+def remove_entry(registry: Registry, repository: str, subject: Digest, digest: Digest) -> bool:
+    """Take the entry of `digest` out of the tag schema's index of `subject`, if it is in there.
+
+    The last one takes the index with it. As with `append_entry`, there is no lock.
+
+    Returns:
+        Whether it was in there.
+
+    Raises:
+        ProtocolError: what the tag points at is no index; it is left alone.
+    """
+    try:
+        entries = tag_schema_entries(registry, repository, subject)
+    except NameUnknown:
+        return False
+    left = tuple(entry for entry in entries if entry.digest != digest)
+    if left == entries:
+        return False
+    if left:
+        put_index(registry, repository, subject, left)
+    else:
+        index = registry.resolve_tag(repository, referrers_tag(subject))
+        registry.delete_manifest(repository, index.digest)
+    return True
+
+
 def put_index(
     registry: Registry, repository: str, subject: Digest, entries: Sequence[Descriptor]
 ) -> None:

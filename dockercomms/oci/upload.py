@@ -48,6 +48,7 @@ _STORED = frozenset({200, 201, 204})
 _CANCELLED = frozenset({200, 202, 204})
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
+_BROKE = 500
 _OCTETS = {"Content-Type": MEDIA_TYPE_OCTET_STREAM}
 
 
@@ -106,14 +107,22 @@ class UploadSession:
                 raise
             raise kind(error.message, status=error.status, url=error.url) from error
 
-    def patch(self, body: bytes | Body, start: int) -> int:
+    def patch(self, body: bytes | Body, start: int, *, ranged: bool = False) -> int:
         """Send bytes from `start` on; returns how many the registry holds then. Never repeated.
+
+        Args:
+            body: The bytes.
+            start: Where they stand in the blob.
+            ranged: Say that also of the first byte alone. ocimem refuses `0-0`, so that it is said
+                only where the registry may be elsewhere.
 
         Raises:
             RangeInvalid: the registry is at another offset, or the piece is too large for it.
         """
         length = body.length if isinstance(body, Body) else len(body)
-        headers = {**_OCTETS, "Content-Range": f"{start}-{start + length - 1}"}
+        headers = dict(_OCTETS)
+        if start + length > 1 or ranged:
+            headers["Content-Range"] = f"{start}-{start + length - 1}"
         response = self._send(
             "PATCH", self.url, ok=_TAKEN, headers=headers, body=body, retry=RetryPolicy.none()
         )
@@ -224,7 +233,9 @@ class HTTPUpload:
         self._repository = repository
         self._session = session
         self._sent = size
-        self._chunk = session.chunk_size(chunk_size or SMALL_CHUNK_BYTES)
+        # ocimem refuses a range of one byte at 0, which a session that may hold one needs
+        least = 2 if perhaps_one else 1
+        self._chunk = session.chunk_size(max(least, chunk_size or SMALL_CHUNK_BYTES))
         self._perhaps_one = perhaps_one
         self._buffer = bytearray()
         self._open = True
@@ -271,6 +282,13 @@ class HTTPUpload:
             except RangeInvalid as error:
                 self._drop_first_byte(error)
             except (NetworkError, RegistryError) as error:
+                if (
+                    self._perhaps_one
+                    and isinstance(error, RegistryError)
+                    and error.status == _BROKE
+                ):
+                    self._drop_first_byte(error)  # what ocimem says of a wrong place
+                    continue
                 retrying.pause(Failure.of(error))
                 if blob_is_there(self._sender, self._repository, digest, size):
                     break
@@ -297,7 +315,7 @@ class HTTPUpload:
         while self._sent < stop:
             piece = bytes(self._buffer[: stop - self._sent])
             try:
-                held = self._session.patch(piece, self._sent)
+                held = self._session.patch(piece, self._sent, ranged=self._perhaps_one)
             except RangeInvalid as error:
                 self._drop_first_byte(error)
                 continue
@@ -320,7 +338,7 @@ class HTTPUpload:
         del self._buffer[: held - self._sent]
         self._sent = held
 
-    def _drop_first_byte(self, refusal: RangeInvalid) -> None:
+    def _drop_first_byte(self, refusal: RegistryError) -> None:
         """Go on at 1 where the registry's `0-0` meant one byte, or raise its refusal."""
         if not self._perhaps_one or self._sent or not self._buffer:
             raise refusal

@@ -128,6 +128,7 @@ class ListingContract:
             return
         assert repository in list(registry.repositories())
         if capabilities.catalogue_pages:
-            assert repository in list(registry.repositories(page_size=1))
+            for page_size in (1, 2, 1000):
+                assert repository in list(registry.repositories(page_size=page_size))
             assert repository not in list(registry.repositories(start_after=repository))
         assert len(list(registry.repositories(limit=1))) == 1

@@ -76,6 +76,28 @@ class UploadContract:
             assert session.size == (number + 1) * CHUNK_BYTES
         assert session.commit(digest_of(data)).size == len(data)
 
+    @pytest.mark.parametrize("chunk_size", [1, 3, 1000])
+    def test_upload_resumes_at_every_offset(
+        self, registry: Registry, repository: str, capabilities: Capabilities, chunk_size: int
+    ) -> None:
+        """Asked for, or given where the store cannot be asked or takes bytes at any offset."""
+        for held in range(8):
+            data = b"seven b" + bytes([held])
+            upload = registry.upload(repository, chunk_size=chunk_size)
+            upload.write(data[:held])
+            upload.close()
+            told = capabilities.upload_status and (capabilities.upload_checks_offset or held != 1)
+            offset = None if told else held
+            again = registry.resume_upload(
+                repository, upload.id, offset=offset, chunk_size=chunk_size
+            )
+            # 0-0 is what many say of one byte and of none
+            assert again.size == held or (held, again.size) == (1, 0)
+            again.write(data[again.size :])
+            assert again.commit(digest_of(data)).size == len(data)
+            with registry.get_blob(repository, digest_of(data)) as reader:
+                assert reader.read() == data
+
     def test_upload_resumes_before_the_first_byte(
         self, registry: Registry, repository: str, capabilities: Capabilities
     ) -> None:

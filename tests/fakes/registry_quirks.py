@@ -49,6 +49,8 @@ class Quirks:
     empty_put_range: Literal["refuse", "ignore"] = "refuse"
     """Closing PUT without body and with `Content-Range: n-(n-1)`: 416, or 201 (olareg)."""
     put_range: Literal["check", "ignore"] = "check"
+    put_gap: Literal[416, 500] = 416
+    """A closing PUT whose bytes begin elsewhere than the session ends (ocimem: 500)."""
     """Whether the Content-Range of a closing PUT with a body is looked at."""
     empty_range: str = "0-0"
     """`Range` of a session without bytes (olareg: `0--1`)."""
@@ -324,6 +326,7 @@ OCIMEM = Quirks(
     patch_without_range="at-zero",
     first_byte_range=False,
     empty_put_range="ignore",
+    put_gap=500,
     wrong_digest="spoils",
     range_behind="empty",
     bad_tag="404-json",

@@ -222,7 +222,7 @@ class UploadApi:
             return None
         size = len(upload.data)
         if match is None or int(match[1]) > int(match[2]) or int(match[1]) != size:
-            return error(416, "RANGE_INVALID")
+            return error(quirks.put_gap, "RANGE_INVALID" if quirks.put_gap == 416 else "UNKNOWN")
         length = request.body.length
         if length is not None and length != int(match[2]) - int(match[1]) + 1:
             return error(400, "SIZE_INVALID")

@@ -10,9 +10,10 @@ import pytest
 from dockercomms.cli.reg_write import media_type_of
 from dockercomms.errors import UsageError
 from dockercomms.oci.model import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, digest_of
+from dockercomms.oci.reference import referrers_tag
 from tests.cli.harness import invoke
 from tests.fakes.images import Built, artifact, image, index_of, push_tree
-from tests.fakes.registry import FakeRegistry, Quirks
+from tests.fakes.registry import DISTRIBUTION, FakeRegistry, Quirks
 from tests.unit.cli.conftest import MISSING, Box
 
 
@@ -212,6 +213,33 @@ def test_delete_of_a_manifest_takes_its_tags(box: Box) -> None:
     assert (found["kind"], found["reference"]) == ("manifest", f"{box.place}@{pushed.digest}")
     assert box.tags() == []
     assert box.reg("delete", f"{box.base}@{pushed.digest}").exit_code == 5
+
+
+def test_delete_of_a_referrer_takes_its_entry_in_the_list(box: Box) -> None:
+    subject = box.push(image(), "v1")
+    made = [artifact(name, subject=subject) for name in ("one", "two")]
+    for number, built in enumerate(made):
+        push_blobs(box, built)
+        box.ok("put-manifest", box.base, str(box.file(f"{number}.json", built.data)))
+    where = f"{box.base}@{subject.digest}"
+    for left in (made[1:], []):
+        box.ok("delete", f"{box.base}@{made[1 - len(left)].descriptor.digest}")
+        rows = [row["digest"] for row in box.rows("referrers", where)]
+        assert rows == [built.descriptor.digest for built in left]
+    assert box.tags() == ["v1"]
+
+
+def test_delete_of_a_referrer_whose_list_is_none_is_done_with_a_warning(
+    remote: Box, fake: FakeRegistry
+) -> None:
+    fake.quirks = DISTRIBUTION
+    subject = remote.push(image(), "v1")
+    built = artifact("one", subject=subject)
+    push_blobs(remote, built)
+    remote.ok("put-manifest", remote.base, str(remote.file("one.json", built.data)))
+    remote.ok("tag", f"{remote.base}:v1", referrers_tag(subject.digest))
+    result = remote.ok("delete", f"{remote.base}@{built.descriptor.digest}")
+    assert "still listed as a referrer" in result.stderr
 
 
 def test_delete_of_a_blob_has_to_be_said(box: Box) -> None:

@@ -29,7 +29,13 @@ from dockercomms.oci.model import (
     parse_index,
 )
 from dockercomms.oci.reference import referrers_tag
-from dockercomms.oci.referrers import ZERO_DIGEST, append_entry, put_index, tag_schema_entries
+from dockercomms.oci.referrers import (
+    ZERO_DIGEST,
+    append_entry,
+    put_index,
+    remove_entry,
+    tag_schema_entries,
+)
 from dockercomms.oci.retry import RetryPolicy
 from tests.fakes.registry import (
     DISTRIBUTION,
@@ -275,6 +281,22 @@ def test_append_entry_leaves_a_full_index_alone(store):
     assert append_entry(store, R, SUBJECT, entry(3), max_entries=2) is False
     assert append_entry(store, R, SUBJECT, entry(2), max_entries=2) is True
     assert tag_schema_entries(store, R, SUBJECT) == (entry(1), entry(2))
+
+
+def test_remove_entry_takes_one_out_and_the_last_one_with_the_index(store):
+    prepared(store)
+    put_index(store, R, SUBJECT, [entry(1), entry(2)])
+    assert remove_entry(store, R, SUBJECT, entry(1).digest) is True
+    assert remove_entry(store, R, SUBJECT, entry(1).digest) is False
+    assert tag_schema_entries(store, R, SUBJECT) == (entry(2),)
+    assert remove_entry(store, R, SUBJECT, entry(2).digest) is True
+    assert referrers_tag(SUBJECT) not in list(store.tags(R))
+    assert remove_entry(store, R, SUBJECT, entry(2).digest) is False
+
+
+def test_remove_entry_where_there_is_no_repository():
+    with serving() as (_, registry):
+        assert remove_entry(registry, "no/such", SUBJECT, entry(1).digest) is False
 
 
 def test_append_entry_never_overwrites_what_is_no_index(store):
