@@ -37,6 +37,7 @@ _PUBLIC = {
         (
             "AuthError",
             "BlobUnknown",
+            "CommandError",
             "ConfigError",
             "Denied",
             "DigestInvalid",

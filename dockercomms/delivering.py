@@ -56,6 +56,8 @@ class ReceiveOptions:
     """Write the payload here instead, once it is proven; at least once."""
     receipt: bool = True
     """Write a receipt for what is delivered."""
+    handover: bool = False
+    """A command is to be run for what is delivered; who runs it writes the receipt."""
     again: bool = False
     """Deliver also what was delivered before, or has expired."""
     concurrency: int = 4
@@ -100,7 +102,7 @@ class DeliveryRun:
             rows.forget_delivery(self.me, digest)
             return None
         self._finish()
-        return _files_at(known.path)
+        return files_at(known.path)
 
     def deliver(self) -> tuple[Path, ...]:
         """Bring the payload to its place and note it as delivered; return the files it became.
@@ -119,7 +121,7 @@ class DeliveryRun:
         else:
             final = self._to_file()
         self._finish()
-        return _files_at(final)
+        return files_at(final)
 
     # --- three kinds of places -------------------------------------------------------------------
 
@@ -244,7 +246,11 @@ class DeliveryRun:
                 state.trust.record_signed(
                     self.me, self.signer, header.id, digest, expires=header.expires, at=now
                 )
-            if self.options.receipt:
+            if self.options.handover:
+                state.handovers.owe(
+                    self.me, digest, repo=self.publisher.repo, signer=self.signer, now=now
+                )
+            elif self.options.receipt:
                 known = rows.delivery(self.me, digest)
                 at = None if known is None else known.delivered_at
                 store_receipt(
@@ -257,7 +263,8 @@ class DeliveryRun:
                 )
 
 
-def _files_at(path: Path) -> tuple[Path, ...]:
+def files_at(path: Path) -> tuple[Path, ...]:
+    """Return the files that a message became: what was delivered at `path`, or is below it."""
     if not path.is_dir():
         return (path,)
     with local_errors(str(path)):

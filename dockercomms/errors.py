@@ -30,6 +30,7 @@
     ├ VerificationError 2          bad signature, wrong identity
     │ ├ Unsigned                   there is no signature at all
     │ └ UnknownSender              the policy does not say how that name signs
+    ├ CommandError 1               a command that was run for a message did not take it
     ├ PartialError 7               some messages failed
     ├ NothingNewError 12           nothing new, and the caller wanted to know
     └ LocalIOError 8               disk full, permissions, a file that changed while it was read
@@ -315,6 +316,10 @@ class Unsigned(VerificationError):
 
 class UnknownSender(VerificationError):
     """The policy does not say how that name signs."""
+
+
+class CommandError(DockerCommsError):
+    """A command that was run for a message ended with another exit code than 0, or not in time."""
 
 
 class PartialError(DockerCommsError):

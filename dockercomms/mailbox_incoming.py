@@ -9,14 +9,16 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from dockercomms.approving import Signature, Verification, sign
 from dockercomms.errors import IntegrityError, NotFoundError, UsageError
-from dockercomms.inbox import Entry, Inbox
+from dockercomms.handover import Command, parse_command
+from dockercomms.inbox import Entry, Inbox, PollResult
 from dockercomms.listing import InboxEntry, inbox_entry
 from dockercomms.mailbox_base import MailboxBase
 from dockercomms.oci.model import Digest
@@ -25,6 +27,14 @@ from dockercomms.receipts import acknowledge
 from dockercomms.receiving import Received, ReceiveOptions
 from dockercomms.rounds import Box, Round, find_in, poll_all
 from dockercomms.verifying import judge_entries
+from dockercomms.watching import (
+    DEFAULT_INTERVAL_SECONDS,
+    Ack,
+    Stop,
+    Watched,
+    Watcher,
+    WatchOptions,
+)
 
 
 class Incoming(MailboxBase):
@@ -217,7 +227,15 @@ class Incoming(MailboxBase):
             again=all,
             concurrency=concurrency,
         )
-        run = Round(
+        run = self._round(options)
+        for result in run.receive(ids, max=max, since=since, complete=complete):
+            self.last_poll = run.last_poll
+            yield result
+        self.last_poll = run.last_poll
+
+    def _round(self, options: ReceiveOptions) -> Round:
+        """Return a round by the policy as it is now."""
+        return Round(
             boxes=[Box(inbox, self._desk.verifier(inbox)) for inbox in self._desk.inboxes()],
             registry=self._store.registry,
             repository=self._store.repository,
@@ -228,7 +246,76 @@ class Incoming(MailboxBase):
             signer=self._owner.signer(),
             on_notice=self._on_notice,
         )
-        for result in run.receive(ids, max=max, since=since, complete=complete):
-            self.last_poll = run.last_poll
-            yield result
-        self.last_poll = run.last_poll
+
+    def watch(
+        self,
+        *,
+        out: Path | str = Path(),
+        interval_seconds: float = DEFAULT_INTERVAL_SECONDS,
+        command: Command | str | None = None,
+        ack: Ack = "always",
+        once: bool = False,
+        stop: Stop | None = None,
+        flat: bool = False,
+        overwrite: bool = False,
+        concurrency: int = 4,
+        output: int | None = None,
+        on_poll: Callable[[PollResult], None] | None = None,
+    ) -> Iterator[Watched]:
+        """Receive what comes, for as long as it is iterated; yields what became of each message.
+
+        An idle look costs one request. What fails and may pass is waited out, and told as a notice.
+        With a command, each message is handed to it when it is on disk, at least once, and how it
+        ends becomes the receipt.
+
+        Args:
+            out: The folder that takes messages; made if it is not there.
+            interval_seconds: How often to look; longer when nothing comes for long.
+            command: What is run for each message, `{dir}` standing for its folder. No shell reads
+                it; see `handover`.
+            ack: Whether senders are told: always, of what the command took, or never.
+            once: Look once, as `receive` does, and return.
+            stop: Set it to end the watch after the message in hand; None: it goes on.
+            flat: Leave out the folder that each message gets; with a command each gets one.
+            overwrite: Replace files that are there already.
+            concurrency: Chunks under way at once.
+            output: The descriptor that takes what commands print; None: nobody reads it.
+            on_poll: Called with how each look went that saw more than a silent bell.
+
+        Raises:
+            UsageError: the command cannot be run.
+            AuthError, ConfigError, RegistryError, NetworkError: the first look failed, and not by
+                what may pass.
+            LocalIOError: the state, the disk, or the command cannot be used.
+        """
+        if isinstance(command, str):
+            command = parse_command(command)
+        options = ReceiveOptions(
+            out=Path(out),
+            flat=flat and command is None,
+            overwrite=overwrite,
+            receipt=ack != "never",
+            handover=command is not None,
+            concurrency=concurrency,
+        )
+
+        def heard(poll: PollResult) -> None:
+            self.last_poll = poll
+            if on_poll is not None:
+                on_poll(poll)
+
+        watcher = Watcher(
+            rounds=lambda: self._round(options),
+            clock=self._clock,
+            stop=threading.Event() if stop is None else stop,
+            options=WatchOptions(
+                interval_seconds=interval_seconds,
+                command=command,
+                ack=ack,
+                once=once,
+                output=output,
+            ),
+            on_notice=self._on_notice,
+            on_poll=heard,
+        )
+        yield from watcher.run()

@@ -81,6 +81,8 @@ class PollResult:
     """There is no such repository yet; the inbox counts as empty."""
     idle: bool = False
     """Only the bell was looked at, and it was silent."""
+    rang: bool = False
+    """The bell says something else than at the last complete pass."""
     clock_skew_seconds: float | None = None
     """By how much our clock is ahead of the registry's."""
 
@@ -394,6 +396,7 @@ class _Pass:
             complete=self._is_complete(),
             errors=tuple(self._errors),
             repository_missing=self._missing,
+            rang=self._bell != self._before.bell,
             clock_skew_seconds=None if skew is None else skew.total_seconds(),
         )
 

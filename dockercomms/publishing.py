@@ -88,6 +88,7 @@ NoticeKind = Literal[
     "created",
     "key-created",
     "pinned",
+    "watch-waits",
 ]
 
 

@@ -66,6 +66,8 @@ class Received:
     digest: Digest | None
     """None where not even that is known."""
     status: Literal["received", "skipped", "failed"]
+    recipient: str = ""
+    """Which of the receiver's names it is for."""
     sender: str = ""
     """As the message claims."""
     signer: str | None = None
@@ -230,7 +232,7 @@ def _acknowledged(
     """Publish the receipt; that it has to wait does not make the delivery undone."""
     receipt, error = None, None
     publisher, message = delivery.publisher, delivery.message
-    if delivery.options.receipt:
+    if delivery.options.receipt and not delivery.options.handover:
         row = publisher.state.receipts.last(publisher.repo, delivery.me, message.digest)
         try:
             receipt = None if row is None else publish_receipt(publisher, row, signer=signer)
@@ -253,6 +255,7 @@ def _result(
         id=message.header.id,
         digest=message.digest,
         status=status,
+        recipient=message.header.recipient,
         sender=message.header.sender,
         signer=accepted.signer,
         signature_status=accepted.status,
@@ -270,6 +273,7 @@ def _failed(entry: Entry, error: DockerCommsError) -> Received:
         id="" if header is None else header.id,
         digest=entry.digest,
         status="failed",
+        recipient=entry.me,
         sender="" if header is None else header.sender,
         bytes=0 if header is None else header.total_bytes,
         error=error,

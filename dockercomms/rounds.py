@@ -91,6 +91,7 @@ class Round:
         max: int | None = None,  # noqa: A002 - as the option is called
         since: datetime | None = None,
         complete: bool = False,
+        watching: bool = False,
     ) -> Iterator[Received]:
         """Receive what is new, or `ids`; yields what became of each message.
 
@@ -105,6 +106,7 @@ class Round:
             max: Stop after so many deliveries.
             since: Only what was created later.
             complete: Look at the whole repository, whatever is known already.
+            watching: Stop after the bell if it is silent and nothing else is due.
 
         Raises:
             UsageError: `max` is not positive.
@@ -113,10 +115,14 @@ class Round:
         """
         if max is not None and max < 1:
             raise UsageError(f"max: {max} given; 1 or more expected")
-        self.last_poll = poll_all([box.inbox for box in self.boxes], complete=complete)
-        leftovers_of(self.state).sweep()
+        inboxes = [box.inbox for box in self.boxes]
+        self.last_poll = poll_all(inboxes, complete=complete, watching=watching)
+        if not self.last_poll.idle:
+            leftovers_of(self.state).sweep()
         if self.options.receipt and not self.last_poll.repository_missing:
             self._publish_pending()
+        if self.last_poll.idle:
+            return
         delivered = unreachable = 0
         for found in self._wanted(ids, since):
             if isinstance(found, Received):
@@ -175,34 +181,47 @@ class Round:
         row = self.state.inbox.candidate(entry.me, entry.repo, entry.key)
         return row is not None and row.state in ("held", "refused") and row.reported
 
+    def publisher(self, inbox: Inbox) -> Publisher:
+        """Return what publishes in the repository of an inbox."""
+        return Publisher(
+            registry=self.registry,
+            repository=self.repository,
+            repo=inbox.repo,
+            state=self.state,
+            clock=self.clock,
+            on_notice=self.on_notice,
+        )
+
     def _publish_pending(self) -> None:
         for box in self.boxes:
-            publisher = Publisher(
-                registry=self.registry,
-                repository=self.repository,
-                repo=box.inbox.repo,
-                state=self.state,
-                clock=self.clock,
-                on_notice=self.on_notice,
-            )
+            publisher = self.publisher(box.inbox)
             for error in publish_pending(publisher, box.inbox.me, signer=self.signer):
                 publisher.notify(
                     "receipt-waits", f"{publisher.repo}: a receipt has to wait: {error}"
                 )
 
 
-def poll_all(inboxes: Sequence[Inbox], *, complete: bool = False) -> PollResult:
+def poll_all(
+    inboxes: Sequence[Inbox], *, complete: bool = False, watching: bool = False
+) -> PollResult:
     """Look at the repository for each of several names; return how that went altogether.
+
+    Args:
+        inboxes: One for each name.
+        complete: Look at the whole repository, whatever is known already.
+        watching: Look no further than to a bell that is silent, if nothing else is due.
 
     Raises:
         RegistryError, NetworkError: the registry did not let itself be looked at.
         LocalIOError: the state cannot be used.
     """
-    polls = [inbox.poll(complete=complete) for inbox in inboxes]
+    polls = [inbox.poll(complete=complete, watching=watching) for inbox in inboxes]
     return PollResult(
         complete=all(poll.complete for poll in polls),
         errors=tuple(error for poll in polls for error in poll.errors),
         repository_missing=all(poll.repository_missing for poll in polls),
+        idle=all(poll.idle for poll in polls),
+        rang=any(poll.rang for poll in polls),
         clock_skew_seconds=polls[-1].clock_skew_seconds,
     )
 
@@ -240,6 +259,7 @@ def _held_back(entry: Entry) -> Received:
         id="" if header is None else header.id,
         digest=entry.digest,
         status="failed",
+        recipient=entry.me,
         sender="" if header is None else header.sender,
         bytes=0 if header is None else header.total_bytes,
         error=kind(f"{entry.digest or entry.key}: {entry.reason}"),

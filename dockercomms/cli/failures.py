@@ -63,6 +63,10 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "the message could not be verified",
         "do not trust it; ask its sender",
     ),
+    errors.CommandError: (
+        "the command did not take the message",
+        "its files stay where they are; run the command on them when it is put right",
+    ),
     errors.PartialError: ("some of it failed", "the errors above say what to do for each"),
     errors.NothingNewError: ("nothing new", "nothing is wrong; leave out --fail-empty to get 0"),
     errors.LocalIOError: (

@@ -29,6 +29,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "inbox": ("dockercomms.cli.inbox", "List what has been sent to you."),
     "show": ("dockercomms.cli.inbox", "Show one message without receiving it."),
     "recv": ("dockercomms.cli.receive", "Receive what is new, or the messages named."),
+    "watch": ("dockercomms.cli.watch", "Receive what comes, and run a command for each message."),
     "ack": ("dockercomms.cli.receipts", "Accept or reject a message you received."),
     "receipts": ("dockercomms.cli.receipts", "List what became of the messages you sent."),
     "verify": ("dockercomms.cli.verify", "Check who signed a message, a manifest or a file."),

@@ -110,7 +110,7 @@ def recv_command(
                 raise received.error
             received = tally.add(received)
             _report(screen, listing, received)
-            _explain(session, received)
+            explain(session, received)
         poll = mailbox.last_poll
         session.tell_poll(poll)
     screen.note(str(tally) or f"no new messages for {', '.join(session.names)}")
@@ -186,7 +186,7 @@ def _report(screen: Screen, listing: Listing, received: Received) -> None:
     """Write one message's line of data."""
     from dockercomms.cli.records import received_record
 
-    place = _place(received.files)
+    place = place_of(received.files)
     cells = (
         received.id,
         received.status,
@@ -199,19 +199,19 @@ def _report(screen: Screen, listing: Listing, received: Received) -> None:
         where = f": {os.path.relpath(place)}" if place else ""
         size = human_bytes(received.bytes)
         sender = shown_sender(received.sender, received.signer)
-        screen.data(visible(f"{_name(received)} from {sender}{where} ({size})"))
+        screen.data(visible(f"{message_name(received)} from {sender}{where} ({size})"))
 
 
-def _place(files: Sequence[Path]) -> str:
+def place_of(files: Sequence[Path]) -> str:
     """Return where a message is: its file, or the folder that holds all its files."""
     if not files:
         return ""
     return os.path.commonpath([path.absolute() for path in files])
 
 
-def _explain(session: Session, received: Received) -> None:
+def explain(session: Session, received: Received) -> None:
     """Say what went wrong with a message, or why nothing happened to it."""
-    name = _name(received)
+    name = message_name(received)
     error = received.error
     if received.status == "failed":
         sender = f" from {received.sender}" if received.sender else ""
@@ -225,7 +225,7 @@ def _explain(session: Session, received: Received) -> None:
         session.screen.note(f"message {name} skipped: {received.reason}")
 
 
-def _name(received: Received) -> str:
+def message_name(received: Received) -> str:
     """Return what a message is called: the start of its id, or of its digest without one."""
     digest = (received.digest or "").partition(":")[2]
     return (received.id or digest)[:SHORT_ID_CHARACTERS] or "?"

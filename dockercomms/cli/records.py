@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dockercomms.sending import Sent
     from dockercomms.trust.keystore import StoredKey
     from dockercomms.trust.policy import Sender
+    from dockercomms.watching import Watched
 
 Record = Mapping[str, object]
 
@@ -89,6 +90,26 @@ def received_record(received: Received) -> Record:
         "bytes": received.bytes,
         "receipt": received.receipt,
         "error": None if received.error is None else error_record(received.error),
+    }
+
+
+def watched_record(watched: Watched) -> Record:
+    """Return an object of `watch`: that of `recv`, and what came of the command."""
+    received, outcome = watched.received, watched.outcome
+    command = None
+    if outcome is not None:
+        command = {
+            "exit_code": outcome.exit_code,
+            "timed_out": outcome.timed_out,
+            "seconds": round(outcome.seconds, 3),
+            "reason": outcome.reason,
+        }
+    return {
+        **received_record(received),
+        "schema": "dockercomms/watch/v1",
+        "to": received.recipient,
+        "command": command,
+        "told": watched.status,
     }
 
 

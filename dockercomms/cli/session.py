@@ -385,7 +385,7 @@ class Session:
 
     def _tell_notice(self, notice: Notice) -> None:
         """Say what matters to everybody; how a registry was coped with, only if asked to."""
-        if notice.kind in {"clock-skew", "pinned"}:
+        if notice.kind in {"clock-skew", "pinned", "watch-waits"}:
             self.screen.warn(notice.text)
         elif notice.kind in {"created", "key-created"} or self.verbose:
             self.screen.note(notice.text)

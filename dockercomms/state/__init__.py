@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dockercomms.state import (
     delivery_rows,
+    handover_rows,
     inbox_rows,
     progress_rows,
     receipt_rows,
@@ -48,6 +49,7 @@ class State(AbstractContextManager["State"]):
                 *progress_rows.SCHEMA,
                 *inbox_rows.SCHEMA,
                 *delivery_rows.SCHEMA,
+                *handover_rows.SCHEMA,
                 *sends.SCHEMA,
                 *receipt_rows.SCHEMA,
                 *trust_rows.SCHEMA,
@@ -56,6 +58,7 @@ class State(AbstractContextManager["State"]):
         )
         self.progress = progress_rows.ProgressRows(self._database)
         self.inbox = inbox_rows.InboxRows(self._database)
+        self.handovers = handover_rows.HandoverRows(self._database)
         self.sends = sends.Sends(self._database)
         self.receipts = receipt_rows.ReceiptRows(self._database)
         self.trust = trust_rows.TrustRows(self._database)

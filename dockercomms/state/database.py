@@ -27,8 +27,11 @@ from filelock import FileLock
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import create_new, local_errors, sync_folder
 
-SCHEMA_VERSION = 1
-"""Counted up with every change that an older release could not work with."""
+SCHEMA_VERSION = 2
+"""Counted up with every change that an older release could not work with.
+
+1: the first; 2: `handovers`. What only adds tables needs no more than their statements, which are
+run again on an older file and make what is missing."""
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long one process waits for another's transaction, which takes milliseconds."""
@@ -58,7 +61,8 @@ class Database(AbstractContextManager["Database"]):
 
     Args:
         path: The file. It is created with mode 0600, missing folders above it with 0700.
-        schema: SQL statements, one each, that are run once on a new file.
+        schema: SQL statements, one each, that are run once on a new or older file; they change
+            nothing that is there (IF NOT EXISTS).
         busy_timeout_seconds: How long another process's transaction is waited for.
     """
 

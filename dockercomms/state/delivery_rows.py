@@ -29,7 +29,7 @@ KEEP_AFTER_EXPIRY = timedelta(days=1)
 """How long a delivery is remembered, at least, after the message has expired."""
 
 SCHEMA = (
-    """CREATE TABLE deliveries (
+    """CREATE TABLE IF NOT EXISTS deliveries (
         me TEXT NOT NULL,
         digest TEXT NOT NULL,
         head TEXT NOT NULL,
@@ -43,7 +43,7 @@ SCHEMA = (
         delivered_at REAL,
         PRIMARY KEY (me, digest)
     )""",
-    "CREATE INDEX deliveries_head ON deliveries (me, head)",
+    "CREATE INDEX IF NOT EXISTS deliveries_head ON deliveries (me, head)",
 )
 """The table of (me, verified signer, message id) is in `trust_rows`."""
 

@@ -42,7 +42,7 @@ REFRESH_SEEN = timedelta(hours=12)
 
 SCHEMA = (
     # `state` is one of EntryState, or "joined": a 1.0 tag whose message has a row of its own.
-    """CREATE TABLE candidates (
+    """CREATE TABLE IF NOT EXISTS candidates (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -66,9 +66,9 @@ SCHEMA = (
         checked REAL,
         PRIMARY KEY (me, repo, key)
     )""",
-    "CREATE INDEX candidates_state ON candidates (me, repo, state)",
-    "CREATE INDEX candidates_head ON candidates (me, repo, head)",
-    "CREATE INDEX candidates_digest ON candidates (me, digest)",
+    "CREATE INDEX IF NOT EXISTS candidates_state ON candidates (me, repo, state)",
+    "CREATE INDEX IF NOT EXISTS candidates_head ON candidates (me, repo, head)",
+    "CREATE INDEX IF NOT EXISTS candidates_digest ON candidates (me, digest)",
 )
 
 _FOUND = """CREATE TEMP TABLE IF NOT EXISTS found

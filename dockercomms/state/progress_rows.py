@@ -20,14 +20,14 @@ from dockercomms.oci.model import Digest
 from dockercomms.state.database import Database, from_unix, to_unix
 
 SCHEMA = (
-    """CREATE TABLE repositories (
+    """CREATE TABLE IF NOT EXISTS repositories (
         repo TEXT PRIMARY KEY,
         referrers INTEGER,
         seek INTEGER,
         bell INTEGER,
         probed_at REAL
     )""",
-    """CREATE TABLE inboxes (
+    """CREATE TABLE IF NOT EXISTS inboxes (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
         bell TEXT,
@@ -37,7 +37,7 @@ SCHEMA = (
         bell_searched_at REAL,
         PRIMARY KEY (me, repo)
     )""",
-    """CREATE TABLE anchors (
+    """CREATE TABLE IF NOT EXISTS anchors (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
         day TEXT NOT NULL,

@@ -24,7 +24,7 @@ from dockercomms.protocol import ReceiptStatus
 from dockercomms.state.database import Database, from_unix, to_unix
 
 SCHEMA = (
-    """CREATE TABLE receipts (
+    """CREATE TABLE IF NOT EXISTS receipts (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         repo TEXT NOT NULL,
         me TEXT NOT NULL,
@@ -41,16 +41,16 @@ SCHEMA = (
         tries INTEGER NOT NULL DEFAULT 0,
         next_try REAL
     )""",
-    "CREATE INDEX receipts_message ON receipts (repo, me, message)",
-    "CREATE INDEX receipts_pending ON receipts (repo, me, published)",
-    """CREATE TABLE found_receipts (
+    "CREATE INDEX IF NOT EXISTS receipts_message ON receipts (repo, me, message)",
+    "CREATE INDEX IF NOT EXISTS receipts_pending ON receipts (repo, me, published)",
+    """CREATE TABLE IF NOT EXISTS found_receipts (
         repo TEXT NOT NULL,
         me TEXT NOT NULL,
         tag TEXT NOT NULL,
         manifest BLOB NOT NULL,
         PRIMARY KEY (repo, me, tag)
     ) WITHOUT ROWID""",
-    """CREATE TABLE receipt_passes (
+    """CREATE TABLE IF NOT EXISTS receipt_passes (
         repo TEXT NOT NULL,
         me TEXT NOT NULL,
         day TEXT,

@@ -36,7 +36,7 @@ from dockercomms.state.database import Database, from_unix, to_unix
 from dockercomms.state.locks import try_lock
 
 SCHEMA = (
-    """CREATE TABLE sends (
+    """CREATE TABLE IF NOT EXISTS sends (
         id TEXT PRIMARY KEY,
         repo TEXT NOT NULL,
         source TEXT,
@@ -51,21 +51,21 @@ SCHEMA = (
         tag TEXT,
         published REAL
     )""",
-    "CREATE INDEX sends_source ON sends (source)",
-    "CREATE INDEX sends_digest ON sends (digest)",
-    """CREATE TABLE send_chunks (
+    "CREATE INDEX IF NOT EXISTS sends_source ON sends (source)",
+    "CREATE INDEX IF NOT EXISTS sends_digest ON sends (digest)",
+    """CREATE TABLE IF NOT EXISTS send_chunks (
         send TEXT NOT NULL,
         chunk INTEGER NOT NULL,
         descriptor TEXT NOT NULL,
         PRIMARY KEY (send, chunk)
     ) WITHOUT ROWID""",
-    """CREATE TABLE blobs (
+    """CREATE TABLE IF NOT EXISTS blobs (
         repo TEXT NOT NULL,
         digest TEXT NOT NULL,
         confirmed REAL NOT NULL,
         PRIMARY KEY (repo, digest)
     ) WITHOUT ROWID""",
-    """CREATE TABLE anchor_tags (
+    """CREATE TABLE IF NOT EXISTS anchor_tags (
         repo TEXT NOT NULL,
         tag TEXT NOT NULL,
         digest TEXT NOT NULL,

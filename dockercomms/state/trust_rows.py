@@ -22,13 +22,13 @@ from dockercomms.state.database import Database, to_unix
 from dockercomms.state.delivery_rows import KEEP_AFTER_EXPIRY, storable
 
 SCHEMA = (
-    """CREATE TABLE policies (
+    """CREATE TABLE IF NOT EXISTS policies (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
         fingerprint TEXT NOT NULL,
         PRIMARY KEY (me, repo)
     ) WITHOUT ROWID""",
-    """CREATE TABLE judgements (
+    """CREATE TABLE IF NOT EXISTS judgements (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
         digest TEXT NOT NULL,
@@ -36,7 +36,7 @@ SCHEMA = (
         signer TEXT,
         PRIMARY KEY (me, repo, digest)
     ) WITHOUT ROWID""",
-    """CREATE TABLE bundle_marks (
+    """CREATE TABLE IF NOT EXISTS bundle_marks (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
         digest TEXT NOT NULL,
@@ -44,7 +44,7 @@ SCHEMA = (
         mark TEXT NOT NULL,
         PRIMARY KEY (me, repo, digest, source)
     ) WITHOUT ROWID""",
-    """CREATE TABLE signed_ids (
+    """CREATE TABLE IF NOT EXISTS signed_ids (
         me TEXT NOT NULL,
         signer TEXT NOT NULL,
         message_id TEXT NOT NULL,

@@ -16,12 +16,22 @@ from referencing import Registry, Resource
 from dockercomms.cli import records
 from dockercomms.cli.program import VERBS
 from dockercomms.errors import Truncated
+from dockercomms.handover import Outcome
 from tests.cli.harness import invoke
-from tests.fakes.mailbox import FakeMailbox, entry, failed, poll, receipt, received, sent
+from tests.fakes.mailbox import (
+    FakeMailbox,
+    entry,
+    failed,
+    poll,
+    receipt,
+    received,
+    sent,
+    watched,
+)
 
 FOLDER = Path(__file__).parent.parent.parent / "spec" / "schema"
 PRINTED = (
-    "send", "inbox", "show", "recv", "receipts", "ack", "verify", "sign", "keys", "trust", "version",
+    "send", "inbox", "show", "recv", "watch", "receipts", "ack", "verify", "sign", "keys", "trust", "version",
 )  # fmt: skip
 SCHEMAS = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in (*PRINTED, "error")}
 REGISTRY: Registry[Any] = Registry().with_resources(
@@ -99,6 +109,19 @@ def test_recv_prints_what_its_schema_says() -> None:
     for record in records_:
         check("recv", record)
     check("error", records_[-1]["error"])
+
+
+def test_watch_prints_what_its_schema_says() -> None:
+    messages = [
+        watched(),
+        watched(outcome=None, status=None),
+        watched(outcome=Outcome(exit_code=137, timed_out=True, seconds=60.0), status="rejected"),
+        watched(received=failed(Truncated("short"), id="", digest=None, sender="")),
+    ]
+    records_ = printed("watch", "--once", mailbox=FakeMailbox(messages=messages, poll=poll()))
+    assert len(records_) == len(messages)
+    for record in records_:
+        check("watch", record)
 
 
 def test_receipts_prints_what_its_schema_says() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from dockercomms.errors import DockerCommsError
+from dockercomms.handover import Outcome
 from dockercomms.mailbox import InboxEntry
 from dockercomms.polling import PollResult
 from dockercomms.receipts import ReceiptEntry
 from dockercomms.receiving import Received
 from dockercomms.sending import Sent
+from dockercomms.watching import Watched
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 ID = "1a2b3c4d-0000-4000-8000-000000000001"
@@ -75,6 +77,15 @@ def failed(error: DockerCommsError, **changes: Any) -> Received:
     return received(status="failed", files=(), bytes=0, receipt=None, error=error, **changes)
 
 
+def watched(**changes: Any) -> Watched:
+    values: dict[str, Any] = {
+        "received": received(recipient="bob"),
+        "outcome": Outcome(exit_code=0, seconds=0.25),
+        "status": "accepted",
+    }
+    return Watched(**values | changes)
+
+
 def receipt(**changes: Any) -> ReceiptEntry:
     values: dict[str, Any] = {
         "digest": RECEIPT,
@@ -94,7 +105,7 @@ class FakeMailbox:
     """Gives what it holds; an exception among it is raised."""
 
     entries: list[InboxEntry] = field(default_factory=list)
-    messages: list[Received | BaseException] = field(default_factory=list)
+    messages: list[Any] = field(default_factory=list)
     sends: list[Sent | BaseException] = field(default_factory=list)
     receipts_held: list[ReceiptEntry] = field(default_factory=list)
     poll: Any = None
@@ -104,6 +115,7 @@ class FakeMailbox:
     """What `receive` writes to standard output."""
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     closed: bool = False
+    repo: str = "r.example/box"
 
     def __call__(self, repo: str | None, **options: Any) -> FakeMailbox:
         """Be opened, as the factory of itself."""
@@ -157,6 +169,13 @@ class FakeMailbox:
                 raise outcome
             if options["stdout"] is not None:
                 options["stdout"].write(self.content)
+            yield outcome
+
+    def watch(self, **options: Any) -> Iterator[Watched]:
+        self.calls.append(("watch", (), options))
+        for outcome in self.messages:
+            if isinstance(outcome, BaseException):
+                raise outcome
             yield outcome
 
     def acknowledge(self, message: str, status: str, *, reason: str = "") -> str:

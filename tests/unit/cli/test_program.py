@@ -285,6 +285,7 @@ def test_every_verb_of_the_table_exists() -> None:
         "inbox",
         "show",
         "recv",
+        "watch",
         "ack",
         "receipts",
         "verify",

@@ -281,3 +281,17 @@ def test_default_path_follows_the_environment(tmp_path):
     fallback = Path.home() / ".local" / "state" / "dockercomms" / "state.db"
     assert default_path({}) == fallback
     assert default_path({"XDG_STATE_HOME": "relative"}) == fallback
+
+
+def test_older_file_gets_the_tables_that_were_added_since(tmp_path):
+    path = tmp_path / "state.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE old (x INTEGER)")
+        connection.execute("INSERT INTO old VALUES (7)")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
+    connection.close()
+    schema = ("CREATE TABLE IF NOT EXISTS old (x)", "CREATE TABLE IF NOT EXISTS added (x)")
+    with Database(path, schema=schema) as database:
+        assert database.rows("SELECT * FROM added") == []
+        assert database.row("SELECT x FROM old")["x"] == 7
+        assert database.row("PRAGMA user_version")[0] == SCHEMA_VERSION
