@@ -24,6 +24,7 @@ from dockercomms.oci.retry import RetryHook
 from dockercomms.owner import Owner, SigningOptions, TrustOptions
 from dockercomms.platforms import Clock, SystemClock
 from dockercomms.publishing import NoticeHook
+from dockercomms.receiving import Received
 from dockercomms.state import State, default_path
 from dockercomms.stores import ConnectionSettings, Store, default_mailbox, open_store
 from dockercomms.transport.transfer import Progress
@@ -62,6 +63,8 @@ class MailboxBase:
         self._desk = Desk(store=store, owner=self._owner, state=self._state, clock=self._clock)
         self.last_poll: PollResult | None = None
         """How the last look at the repository went."""
+        self.held_before: tuple[Received, ...] = ()
+        """What the last `receive` did not yield: held back still, and reported before."""
 
     @property
     def me(self) -> str:

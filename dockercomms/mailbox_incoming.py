@@ -232,6 +232,7 @@ class Incoming(MailboxBase):
             self.last_poll = run.last_poll
             yield result
         self.last_poll = run.last_poll
+        self.held_before = tuple(run.held_before)
 
     def _round(self, options: ReceiveOptions) -> Round:
         """Return a round by the policy as it is now."""

@@ -41,6 +41,7 @@ from dockercomms.verifying import (
     HELD_SIGNATURE,
     HELD_UNKNOWN,
     HELD_UNSIGNED,
+    POLICY_KINDS,
 )
 
 HOPELESS_FAILURES = 3
@@ -83,6 +84,8 @@ class Round:
     on_notice: NoticeHook | None = None
     last_poll: PollResult | None = field(default=None, init=False)
     """How the look at the repository went."""
+    held_before: list[Received] = field(default_factory=list, init=False)
+    """What is still held back and was reported by an earlier round, so that it is not yielded."""
 
     def receive(
         self,
@@ -115,6 +118,7 @@ class Round:
         """
         if max is not None and max < 1:
             raise UsageError(f"max: {max} given; 1 or more expected")
+        self.held_before = []
         inboxes = [box.inbox for box in self.boxes]
         self.last_poll = poll_all(inboxes, complete=complete, watching=watching)
         if not self.last_poll.idle:
@@ -157,8 +161,13 @@ class Round:
 
     def _receive_one(self, box: Box, entry: Entry, *, insist: bool) -> Received | None:
         """Receive or report one message; None if there is nothing new to say of it."""
-        if entry.state == "refused" or (entry.state == "held" and not (entry.retried or insist)):
-            return None if entry.reported and not insist else _held_back(entry)
+        known = entry.reported and not insist
+        if entry.state == "refused":
+            return None if known else _held_back(entry)
+        waits = entry.state == "held" and not (entry.retried or insist)
+        # A listing that held it said why, but not what to do: that is said when it is judged
+        if waits and (known or entry.reason_kind not in POLICY_KINDS):
+            return self._told(_held_back(entry), known=known)
         result = receive(
             box.inbox,
             entry,
@@ -172,9 +181,15 @@ class Round:
             signer=self.signer,
             on_notice=self.on_notice,
         )
-        if result.status == "failed" and not insist and self._is_reported(entry):
-            return None
-        return result
+        known = result.status == "failed" and not insist and self._is_reported(entry)
+        return self._told(result, known=known)
+
+    def _told(self, result: Received, *, known: bool) -> Received | None:
+        """Return `result`, None if the user knows it; what is held is noted then."""
+        if not known:
+            return result
+        self.held_before.append(result)
+        return None
 
     def _is_reported(self, entry: Entry) -> bool:
         """Return whether the user was told already of what holds a message back now."""

@@ -113,6 +113,8 @@ def recv_command(
             explain(session, received)
         poll = mailbox.last_poll
         session.tell_poll(poll)
+        if strict:
+            tally.add_held_before(mailbox.held_before)
     screen.note(str(tally) or f"no new messages for {', '.join(session.names)}")
     return tally.exit_code(poll, fail_empty=fail_empty, strict=strict)
 
@@ -145,6 +147,10 @@ class Tally:
         else:
             self.failed.append(error or DockerCommsError("no reason given"))
         return received
+
+    def add_held_before(self, held: Sequence[Received]) -> None:
+        """Count what is held back still, though it was reported by an earlier run."""
+        self.withheld += [received.error for received in held if received.error is not None]
 
     def exit_code(self, poll: PollResult | None, *, fail_empty: bool, strict: bool) -> int:
         """Return the code: 0 if nothing failed, else that of the one class of all, else 7."""

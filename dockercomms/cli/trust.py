@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -173,9 +174,19 @@ def _revoked(
         return [] if spki is None else [spki], [] if identity is None else [identity]
     sender = _policy(session).sender(name)
     if sender is None:
-        raise NotFoundError(f"{session.trust_file}: no entry of {name!r:.100}")
+        raise NotFoundError(
+            f"{session.trust_file}: no entry of {name!r:.100}",
+            hint="dockercomms trust list shows the names; a key is given as --spki, an identity "
+            "as --identity",
+        )
     keys = [key.key.spki_sha256 for key in sender.keys]
-    return keys, [item.identity for item in sender.identities]
+    identities = [item.identity for item in sender.identities]
+    if not keys and not identities:
+        raise UsageError(
+            f"{session.trust_file}: {name!r:.100} has neither a key nor an identity to revoke",
+            hint=f"to trust them no more: dockercomms trust remove {shlex.quote(name)}",
+        )
+    return keys, identities
 
 
 @verb("test", example="dockercomms trust test new-trust.toml", no_args_is_help=True)

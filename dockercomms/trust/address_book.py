@@ -133,7 +133,10 @@ class AddressBook:
 
         def change(document: TOMLDocument, policy: Policy) -> None:
             if policy.sender(name) is None:
-                raise NotFoundError(f"{self.path}: no entry of {name!r:.100}")
+                raise NotFoundError(
+                    f"{self.path}: no entry of {name!r:.100}",
+                    hint="dockercomms trust list shows the names",
+                )
             entries: Any = document["sender"]
             names = [entry["name"] for entry in _tables(entries)]
             del entries[names.index(name)]

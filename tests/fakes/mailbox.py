@@ -109,6 +109,7 @@ class FakeMailbox:
     sends: list[Sent | BaseException] = field(default_factory=list)
     receipts_held: list[ReceiptEntry] = field(default_factory=list)
     poll: Any = None
+    held_before: tuple[Received, ...] = ()
     progress_events: tuple[Any, ...] = ()
     retry_events: tuple[Any, ...] = ()
     content: bytes = b""

@@ -125,6 +125,18 @@ def test_stranger_is_held_back_and_let_in_when_trusted(town):
     assert (got.id, got.status, got.signer) == (sent.id, "received", "alice")
 
 
+def test_stranger_who_was_listed_first_is_reported_with_what_can_be_done(town):
+    town.send()
+    with town.open("bob") as bob:
+        assert bob.inbox()[0].state == "held"
+
+    (got,) = town.receive()
+
+    assert isinstance(got.error, UnknownSender)
+    assert "--accept-new" in str(got.error.hint)
+    assert town.receive() == []
+
+
 def test_stranger_stays_reported_when_the_policy_changes(town):
     town.send()
     town.receive()

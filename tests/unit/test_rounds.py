@@ -148,10 +148,14 @@ def test_round_reports_once_what_the_policy_withholds(mail):
     sent = mail.send()
     trust = TrustOptions(policy=Policy())
 
-    first, again = (mail.receive(mailbox={"trust": trust}) for _ in range(2))
+    first = mail.receive(mailbox={"trust": trust})
+    with mail.mailbox(trust=trust) as box:
+        again = list(box.receive(out=mail.out))
+        told = box.held_before
 
     assert [type(item.error) for item in first] == [Unsigned]
     assert again == []
+    assert [type(item.error) for item in told] == [Unsigned]
     asked = mail.receive(mailbox={"trust": trust}, ids=[sent.id])
     assert [type(item.error) for item in asked] == [Unsigned]
 

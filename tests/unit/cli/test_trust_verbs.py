@@ -272,7 +272,19 @@ def test_trust_revoke_needs_one_of_three(bob: Person, words: list[str]) -> None:
 
 
 def test_trust_revoke_of_nobody(bob: Person) -> None:
-    failed(bob.run("trust", "revoke", "alice"), 5, "no entry of 'alice'")
+    for verb in ("revoke", "remove"):
+        result = bob.run("trust", verb, "alice")
+        failed(result, 5, "no entry of 'alice'")
+        assert "trust list" in result.stderr
+
+
+def test_trust_revoke_of_somebody_without_keys_says_that_nothing_is_revoked(bob: Person) -> None:
+    bob.ok("trust", "add", "alice", "--allow-unsigned")
+
+    result = bob.run("trust", "revoke", "alice")
+
+    failed(result, 64, "neither a key nor an identity")
+    assert "trust remove alice" in result.stderr
 
 
 def test_trust_test_reads_a_file_without_using_it(bob: Person) -> None:

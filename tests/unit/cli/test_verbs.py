@@ -480,6 +480,18 @@ def test_recv_what_the_policy_holds_back_is_skipped_in_a_poll_and_failed_when_as
     assert statuses("1a2b") == ["failed", "VerificationError", "2"]
 
 
+def test_recv_strict_minds_what_was_held_back_and_reported_before() -> None:
+    def code(*flags: str) -> tuple[int, str]:
+        mailbox = FakeMailbox(messages=[], poll=poll(), held_before=(UNTRUSTED,))
+        result = invoke(["recv", *flags], factory=mailbox)
+        return result.exit_code, result.stderr
+
+    assert code() == (0, "no new messages for alice\n")
+    held = "1 held back by your policy ('dockercomms inbox --all' shows why)\n"
+    assert code("--strict") == (2, held)
+    assert code("--strict", "--fail-empty") == (2, held)
+
+
 def test_recv_whose_receipt_has_to_wait_is_received() -> None:
     late = received(receipt=None, error=NetworkError("reset"))
     result = invoke(["recv"], factory=FakeMailbox(messages=[late], poll=poll()))
