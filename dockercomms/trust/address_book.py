@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from dockercomms.errors import ConfigError, NotFoundError, UsageError
 from dockercomms.platforms import create_new, local_errors, sync_folder, write_all
 from dockercomms.trust.keys import PublicKey, write_new
-from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root
+from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root, Sender, TrustedKey
 from dockercomms.trust.policy_file import load_policy, parse_policy, read_policy_text
 from dockercomms.trust.roots import MAX_ROOT_BYTES, read_json
 
@@ -111,13 +111,18 @@ class AddressBook:
     def pin(self, name: str, key: PublicKey) -> None:
         """Trust `name`, of whom nothing is known, to sign with `key`.
 
+        Nothing changes if another process that met the same sender was faster.
+
         Raises:
-            ConfigError: there is an entry of that name; its owner has to change it.
+            ConfigError: there is another entry of that name; its owner has to change it.
             LocalIOError: as `add`.
         """
 
         def change(document: TOMLDocument, policy: Policy) -> None:
-            if policy.sender(name) is not None:
+            known = policy.sender(name)
+            if known == Sender(name=name, keys=(TrustedKey(key=key),)):
+                return
+            if known is not None:
                 raise ConfigError(f"{self.path}: there is an entry of {name!r:.100} already")
             self._add_key(_entry(document, name), policy, name, key)
 

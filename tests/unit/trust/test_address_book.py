@@ -173,6 +173,21 @@ def test_pin_is_for_a_name_without_an_entry_only(mine):
             mine.pin(name, public(EVE))
 
 
+def test_pin_again_by_another_process_changes_nothing(mine):
+    """Two receivers may meet the same new sender at once."""
+    mine.pin(ALICE, public(ALICE))
+    before = mine.path.read_bytes()
+    mine.pin(ALICE, public(ALICE))
+    assert mine.path.read_bytes() == before
+
+
+def test_pin_leaves_an_entry_with_conditions_to_its_owner(mine):
+    mine.pin(ALICE, public(ALICE))
+    mine.add(ALICE, key=public(ALICE), address="r.example/box")
+    with pytest.raises(ConfigError, match="there is an entry"):
+        mine.pin(ALICE, public(ALICE))
+
+
 def test_remove_leaves_the_others(mine):
     mine.add(ALICE, key=public(ALICE))
     mine.add(BOB, key=public(BOB))
