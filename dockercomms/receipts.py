@@ -157,24 +157,27 @@ def store_receipt(
     A reason of its own is something new to say; none is not.
     """
     recipient = message.header.recipient
-    last = state.receipts.last(repo, recipient, message.digest)
-    if last is not None and last.status == status and reason in ("", last.reason):
-        return last
-    data, digest = build_receipt(message, status=status, reason=reason, verified=verified, at=at)
-    return state.receipts.store(
-        ReceiptRow(
-            repo=repo,
-            me=recipient,
-            message=message.digest,
-            sender_tag=recipient_tag(message.header.sender),
-            rid=receipt_id(message.digest, recipient, status),
-            status=status,
-            reason=reason,
-            manifest=data,
-            digest=digest,
-            to_sign=to_sign,
+    with state.inbox.batch():  # another process may be about to say the same
+        last = state.receipts.last(repo, recipient, message.digest)
+        if last is not None and last.status == status and reason in ("", last.reason):
+            return last
+        data, digest = build_receipt(
+            message, status=status, reason=reason, verified=verified, at=at
         )
-    )
+        return state.receipts.store(
+            ReceiptRow(
+                repo=repo,
+                me=recipient,
+                message=message.digest,
+                sender_tag=recipient_tag(message.header.sender),
+                rid=receipt_id(message.digest, recipient, status),
+                status=status,
+                reason=reason,
+                manifest=data,
+                digest=digest,
+                to_sign=to_sign,
+            )
+        )
 
 
 def publish_receipt(
@@ -195,6 +198,8 @@ def publish_receipt(
         return row.digest
     try:
         row = _signed(publisher, row, signer)
+        if row.published is not None:
+            return row.digest
         try:
             _put(publisher, row)
         except RegistryError as error:
@@ -214,15 +219,17 @@ def publish_receipt(
 
 
 def _signed(publisher: Publisher, row: ReceiptRow, signer: Signer | None) -> ReceiptRow:
-    """Return the row as it will be published; nobody has seen one that is still to be signed."""
+    """Return the row as it will be published; nobody has seen one that is still to be signed.
+
+    Two processes may sign one at once; whoever writes it down first has signed it.
+    """
     if not row.to_sign:
         return row
     final = replace(row, to_sign=False)
     if signer is not None:
         manifest, digest, bundle = sign_receipt(row.manifest, signer)
         final = replace(final, manifest=manifest, digest=digest, bundle=bundle)
-    publisher.state.receipts.record_final(final)
-    return final
+    return publisher.state.receipts.record_final(final)
 
 
 def _put(publisher: Publisher, row: ReceiptRow) -> None:

@@ -130,13 +130,21 @@ class ReceiptRows:
             ).fetchone()[0]
         return replace(row, number=number)
 
-    def record_final(self, row: ReceiptRow) -> None:
-        """Keep a receipt, signed or not, as it will be published; its bytes never change again."""
-        self.database.execute(
-            """UPDATE receipts SET to_sign = 0, manifest = ?, digest = ?, bundle = ?
-                WHERE number = ? AND to_sign""",
-            (row.manifest, row.digest, row.bundle, row.number),
-        )
+    def record_final(self, row: ReceiptRow) -> ReceiptRow:
+        """Keep a receipt, signed or not, as it will be published; its bytes never change again.
+
+        Returns what is kept: where another process was faster, its bytes, not these.
+        """
+        with self.database.transaction() as connection:
+            connection.execute(
+                """UPDATE receipts SET to_sign = 0, manifest = ?, digest = ?, bundle = ?
+                    WHERE number = ? AND to_sign""",
+                (row.manifest, row.digest, row.bundle, row.number),
+            )
+            kept = connection.execute(
+                "SELECT * FROM receipts WHERE number = ?", (row.number,)
+            ).fetchone()
+        return _receipt_row(kept)
 
     def last(self, repo: str, me: str, message: Digest) -> ReceiptRow | None:
         """Return what was said last about a message."""

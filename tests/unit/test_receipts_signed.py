@@ -19,7 +19,13 @@ from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST
 from dockercomms.publishing import bundle_layer
-from dockercomms.receipts import publish_pending, sign_receipt, write_receipt
+from dockercomms.receipts import (
+    publish_pending,
+    publish_receipt,
+    sign_receipt,
+    store_receipt,
+    write_receipt,
+)
 from dockercomms.receipts_listing import list_receipts
 from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.state.trust_rows import JudgedRow
@@ -90,6 +96,33 @@ def test_signed_receipt_is_one_object_whose_layer_is_the_bundle(mail):
     blob, _ = read_all(mail.reader.get_blob(REPOSITORY, layer.digest), layer.size)
     assert layer.inline() == blob
     assert layer.media_type == "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+
+def test_receipt_that_two_processes_publish_at_once_is_one_object(mail):
+    """Each has read the row before the other has signed it; two signatures never are the same."""
+    store_receipt(mail.bob, REPO, message_of(mail, mail.send()), at=mail.clock.now(), to_sign=True)
+    first, second = (
+        mail.bob.receipts.pending(REPO, BOB, now=mail.clock.now())[0] for _ in range(2)
+    )
+
+    digest = publish_receipt(mail.publisher(mail.bob), first, signer=BOB_SIGNS)
+
+    assert publish_receipt(mail.publisher(mail.bob), second, signer=BOB_SIGNS) == digest
+    assert only(mail).descriptor.digest == digest
+    assert len(tags_with(mail, "receipt-")) == 1
+
+
+def test_receipt_signed_twice_before_it_is_published_has_the_first_signature(mail):
+    row = store_receipt(
+        mail.bob, REPO, message_of(mail, mail.send()), at=mail.clock.now(), to_sign=True
+    )
+    finals = []
+    for _ in range(2):
+        data, digest, bundle = sign_receipt(row.manifest, BOB_SIGNS)
+        signed = replace(row, to_sign=False, manifest=data, digest=digest, bundle=bundle)
+        finals.append((signed, mail.bob.receipts.record_final(signed)))
+
+    assert finals[0][0] == finals[0][1] == finals[1][1] != finals[1][0]
 
 
 @pytest.mark.parametrize(("api", "most"), [(True, 4), (False, 6)])
