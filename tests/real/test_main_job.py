@@ -19,7 +19,6 @@ from tests.real.program import (
     file_digest,
     files_below,
     random_file,
-    run_all,
     small_files,
     tree_digest,
 )
@@ -120,47 +119,6 @@ def test_an_interrupted_upload_and_download_end_right(server: Server, tmp_path: 
             assert proxy.counts.received - FILE_BYTES <= FILE_BYTES // 5
     (got,) = out.glob("*/big.bin")
     assert file_digest(got) == digest
-
-
-def test_many_senders_at_once_lose_nothing(any_store: str, tmp_path: Path) -> None:
-    """16 processes send 20 messages each into one inbox: 320 arrive, none twice."""
-    senders, messages = 16, 20
-    processes = []
-    for number in range(senders):
-        process = Machine(tmp_path / f"sender{number}").start_script(
-            SEND_MANY, any_store, f"sender{number}", str(messages)
-        )
-        processes.append(process)
-    for run in run_all(processes):
-        run.ok()
-    receiver = Machine(tmp_path / "receiver")
-    arguments = (
-        "recv",
-        "--me",
-        "all",
-        "--repo",
-        any_store,
-        "--format",
-        "jsonl",
-        "-q",
-        "--accept-new",
-    )
-    rows = receiver.run(*arguments, "--out", str(tmp_path / "in")).ok().objects()
-    rows += receiver.run(*arguments, "--out", str(tmp_path / "in")).ok().objects()
-    assert [row["status"] for row in rows] == ["received"] * (senders * messages)
-    assert len({row["id"] for row in rows}) == senders * messages
-    texts = {path.read_text() for path in files_below(tmp_path / "in")}
-    assert texts == {f"sender{s} {m}\n" for s in range(senders) for m in range(messages)}
-
-
-SEND_MANY = """
-import io, sys
-from dockercomms import Mailbox
-repo, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-with Mailbox(repo, me=name) as mailbox:
-    for number in range(count):
-        mailbox.send(["-"], to="all", name="hello.txt", stdin=io.BytesIO(f"{name} {number}\\n".encode()))
-"""
 
 
 def test_a_wrong_password_is_told_at_once(
