@@ -46,7 +46,7 @@ class SigningOptions:
 
     sign: bool = True
     key: str = DEFAULT_KEY
-    """The name of the key, which is made on first use."""
+    """The name of the key; the default one is made on first use."""
     passphrase: Passphrase | None = field(default=None, repr=False)
     """Asked only if the key has one."""
     keyless: KeylessOptions | None = None

@@ -92,10 +92,15 @@ class KeyStore:
     ) -> tuple[StoredKey, bool]:
         """Return the key pair called `name`, and whether it had to be made.
 
+        Only the default one is: another name was given by somebody who means a key that is there.
+
         Raises:
-            UsageError: that name is somebody else's public key. LocalIOError: it cannot be kept.
+            UsageError: there is none, or that name is somebody else's public key.
+            LocalIOError: it cannot be kept.
         """
         found = self.find(name)
+        if found is None and name != DEFAULT_KEY:
+            raise self._missing(name)
         if found is None:
             try:
                 return self.generate(name, passphrase=passphrase), True
@@ -116,10 +121,7 @@ class KeyStore:
         """
         path = self._path(name, _PRIVATE)
         if not path.exists():
-            raise UsageError(
-                f"{path}: there is no key called {name!r}",
-                hint=f"dockercomms keys generate --name {name}",
-            )
+            raise self._missing(name)
         return PrivateKey.load(path, passphrase=passphrase)
 
     def bring_in(self, source: Path, name: str, *, passphrase: str | None = None) -> StoredKey:
@@ -145,6 +147,13 @@ class KeyStore:
             pem = PublicKey.from_pem(data, where=str(source)).to_pem()
             write_new(path, pem.encode("ascii"), mode=PUBLIC_KEY_MODE)
         return self._describe(path)
+
+    def _missing(self, name: str) -> UsageError:
+        path = self._path(name, _PRIVATE)
+        return UsageError(
+            f"{path}: there is no key called {name!r}",
+            hint=f"dockercomms keys generate --name {name}",
+        )
 
     def _describe(self, path: Path) -> StoredKey:
         private = path.suffix == _PRIVATE

@@ -149,6 +149,7 @@ def test_owner_that_does_not_sign_has_no_signer(tmp_path):
 
 def test_owner_asks_for_the_passphrase_of_an_encrypted_key_only(tmp_path):
     store = KeyStore(tmp_path / "keys")
+    store.generate("open")
     store.generate("locked", passphrase="secret")
     asked = []
 

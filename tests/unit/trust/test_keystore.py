@@ -27,6 +27,15 @@ def test_ensure_makes_the_default_key_once(store):
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
 
 
+def test_ensure_makes_no_key_that_was_named(store):
+    with pytest.raises(UsageError, match="no key called 'work'") as caught:
+        store.ensure("work")
+    assert caught.value.hint == "dockercomms keys generate --name work"
+    assert store.list() == ()
+    store.generate("work")
+    assert store.ensure("work")[0].name == "work"
+
+
 def test_ensure_is_not_upset_by_a_process_that_was_faster(store):
     class Late(KeyStore):
         asked = 0
