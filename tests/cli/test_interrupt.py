@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.scripted import Reply, ScriptedServer, Stall
+from tests.fakes.signalled import unmeasured
 
 PATIENCE_SECONDS = 20.0
 """For a process to start and to end on a busy machine."""
@@ -19,7 +20,7 @@ PATIENCE_SECONDS = 20.0
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_process_that_is_told_to_stop_exits_130(tmp_path: Path, number: signal.Signals) -> None:
-    environ = {**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    environ = {**unmeasured(os.environ), "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
     environ |= {"XDG_CONFIG_HOME": str(tmp_path), "NO_COLOR": "1"}
     with ScriptedServer(rest=Stall(Reply(200))) as server:
         child = subprocess.Popen(

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.fakes.signalled import unmeasured
+
 ROOT = Path(__file__).parents[2]
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
@@ -64,6 +66,7 @@ class Zygote(AbstractContextManager["Zygote"]):
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.zygote"],
             cwd=ROOT,
+            env=unmeasured(os.environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
