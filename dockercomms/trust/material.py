@@ -36,6 +36,10 @@ from dockercomms.trust.members import base64_bytes, json_list, json_object, json
 from dockercomms.trust.policy import Root
 from dockercomms.trust.roots import KeylessProof
 from dockercomms.trust.sigstore_gaps import with_zero_values
+from dockercomms.trust.statement import STATEMENT_TYPE
+
+STATEMENT_TYPES = frozenset({STATEMENT_TYPE, "https://in-toto.io/Statement/v0.1"})
+"""Which differ in nothing that is read here. Source: in-toto attestation framework v1.1.0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,8 @@ def _content(
     if envelope.payload_type != dsse.PAYLOAD_TYPE_INTOTO:
         raise ProtocolError(f"{where}: payload type {envelope.payload_type!r:.100}")
     statement = json_object(parse_json(envelope.payload, where=where), f"{where}: statement")
+    if statement.get("_type") not in STATEMENT_TYPES:
+        raise ProtocolError(f"{where}: statement of type {statement.get('_type')!r:.100}")
     subjects = json_list(statement.get("subject"), f"{where}: subject")
     digests = (
         json_object(json_object(item, where).get("digest"), f"{where}: digest") for item in subjects

@@ -461,11 +461,14 @@ def test_verify_takes_the_same_message_again(plain):
 
 def test_verify_lets_no_stranger_take_an_id_beforehand(plain):
     sent = plain.send(signer=ALICE_SIGNS)
-    plain.bob.trust.record_signed(
-        BOB, "mallory", sent.id, digest_of(b"hers"), expires=None, at=plain.clock.now()
-    )
+    hers = digest_of(b"hers")
+    plain.bob.trust.record_signed(BOB, "mallory", sent.id, hers, expires=None, at=plain.clock.now())
 
     assert Judging(plain).judge(sent).status == "valid"
+
+    # The same, if what she only claimed to be counted.
+    plain.bob.trust.record_signed(BOB, ALICE, sent.id, hers, expires=None, at=plain.clock.now())
+    fails(Judging(plain).judge(sent), HELD_CONFLICT, VerificationError, status="valid")
 
 
 # --- another policy ------------------------------------------------------------------------------

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dockercomms.errors import ProtocolError, VerificationError
+from dockercomms.errors import ConfigError, ProtocolError, VerificationError
 from dockercomms.oci.model import digest_of
+from dockercomms.trust import dsse
+from dockercomms.trust.bundle import build_key_bundle
 from dockercomms.trust.keyless import SigstoreRoots
-from dockercomms.trust.keys import PublicKey
+from dockercomms.trust.keys import PrivateKey, PublicKey
 from dockercomms.trust.material import parse_material, prove_certificate, prove_key, prove_logged
 from dockercomms.trust.policy import PUBLIC_ROOT, Root
 
@@ -31,6 +38,9 @@ IDENTITY = (
 )
 ISSUER = "https://token.actions.githubusercontent.com"
 
+REFUSALS = (VerificationError, ProtocolError, ConfigError)
+"""Of a bundle; of one that is none; of a root that is none."""
+
 DECIDED_OTHERWISE = {
     "intoto-with-custom-trust-root": "an `intoto` 0.0.2 log entry, which sigstore 4.5 cannot read "
     "and nothing has written since cosign 2",
@@ -42,7 +52,7 @@ def verify(folder: Path, roots: SigstoreRoots) -> None:
     """Accept what is in `folder`.
 
     Raises:
-        VerificationError, ProtocolError: it is refused.
+        VerificationError, ProtocolError, ConfigError: it is refused.
     """
     artifact = folder / "artifact"
     digest = digest_of((artifact if artifact.exists() else VECTORS / "a.txt").read_bytes())
@@ -73,7 +83,7 @@ def roots() -> SigstoreRoots:
 def test_bundle_is_accepted_or_refused_as_its_folder_says(name, roots):
     folder = VECTORS / name
     if name.endswith("_fail") or name in DECIDED_OTHERWISE:
-        with pytest.raises((VerificationError, ProtocolError)):
+        with pytest.raises(REFUSALS):
             verify(folder, roots)
     else:
         verify(folder, roots)
@@ -84,3 +94,109 @@ def test_every_folder_is_understood():
     assert set(DECIDED_OTHERWISE) <= set(FOLDERS)
     for name in FOLDERS:
         assert {path.name for path in (VECTORS / name).iterdir()} <= KNOWN_FILES
+
+
+# Cases that are made from those above, as the suite makes such ones.
+
+
+def changed(name: str, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Return a copy of a case whose root `change` has changed."""
+    copy = Path(shutil.copytree(VECTORS / name, folder / name))
+    path = copy / "trusted_root.json"
+    root = json.loads(path.read_text())
+    change(root)
+    path.write_text(json.dumps(root))
+    return copy
+
+
+def test_validity_is_not_borrowed_from_another_time_stamp_authority(roots, tmp_path):
+    def lend(root: dict[str, Any]) -> None:
+        valid = {"start": "2025-06-01T00:00:00Z", "end": "2035-07-01T00:00:00Z"}
+        root["timestampAuthorities"].append(
+            {**root["timestampAuthorities"][0], "certChain": {}, "validFor": valid}
+        )
+
+    name = "rekor2-timestamp-outside-trust-root-tsa-validity_fail"
+    with pytest.raises(REFUSALS):
+        verify(changed(name, tmp_path, lend), roots)
+
+
+def test_log_without_a_beginning_is_not_valid_for_ever(roots, tmp_path):
+    def forget(root: dict[str, Any]) -> None:
+        for log in root["tlogs"]:
+            del log["publicKey"]["validFor"]["start"]
+
+    with pytest.raises(REFUSALS):
+        verify(changed("trust-root-tlog-validity-end-inclusive", tmp_path, forget), roots)
+
+
+@pytest.mark.parametrize("end", ["inclusive", "over"])
+def test_end_of_a_log_is_inclusive_and_no_later(roots, tmp_path, end):
+    def shorten(root: dict[str, Any]) -> None:
+        for log in root["tlogs"]:
+            valid = log["publicKey"]["validFor"]
+            if valid.get("end"):
+                moment = datetime.fromisoformat(valid["end"]) - timedelta(seconds=end == "over")
+                valid["end"] = moment.isoformat().replace("+00:00", "Z")
+
+    copy = changed("trust-root-tlog-validity-end-inclusive", tmp_path, shorten)
+    if end == "over":
+        with pytest.raises(REFUSALS):
+            verify(copy, roots)
+    else:
+        verify(copy, roots)
+
+
+def test_another_managed_key_is_refused(roots, tmp_path):
+    copy = Path(shutil.copytree(VECTORS / "managed-key-and-trusted-root", tmp_path / "case"))
+    verify(copy, roots)
+    (copy / "key.pub").write_text(PrivateKey.generate().public_key().to_pem())
+    with pytest.raises(REFUSALS):
+        verify(copy, roots)
+
+
+def test_log_entry_of_another_bundle_is_refused(roots, tmp_path):
+    """CVE-2022-36056: a good entry, of another signature."""
+    copy = Path(shutil.copytree(VECTORS / "happy-path-v0.3", tmp_path / "case"))
+    verify(copy, roots)
+    path = copy / "bundle.sigstore.json"
+    bundle = json.loads(path.read_text())
+    other = json.loads((VECTORS / "happy-path-v0.1" / "bundle.sigstore.json").read_text())
+    entries = other["verificationMaterial"]["tlogEntries"]
+    assert entries != bundle["verificationMaterial"]["tlogEntries"]
+    bundle["verificationMaterial"]["tlogEntries"] = entries
+    path.write_text(json.dumps(bundle))
+    with pytest.raises(REFUSALS):
+        verify(copy, roots)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good"),
+    [
+        ("https://in-toto.io/Statement/v1", True),
+        ("https://in-toto.io/Statement/v0.1", True),
+        ("https://in-toto.io/Statement/v2", False),
+        (1, False),
+        (None, False),
+    ],
+)
+def test_statement_says_its_type(roots, tmp_path, kind, good):
+    digest = digest_of((VECTORS / "a.txt").read_bytes())
+    statement = {
+        **({} if kind is None else {"_type": kind}),
+        "subject": [{"name": "a.txt", "digest": {"sha256": digest.partition(":")[2]}}],
+        "predicateType": "https://example.com/any",
+        "predicate": {},
+    }
+    key = PrivateKey.generate()
+    payload = json.dumps(statement).encode()
+    envelope = dsse.sign(payload, key)
+    (tmp_path / "key.pub").write_text(key.public_key().to_pem())
+    (tmp_path / "bundle.sigstore.json").write_bytes(
+        build_key_bundle(envelope, key.public_key().spki_sha256)
+    )
+    if good:
+        verify(tmp_path, roots)
+    else:
+        with pytest.raises(REFUSALS):
+            verify(tmp_path, roots)

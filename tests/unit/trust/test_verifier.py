@@ -8,6 +8,8 @@ from functools import partial
 import pytest
 
 from dockercomms.errors import UnknownSender, Unsigned, VerificationError
+from dockercomms.manifest import parse_message
+from dockercomms.oci.model import digest_of
 from dockercomms.trust import checks
 from dockercomms.trust.bundle import parse_bundle_json
 from dockercomms.trust.checks import RULES, Claim
@@ -202,6 +204,17 @@ def test_unrelated_bundle_replayed_is_refused():
     other = message(title="another one")
     bundle = forged({**statement(signed(other, title="another one")), "subject": subject("0" * 64)})
     refused(checks.check_subject, other, [bundle], terms(), match="signed for sha256:000")
+
+
+def test_bundle_replayed_with_a_lying_digest_header_is_refused():
+    """Other layers under the annotations of a signed message: only the hash tells them apart."""
+    honest = message()
+    data = manifest().replace(digest_of(b"any layer").encode(), digest_of(b"evil one!").encode())
+    evil = parse_message(data)
+    assert (evil.header, evil.digest == honest.digest) == (honest.header, False)
+    refused(checks.check_subject, evil, [signed()], terms(), match=f"signed for {honest.digest}")
+    said = replace(evil, descriptor=replace(evil.descriptor, digest=honest.digest))
+    assert verify_message(said, [signed()], terms()).name == ALICE  # whoever believes the header
 
 
 def subject(encoded: str, name: str | None = None) -> list[object]:
