@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -274,6 +276,39 @@ def test_certificate_that_was_not_yet_valid_is_refused(sigstore):
     about, bundle = signed_now(sigstore, gullible=True)
     with pytest.raises(VerificationError, match="chain"):
         verify_message(about, [bundle], terms(policy(sigstore)))
+
+
+def test_each_of_several_time_stamps_has_to_be_within_the_certificate(sigstore):
+    about, bundle = signed_now(sigstore)
+    given = json.loads(bundle)
+    signature = base64.b64decode(given["dsseEnvelope"]["signatures"][0]["sig"])
+    stamps = given["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"]
+    for minutes, good in ((1, True), (11, False)):
+        sigstore.shift["tsa"] = timedelta(minutes=minutes)
+        token = timestamp_source(sigstore.instance.tsa_url)(signature)
+        stamps.append({"signedTimestamp": base64.b64encode(token).decode()})
+        data, trusted = json.dumps(given).encode(), terms(policy(sigstore))
+        if good:
+            assert verify_message(about, [data], trusted).name == ALICE
+        else:
+            with pytest.raises(VerificationError):
+                verify_message(about, [data], trusted)
+
+
+def test_another_authority_of_the_same_name_does_not_stand_in_the_way(sigstore, tmp_path):
+    """The certificate's issuer is who signed it, not who is called so."""
+    about, bundle = signed_now(sigstore)
+    given = policy(sigstore)
+    assert verify_message(about, [bundle], terms(given)).name == ALICE
+    with SigstoreStub(tmp_path / "decoy") as decoy:
+        others = decoy.instance.trusted_root()["certificateAuthorities"]
+
+    def prepend(root):
+        root["certificateAuthorities"] = [*others, *root["certificateAuthorities"]]
+
+    root = changed_root(sigstore, tmp_path, prepend)
+    rules = replace(given, roots={**given.roots, STUB: root})
+    assert verify_message(about, [bundle], terms(rules)).name == ALICE
 
 
 def test_bundle_without_the_zero_values_that_go_leaves_out_is_accepted(tmp_path):
