@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.token_server import TokenServer
+from tests.faults.zygote import Zygote
 from tests.real import launch
 from tests.real.launch import Server
 
@@ -19,6 +20,13 @@ SERVERS = (
     "distribution_token",
     "docker_registry_htpasswd",
 )
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What starts the program in milliseconds, where what it costs to start is not the question."""
+    with Zygote() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -254,12 +254,6 @@ def test_a_full_disk_at_the_sender_publishes_nothing(disk: Disk, tmp_path: Path)
 POINTS = 16
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
-
-
 def run(zygote: Zygote, machine: Machine, *arguments: str) -> Ended:
     """Run the program to its end, which has to be good."""
     machine.home.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from dockercomms.cli.reg import VERBS
+from tests.faults.zygote import Ended, Zygote
 from tests.real.launch import Server, binary
-from tests.real.program import MIB, Machine, Run, file_digest, random_file
+from tests.real.program import MIB, Machine, file_digest, random_file
 
 EMPTY = b"{}"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -45,6 +46,7 @@ class Walk:
     """One store, the program, and which verbs were used."""
 
     machine: Machine
+    zygote: Zygote
     base: str
     name: str
     host: str
@@ -55,14 +57,20 @@ class Walk:
     def folder(self) -> Path:
         return self.machine.home
 
-    def reg(self, *words: str, code: int = 0) -> Run:
+    def reg(self, *words: str, code: int = 0) -> Ended:
         self.used.add(words[0])
-        run = self.machine.run("reg", *words)
-        assert run.code == code, f"{' '.join(words)}\n{run.stdout}\n{run.stderr}"
+        child = self.zygote.start(
+            ["reg", *words], folder=self.folder, environ=self.machine.environment()
+        )
+        run = child.wait()
+        assert run.exit_code == code, f"{' '.join(words)}\n{run.stdout}\n{run.stderr}"
         return run
 
     def rows(self, *words: str) -> list[dict[str, Any]]:
-        return self.reg(*words, "--format", "jsonl", "-q").objects()
+        return [
+            json.loads(line)
+            for line in self.reg(*words, "--format", "jsonl", "-q").stdout.splitlines()
+        ]
 
     def json(self, *words: str) -> Any:
         return json.loads(self.reg(*words, "--json", "-q").stdout)
@@ -88,12 +96,12 @@ class Walk:
 
 
 @pytest.fixture
-def walk(any_store: str, request: pytest.FixtureRequest, tmp_path: Path) -> Walk:
+def walk(any_store: str, zygote: Zygote, request: pytest.FixtureRequest, tmp_path: Path) -> Walk:
     machine = Machine(tmp_path / "machine")
     machine.home.mkdir()
     name = request.node.callspec.params["any_store"].replace("_", "-")
     host = "" if any_store.startswith("oci-layout:") else any_store.partition("/")[0]
-    return Walk(machine, any_store, name, host, set())
+    return Walk(machine, zygote, any_store, name, host, set())
 
 
 def tar_of(name: str, data: bytes) -> bytes:
@@ -318,11 +326,13 @@ def test_a_push_from_a_pipe_can_be_gone_on_with(open_server: Server, tmp_path: P
 # --- others read what we push --------------------------------------------------------------------
 
 
-def test_crane_and_regctl_read_what_reg_pushes(open_server: Server, tmp_path: Path) -> None:
+def test_crane_and_regctl_read_what_reg_pushes(
+    open_server: Server, zygote: Zygote, tmp_path: Path
+) -> None:
     machine = Machine(tmp_path / "machine")
     machine.home.mkdir()
     base = f"{open_server.host}/tools/{uuid.uuid4().hex}"
-    walk = Walk(machine, base, open_server.name, open_server.host, set())
+    walk = Walk(machine, zygote, base, open_server.name, open_server.host, set())
     entries = [image(walk, architecture) for architecture in ("amd64", "arm64")]
     index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
     pushed = walk.put_manifest(f"{base}:multi", index)
