@@ -322,7 +322,15 @@ class Toxic:
 
     def reset(self) -> None:
         """Cut every connection that is open; new ones go through."""
+        self.down()
+        self.up()
+
+    def down(self) -> None:
+        """Cut every connection that is open and let no new one through."""
         self._ask("POST", "/proxies/proxy", {"enabled": False})
+
+    def up(self) -> None:
+        """Let connections through again."""
         self._ask("POST", "/proxies/proxy", {"enabled": True, "listen": self.host})
 
     def add(

@@ -10,7 +10,7 @@ so many of them die by SIGKILL at moments that a seed draws, and one that was ki
 as its user would. Without it, senders and receivers are one process each that uses the library.
 
 Prints one JSON object: what was killed where, and what was found to be wrong. Each round has a
-repository, machines and a receiver of its own. What is asked of a round stands in `Round.check`.
+repository, machines and a receiver of its own. What is asked of a round stands in `Census.check`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,9 @@ from dockercomms.cli.records import received_record
 from dockercomms.errors import NotFoundError
 from dockercomms.mailbox import Mailbox, TrustOptions
 from dockercomms.oci.model import Digest
-from dockercomms.protocol import parse_tag
-from dockercomms.state import State, default_path
-from dockercomms.stores import Store, open_store
-from tests.fakes.mail import files_below
+from dockercomms.state import State
 from tests.faults.zygote import EAGER
+from tests.real.census import Census, Task, state_path
 from tests.real.program import Machine
 
 RECIPIENT = "all"
@@ -80,36 +78,19 @@ class Child:
 
 
 @dataclass
-class Task:
-    """One message: the command line that sends it, run until it ends with 0."""
-
-    sender: str
-    home: Path
-    source: Path
-    text: str
-    kills: int = 0
-    told: str = ""
-    """The digest that was printed."""
-
-
-@dataclass
-class Round:
+class Round(Census):
     """One storm; `kill` is the share of command lines that are killed."""
 
-    repo: str
     folder: Path
     source: random.Random
     senders: int
     messages: int
     kill: float
-    wrong: list[str] = field(default_factory=list)
     counts: collections.Counter = field(default_factory=collections.Counter)
     running: dict[int, tuple[Child, Task | None]] = field(default_factory=dict)
-    received: list[dict] = field(default_factory=list)
     typical: dict[str, float] = field(default_factory=lambda: {"send": 0.1, "recv": 0.1})
     """Seconds that a command line takes, by verb: the last one that lived."""
     made: int = 0
-    tasks: list[Task] = field(default_factory=list)
 
     # --- children --------------------------------------------------------------------------------
 
@@ -250,10 +231,6 @@ class Round:
         home.mkdir()
         return home
 
-    @property
-    def inbox(self) -> Path:
-        return self.folder / "in"
-
     # --- what became of them ---------------------------------------------------------------------
 
     def sent(self, child: Child, task: Task, code: int) -> bool:
@@ -303,10 +280,6 @@ class Round:
             return False
         return True
 
-    @functools.cached_property
-    def store(self) -> Store:
-        return open_store(self.repo)
-
     def took(self, child: Child, code: int) -> None:
         """Note what a `recv` said."""
         self.counts["recvs"] += 1
@@ -315,57 +288,6 @@ class Round:
             self.counts["killed recvs"] += 1
         elif code != 0:
             self.wrong.append(f"recv ended with {code}: {errors_of(child)}")
-
-    def check(self) -> None:
-        """Count: each message once in the store, once on disk, once said, and with one receipt."""
-        tags = list(self.store.registry.tags(self.store.repository))
-        messages = self.digests_under(
-            tags, lambda tag: (said := parse_tag(tag)) is not None and said.kind == "message"
-        )
-        told = {task.told for task in self.tasks}
-        self.expect("messages in the store", len(messages), len(self.tasks))
-        self.expect("messages in the store that nobody was told of", messages - told, set())
-        self.expect("messages that are gone", told - messages, set())
-        texts = collections.Counter(
-            data.decode(errors="replace") for data in files_below(self.inbox).values()
-        )
-        self.expect("files received", texts, collections.Counter(task.text for task in self.tasks))
-        said = collections.Counter(
-            row["digest"] for row in self.received if row["status"] == "received"
-        )
-        self.expect("received twice", {key for key, count in said.items() if count > 1}, set())
-        unproven = [row for row in self.received if row["signer"] != row["from"]]
-        self.expect("not signed by whom they say", unproven, [])
-        failed = [row for row in self.received if row["status"] == "failed"]
-        self.expect("failed", failed, [])
-        for digest in messages:
-            head = digest.removeprefix("sha256:")[:12]
-            receipts = self.digests_under(
-                [tag for tag in tags if tag.startswith(f"receipt-{head}-")], lambda _: True
-            )
-            if len(receipts) != 1:
-                self.wrong.append(f"{digest}: receipts {receipts}")
-        self.expect("receipts as the senders see them", self.proven_receipts(), told)
-
-    def proven_receipts(self) -> set[str]:
-        """Return the messages for which their senders see one accepted receipt each."""
-        found: list[str] = []
-        for name, home in sorted({(task.sender, task.home) for task in self.tasks}):
-            with Mailbox(self.repo, me=name, state_path=state_path(home)) as mailbox:
-                found += [r.message for r in mailbox.receipts() if r.status == "accepted"]
-        doubled = [digest for digest, count in collections.Counter(found).items() if count > 1]
-        self.expect("receipts that a sender sees twice", doubled, [])
-        return set(found)
-
-    def digests_under(self, tags: list[str], wanted: Callable[[str], bool]) -> set[str]:
-        store = self.store
-        return {
-            store.registry.resolve_tag(store.repository, tag).digest for tag in tags if wanted(tag)
-        }
-
-    def expect(self, what: str, got: object, expected: object) -> None:
-        if got != expected:
-            self.wrong.append(f"{what}: {got!r:.2000}; expected {expected!r:.2000}")
 
 
 def send_all(repo: str, tasks: list[Task]) -> None:
@@ -416,10 +338,6 @@ def errors_of(child: Child) -> str:
     return child.err.read_text(errors="replace")[-1500:]
 
 
-def state_path(home: Path) -> Path:
-    return default_path(Machine(home).environment())
-
-
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", help="a layout folder or repository, to which the round is added")
@@ -440,6 +358,7 @@ def main(words: list[str]) -> int:
         folder.mkdir(parents=True)
         storm = Round(
             repo=f"{options.store}/round{number}",
+            inbox=folder / "in",
             folder=folder,
             source=random.Random(f"{options.seed} {number}"),
             senders=options.senders,

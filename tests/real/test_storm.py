@@ -1,6 +1,6 @@
 """Many senders and two receivers at once, on every real registry and on a layout folder.
 
-What is asked of each round stands in `storm.Round.check`. DOCKERCOMMS_TEST_SIZE=full, as
+What is asked of each round stands in `Census.check`. DOCKERCOMMS_TEST_SIZE=full, as
 scripts/acceptance sets it, makes it 200 rounds of kills for each store.
 """
 
