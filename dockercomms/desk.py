@@ -19,8 +19,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from dockercomms.approving import ObjectVerifier
 from dockercomms.inbox import Inbox
@@ -87,8 +87,11 @@ class Desk:
         verifier.notice_policy()
         return verifier
 
-    def receipt_verifier(self) -> ReceiptVerifier | None:
+    def receipt_verifier(self, senders: Iterable[str] = ()) -> ReceiptVerifier | None:
         """Return what judges receipts by the policy as it is now; None if nobody is to ask.
+
+        Args:
+            senders: Names that messages were sent as, beside the owner's own.
 
         Raises:
             ConfigError, LocalIOError: as `verifier`.
@@ -96,9 +99,9 @@ class Desk:
         owner = self.owner
         if not owner.verifies:
             return None
-        return ReceiptVerifier(
-            repo=self.store.repo, clock=self.clock, trust=owner.trust(), pin=owner.pin
-        )
+        trust = owner.trust()
+        trust = replace(trust, me=tuple(dict.fromkeys((*trust.me, *senders))))
+        return ReceiptVerifier(repo=self.store.repo, clock=self.clock, trust=trust, pin=owner.pin)
 
     def object_verifier(self) -> ObjectVerifier:
         """Return what says who signed any object, by the policy as it is now.

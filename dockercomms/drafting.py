@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 from dockercomms import __version__
@@ -59,6 +59,21 @@ class SendOptions:
     clock_skew_ok: bool = False
     """Send even if our clock and the registry's are more than an hour apart."""
     referrers_index: ReferrersIndex = "auto"
+    thread_id: str | None = None
+    """What the messages of one conversation share."""
+    in_reply_to: Digest | None = None
+    """The message that this one answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A payload that is in a repository: what the next message with it need not push."""
+
+    key: tuple[object, ...]
+    """Equal for the same source, read, cut and compressed in the same way."""
+    pushed: Pushed
+    repo: str
+    repository: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +93,8 @@ class Sent:
     expires_at: datetime
     sealed: bool = False
     signed: SignedBy | None = None
+    content: Content | None = field(default=None, repr=False, compare=False)
+    """Where its payload is; None for a stream, which nobody can read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +146,20 @@ class Order:
             title=self.options.title,
             text=self.options.text,
             audience=self.options.audience,
+            thread_id=self.options.thread_id,
+            in_reply_to=self.options.in_reply_to,
         )
+
+    @property
+    def content_key(self) -> tuple[object, ...] | None:
+        """What two messages must share to have the same layers; None for streams.
+
+        The release is part of it: another one may encode a chunk differently.
+        """
+        if self.payload.source_id is None:
+            return None
+        options = self.options
+        return (self.payload.source_id, options.compress, options.chunk_bytes, __version__)
 
     def source_key(self, repo: str) -> str | None:
         """Return what two runs must share for the second to continue the first; None for streams.
@@ -149,6 +179,8 @@ class Order:
             options.text,
             options.audience,
             options.ttl_seconds,
+            options.thread_id,
+            options.in_reply_to,
             options.compress,
             options.chunk_bytes,
             None if self.signer is None else str(self.signer.signed_by),
@@ -170,6 +202,7 @@ def _check_names(order: Order) -> None:
         ("title", order.options.title or ""),
         ("text", order.options.text or ""),
         ("audience", order.options.audience or ""),
+        ("thread", order.options.thread_id or ""),
     ):
         if not is_unicode(text):
             raise UsageError(f"{what} {text!r:.100}: not valid UTF-8")

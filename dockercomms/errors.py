@@ -32,6 +32,8 @@
     │ └ UnknownSender              the policy does not say how that name signs
     ├ CommandError 1               a command that was run for a message did not take it
     ├ PartialError 7               some messages failed
+    ├ RejectedError 10             a receiver rejected what was sent
+    ├ NoAnswerError 11             no receiver said anything in time
     ├ NothingNewError 12           nothing new, and the caller wanted to know
     └ LocalIOError 8               disk full, permissions, a file that changed while it was read
 
@@ -326,6 +328,18 @@ class PartialError(DockerCommsError):
     """Some of what was asked for failed, for more than one reason."""
 
     exit_code = 7
+
+
+class RejectedError(DockerCommsError):
+    """A receiver rejected what was sent; the receipt says why."""
+
+    exit_code = 10
+
+
+class NoAnswerError(DockerCommsError):
+    """Nobody said in time what became of what was sent, as far as that is proven."""
+
+    exit_code = 11
 
 
 class NothingNewError(DockerCommsError):

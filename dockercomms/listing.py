@@ -2,6 +2,7 @@
 
 Example:
     >>> from dockercomms.entries import Entry
+from dockercomms.errors import ProtocolError
     >>> from dockercomms.listing import inbox_entry
     >>> from datetime import UTC, datetime
     >>> seen = datetime(2026, 11, 20, tzinfo=UTC)
@@ -14,14 +15,20 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
 from dockercomms.entries import Entry
+from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import Digest
+from dockercomms.protocol import MAX_TITLE_CHARACTERS
 from dockercomms.state.trust_rows import JudgedRow
 from dockercomms.trusting import SignatureStatus
+
+ANSWER_PREFIX = "Re: "
+"""What the title of an answer begins with, as in mail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,16 @@ class InboxEntry:
     signature_status: SignatureStatus = "none"
     signer: str | None = None
     """The verified name of its sender; None: who sent it is a claim."""
+    recipient: str = ""
+    """Which of the receiver's names it is for."""
+    thread_id: str | None = None
+    in_reply_to: Digest | None = None
+    """The message that it answers, as it says."""
+
+    @property
+    def thread(self) -> str:
+        """What the messages of its conversation share: what a reply to it carries."""
+        return self.thread_id or self.id
 
 
 def inbox_entry(entry: Entry, judged: JudgedRow | None) -> InboxEntry:
@@ -69,4 +86,74 @@ def inbox_entry(entry: Entry, judged: JudgedRow | None) -> InboxEntry:
         reason=entry.reason,
         signature_status="unchecked" if judged is None else cast("SignatureStatus", judged.status),
         signer=None if judged is None else judged.signer,
+        recipient=entry.me,
+        thread_id=None if header is None else header.thread_id,
+        in_reply_to=None if header is None else header.in_reply_to,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an answer to a message takes from it."""
+
+    to: str
+    sender: str
+    title: str | None
+    thread_id: str
+    in_reply_to: Digest
+
+
+def answer_to(entry: InboxEntry) -> Answer:
+    """Return what an answer to `entry` takes from it: who to whom, the conversation, the title.
+
+    It goes to whom the message says it is from: a signer can sign for no other name.
+
+    Raises:
+        ProtocolError: the message could not be read, so nobody knows who sent it.
+    """
+    if entry.digest is None or not entry.sender:
+        raise ProtocolError(f"message {entry.digest or entry.tag}: not read, so it has no sender")
+    title = entry.title
+    if title is not None and not title.startswith(ANSWER_PREFIX):
+        title = f"{ANSWER_PREFIX}{title}"[:MAX_TITLE_CHARACTERS]
+    return Answer(
+        to=entry.sender,
+        sender=entry.recipient,
+        title=title,
+        thread_id=entry.thread,
+        in_reply_to=entry.digest,
+    )
+
+
+def by_thread(entries: Iterable[InboxEntry]) -> list[tuple[int, InboxEntry]]:
+    """Return entries by conversation, the oldest first, and how deep each answers another one.
+
+    An answer stands below what it answers if that is here, else at the start of its conversation.
+    Whoever claims to answer goes in a circle finds their messages at the end of it.
+    """
+    threads: dict[str, list[InboxEntry]] = {}
+    for entry in sorted(entries, key=_age):
+        threads.setdefault(entry.thread or entry.digest or entry.tag or "", []).append(entry)
+    return [placed for thread in threads.values() for placed in _tree(thread)]
+
+
+def _tree(thread: Sequence[InboxEntry]) -> Iterator[tuple[int, InboxEntry]]:
+    here = {entry.digest for entry in thread if entry.digest is not None}
+    below: dict[Digest | None, list[InboxEntry]] = {}
+    for entry in thread:
+        parent = entry.in_reply_to if entry.in_reply_to in here else None
+        below.setdefault(parent, []).append(entry)
+    waiting = [(0, entry) for entry in reversed(below.pop(None, []))]
+    while waiting or below:
+        if not waiting:  # what is left answers itself in a circle
+            waiting = [(0, entry) for entry in below.pop(next(iter(below)))]
+        depth, entry = waiting.pop()
+        yield depth, entry
+        if entry.digest is not None:
+            answers = below.pop(entry.digest, [])
+            waiting += [(depth + 1, answer) for answer in reversed(answers)]
+
+
+def _age(entry: InboxEntry) -> tuple[bool, float]:
+    known = entry.created_at
+    return known is not None, 0.0 if known is None else known.timestamp()

@@ -26,12 +26,18 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, TypedDict, Unpack
+
 from dockercomms.approving import Signature, Verification
-from dockercomms.listing import InboxEntry
+from dockercomms.listing import InboxEntry, answer_to
 from dockercomms.mailbox_incoming import Incoming
 from dockercomms.mailbox_outgoing import Outgoing
 from dockercomms.owner import SigningOptions, TrustOptions
+from dockercomms.sending import Sent
 from dockercomms.stores import ConnectionSettings, Store, open_store
+from dockercomms.transport.transfer import Compress
 
 __all__ = [
     "ConnectionSettings",
@@ -44,6 +50,21 @@ __all__ = [
     "Verification",
     "open_store",
 ]
+
+
+class ReplyOptions(TypedDict, total=False):
+    """What may be said of an answer beside what it says; see `Mailbox.send`."""
+
+    text: str | None
+    name: str | None
+    stdin: BinaryIO | None
+    ttl_seconds: int
+    compress: Compress
+    chunk_bytes: int | None
+    concurrency: int
+    keep_mtime: bool
+    again: bool
+    clock_skew_ok: bool
 
 
 class Mailbox(Outgoing, Incoming):
@@ -69,3 +90,35 @@ class Mailbox(Outgoing, Incoming):
         UsageError: `repo` is not a repository, or there is no login name.
         ConfigError: the trust file is wrong, where it has to say who we are.
     """
+
+    def reply(
+        self,
+        id: str,  # noqa: A002 - as the argument is called
+        paths: Sequence[Path | str] = (),
+        *,
+        title: str | None = None,
+        **options: Unpack[ReplyOptions],
+    ) -> Sent:
+        """Answer the one message whose id or digest begins with `id`, in its conversation.
+
+        Args:
+            id: The message.
+            paths: What to send, as for `send`.
+            title: None: that of the message, after `Re: `.
+            options: As for `send`.
+
+        Raises:
+            NotFoundError, UsageError: as `show`.
+            ProtocolError: the message could not be read.
+            As `send`.
+        """
+        answer = answer_to(self.show(id))
+        return self.send(
+            paths,
+            to=answer.to,
+            sender=answer.sender,
+            title=answer.title if title is None else title,
+            thread_id=answer.thread_id,
+            in_reply_to=answer.in_reply_to,
+            **options,
+        )

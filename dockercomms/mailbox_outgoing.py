@@ -9,13 +9,15 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from dockercomms.errors import NotFoundError
 from dockercomms.mailbox_base import MailboxBase
+from dockercomms.oci.model import Digest
+from dockercomms.outbox import OutboxEntry, list_outbox, wait_for_answers
 from dockercomms.protocol import DEFAULT_TTL_SECONDS, MAX_TEXT_BYTES
 from dockercomms.publishing import Notice
 from dockercomms.receipts import ReceiptEntry, list_receipts
@@ -46,6 +48,9 @@ class Outgoing(MailboxBase):
         dry_run: bool = False,
         clock_skew_ok: bool = False,
         audience: str | None = None,
+        thread_id: str | None = None,
+        in_reply_to: Digest | None = None,
+        like: Sent | None = None,
     ) -> Sent:
         """Send files, a folder, a stream or a note; when this returns, it is published.
 
@@ -66,6 +71,10 @@ class Outgoing(MailboxBase):
             dry_run: Read, cut and compress everything, and write nothing anywhere.
             clock_skew_ok: Send even if our clock and the registry's are an hour apart.
             audience: The only repository from which it is to be accepted.
+            thread_id: What the messages of one conversation share.
+            in_reply_to: The message that this one answers; see `reply`.
+            like: What was sent just now to somebody else: where it has the same content, that is
+                neither read nor sent again.
 
         Raises:
             UsageError, LimitError: an argument is wrong; nothing was sent.
@@ -104,9 +113,12 @@ class Outgoing(MailboxBase):
                 dry_run=dry_run,
                 clock_skew_ok=clock_skew_ok,
                 audience=audience,
+                thread_id=thread_id,
+                in_reply_to=in_reply_to,
             ),
             progress=self._progress,
             signer=None if dry_run else self._owner.signer(),
+            like=like,
             on_notice=self._on_notice,
         )
         if dry_run:
@@ -123,10 +135,13 @@ class Outgoing(MailboxBase):
             UsageError: several messages do.
             RegistryError, NetworkError: the registry cannot tell.
         """
+        return self._receipts_for(self.names, id)
+
+    def _receipts_for(self, senders: Collection[str], message: str | None) -> list[ReceiptEntry]:
         found: list[ReceiptEntry] = []
         missing: NotFoundError | None = None
-        verifier = self._desk.receipt_verifier()
-        for name in self.names:
+        verifier = self._desk.receipt_verifier(senders)
+        for name in senders:
             try:
                 found += list_receipts(
                     self._store.registry,
@@ -135,17 +150,57 @@ class Outgoing(MailboxBase):
                     me=name,
                     state=self._state,
                     clock=self._clock,
-                    message=id,
+                    message=message,
                     verifier=verifier,
                 )
             except NotFoundError as error:
                 missing = error
             else:
-                if id is not None:
+                if message is not None:
                     return found
         if missing is not None:
             raise missing
         return sorted(found, key=lambda entry: (entry.created_at is not None, entry.created_at))
+
+    def outbox(self) -> list[OutboxEntry]:
+        """Return what was sent from here to this repository, oldest first, and what became of it.
+
+        It is remembered for 90 days at least, and until it has expired.
+
+        Raises:
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        rows = self._state.outbox.rows(self.repo)
+        senders = dict.fromkeys(row.sender for row in rows)
+        receipts = self._receipts_for(senders, None)
+        return list_outbox(rows, receipts, now=self._clock.now())
+
+    def sent_elsewhere(self) -> dict[str, int]:
+        """Return to what other repositories messages were sent from here, and how many."""
+        return self._state.outbox.elsewhere(self.repo)
+
+    def wait(self, sent: Sent | Sequence[Sent], *, seconds: float) -> dict[Digest, ReceiptEntry]:
+        """Return what became of messages, by their digests, as soon as that is proven for all.
+
+        After `seconds` it is what there is: proofs, and claims where nothing is proven (see
+        `ReceiptEntry.signer`). Where nobody is asked to prove anything, claims end the wait.
+
+        Args:
+            sent: What was sent to this repository.
+            seconds: How long to wait.
+
+        Raises:
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        waited = [sent] if isinstance(sent, Sent) else list(sent)
+        senders = dict.fromkeys(one.sender for one in waited)
+        return wait_for_answers(
+            lambda: self._receipts_for(senders, None),
+            {one.digest for one in waited},
+            seconds=seconds,
+            clock=self._clock,
+            claims=not self._owner.verifies,
+        )
 
 
 def _fits_beside(text: str) -> bool:

@@ -34,9 +34,11 @@ Example:
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from dockercomms.drafting import (
+    Content,
     Draft,
     Order,
     SendOptions,
@@ -48,12 +50,14 @@ from dockercomms.drafting import (
 from dockercomms.errors import ConfigError, RegistryError
 from dockercomms.manifest import parse_message
 from dockercomms.oci.interface import Registry
+from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, CLOCK_WARN_SECONDS, message_tag, parse_tag
 from dockercomms.proving import prove_own
 from dockercomms.publishing import NoticeHook, Publisher, lacks_blobs
 from dockercomms.rehearsal import Rehearsal
 from dockercomms.state import State
+from dockercomms.state.outbox_rows import OutboxRow
 from dockercomms.state.sends import SendJournal, SendRow
 from dockercomms.transport.payload import Payload
 from dockercomms.transport.transfer import (
@@ -64,9 +68,10 @@ from dockercomms.transport.transfer import (
     confirm_blobs,
     push_payload,
 )
+from dockercomms.transport.window import Stop, run_window
 from dockercomms.trust.signing import SignedBy, Signer
 
-__all__ = ["SendOptions", "Sent", "SignedBy", "Signer", "send"]
+__all__ = ["Content", "SendOptions", "Sent", "SignedBy", "Signer", "send"]
 
 
 def send(
@@ -82,6 +87,7 @@ def send(
     options: SendOptions | None = None,
     progress: Progress | None = None,
     signer: Signer | None = None,
+    like: Sent | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Sent:
     """Send `payload` to `recipient`; when this returns, the message is published.
@@ -98,6 +104,8 @@ def send(
         options: How.
         progress: Called as chunks arrive.
         signer: Signs the message; None: it is not signed.
+        like: A message that was sent just now. Where it has the same payload, that is not read
+            and pushed again; from another repository of the same registry it is mounted.
         on_notice: Called with what the user may want to know.
 
     Raises:
@@ -119,7 +127,7 @@ def send(
         clock=clock,
         on_notice=on_notice,
     )
-    sending = _Sending(order, publisher, progress)
+    sending = _Sending(order, publisher, progress, None if like is None else like.content)
     return sending.rehearse() if options.dry_run else sending.run()
 
 
@@ -130,6 +138,8 @@ class _Sending:
     order: Order
     publisher: Publisher
     progress: Progress | None
+    content: Content | None = None
+    """A payload that may be this message's, and where it is."""
 
     def run(self) -> Sent:
         """Take every step, going on where an interrupted run of the same source ended."""
@@ -150,12 +160,39 @@ class _Sending:
                 if source is None:  # a stream cannot be read again, so nothing can be continued
                     sends.forget(row.id)
                 raise
+            sent = sent_of(draft, repo=publisher.repo, tag=tag, signer=order.signer)
             if source is None:
-                sends.record_published(row.id, now=publisher.clock.now())
+                self._record(row, draft, sent)
             self.announce(draft)
             # Only now: whoever is interrupted before is told to run it again, which must find this.
-            sends.record_published(row.id, now=publisher.clock.now())
-        return sent_of(draft, repo=publisher.repo, tag=tag, signer=order.signer)
+            self._record(row, draft, sent)
+        key = order.content_key
+        if key is None:
+            return sent
+        content = Content(key, draft.pushed, publisher.repo, publisher.repository)
+        return replace(sent, content=content)
+
+    def _record(self, row: SendRow, draft: Draft, sent: Sent) -> None:
+        """Note that the message is published: it is not continued, and answers may come."""
+        state, now, header = self.publisher.state, self.publisher.clock.now(), draft.message.header
+        with state.inbox.batch():
+            state.sends.record_published(row.id, now=now)
+            state.outbox.add(
+                OutboxRow(
+                    id=sent.id,
+                    repo=sent.repo,
+                    digest=sent.digest,
+                    tag=sent.tag,
+                    sender=sent.sender,
+                    recipient=sent.recipient,
+                    title=header.title or "",
+                    filename=header.display_name,
+                    bytes=sent.total_bytes,
+                    thread=header.thread_id or sent.id,
+                    published=now,
+                    expires=sent.expires_at,
+                )
+            )
 
     # --- 1 to 5: a message that nobody sees yet --------------------------------------------------
 
@@ -163,7 +200,7 @@ class _Sending:
         """Push the payload, build the message about it, and keep its bytes."""
         publisher, order = self.publisher, self.order
         journal = SendJournal(publisher.state.sends, row.id, publisher.repo, publisher.clock)
-        pushed = self._push(publisher.registry, journal)
+        pushed = self._known(journal) or self._push(publisher.registry, journal)
         self._confirm(pushed, journal)
         journal.flush()
         publisher.ensure_config()
@@ -217,6 +254,38 @@ class _Sending:
             journal=journal,
             progress=self.progress,
         )
+
+    def _known(self, journal: Journal) -> Pushed | None:
+        """Return what another message brought, if it is this one's payload; None if it is not.
+
+        What is in another repository of the same registry is mounted, where the registry lets us;
+        `_confirm` asks for whatever is not known to be here, and pushes it where it is not.
+        """
+        content, publisher = self.content, self.publisher
+        if content is None or content.key != self.order.content_key:
+            return None
+        mountable = publisher.repo != content.repo and (
+            publisher.repo.removesuffix(publisher.repository)
+            == content.repo.removesuffix(content.repository)
+        )
+
+        def mount(digest: Digest) -> None:
+            try:
+                mounted = publisher.registry.mount_blob(
+                    publisher.repository, digest, source=content.repository
+                )
+            except RegistryError:
+                return  # we may not read there any more, say
+            if mounted is not None:
+                journal.confirm(digest)
+
+        layers = content.pushed.layers
+        missing = {layer.digest for layer in layers if journal.known(layer.digest) is None}
+        if mountable:
+            tasks = (partial(mount, digest) for digest in missing)
+            for _ in run_window(tasks, concurrency=self.order.options.concurrency, stop=Stop()):
+                pass
+        return replace(content.pushed, reused_chunks=len(layers))
 
     def _confirm(self, pushed: Pushed, journal: Journal) -> None:
         publisher, order = self.publisher, self.order

@@ -67,6 +67,14 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "the command did not take the message",
         "its files stay where they are; run the command on them when it is put right",
     ),
+    errors.RejectedError: (
+        "the receiver rejected it",
+        "read the reason above, and send it again when it is put right",
+    ),
+    errors.NoAnswerError: (
+        "no answer in time",
+        "it was sent, and can still be received; 'dockercomms outbox' tells what became of it",
+    ),
     errors.PartialError: ("some of it failed", "the errors above say what to do for each"),
     errors.NothingNewError: ("nothing new", "nothing is wrong; leave out --fail-empty to get 0"),
     errors.LocalIOError: (

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dockercomms.cli.session import Session
     from dockercomms.mailbox import InboxEntry
 
+MAX_SHOWN_DEPTH = 8
+"""Answers to answers are not indented further than that."""
+
 COLUMNS = ("ID", "FROM", "WHAT", "SIZE", "SENT", "STATE")
 
 
@@ -25,12 +28,14 @@ COLUMNS = ("ID", "FROM", "WHAT", "SIZE", "SENT", "STATE")
         help="Only what was sent since: 2d ago, a date, or an RFC 3339 time.")  # fmt: skip
 @option("--all", "include_all", is_flag=True,
         help="Also what is delivered, expired, held or refused.")  # fmt: skip
+@option("--threads", "threads", is_flag=True, help="By conversation, answers below their message.")
 @trust_options
 def inbox_command(
     session: Session,
     *,
     since: datetime | None,
     include_all: bool,
+    threads: bool,
     no_verify: bool,
     accept_new: bool,
     offline: bool,
@@ -38,9 +43,10 @@ def inbox_command(
     """List what has been sent to you.
 
     Piped, a line holds: id, state, from, file name, bytes, created, expires, title, reason, and
-    the state of the signature.
+    the state of the signature; with --threads also the conversation and what it answers.
     """
     from dockercomms.cli.records import inbox_record, time_or_none
+    from dockercomms.listing import by_thread
 
     warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
     refuse_network(session, offline=offline)
@@ -50,7 +56,7 @@ def inbox_command(
     ):
         entries = mailbox.inbox(since=since, all=include_all)
         session.tell_poll(mailbox.last_poll)
-        for entry in entries:
+        for depth, entry in by_thread(entries) if threads else ((0, one) for one in entries):
             cells = (
                 entry.id,
                 entry.state,
@@ -62,19 +68,21 @@ def inbox_command(
                 entry.title or "",
                 entry.reason,
                 entry.signature_status,
+                *((entry.thread, entry.in_reply_to or "") if threads else ()),
             )
-            listing.add(inbox_record(entry), cells, _row(entry))
+            listing.add(inbox_record(entry), cells, _row(entry, depth))
         if entries:
             return 0
         session.screen.note(f"no messages for {', '.join(session.names)}")
         return exit_code_of_poll(mailbox.last_poll)
 
 
-def _row(entry: InboxEntry) -> tuple[str, ...]:
+def _row(entry: InboxEntry, depth: int) -> tuple[str, ...]:
+    indent = "  " * min(depth, MAX_SHOWN_DEPTH)
     return (
         entry.id[:SHORT_ID_CHARACTERS],
         shown_sender(entry.sender, entry.signer),
-        f"{entry.title} ({entry.filename})" if entry.title else entry.filename,
+        indent + (f"{entry.title} ({entry.filename})" if entry.title else entry.filename),
         _size(entry),
         human_time(entry.created_at),
         _state(entry),
@@ -119,6 +127,7 @@ def show_command(
         ("sent", human_time(entry.created_at)),
         ("expires", human_time(entry.expires_at)),
         ("state", _state(entry)),
+        *((("answers", entry.in_reply_to),) if entry.in_reply_to else ()),
         ("signature", " ".join(filter(None, (entry.signature_status, entry.signer)))),
         *(("note", line) for line in (entry.text or "").splitlines()),
     ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dockercomms.approving import Signature, Verification
     from dockercomms.errors import DockerCommsError
     from dockercomms.mailbox import InboxEntry
+    from dockercomms.outbox import OutboxEntry
     from dockercomms.receipts import ReceiptEntry
     from dockercomms.receiving import Received
     from dockercomms.sending import Sent
@@ -69,6 +70,36 @@ def inbox_record(entry: InboxEntry) -> Record:
         "expired": entry.expired,
         "reason": entry.reason,
         "signature": {"status": entry.signature_status, "signer": entry.signer},
+        "to": entry.recipient,
+        "thread": entry.thread,
+        "in_reply_to": entry.in_reply_to,
+    }
+
+
+def outbox_record(entry: OutboxEntry) -> Record:
+    """Return an object of `outbox`."""
+    receipt = entry.receipt
+    return {
+        "schema": "dockercomms/outbox/v1",
+        "id": entry.id,
+        "digest": entry.digest,
+        "repo": entry.repo,
+        "tag": entry.tag,
+        "to": entry.recipient,
+        "from": entry.sender,
+        "title": entry.title or None,
+        "filename": entry.filename,
+        "bytes": entry.bytes,
+        "thread": entry.thread,
+        "sent_at": format_time(entry.published_at),
+        "expires_at": format_time(entry.expires_at),
+        "state": entry.fate,
+        "reason": "" if receipt is None else receipt.reason,
+        "receipt": None if receipt is None else receipt.digest,
+        "answered_at": None if receipt is None else time_or_none(receipt.created_at),
+        "signature": None
+        if receipt is None
+        else {"status": receipt.signature_status, "signer": receipt.signer},
     }
 
 

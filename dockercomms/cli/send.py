@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dockercomms.cli.answers import await_answers
 from dockercomms.cli.failures import exit_code_of
 from dockercomms.cli.options import (
     COMPRESS,
@@ -56,15 +57,18 @@ STDIN = "-"
         help="How long it can be received.  [default: 7d]")  # fmt: skip
 @option("--compress", type=click.Choice(COMPRESS), help="[default: auto]")
 @option("--chunk-size", "chunk_bytes", former=("--chunk-bytes",), type=SIZE, metavar="SIZE",
-        help="Largest piece, as 16MiB.  [default: by the size of all]")  # fmt: skip
+        help="Largest piece, as 16MiB.  [default: by size]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
         metavar="N", help="Pieces sent at once.  [default: 4]")  # fmt: skip
 @option("--keep-mtime", is_flag=True, default=None, help="Keep the files' times.")
 @option("--again", is_flag=True, help="Do not go on with an interrupted send.")
 @option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
 @option("--clock-skew-ok", is_flag=True, help="Send although this clock is wrong.")
+@option("--wait", "wait_seconds", type=DURATION, metavar="T",
+        help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
+@option("--accept-new", is_flag=True, help="With --wait: trust a new recipient's key.")
 @option("--audience", type=NAME, metavar="R",
-        help="The only repository from which it may be received.")  # fmt: skip
+        help="The only repository to receive it from.")  # fmt: skip
 @sign_options
 @identity_options
 def send_command(
@@ -79,6 +83,8 @@ def send_command(
     again: bool,
     dry_run: bool,
     clock_skew_ok: bool,
+    wait_seconds: int | None,
+    accept_new: bool,
     audience: str | None,
 ) -> int:
     """Send files, a folder or a note to somebody.
@@ -87,8 +93,9 @@ def send_command(
     what the recipient has to type. Piped, the line before it is: id, digest, recipient, tag,
     bytes, end of life.
     """
-    sources = tuple(map(_source, paths))
-    _check(session, sources, recipients=recipients, text=text)
+    sources = tuple(map(source_of, paths))
+    recipients = tuple(dict.fromkeys(recipients))
+    check_sources(session, sources, recipients=recipients, text=text)
     screen, chosen = session.screen, session.settings
     if session.verbose:
         from dockercomms.transport.layer import gzip_engine
@@ -96,12 +103,14 @@ def send_command(
         screen.note(f"gzip is made by {gzip_engine()}")
     with meter_for(screen, session.clock, "sending") as meter, ExitStack() as opened:
         boxes: dict[str | None, Mailbox] = {}
+        done: list[tuple[Mailbox, Sent]] = []
 
         def deliver(recipient: str) -> Sent:
             repo = session.address_of(recipient)
             if repo not in boxes:
-                boxes[repo] = opened.enter_context(session.mailbox(meter, repo=repo))
-            return boxes[repo].send(
+                box = session.mailbox(meter, repo=repo, accept_new=accept_new)
+                boxes[repo] = opened.enter_context(box)
+            sent = boxes[repo].send(
                 sources,
                 to=recipient,
                 sender=sender,
@@ -118,12 +127,19 @@ def send_command(
                 dry_run=dry_run,
                 clock_skew_ok=clock_skew_ok,
                 audience=None if audience is None else _repository(audience),
+                like=done[-1][1] if done else None,
             )
+            done.append((boxes[repo], sent))
+            return sent
 
-        return _send_each(session, meter, deliver, recipients, dry_run=dry_run)
+        code = _send_each(session, meter, deliver, recipients, dry_run=dry_run)
+        if wait_seconds is not None and done and not dry_run:
+            answered = await_answers(session, done, wait_seconds)
+            return code or answered
+        return code
 
 
-def _source(word: str) -> Path:
+def source_of(word: str) -> Path:
     """Return the path that `word` names; `./-` is a file, unlike `-`."""
     path = Path(word)
     return path.absolute() if str(path) == STDIN != word else path
@@ -136,7 +152,7 @@ def _repository(audience: str) -> str:
     return parse_repo(audience).repo
 
 
-def _check(
+def check_sources(
     session: Session, sources: Sequence[Path], *, recipients: Sequence[str], text: str | None
 ) -> None:
     """Refuse what cannot be meant, before anything is opened.
@@ -187,13 +203,13 @@ def _send_each(
             failed.append(error)
         else:
             meter.finish()
-            _report(session, sent, dry_run=dry_run)
+            report(session, sent, dry_run=dry_run)
     if not failed:
         return 0
     return exit_code_of(failed) if len(failed) == len(recipients) else PartialError.exit_code
 
 
-def _report(session: Session, sent: Sent, *, dry_run: bool) -> None:
+def report(session: Session, sent: Sent, *, dry_run: bool) -> None:
     """Write what was sent, and what the recipient has to type."""
     screen = session.screen
     reused = f", {sent.reused_chunks} of them there already" if sent.reused_chunks else ""

@@ -21,6 +21,7 @@ from dockercomms.state import (
     delivery_rows,
     handover_rows,
     inbox_rows,
+    outbox_rows,
     progress_rows,
     receipt_rows,
     sends,
@@ -51,6 +52,7 @@ class State(AbstractContextManager["State"]):
                 *delivery_rows.SCHEMA,
                 *handover_rows.SCHEMA,
                 *sends.SCHEMA,
+                *outbox_rows.SCHEMA,
                 *receipt_rows.SCHEMA,
                 *trust_rows.SCHEMA,
             ),
@@ -59,6 +61,7 @@ class State(AbstractContextManager["State"]):
         self.progress = progress_rows.ProgressRows(self._database)
         self.inbox = inbox_rows.InboxRows(self._database)
         self.handovers = handover_rows.HandoverRows(self._database)
+        self.outbox = outbox_rows.OutboxRows(self._database)
         self.sends = sends.Sends(self._database)
         self.receipts = receipt_rows.ReceiptRows(self._database)
         self.trust = trust_rows.TrustRows(self._database)

@@ -27,11 +27,11 @@ from filelock import FileLock
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import create_new, local_errors, sync_folder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Counted up with every change that an older release could not work with.
 
-1: the first; 2: `handovers`. What only adds tables needs no more than their statements, which are
-run again on an older file and make what is missing."""
+2 added `handovers`, 3 `outbox`. What only adds tables needs no more than their statements, which
+are run again on an older file and make what is missing."""
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long one process waits for another's transaction, which takes milliseconds."""

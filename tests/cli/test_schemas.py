@@ -22,6 +22,7 @@ from tests.fakes.mailbox import (
     FakeMailbox,
     entry,
     failed,
+    outbox_entry,
     poll,
     receipt,
     received,
@@ -31,7 +32,7 @@ from tests.fakes.mailbox import (
 
 FOLDER = Path(__file__).parent.parent.parent / "spec" / "schema"
 PRINTED = (
-    "send", "inbox", "show", "recv", "watch", "receipts", "ack", "verify", "sign", "keys", "trust", "version",
+    "send", "inbox", "show", "recv", "watch", "receipts", "outbox", "ack", "verify", "sign", "keys", "trust", "version",
 )  # fmt: skip
 SCHEMAS = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in (*PRINTED, "error")}
 REGISTRY: Registry[Any] = Registry().with_resources(
@@ -61,8 +62,9 @@ def test_schema_is_valid_and_says_what_each_key_is_for(name: str) -> None:
 def test_every_verb_that_prints_objects_has_a_schema() -> None:
     assert set(PRINTED) == set(VERBS) - {
         "completion",
-        "reg",
-    }  # reg: tests/unit/cli/test_reg_schemas
+        "reg",  # tests/unit/cli/test_reg_schemas
+        "reply",  # prints what send prints
+    }
     for name in PRINTED:
         assert SCHEMAS[name]["properties"]["schema"] == {"const": f"dockercomms/{name}/v1"}
 
@@ -128,6 +130,23 @@ def test_receipts_prints_what_its_schema_says() -> None:
     held = [receipt(), receipt(id="", status="rejected", created_at=None, claimed_verified=True)]
     for record in printed("receipts", mailbox=FakeMailbox(receipts_held=held)):
         check("receipts", record)
+
+
+def test_outbox_prints_what_its_schema_says() -> None:
+    sent_ = [
+        outbox_entry(),
+        outbox_entry(title="", fate="accepted", receipt=receipt(signature_status="valid")),
+        outbox_entry(fate="rejected", receipt=receipt(status="rejected", created_at=None)),
+    ]
+    for record in printed("outbox", mailbox=FakeMailbox(outbox_held=sent_)):
+        check("outbox", record)
+
+
+def test_reply_prints_what_send_prints() -> None:
+    (record,) = printed(
+        "reply", "x", "--text", "hi", mailbox=FakeMailbox(entries=[entry()], sends=[sent()])
+    )
+    check("send", record)
 
 
 def test_ack_and_version_print_what_their_schemas_say() -> None:

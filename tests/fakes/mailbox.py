@@ -11,6 +11,7 @@ from typing import Any, Self
 from dockercomms.errors import DockerCommsError
 from dockercomms.handover import Outcome
 from dockercomms.mailbox import InboxEntry
+from dockercomms.outbox import OutboxEntry
 from dockercomms.polling import PollResult
 from dockercomms.receipts import ReceiptEntry
 from dockercomms.receiving import Received
@@ -55,6 +56,7 @@ def entry(**changes: Any) -> InboxEntry:
         "state": "new",
         "expired": False,
         "reason": "",
+        "recipient": "bob",
     }
     return InboxEntry(**values | changes)
 
@@ -75,6 +77,25 @@ def received(**changes: Any) -> Received:
 
 def failed(error: DockerCommsError, **changes: Any) -> Received:
     return received(status="failed", files=(), bytes=0, receipt=None, error=error, **changes)
+
+
+def outbox_entry(**changes: Any) -> OutboxEntry:
+    values: dict[str, Any] = {
+        "id": ID,
+        "digest": DIGEST,
+        "repo": "r.example/box",
+        "tag": TAG,
+        "sender": "alice",
+        "recipient": "bob",
+        "title": "The report",
+        "filename": "report.pdf",
+        "bytes": 1536,
+        "thread": ID,
+        "published_at": NOW,
+        "expires_at": datetime(2026, 11, 27, 12, 0, tzinfo=UTC),
+        "fate": "silent",
+    }
+    return OutboxEntry(**values | changes)
 
 
 def watched(**changes: Any) -> Watched:
@@ -100,13 +121,16 @@ def receipt(**changes: Any) -> ReceiptEntry:
     return ReceiptEntry(**values | changes)
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeMailbox:
     """Gives what it holds; an exception among it is raised."""
 
     entries: list[InboxEntry] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     sends: list[Sent | BaseException] = field(default_factory=list)
+    outbox_held: list[OutboxEntry] = field(default_factory=list)
+    elsewhere: dict[str, int] = field(default_factory=dict)
+    waits: list[dict[str, ReceiptEntry]] = field(default_factory=list)
     receipts_held: list[ReceiptEntry] = field(default_factory=list)
     poll: Any = None
     held_before: tuple[Received, ...] = ()
@@ -186,6 +210,17 @@ class FakeMailbox:
     def receipts(self, message: str | None = None) -> list[ReceiptEntry]:
         self.calls.append(("receipts", (message,), {}))
         return self.receipts_held
+
+    def outbox(self) -> list[OutboxEntry]:
+        self.calls.append(("outbox", (), {}))
+        return self.outbox_held
+
+    def sent_elsewhere(self) -> dict[str, int]:
+        return self.elsewhere
+
+    def wait(self, sent: list[Sent], *, seconds: float) -> dict[str, ReceiptEntry]:
+        self.calls.append(("wait", (sent,), {"seconds": seconds}))
+        return self.waits.pop(0)
 
 
 def poll(**changes: Any) -> PollResult:

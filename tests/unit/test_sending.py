@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from dockercomms.oci.model import (
     EMPTY_CONFIG,
     MAX_MANIFEST_BYTES,
     MEDIA_TYPE_MANIFEST,
+    digest_of,
 )
 from dockercomms.oci.referrers import put_index, tag_schema_entries
 from dockercomms.protocol import (
@@ -31,14 +33,14 @@ from dockercomms.protocol import (
     parse_tag,
     recipient_tag,
 )
-from dockercomms.sending import SignedBy
+from dockercomms.sending import SendOptions, SignedBy, send
 from dockercomms.transport.payload import payload_of
 from dockercomms.trust.bundle import parse_bundle_json
 from dockercomms.trust.keys import PrivateKey
 from dockercomms.trust.signing import KeySigner
 from dockercomms.trust.statement import parse_statement
 from tests.fakes.clock import FakeClock
-from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, open_mail
+from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, message_of, open_mail
 from tests.fakes.watched import FailAt, WatchedRegistry
 
 RT = recipient_tag(BOB)
@@ -782,3 +784,82 @@ def test_fail_at_counts(mail):
     with pytest.raises(NetworkError):
         fault("b")
     assert fault.failed
+
+
+# --- one upload for several recipients -----------------------------------------------------------
+
+
+def send_like(mail, first, *, to, repository="team/box", file=None, **options):
+    return send(
+        mail.registry,
+        repository,
+        payload_of([file or mail.file()]),
+        repo=f"registry.example/{repository}",
+        sender=ALICE,
+        recipient=to,
+        state=mail.alice,
+        clock=mail.clock,
+        options=SendOptions(**options),
+        like=first,
+    )
+
+
+def asked(mail):
+    names = [name for name, _ in mail.registry.calls]
+    mail.registry.calls.clear()
+    return {name: names.count(name) for name in names}
+
+
+def test_send_to_a_second_recipient_pushes_no_chunk_again(mail):
+    first = mail.send(mail.file(data=b"x" * 100_000), compress="gzip", chunk_bytes=10_000)
+    asked(mail)
+    file = mail.file(data=b"x" * 100_000)
+    second = send_like(mail, first, to="carol", file=file, compress="gzip", chunk_bytes=10_000)
+    counted = asked(mail)
+    assert "push_blob" not in counted
+    assert "resolve_blob" not in counted
+    assert (second.chunks, second.reused_chunks) == (10, 10)
+    assert second.id != first.id
+    assert message_of(mail, second).chunks == message_of(mail, first).chunks
+
+
+def test_send_to_another_repository_of_the_registry_mounts(mail):
+    first = mail.send()
+    asked(mail)
+    second = send_like(mail, first, to="carol", repository="team/other")
+    assert asked(mail)["mount_blob"] == 1
+    data = read_all(mail.reader.get_manifest("team/other", second.digest), 4 * 2**20)[0]
+    (chunk,) = parse_message(data).chunks
+    assert mail.reader.resolve_blob("team/other", chunk.descriptor.digest).size
+
+
+@pytest.mark.parametrize("outcome", [None, Denied("not yours")])
+def test_send_to_another_repository_pushes_what_cannot_be_mounted(mail, outcome):
+    first = mail.send()
+
+    class NoMount(WatchedRegistry):
+        def mount_blob(self, *_args, **_options):
+            if outcome is not None:
+                raise outcome
+
+    mail.registry = NoMount(mail.reader)
+    second = send_like(mail, first, to="carol", repository="team/other")
+    assert asked(mail)["push_blob"] >= 1
+    assert second.chunks == 1
+
+
+def test_send_does_not_believe_that_another_payload_is_the_same(mail):
+    first = mail.send()
+    second = send_like(mail, first, to="carol", file=mail.file("b", b"other"))
+    assert message_of(mail, second).header.payload_digest == digest_of(b"other")
+    third = send_like(mail, first, to="dave", compress="gzip")
+    assert message_of(mail, third).header.compression == "gzip"
+    fourth = send_like(mail, first, to="erin", file=mail.file("a.txt", b"changed"))
+    assert message_of(mail, fourth).header.payload_digest == digest_of(b"changed")
+
+
+def test_send_of_a_stream_is_like_nothing(mail):
+    stream = mail.send(payload=payload_of([Path("-")], name="s", stdin=io.BytesIO(b"x")))
+    assert stream.content is None
+    second = send_like(mail, stream, to="carol")
+    assert message_of(mail, second).header.payload_digest == digest_of(b"hello")

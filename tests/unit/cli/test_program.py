@@ -286,6 +286,8 @@ def test_every_verb_of_the_table_exists() -> None:
         "show",
         "recv",
         "watch",
+        "reply",
+        "outbox",
         "ack",
         "receipts",
         "verify",

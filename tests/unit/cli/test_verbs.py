@@ -69,7 +69,7 @@ def test_send_asks_for_what_was_typed(tmp_path: Path) -> None:
         "to": "bob", "sender": "carol", "title": "T", "text": "hi", "name": "n",
         "ttl_seconds": 86_400, "compress": "zstd", "chunk_bytes": 2**20, "concurrency": 2,
         "keep_mtime": True, "again": True, "dry_run": False, "clock_skew_ok": True,
-        "audience": None,
+        "audience": None, "like": None,
     }  # fmt: skip
     assert mailbox.asked("open")[1]["me"] == ("dave",)
     assert mailbox.closed
@@ -289,6 +289,7 @@ def test_inbox_as_json_lines() -> None:
         "created_at": "2026-11-20T12:00:00.000Z", "expires_at": "2026-11-27T12:00:00.000Z",
         "state": "new", "expired": False, "reason": "",
         "signature": {"status": "valid", "signer": "alice"},
+        "to": "bob", "thread": ID, "in_reply_to": None,
     }  # fmt: skip
     assert result.raw.isascii()
 
