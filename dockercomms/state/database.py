@@ -25,7 +25,7 @@ from typing import overload
 from filelock import FileLock
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import create_new, local_errors, sync_folder
+from dockercomms.platforms import SystemClock, create_new, local_errors, sync_folder
 
 SCHEMA_VERSION = 3
 """Counted up with every change that an older release could not work with.
@@ -35,6 +35,8 @@ are run again on an older file and make what is missing."""
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long one process waits for another's transaction, which takes milliseconds."""
+
+_BUSY_PAUSE_SECONDS = 0.005
 
 Parameters = Sequence[object] | Mapping[str, object]
 """What stands for the `?` or `:name` of a statement."""
@@ -166,19 +168,37 @@ class Database(AbstractContextManager["Database"]):
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the tables and turn the write-ahead log on, one process at a time.
 
-        SQLite's busy timeout does not cover the change of the journal mode, hence the file lock.
         A file system without shared memory refuses the log and works without, only slower.
         """
         lock = FileLock(f"{self.path}.lock", timeout=self._timeout, mode=0o600)
         with local_errors(f"state {self.path}"), lock:
             if self._is_current(connection):
                 return
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._turn_log_on(connection)
             connection.execute("BEGIN IMMEDIATE")
             for statement in self._schema:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
+
+    def _turn_log_on(self, connection: sqlite3.Connection) -> None:
+        """Change the journal mode, which SQLite's busy timeout does not cover.
+
+        It fails at once where another process has a lock: one that comes at the same time and rolls
+        back what a third one has left that was killed in here.
+        """
+        clock = SystemClock()
+        end = clock.monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+                if not is_busy or clock.monotonic() > end:
+                    raise
+            else:
+                return
+            clock.sleep(_BUSY_PAUSE_SECONDS)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

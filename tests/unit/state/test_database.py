@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -295,3 +296,29 @@ def test_older_file_gets_the_tables_that_were_added_since(tmp_path):
         assert database.rows("SELECT * FROM added") == []
         assert database.row("SELECT x FROM old")["x"] == 7
         assert database.row("PRAGMA user_version")[0] == SCHEMA_VERSION
+
+
+def test_new_file_is_prepared_when_another_process_lets_go_of_it(tmp_path):
+    """SQLite does not wait for a lock when it changes the journal mode: it fails at once."""
+    path = tmp_path / "state.db"
+    path.touch()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    leave = threading.Timer(0.03, lambda: other.execute("COMMIT"))
+    leave.start()
+    with Database(path, schema=SCHEMA) as database:
+        assert database.row("PRAGMA journal_mode")[0] == "wal"
+    leave.join()
+    other.close()
+
+
+def test_new_file_that_stays_locked_is_told(tmp_path):
+    path = tmp_path / "state.db"
+    path.touch()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with (
+            Database(path, schema=SCHEMA, busy_timeout_seconds=0.01) as database,
+            pytest.raises(LocalIOError, match="locked"),
+        ):
+            database.rows("SELECT 1")
