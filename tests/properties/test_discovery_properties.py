@@ -19,6 +19,7 @@ from dockercomms.oci.referrers import ZERO_DIGEST
 from dockercomms.protocol import recipient_tag
 from dockercomms.state import State
 from tests.fakes.clock import FakeClock
+from tests.fakes.examples import examples
 from tests.fakes.inboxes import (
     ME,
     NOON,
@@ -31,7 +32,10 @@ from tests.fakes.inboxes import (
 from tests.fakes.registry import OCI, PRESETS, FakeRegistry, Quirks
 
 quick = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow], database=None
+    deadline=None,
+    max_examples=examples(25),
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
 )
 
 
@@ -183,7 +187,7 @@ quirks = st.builds(
 )
 
 
-@settings(quick, max_examples=25)
+@settings(quick, max_examples=examples(15))
 @given(quirks=quirks)
 def test_discovery_does_not_depend_on_the_registry(quirks: Quirks):
     clock = FakeClock(NOON)

@@ -31,11 +31,15 @@ from dockercomms.transport.layer import decode, encode
 from dockercomms.transport.names import collision_key, safe_component, safe_filename
 from dockercomms.transport.payload import payload_of
 from dockercomms.transport.transfer import pull_payload, push_payload
+from tests.fakes.examples import examples
 from tests.reader10 import read10
 from tests.unit.transport.stores import LyingRegistry, message_of
 
 FAST = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
 )
 COMPRESSIONS = st.sampled_from(["zstd", "gzip"])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

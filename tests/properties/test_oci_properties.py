@@ -26,8 +26,9 @@ from dockercomms.oci.model import (
     parse_json,
 )
 from dockercomms.oci.reference import Reference, is_valid_tag
+from tests.fakes.examples import examples
 
-examples = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=examples(60), deadline=None)
 """Enough to find a broken rule in each, and a second in all."""
 
 TEXT = st.text(max_size=20)
@@ -72,13 +73,13 @@ REFERENCES = st.builds(
 )
 
 
-@examples
+@quick
 @given(JSON)
 def test_canonical_json_reads_back_as_what_it_was(value: object) -> None:
     assert parse_json(canonical_json(value)) == value
 
 
-@examples
+@quick
 @given(DESCRIPTORS)
 def test_descriptor_reads_back_as_what_it_was(descriptor: Descriptor) -> None:
     assert (
@@ -86,7 +87,7 @@ def test_descriptor_reads_back_as_what_it_was(descriptor: Descriptor) -> None:
     )
 
 
-@examples
+@quick
 @given(st.lists(DESCRIPTORS, max_size=3), st.none() | DESCRIPTORS, st.dictionaries(TEXT, TEXT))
 def test_index_reads_back_as_what_it_was(
     entries: list[Descriptor], subject: Descriptor | None, annotations: dict[str, str]
@@ -95,7 +96,7 @@ def test_index_reads_back_as_what_it_was(
     assert parse_index(index.to_bytes()) == index
 
 
-@examples
+@quick
 @given(REFERENCES)
 def test_reference_reads_back_as_what_it_was(reference: Reference) -> None:
     normalized = reference.normalized()
@@ -106,7 +107,7 @@ def test_reference_reads_back_as_what_it_was(reference: Reference) -> None:
     assert normalized.normalized() == normalized
 
 
-@examples
+@quick
 @given(st.text(max_size=40) | st.from_regex(r"[a-z.:/@\[\]A-Z0-9_-]{0,30}"))
 def test_reference_parse_gives_a_reference_or_a_usage_error(text: str) -> None:
     try:
@@ -116,7 +117,7 @@ def test_reference_parse_gives_a_reference_or_a_usage_error(text: str) -> None:
     assert Reference.parse(str(reference)) == reference
 
 
-@examples
+@quick
 @given(REFERENCES, st.booleans())
 def test_reference_without_its_digest_has_none(reference: Reference, other: bool) -> None:
     digest = digest_of(b"another") if other or reference.digest is None else reference.digest
@@ -129,7 +130,7 @@ def test_reference_without_its_digest_has_none(reference: Reference, other: bool
     )
 
 
-@examples
+@quick
 @given(st.binary(max_size=200), st.binary(max_size=200), st.integers(1, 300))
 def test_verifying_reader_takes_no_content_for_another(
     promised: bytes, given_: bytes, step: int
@@ -150,7 +151,7 @@ def test_verifying_reader_takes_no_content_for_another(
         assert len(received) < len(promised) or not promised
 
 
-@examples
+@quick
 @given(st.binary(min_size=1, max_size=100), st.data())
 def test_get_blob_range_is_a_slice(content: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(content) - 1))
@@ -177,7 +178,7 @@ STEPS = st.lists(
 )
 
 
-@examples
+@quick
 @given(STEPS)
 def test_layout_index_is_a_map_of_tags_and_a_set_of_manifests(steps: list[tuple[Any, ...]]) -> None:
     index: LayoutIndex = EMPTY_INDEX
@@ -204,7 +205,7 @@ def test_layout_index_is_a_map_of_tags_and_a_set_of_manifests(steps: list[tuple[
         assert len(index.entries) == len(tags) + len(held - set(tags.values()))
 
 
-@examples
+@quick
 @given(st.text(max_size=10))
 def test_layout_index_lists_only_what_can_be_a_tag(name: str) -> None:
     index = EMPTY_INDEX.with_manifest(MANIFESTS[0], (name,))

@@ -28,11 +28,15 @@ from dockercomms.state import State
 from dockercomms.stores import Store
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
+from tests.fakes.examples import examples
 from tests.fakes.mail import REPO, REPOSITORY, files_below
 from tests.fakes.people import STRANGER_SIGNS
 
 CHANGES = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=examples(8),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
 )
 CONTENT = b"the content that was sent " * 20
 

@@ -27,12 +27,16 @@ from dockercomms.trust.statement import (
     parse_statement,
 )
 from dockercomms.trust.verifier import verify_message
+from tests.fakes.examples import examples
 from tests.fakes.sigstore import SigstoreStub
 from tests.unit.trust import keyless, signed
 from tests.unit.trust.signed import ALICE
 
 MANY = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=examples(150),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
 )
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 DIGESTS = st.binary(min_size=32, max_size=32).map(lambda raw: Digest(f"sha256:{raw.hex()}"))
