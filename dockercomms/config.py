@@ -49,7 +49,7 @@ _ISO_DURATION = re.compile(
     r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII
 )
 _SIZE = re.compile(r"(\d+)\s*(?:([KMGT])(i?B)?|B)?", re.ASCII | re.IGNORECASE)
-_LAYOUT_REPO = re.compile(r"(oci-layout:|oci:(?!//)|ocidir://)(.+)", re.DOTALL)
+_LAYOUT_REPO = re.compile(r"(oci-layout:|oci-archive:|oci:(?!//)|ocidir://)(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dockercomms.errors import UsageError
+from dockercomms.oci.archive_layout import ArchiveRegistry
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.credentials import Credentials, DockerConfig
 from dockercomms.oci.interface import Registry
@@ -35,11 +36,10 @@ LAYOUT_REPOSITORY = "mailbox"
 """What a layout's one repository is called; layouts themselves do not care."""
 
 _LAYOUT_PREFIXES = ("oci-layout:", "ocidir://", "oci:")
+_ARCHIVE_PREFIX = "oci-archive:"
 _REGISTRY_PREFIX = "oci://"
 _DIGESTS = ("sha256:", "sha384:", "sha512:")
-_SCHEME = re.compile(
-    r"[a-z][a-z0-9+.-]*:(?://|.*archive)|docker-archive:|oci-archive:", re.IGNORECASE
-)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?://|.*archive)|docker-archive:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,8 @@ class Place:
     """The one way to write the repository; what the state knows it by."""
     repository: str
     folder: Path | None = None
+    """Of a layout; of an archive that is the file."""
+    is_archive: bool = False
     host: str = ""
     tag: str | None = None
     digest: Digest | None = None
@@ -101,8 +103,8 @@ def parse_repo(text: str) -> Place:
     """Return the repository written in `text`.
 
     Args:
-        text: `host[:port]/path`, `oci://host/path`, or a folder: `oci-layout:DIR`, `oci:DIR`,
-            `ocidir://DIR`.
+        text: `host[:port]/path`, `oci://host/path`; a folder: `oci-layout:DIR`, `oci:DIR`,
+            `ocidir://DIR`; or a tar of one: `oci-archive:FILE`.
 
     Raises:
         UsageError: anything else, or a tag or digest after it.
@@ -130,18 +132,20 @@ def parse_place(text: str, *, default_host: str | None = None) -> Place:
     """
     if text.startswith(_REGISTRY_PREFIX):
         return _parse_registry(text.removeprefix(_REGISTRY_PREFIX), None)
+    if text.startswith(_ARCHIVE_PREFIX):
+        return _parse_folder(text, text.removeprefix(_ARCHIVE_PREFIX), is_archive=True)
     for prefix in _LAYOUT_PREFIXES:
         if text.startswith(prefix):
             return _parse_folder(text, text.removeprefix(prefix))
     if _SCHEME.match(text):
         raise UsageError(
             f"{text!r:.300}: not a kind of repository that is known here",
-            hint="write host/path, oci://host/path, or oci-layout:FOLDER",
+            hint="write host/path, oci://host/path, oci-layout:FOLDER, or oci-archive:FILE.tar",
         )
     return _parse_registry(text, default_host)
 
 
-def _parse_folder(text: str, rest: str) -> Place:
+def _parse_folder(text: str, rest: str, *, is_archive: bool = False) -> Place:
     path, digest = rest, None
     head, at, tail = rest.rpartition("@")
     if at and tail.startswith(_DIGESTS):  # else the sign is a part of the folder's name
@@ -154,12 +158,13 @@ def _parse_folder(text: str, rest: str) -> Place:
         raise UsageError(f"{text!r:.300}: not a tag: {tag!r:.200}")
     path = above + slash + name
     if not path:
-        raise UsageError(f"{text!r:.300}: no folder")
+        raise UsageError(f"{text!r:.300}: no {'file' if is_archive else 'folder'}")
     folder = Path(path).expanduser().resolve()
     return Place(
-        f"{_LAYOUT_PREFIXES[0]}{folder}",
+        f"{_ARCHIVE_PREFIX if is_archive else _LAYOUT_PREFIXES[0]}{folder}",
         LAYOUT_REPOSITORY,
         folder=folder,
+        is_archive=is_archive,
         tag=tag if colon else None,
         digest=digest,
     )
@@ -201,10 +206,26 @@ def open_store(
     clock = clock or SystemClock()
     registry: Registry
     if place.folder is not None:
-        registry = LayoutRegistry(place.folder, create=create, clock=clock)
+        registry = open_local(place.folder, is_archive=place.is_archive, create=create, clock=clock)
     else:
         registry = open_registry(place.host, settings, clock=clock, on_retry=on_retry)
     return Store(registry, place.repository, place.repo)
+
+
+def open_local(
+    path: Path, *, is_archive: bool = False, create: bool = False, clock: Clock | None = None
+) -> LayoutRegistry:
+    """Return the store in a layout folder, or in a tar of one.
+
+    Args:
+        path: The folder or the file.
+        is_archive: Which it is.
+        create: Whether it is made by the first write where it is missing.
+        clock: Ours.
+    """
+    if is_archive:
+        return ArchiveRegistry(path, create=create, clock=clock)
+    return LayoutRegistry(path, create=create, clock=clock)
 
 
 def open_registry(

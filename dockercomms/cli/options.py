@@ -134,8 +134,8 @@ def common_options() -> list[click.Parameter]:
     """
     return [
         Option(["--repo", "-R", "repo"], type=NAME, metavar="R",
-               help="Repository host[:port]/path, or folder oci-layout:DIR.  "
-               "[default: your mailbox folder]"),
+               help="Repository host[:port]/path, oci-layout:DIR or "
+               "oci-archive:FILE.  [default: your mailbox folder]"),
         Option(["--me"], type=NAME, metavar="NAME", help="Who you are.  [default: login name]"),
         Option(["--format"], type=click.Choice(FORMATS), help="How data looks.  [default: text]"),
         Option(["--json", "as_json"], is_flag=True, default=None, help="Same as --format json."),
@@ -144,11 +144,11 @@ def common_options() -> list[click.Parameter]:
         Option(["--verbose", "-v", "verbose"], is_flag=True, default=None,
                help="Say more; show the traceback of an error."),
         Option(["--plain-http"], is_flag=True, default=None,
-               help="Talk HTTP without TLS.  [default: for loopback only]"),
+               help="Talk HTTP without TLS.  [default: loopback only]"),
         Option(["--insecure"], is_flag=True, default=None,
                help="Do not check the registry's certificate."),
         Option(["--ca-file"], type=click.Path(readable=False), metavar="FILE",
-               help="Trust the certificate authorities in this PEM file."),
+               help="Trust the authorities in this PEM file."),
         Option(["--authfile"], type=click.Path(readable=False), metavar="FILE",
                help="Read registry credentials from this file."),
         Option(["--username"], type=NAME, metavar="NAME",

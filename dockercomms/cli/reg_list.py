@@ -61,7 +61,7 @@ def ls_command(
 
 
 def _is_folder(text: str) -> bool:
-    return text.startswith(("oci-layout:", "oci:", "ocidir:"))
+    return text.startswith(("oci-layout:", "oci-archive:", "oci:", "ocidir:"))
 
 
 @reg_verb("tags", example="dockercomms reg tags registry.example/team/app --limit 20")

@@ -11,12 +11,11 @@ from dockercomms.errors import UsageError
 from dockercomms.oci.cache import CachedRegistry
 from dockercomms.oci.hub import HubProxy, ProxiedRegistry
 from dockercomms.oci.interface import Registry
-from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.location import Location
 from dockercomms.oci.model import Digest, Platform
 from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS, Reference
 from dockercomms.oci.retry import RateLimiter, RetryPolicy
-from dockercomms.stores import Place, open_registry, parse_place
+from dockercomms.stores import Place, Store, open_local, open_registry, parse_place
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
@@ -41,6 +40,11 @@ class Opened:
     def repository(self) -> str:
         """The repository's name in the store."""
         return self.place.repository
+
+    @property
+    def store(self) -> Store:
+        """The same, for what works with messages."""
+        return Store(self.registry, self.repository, self.place.repo)
 
     @property
     def reference(self) -> Reference:
@@ -129,8 +133,12 @@ class Stores(AbstractContextManager["Stores"]):
         key = place.host or place.repo
         if key not in self._stores:
             if place.folder is not None:
-                layout = LayoutRegistry(place.folder, create=create, clock=self._session.clock)
-                self._stores[key] = layout
+                self._stores[key] = open_local(
+                    place.folder,
+                    is_archive=place.is_archive,
+                    create=create,
+                    clock=self._session.clock,
+                )
             else:
                 registry = self.registry(place.host, plain_http=plain_http)
                 # What is read through a proxy must not decide what is written: see hub.direct
@@ -138,13 +146,15 @@ class Stores(AbstractContextManager["Stores"]):
                 self._stores[key] = CachedRegistry(registry) if keep else registry
         return Opened(place, self._stores[key])
 
-    def repository(self, text: str, *, create: bool = False) -> Opened:
+    def repository(
+        self, text: str, *, create: bool = False, plain_http: bool | None = None
+    ) -> Opened:
         """Return the repository that `text` names, as `open`.
 
         Raises:
             UsageError: also for a tag or digest.
         """
-        opened = self.open(text, create=create)
+        opened = self.open(text, create=create, plain_http=plain_http)
         if opened.place.tag is not None or opened.place.digest is not None:
             raise UsageError(f"{text!r:.300}: a tag or digest; a repository is without")
         return opened

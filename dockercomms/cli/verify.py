@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dockercomms.approving import Signature, Verification
     from dockercomms.cli.session import Session
 
-FOLDERS = ("oci:", "oci-layout:", "ocidir:")
+FOLDERS = ("oci:", "oci-layout:", "oci-archive:", "ocidir:")
 """How references to folders begin; those to registries have a slash."""
 
 

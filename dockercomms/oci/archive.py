@@ -18,6 +18,7 @@ Example:
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator
@@ -102,9 +103,7 @@ class Archive:
                     pass  # the compression's own checksum, and the digest, come at the end
                 return
             yield member
-            while self.read(READ_BYTES):
-                pass
-            _read_exactly(self._stream, self._padding)
+            self._skip()
             self._block = b""
         raise LimitError(f"tar: more than {self._max_members} entries")
 
@@ -120,6 +119,12 @@ class Archive:
             raise ProtocolError(f"tar: ends {self._left} bytes early, within a file")
         self._left -= len(data)
         return data
+
+    def _skip(self) -> None:
+        """Go on behind what is left of the present member."""
+        while self.read(READ_BYTES):
+            pass
+        _read_exactly(self._stream, self._padding)
 
     def _next(self) -> Member | None:
         """Return the next member, its extensions applied; None at the end."""
@@ -172,6 +177,42 @@ class Archive:
             if not _read_exactly(self._stream, _BLOCK_BYTES)[504]:
                 return
         raise LimitError(f"tar: a sparse file of more than {self._max_members} pieces")
+
+
+class SeekableArchive(Archive):
+    """The same over a file, whose contents are passed over without being read.
+
+    Args:
+        stream: The file, at the tar's first byte.
+        max_members: How many entries it may have.
+
+    Raises:
+        ProtocolError: not an uncompressed tar.
+    """
+
+    def __init__(self, stream: BinaryIO, max_members: int = MAX_MEMBERS) -> None:
+        first = _read_up_to(stream, _BLOCK_BYTES)
+        for magic, name in ((_GZIP_MAGIC, "gzip"), (_ZSTD_MAGIC, "zstd")):
+            if first.startswith(magic):
+                raise ProtocolError(f"a tar compressed with {name}; one that is not is expected")
+        if len(first) < _BLOCK_BYTES or not (first == bytes(_BLOCK_BYTES) or _is_header(first)):
+            raise ProtocolError("not a tar")
+        super().__init__(stream, first, max_members)
+        self._file = stream
+        self._end = stream.seek(0, io.SEEK_END)
+        stream.seek(_BLOCK_BYTES)
+
+    @property
+    def offset(self) -> int:
+        """Where the present member's content begins, until it is read."""
+        return self._file.tell()
+
+    def _skip(self) -> None:
+        at = self._file.tell() + self._left + self._padding
+        if at > self._end:
+            raise ProtocolError(f"tar: ends {at - self._end} bytes early, within a file")
+        self._file.seek(at)
+        self._left = 0
 
 
 def is_archive_type(media_type: str) -> bool:

@@ -191,6 +191,16 @@ class TargetLuck:
     def __init__(self) -> None:
         self.mounts = Luck()
         self.finds = Luck()
+        self.sent = 0
+        """Blobs whose bytes went to the target."""
+        self.sent_bytes = 0
+        self._lock = threading.Lock()
+
+    def note_sent(self, size: int) -> None:
+        """Count a blob that was sent."""
+        with self._lock:
+            self.sent += 1
+            self.sent_bytes += size
 
     def worth_asking(self, size: int | None) -> bool:
         """Return whether to ask the target for a blob of `size` bytes (None: not known).
@@ -237,7 +247,9 @@ class BlobCopy:
         """Copy the blob `digest`; `known` is its descriptor where a manifest says it."""
         done = self._mount(digest) or self._find(digest, known)
         if done is None:
-            return self._stream(digest, known, progress)
+            done = self._stream(digest, known, progress)
+            self._luck.note_sent(done.size)
+            return done
         if progress is not None:
             progress(done.size, done.size)
         return done

@@ -104,11 +104,15 @@ class LayoutRegistry:
         max_remembered: int = MAX_REMEMBERED_MANIFESTS,
     ) -> None:
         self._folder = folder
-        self._files = LayoutFiles(folder, create=create)
+        self._files = self._open_files(folder, create=create)
         self._clock = clock or SystemClock()
         self._max_remembered = max_remembered
         self._facts: dict[Digest, ManifestFacts | None] = {}
         self._facts_lock = threading.Lock()
+
+    @staticmethod
+    def _open_files(folder: Path, *, create: bool) -> LayoutFiles:
+        return LayoutFiles(folder, create=create)
 
     def exists(self) -> bool:
         """Return whether the layout is there."""

@@ -69,7 +69,20 @@ UPLOAD_SECONDS = 7 * 24 * 3600.0
 
 _FILE_MODE = 0o666
 _SESSION = re.compile(r"[0-9a-f]{32}")
-_MAX_LAYOUT_FILE_BYTES = 4096
+MAX_LAYOUT_FILE_BYTES = 4096
+"""The largest `oci-layout`, which holds a version and nothing else."""
+
+
+def check_layout_version(data: bytes, *, where: str) -> None:
+    """Refuse the content of an `oci-layout` that is of another version.
+
+    Raises:
+        ProtocolError: it is, or is no JSON object with a version.
+    """
+    fields = parse_json(data, where=where)
+    version = fields.get("imageLayoutVersion") if isinstance(fields, dict) else None
+    if not isinstance(version, str) or not version.startswith("1."):
+        raise ProtocolError(f"{where}: image layout version {version!r:.50}; expected 1.0.0")
 
 
 class NewFile:
@@ -208,12 +221,10 @@ class LayoutFiles:
         path = self.folder / "oci-layout"
         try:
             with open_regular(path) as stream:
-                fields = parse_json(stream.read(_MAX_LAYOUT_FILE_BYTES), where=str(path))
+                data = stream.read(MAX_LAYOUT_FILE_BYTES)
         except FileNotFoundError:
             raise ProtocolError(f"{path}: missing, so {self.folder} is no image layout") from None
-        version = fields.get("imageLayoutVersion") if isinstance(fields, dict) else None
-        if not isinstance(version, str) or not version.startswith("1."):
-            raise ProtocolError(f"{path}: image layout version {version!r:.50}; expected 1.0.0")
+        check_layout_version(data, where=str(path))
 
     # --- writing ---------------------------------------------------------------------------------
 

@@ -71,7 +71,8 @@ def test_parse_repo_expands_the_home_folder(monkeypatch, tmp_path):
         "http://r.example/a",
         "https://r.example/a",
         "docker://r.example/a",
-        "oci-archive:box.tar",
+        "oci-archive:",
+        "oci-archive:box.tar:tag",
         "docker-archive:box.tar",
     ],
 )
@@ -95,6 +96,7 @@ def test_parse_repo_says_what_is_missing():
         (f"r.example:5000/a:v1@{DIGEST}", "r.example:5000/a", "v1", DIGEST),
         ("oci-layout:/x/box", "oci-layout:/x/box", None, None),
         ("oci:/x/box:v1", "oci-layout:/x/box", "v1", None),
+        ("oci-archive:/x/box.tar:v1", "oci-archive:/x/box.tar", "v1", None),
         (f"ocidir:///x/box:v1@{DIGEST}", "oci-layout:/x/box", "v1", DIGEST),
         (f"oci-layout:/x/box@{DIGEST}", "oci-layout:/x/box", None, DIGEST),
         ("oci-layout:/x/me@host/box:v1", "oci-layout:/x/me@host/box", "v1", None),
