@@ -34,6 +34,7 @@ from dockercomms.approving import Signature, Verification
 from dockercomms.listing import InboxEntry, answer_to
 from dockercomms.mailbox_incoming import Incoming
 from dockercomms.mailbox_outgoing import Outgoing
+from dockercomms.mailbox_whole import Whole
 from dockercomms.owner import SigningOptions, TrustOptions
 from dockercomms.sending import Sent
 from dockercomms.stores import ConnectionSettings, Store, open_store
@@ -67,12 +68,12 @@ class ReplyOptions(TypedDict, total=False):
     clock_skew_ok: bool
 
 
-class Mailbox(Outgoing, Incoming):
+class Mailbox(Outgoing, Incoming, Whole):
     """One user's mail in one repository. Not safe for several threads.
 
     Args:
-        repo: `host[:port]/path`, `oci://host/path`, or `oci-layout:FOLDER`; None is the user's
-            own mailbox folder, `$XDG_DATA_HOME/dockercomms/mailbox`.
+        repo: `host[:port]/path`, `oci://host/path`, `oci-layout:FOLDER`, or `oci-archive:FILE`;
+            None is the user's own mailbox folder, `$XDG_DATA_HOME/dockercomms/mailbox`.
         me: The name to receive as, and to send as, or several to receive as, the first one to send
             as; None is those in the trust file, else the login name.
         settings: How to reach a registry.

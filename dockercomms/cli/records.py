@@ -14,11 +14,13 @@ from dockercomms.protocol import format_time
 
 if TYPE_CHECKING:
     from dockercomms.approving import Signature, Verification
+    from dockercomms.collecting import Collected
     from dockercomms.errors import DockerCommsError
     from dockercomms.mailbox import InboxEntry
     from dockercomms.outbox import OutboxEntry
     from dockercomms.receipts import ReceiptEntry
     from dockercomms.receiving import Received
+    from dockercomms.relaying import Relayed
     from dockercomms.sending import Sent
     from dockercomms.trust.keystore import StoredKey
     from dockercomms.trust.policy import Sender
@@ -174,6 +176,38 @@ def receipt_record(receipt: ReceiptEntry) -> Record:
         "reason": receipt.reason,
         "created_at": time_or_none(receipt.created_at),
         "signature": {"status": receipt.signature_status, "signer": receipt.signer},
+    }
+
+
+def relayed_record(done: Relayed, verb: str) -> Record:
+    """Return an object of `relay`, `export` or `import`, which is in `verb`."""
+    return {
+        "schema": f"dockercomms/{verb}/v1",
+        "kind": done.kind,
+        "status": done.status,
+        "digest": done.digest,
+        "id": done.id,
+        "from": done.sender,
+        "to": done.recipient,
+        "tag": done.tag,
+        "bytes": done.bytes,
+        "error": None if done.error is None else error_record(done.error),
+    }
+
+
+def collected_record(done: Collected) -> Record:
+    """Return an object of `gc`."""
+    return {
+        "schema": "dockercomms/gc/v1",
+        "kind": done.kind,
+        "status": done.status,
+        "digest": done.digest,
+        "tag": done.tag,
+        "id": done.id,
+        "from": done.sender,
+        "to": done.recipient,
+        "expired_at": time_or_none(done.expired_at),
+        "error": None if done.error is None else error_record(done.error),
     }
 
 

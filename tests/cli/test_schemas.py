@@ -20,19 +20,21 @@ from dockercomms.handover import Outcome
 from tests.cli.harness import invoke
 from tests.fakes.mailbox import (
     FakeMailbox,
+    collected,
     entry,
     failed,
     outbox_entry,
     poll,
     receipt,
     received,
+    relayed,
     sent,
     watched,
 )
 
 FOLDER = Path(__file__).parent.parent.parent / "spec" / "schema"
 PRINTED = (
-    "send", "inbox", "show", "recv", "watch", "receipts", "outbox", "ack", "verify", "sign", "keys", "trust", "version",
+    "export", "import", "relay", "gc", "send", "inbox", "show", "recv", "watch", "receipts", "outbox", "ack", "verify", "sign", "keys", "trust", "version",
 )  # fmt: skip
 SCHEMAS = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in (*PRINTED, "error")}
 REGISTRY: Registry[Any] = Registry().with_resources(
@@ -154,6 +156,28 @@ def test_ack_and_version_print_what_their_schemas_say() -> None:
     check("ack", record)
     (record,) = printed("version", mailbox=FakeMailbox())
     check("version", record)
+
+
+def test_gc_and_relays_print_what_their_schemas_say(tmp_path: Path) -> None:
+    moved = [
+        relayed(),
+        relayed(kind="receipt", bytes=0),
+        relayed(kind="bundle", id="", sender="", recipient="", tag=None, bytes=0),
+        relayed(status="failed", digest=None, error=Truncated("short")),
+    ]
+    tar = str(tmp_path / "x.tar")
+    for verb in (["export", "-o", tar], ["import", tar], ["relay", "r.example/a", "q.example/b"]):
+        records_ = printed(*verb, mailbox=FakeMailbox(relayed=list(moved)))
+        assert len(records_) == len(moved)
+        for record in records_:
+            check(verb[0], record)
+    gone = [
+        collected(),
+        collected(kind="anchor", id="", sender="", recipient="", expired_at=None, tag=None),
+        collected(status="failed", error=Truncated("short")),
+    ]
+    for record in printed("gc", mailbox=FakeMailbox(collected=list(gone))):
+        check("gc", record)
 
 
 def test_trust_verbs_print_what_their_schemas_say(tmp_path: Path) -> None:

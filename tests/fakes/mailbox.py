@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from dockercomms.collecting import Collected
 from dockercomms.errors import DockerCommsError
 from dockercomms.handover import Outcome
 from dockercomms.mailbox import InboxEntry
@@ -15,6 +16,7 @@ from dockercomms.outbox import OutboxEntry
 from dockercomms.polling import PollResult
 from dockercomms.receipts import ReceiptEntry
 from dockercomms.receiving import Received
+from dockercomms.relaying import Relayed, Totals
 from dockercomms.sending import Sent
 from dockercomms.watching import Watched
 
@@ -136,6 +138,8 @@ class FakeMailbox:
     held_before: tuple[Received, ...] = ()
     progress_events: tuple[Any, ...] = ()
     retry_events: tuple[Any, ...] = ()
+    relayed: list[Relayed | BaseException] = field(default_factory=list)
+    collected: list[Collected | BaseException] = field(default_factory=list)
     content: bytes = b""
     """What `receive` writes to standard output."""
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
@@ -221,6 +225,60 @@ class FakeMailbox:
     def wait(self, sent: list[Sent], *, seconds: float) -> dict[str, ReceiptEntry]:
         self.calls.append(("wait", (sent,), {"seconds": seconds}))
         return self.waits.pop(0)
+
+    def collect(self, **options: Any) -> Iterator[Collected]:
+        self.calls.append(("collect", (), options))
+        yield from _given(self.collected)
+
+    def relay(self, **options: Any) -> FakeRelay:
+        self.calls.append(("relay", (), options))
+        return FakeRelay(self.relayed)
+
+
+@dataclass
+class FakeRelay:
+    relayed: list[Relayed | BaseException]
+    totals: Totals = field(default_factory=Totals)
+
+    def run(self) -> Iterator[Relayed]:
+        for done in _given(self.relayed):
+            self.totals.messages += done.status == "relayed"
+            yield done
+
+
+def _given(outcomes: list[Any]) -> Iterator[Any]:
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome
+
+
+def relayed(**changes: Any) -> Relayed:
+    values: dict[str, Any] = {
+        "kind": "message",
+        "status": "relayed",
+        "digest": DIGEST,
+        "id": ID,
+        "sender": "alice",
+        "recipient": "bob",
+        "tag": "inbox-x",
+        "bytes": 5,
+    }
+    return Relayed(**values | changes)
+
+
+def collected(**changes: Any) -> Collected:
+    values: dict[str, Any] = {
+        "kind": "message",
+        "status": "removed",
+        "digest": DIGEST,
+        "id": ID,
+        "sender": "alice",
+        "recipient": "bob",
+        "tag": "inbox-x",
+        "expired_at": NOW,
+    }
+    return Collected(**values | changes)
 
 
 def poll(**changes: Any) -> PollResult:

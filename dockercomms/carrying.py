@@ -1,0 +1,253 @@
+"""Putting a message of one repository into another: the same bytes, under tags of its own time.
+
+The order is that of a send: blobs, bundles, anchors, then the one PUT that publishes. Whatever
+stops it leaves nothing visible that is not whole, and what has arrived is not moved again.
+
+Source: SPEC.md sections 5, 6 and 13.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.carrying import Carrier
+    >>> from dockercomms.oci.memory import MemoryRegistry
+    >>> from dockercomms.platforms import SystemClock
+    >>> from dockercomms.publishing import Publisher
+    >>> from dockercomms.state import State
+    >>> from dockercomms.stores import Store
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     publisher = Publisher(
+    ...         registry=MemoryRegistry(), repository="b", repo="r.example/b", state=state,
+    ...         clock=SystemClock(),
+    ...     )
+    ...     with Carrier(Store(MemoryRegistry(), "a", "q.example/a"), publisher) as carrier:
+    ...         carrier.sent_blobs
+    0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import date, datetime, timedelta
+
+from dockercomms.discovery import anchor_digest
+from dockercomms.errors import NotFoundError, ProtocolError, RegistryError
+from dockercomms.inventory import Attached, fetch
+from dockercomms.manifest import Message, Receipt, parse_anchor
+from dockercomms.oci.ensure import BlobCopy, TargetLuck
+from dockercomms.oci.hub import direct
+from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.location import Location
+from dockercomms.oci.model import EMPTY_CONFIG, Descriptor, Digest, parse_children
+from dockercomms.oci.referrers import put_index, tag_schema_entries
+from dockercomms.protocol import (
+    anchor_tag,
+    bundle_tag,
+    message_tag,
+    receipt_id,
+    receipt_tag,
+    receipts_tag,
+    recipient_tag,
+)
+from dockercomms.publishing import Publisher, ReferrersIndex, lacks_blobs
+from dockercomms.stores import Store
+
+_TagAt = Callable[[datetime], str]
+
+_NEAR_DAYS = 2
+"""How far from the day of a message's creation its anchor's day is looked for."""
+
+_OLD_ANCHOR = timedelta(days=2)
+"""An anchor of a day so long past may be collected while a message is put beside it."""
+
+
+class Carrier(AbstractContextManager["Carrier"]):
+    """Carries what one repository holds to another. Used by one thread, as a context manager.
+
+    Args:
+        source: Where it is.
+        publisher: Where it goes.
+        concurrency: Blobs under way at once.
+    """
+
+    def __init__(self, source: Store, publisher: Publisher, *, concurrency: int = 4) -> None:
+        self._source = source
+        self._publisher = publisher
+        self._target = Location(publisher.registry, publisher.repository)
+        self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="dockercomms-relay")
+        self._luck = TargetLuck()
+        self._there: set[Digest] = set()
+        self._drawn: set[str] = set()
+        self._anchors: dict[Digest, tuple[str, date]] = {}
+        self._newest: dict[str, bytes] = {}
+
+    @property
+    def sent_blobs(self) -> int:
+        """How many blobs' bytes were moved; what was mounted or there is not counted."""
+        return self._luck.sent
+
+    @property
+    def sent_bytes(self) -> int:
+        """How many bytes they have."""
+        return self._luck.sent_bytes
+
+    def __exit__(self, *exc: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    # --- what is carried -------------------------------------------------------------------------
+
+    def carry_message(self, message: Message, data: bytes, bundles: Sequence[Attached]) -> str:
+        """Publish a message at the target after its bundles; return its tag there.
+
+        Raises:
+            BlobUnknown: a part of it is missing at the source.
+            RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
+        """
+        publisher, rt = self._publisher, recipient_tag(message.header.recipient)
+        blobs = parse_children(data).blobs
+        publisher.ensure_config()
+        self._copy(blobs)
+        self.carry_bundles(message.digest, bundles)
+        self._ensure_subject(message, rt)
+        drawn = publisher.draw_time(rt)
+        self._note_anchor(rt, drawn.date())
+        tag = message_tag(rt, drawn, message.digest)
+        try:
+            publisher.put(data, tag=tag)
+        except RegistryError as error:
+            if not lacks_blobs(error):
+                raise
+            # Collected since they were seen there
+            self._there.difference_update(blob.digest for blob in blobs)
+            publisher.ensure_config(ask=True)
+            self._copy(blobs)
+            publisher.put(data, tag=tag)
+        self._newest[rt] = data
+        if message.subject is not None:
+            publisher.add_to_index(message.subject.digest, message.descriptor, "auto")
+        return tag
+
+    def carry_bundles(self, message: Digest, bundles: Sequence[Attached]) -> None:
+        """Put bundles about a message, which may come after them, at the target.
+
+        Raises:
+            As `carry_message`.
+        """
+        if not bundles:
+            return
+        publisher = self._publisher
+        publisher.ensure_config()
+        for bundle in bundles:
+            layers = parse_children(bundle.data).blobs
+            self._copy(layers)
+            layer = next((one for one in layers if one.digest != EMPTY_CONFIG.digest), EMPTY_CONFIG)
+            publisher.put(bundle.data, tag=self._bundle_tag(message, layer.digest))
+        self._list(message, [bundle.what.descriptor for bundle in bundles])
+
+    def carry_receipt(self, receipt: Receipt, data: bytes) -> str:
+        """Put a receipt at the target under its two tags; return the one for its message's sender.
+
+        Raises:
+            As `carry_message`.
+        """
+        publisher, rt = self._publisher, recipient_tag(receipt.sender)
+        publisher.ensure_config()
+        self._copy(parse_children(data).blobs)
+        rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
+        drawn = publisher.draw_time(rt, "receipts")
+        tag = self._unused(lambda at: receipts_tag(rt, at, rid), drawn, timedelta(milliseconds=1))
+        publisher.put(data, tag=tag)
+        own = self._unused(
+            lambda at: receipt_tag(receipt.message, at, rid), drawn, timedelta(seconds=1)
+        )
+        publisher.put(data, tag=own)
+        self._list(receipt.message, [receipt.descriptor])
+        return tag
+
+    def finish(self) -> None:
+        """Ring the bells of those who got something, and make sure of the anchors once more."""
+        for rt, data in self._newest.items():
+            self._publisher.ring_bell(rt, data)
+        self._newest.clear()
+        today = self._publisher.now().date()
+        for digest, (rt, day) in self._anchors.items():
+            tag = anchor_tag(rt, day)
+            if today - day >= _OLD_ANCHOR and not self._publisher.holds(tag, digest):
+                self._publisher.state.sends.forget_store(self._publisher.repo)
+                self._publisher.ensure_anchor(rt, day)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _copy(self, blobs: Iterable[Descriptor]) -> None:
+        """Make sure that blobs are at the target; each is moved once."""
+        wanted = {blob.digest: blob for blob in blobs if blob.digest not in self._there}
+        wanted.pop(EMPTY_CONFIG.digest, None)
+        copy = BlobCopy(
+            self._source.registry, self._source.repository, self._target, luck=self._luck
+        )
+        for blob in self._executor.map(
+            lambda blob: copy.run(blob.digest, known=blob), wanted.values()
+        ):
+            self._there.add(blob.digest)
+
+    def _ensure_subject(self, message: Message, rt: str) -> None:
+        """Make sure of the anchor that a message refers to, if it is one of its recipient's."""
+        subject, created = message.subject, message.header.created_at
+        if subject is None or subject.digest in self._anchors:
+            return
+        day = None
+        if created is not None:
+            near = (created.date() + timedelta(days=n) for n in range(-_NEAR_DAYS, _NEAR_DAYS + 1))
+            day = next((one for one in near if anchor_digest(rt, one) == subject.digest), None)
+        if day is None:
+            day = self._read_day(rt, subject.digest)
+        if day is not None:
+            self._publisher.ensure_anchor(rt, day)
+            self._note_anchor(rt, day)
+
+    def _read_day(self, rt: str, subject: Digest) -> date | None:
+        try:
+            anchor = parse_anchor(fetch(self._source.registry, self._source.repository, subject))
+        except (NotFoundError, ProtocolError):
+            return None
+        return anchor.day if anchor.recipient_tag == rt and anchor.kind is None else None
+
+    def _note_anchor(self, rt: str, day: date) -> None:
+        self._anchors[anchor_digest(rt, day)] = (rt, day)
+
+    def _bundle_tag(self, message: Digest, layer: Digest) -> str:
+        return self._unused(
+            lambda at: bundle_tag(message, at, layer), self._publisher.now(), timedelta(seconds=1)
+        )
+
+    def _unused(self, tag_at: _TagAt, at: datetime, step: timedelta) -> str:
+        """Return the tag of the first moment that no other object of this run has."""
+        while (tag := tag_at(at)) in self._drawn:
+            at += step
+        self._drawn.add(tag)
+        return tag
+
+    def _list(self, message: Digest, entries: Sequence[Descriptor]) -> None:
+        """Add to the message's index, where others find referrers by the tag schema.
+
+        regctl and oras do so in a layout, too.
+        """
+        publisher = self._publisher
+        is_local = isinstance(direct(publisher.registry), LayoutRegistry)
+        mode: ReferrersIndex = "always" if is_local else "auto"
+        if mode == "auto" and publisher.has_referrers():
+            return
+        try:
+            known = tag_schema_entries(publisher.registry, publisher.repository, message)
+        except NotFoundError:
+            known = ()
+        listed = {entry.digest for entry in known}
+        new = [entry for entry in entries if entry.digest not in listed]
+        if not new:
+            return
+        try:
+            put_index(publisher.registry, publisher.repository, message, (*known, *new))
+        except RegistryError as error:
+            publisher.notify(
+                "not-indexed", f"{publisher.repo}: the index of {message}: {error.message}"
+            )

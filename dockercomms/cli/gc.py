@@ -1,0 +1,69 @@
+"""`gc`: removing what expired."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dockercomms.cli.failures import exit_code_of
+from dockercomms.cli.options import option, verb
+from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_time
+from dockercomms.errors import DockerCommsError, PartialError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+    from dockercomms.collecting import Collected
+
+COLUMNS = ("WHAT", "MESSAGE", "FROM", "EXPIRED", "STATUS")
+
+
+@verb("gc", example="dockercomms gc --me bob --dry-run\ndockercomms gc --me bob -q")
+@option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@option("--clock-skew-ok", is_flag=True,
+        help="Go by the registry's clock even if ours is an hour away.")  # fmt: skip
+def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
+    """Remove what expired from your inbox.
+
+    Messages that expired more than a day ago by the registry's clock go, with their signatures and
+    receipts, then day anchors that nothing needs. Run it from time to time; it can be stopped and
+    run again. A registry keeps the space until its own garbage collection. Piped, a line holds:
+    kind, message id, from, expiry, status, digest, tag.
+    """
+    from dockercomms.cli.records import collected_record, time_or_none
+
+    counts: dict[str, int] = {}
+    failed: list[DockerCommsError] = []
+    with session.mailbox() as mailbox, session.screen.listing(COLUMNS) as listing:
+        for done in mailbox.collect(dry_run=dry_run, clock_skew_ok=clock_skew_ok):
+            cells = (
+                done.kind,
+                done.id,
+                done.sender,
+                time_or_none(done.expired_at) or "",
+                done.status,
+                done.digest,
+                done.tag or "",
+            )
+            listing.add(collected_record(done), cells, _row(done))
+            if done.error is None:
+                counts[done.kind] = counts.get(done.kind, 0) + 1
+            else:
+                failed.append(done.error)
+                session.tell_failure(f"{done.kind} {done.digest}", done.error)
+    names = ", ".join(session.names or mailbox.names)
+    did = "would be removed" if dry_run else "removed"
+    nouns = {"index": "referrers list", "anchor": "day anchor"}
+    kinds = [count_of(number, nouns.get(kind, kind)) for kind, number in counts.items()]
+    session.screen.note(f"{', '.join(kinds) or 'nothing'} {did} for {names}")
+    if not failed:
+        return 0
+    return PartialError.exit_code if counts else exit_code_of(failed)
+
+
+def _row(done: Collected) -> tuple[str, ...]:
+    return (
+        done.kind,
+        done.id[:SHORT_ID_CHARACTERS],
+        done.sender,
+        human_time(done.expired_at),
+        done.status,
+    )

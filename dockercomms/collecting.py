@@ -1,0 +1,411 @@
+"""Collecting garbage: what expired more than a day ago goes, and what only served it.
+
+The registry's clock decides, and what the annotations say; bundles and receipts go before their
+message, so that a run that is stopped leaves messages whole or without them, and the next run goes
+on. Nothing that cannot be read, or is of a later protocol, is touched.
+
+Source: SPEC.md section 11.
+
+Example:
+    >>> from dockercomms.collecting import Collector
+    >>> from dockercomms.oci.memory import MemoryRegistry
+    >>> from dockercomms.platforms import SystemClock
+    >>> collector = Collector(
+    ...     registry=MemoryRegistry(), repository="team/box", repo="r.example/team/box",
+    ...     clock=SystemClock(),
+    ... )
+    >>> list(collector.collect(["bob"]))
+    []
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from typing import Literal
+
+from dockercomms.discovery import anchor_digest
+from dockercomms.errors import (
+    AuthError,
+    ConfigError,
+    DockerCommsError,
+    NotFoundError,
+    ProtocolError,
+    RegistryError,
+    TooManyRequests,
+    Unsupported,
+)
+from dockercomms.inventory import (
+    Fetched,
+    attached_to,
+    fetch,
+    fetch_all,
+    is_past,
+    list_tags,
+    message_about,
+    subject_of,
+)
+from dockercomms.manifest import Message, Receipt, parse_message
+from dockercomms.oci.interface import Registry
+from dockercomms.oci.model import Digest, digest_of, parse_index
+from dockercomms.oci.reference import referrers_tag
+from dockercomms.platforms import Clock
+from dockercomms.protocol import CLOCK_ERROR_SECONDS, bell_tag, receipt_id, recipient_tag
+from dockercomms.retention import advice_for
+
+ANCHOR_DAYS = 2
+"""An anchor stays for so many days after its own: a send that was begun then may still go on."""
+
+REFUSALS_ENOUGH = 3
+"""After so many deletions that were refused, and none that was not, no further is tried."""
+
+_TAGS_FIRST = frozenset({400, 403, 409, 412})
+"""How registries refuse to delete what still has tags (Docker Hub, Google)."""
+
+CollectedKind = Literal["message", "receipt", "bundle", "index", "anchor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """One thing that was removed, or would be, or could not be."""
+
+    kind: CollectedKind
+    digest: Digest
+    status: Literal["removed", "would-remove", "failed"]
+    tag: str | None = None
+    id: str = ""
+    """Of the message that it is, or is about."""
+    sender: str = ""
+    recipient: str = ""
+    expired_at: datetime | None = None
+    error: DockerCommsError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A manifest in an inbox, as far as its fate depends on it."""
+
+    digest: Digest
+    subject: Digest | None
+    message: Message | None
+    """None: it is no message that can be read, so it stays."""
+
+    def is_past(self, name: str, now: datetime) -> bool:
+        """Return whether it is a message to `name` that is past its time."""
+        message = self.message
+        return message is not None and message.header.recipient == name and is_past(message, now)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is in an inbox."""
+
+    held: list[_Held] = field(default_factory=list)
+    tags: dict[Digest, list[str]] = field(default_factory=dict)
+    blind: bool = False
+    """Something could not be read, so nobody knows what its subject is."""
+
+    def add(self, fetched: Fetched) -> None:
+        """Take what was under a tag or digest; what is gone meanwhile is nothing."""
+        if fetched.error is not None:
+            self.blind = self.blind or not isinstance(fetched.error, NotFoundError)
+            return
+        digest = fetched.digest
+        if digest not in self.tags:
+            self.tags[digest] = []
+            self.held.append(_Held(digest, subject_of(fetched.data), _message_in(fetched.data)))
+        if fetched.is_tag:
+            self.tags[digest].append(fetched.ref)
+
+
+@dataclass(slots=True)
+class _AttachedTags:
+    """The tags of bundles and receipts."""
+
+    about: dict[str, list[str]] = field(default_factory=dict)
+    """By the head of the digest of the message that they are about."""
+    in_bulk: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Those under which a sender finds receipts, by sender and rid."""
+
+    def bulk_tags(self, receipt: Receipt) -> list[str]:
+        """Return the tags under which the message's sender finds a receipt, or one like it."""
+        rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
+        return self.in_bulk.get((recipient_tag(receipt.sender), rid), [])
+
+
+def _message_in(data: bytes) -> Message | None:
+    try:
+        return parse_message(data)
+    except ProtocolError:
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class Collector:
+    """Removes garbage from one repository. Not safe for several threads.
+
+    Args:
+        registry: The store.
+        repository: The repository's name in it.
+        repo: Its full name, for errors.
+        clock: Ours; only compared with the registry's.
+        dry_run: Only say what would go.
+        clock_skew_ok: Go by the registry's clock even if ours is more than an hour away from it.
+    """
+
+    registry: Registry
+    repository: str
+    repo: str
+    clock: Clock
+    dry_run: bool = False
+    clock_skew_ok: bool = False
+    _done: int = field(default=0, init=False)
+    _refused: list[RegistryError] = field(default_factory=list, init=False)
+    _tags_stay: bool | None = field(default=None, init=False)
+    """Whether the tags of a manifest outlive its deletion by digest (go-containerregistry)."""
+
+    def collect(self, names: Sequence[str]) -> Iterator[Collected]:
+        """Remove what is past its time in the inboxes of `names`; yields what became of each.
+
+        1. the registry's clock, which must be believable
+        2. every manifest in the inbox, by its tags and by the anchors' referrers
+        3. of each message past its time: receipts and bundles, then itself, then its index
+        4. the anchors of days long past that no manifest which stays has as its subject
+
+        Raises:
+            ConfigError: our clock and the registry's are more than an hour apart.
+            AuthError, Unsupported: tags may not be listed, or nothing may be deleted; with a hint
+                that says what to do instead. The latter comes last.
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        now = self._now(recipient_tag(names[0]) if names else "")
+        for name in names:
+            yield from self._collect(name, now)
+        if self._refused and not self._done:
+            raise self._explained(self._refused[0])
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def _now(self, rt: str) -> datetime:
+        """Return the registry's time.
+
+        Raises:
+            ConfigError: it is not to be believed.
+        """
+        try:
+            self.registry.resolve_tag(self.repository, bell_tag(rt))
+        except NotFoundError:
+            pass
+        ours = self.clock.now()
+        now = self.registry.server_time() or ours
+        skew = abs((now - ours).total_seconds())
+        if skew > CLOCK_ERROR_SECONDS and not self.clock_skew_ok:
+            raise ConfigError(
+                f"{self.repo}: its clock says {now:%Y-%m-%d %H:%M:%S}Z and ours "
+                f"{ours:%Y-%m-%d %H:%M:%S}Z, {skew / 3600:.1f} h apart; nothing was removed",
+                hint="set the wrong one right, or go by the registry's with --clock-skew-ok",
+            )
+        return now
+
+    def _collect(self, name: str, now: datetime) -> Iterator[Collected]:
+        rt = recipient_tag(name)
+        tags: list[str] = []
+        anchors: dict[date, str] = {}
+        for tag in list_tags(self.registry, self.repository, f"{bell_tag(rt)}-"):
+            if tag.kind == "anchor" and tag.day is not None:
+                anchors[tag.day] = tag.name
+            else:
+                tags.append(tag.name)
+        seen = self._read(rt, tags, anchors)
+        past = [held for held in seen.held if held.is_past(name, now)]
+        staying = {held.subject for held in seen.held if not held.is_past(name, now)}
+        extra = self._attached_tags() if past else _AttachedTags()
+        for held in past:
+            if not (yield from self._remove_message(held, seen.tags[held.digest], extra)):
+                staying.add(held.subject)
+        if not seen.blind:
+            yield from self._remove_anchors(rt, anchors, now.date(), staying)
+
+    def _read(self, rt: str, tags: Sequence[str], anchors: Mapping[date, str]) -> _Seen:
+        """Return what is in an inbox: all that has a tag there, or refers to one of its anchors."""
+        seen = _Seen()
+        for fetched in fetch_all(self.registry, self.repository, tags):
+            seen.add(fetched)
+        loose = {digest for digest in self._referring(rt, anchors, seen) if digest not in seen.tags}
+        for fetched in fetch_all(self.registry, self.repository, loose):
+            seen.add(fetched)
+        return seen
+
+    def _referring(self, rt: str, anchors: Iterable[date], seen: _Seen) -> Iterator[Digest]:
+        """Yield what is listed for the anchors, by the registry or by the tag schema."""
+        for day in anchors:
+            try:
+                for entry in self.registry.referrers(self.repository, anchor_digest(rt, day)):
+                    yield entry.digest
+            except NotFoundError:
+                continue
+            except (RegistryError, ProtocolError):
+                seen.blind = True
+
+    def _attached_tags(self) -> _AttachedTags:
+        """Return the tags of all bundles and receipts."""
+        found = _AttachedTags()
+        for prefix in ("bundle-", "receipt"):
+            for tag in list_tags(self.registry, self.repository, prefix):
+                if tag.kind == "receipts":
+                    found.in_bulk.setdefault((tag.rt, tag.head or ""), []).append(tag.name)
+                else:
+                    found.about.setdefault(tag.about, []).append(tag.name)
+        return found
+
+    # --- removing --------------------------------------------------------------------------------
+
+    def _remove_message(
+        self, held: _Held, tags: Sequence[str], extra: _AttachedTags
+    ) -> Generator[Collected, None, bool]:
+        """Remove one message and what is about it; returns whether it is gone."""
+        message = held.message
+        if message is None:
+            raise AssertionError("internal: a message past its time that is none")
+        own = extra.about.get(message_about(held.digest), [])
+        removed: set[Digest] = set()
+        for item in attached_to(self.registry, self.repository, held.digest, own):
+            is_receipt = isinstance(item.what, Receipt)
+            bulk = extra.bulk_tags(item.what) if isinstance(item.what, Receipt) else []
+            done = self._remove(
+                "receipt" if is_receipt else "bundle", item.digest, (*item.tags, *bulk), message
+            )
+            yield done
+            if done.status == "failed":
+                return False
+            removed.add(item.digest)
+        bell = bell_tag(recipient_tag(message.header.recipient))
+        done = self._remove("message", held.digest, (*tags, bell), message)
+        yield done
+        if done.status == "failed":
+            return False
+        yield from self._remove_index(held.digest, removed, message)
+        return True
+
+    def _remove_index(
+        self, subject: Digest, removed: Collection[Digest], message: Message | None
+    ) -> Iterator[Collected]:
+        """Remove the tag schema's index of what is gone, if it is one and of nothing else."""
+        tag = referrers_tag(subject)
+        try:
+            data = fetch(self.registry, self.repository, tag)
+            entries = parse_index(data, where=tag).manifests
+        except (NotFoundError, ProtocolError):
+            return
+        left = {entry.digest for entry in entries} - set(removed)
+        for fetched in fetch_all(self.registry, self.repository, left):
+            # It is the index of something that lives as well, and its own digest is that one's.
+            if fetched.error is None and subject_of(fetched.data) != subject:
+                return
+        yield self._remove("index", digest_of(data), (tag,), message)
+
+    def _remove_anchors(
+        self, rt: str, anchors: Mapping[date, str], today: date, staying: Collection[Digest | None]
+    ) -> Iterator[Collected]:
+        for day, tag in sorted(anchors.items()):
+            digest = anchor_digest(rt, day)
+            if (today - day).days <= ANCHOR_DAYS or digest in staying:
+                continue
+            try:
+                if self.registry.resolve_tag(self.repository, tag).digest != digest:
+                    continue  # somebody else's
+            except NotFoundError:
+                continue
+            done = self._remove("anchor", digest, (tag,), None)
+            yield done
+            if done.status != "failed":
+                yield from self._remove_index(digest, (), None)
+
+    def _remove(
+        self, kind: CollectedKind, digest: Digest, tags: Sequence[str], message: Message | None
+    ) -> Collected:
+        """Remove one manifest with its tags.
+
+        Raises:
+            AuthError, Unsupported: it seems that nothing may be deleted here.
+            TooManyRequests, NetworkError: the registry gave no answer about it.
+        """
+        done = Collected(
+            kind=kind, digest=digest, status="would-remove", tag=next(iter(tags), None)
+        )
+        if message is not None:
+            header = message.header
+            done = replace(
+                done,
+                id=header.id,
+                sender=header.sender,
+                recipient=header.recipient,
+                expired_at=header.expires,
+            )
+        if self.dry_run:
+            return done
+        try:
+            self._delete(digest, tags)
+        except TooManyRequests:
+            raise
+        except RegistryError as error:
+            self._refused.append(error)
+            if not self._done and len(self._refused) >= REFUSALS_ENOUGH:
+                raise self._explained(error) from error
+            return replace(done, status="failed", error=error)
+        self._done += 1
+        return replace(done, status="removed")
+
+    def _delete(self, digest: Digest, tags: Sequence[str]) -> None:
+        try:
+            self.registry.delete_manifest(self.repository, digest)
+        except NotFoundError as error:
+            if self._is_there(digest):
+                # ECR answers so to every deletion
+                raise Unsupported(error.message, status=error.status) from error
+        except RegistryError as error:
+            if error.status not in _TAGS_FIRST or not self._delete_tags(digest, tags):
+                raise
+            self.registry.delete_manifest(self.repository, digest)
+        for tag in tags:
+            if self._tags_stay is False:
+                return
+            self._tags_stay = self._tags_stay or self._points_at(tag, digest)
+            if self._tags_stay and self._points_at(tag, digest):
+                self.registry.delete_tag(self.repository, tag)
+
+    def _delete_tags(self, digest: Digest, tags: Sequence[str]) -> bool:
+        """Delete tags, where a manifest may only go after them; return whether all are gone."""
+        try:
+            for tag in tags:
+                if self._points_at(tag, digest):
+                    self.registry.delete_tag(self.repository, tag)
+        except RegistryError:
+            return False
+        return bool(tags)
+
+    def _is_there(self, digest: Digest) -> bool:
+        try:
+            self.registry.resolve_manifest(self.repository, digest)
+        except NotFoundError:
+            return False
+        return True
+
+    def _points_at(self, tag: str, digest: Digest) -> bool:
+        try:
+            return self.registry.resolve_tag(self.repository, tag).digest == digest
+        except NotFoundError:
+            return False
+
+    def _explained(self, error: RegistryError) -> RegistryError:
+        """Return a refusal with what to do instead."""
+        kind = type(error) if isinstance(error, AuthError) else Unsupported
+        return kind(
+            f"{self.repo}: what has expired cannot be deleted: {error.message}",
+            code=error.code or None,
+            status=error.status,
+            method=error.method,
+            url=error.url,
+            hint=advice_for(self.repo),
+        )

@@ -1,0 +1,91 @@
+"""What a mailbox does with its repository as a whole: cleaning it, and carrying what it holds.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms import Mailbox
+    >>> from dockercomms.stores import open_store
+    >>> base = pathlib.Path(tempfile.mkdtemp())
+    >>> box, keys = f"oci-layout:{base}/box", base / "keys"
+    >>> with Mailbox(box, me="alice", keys_folder=keys, state_path=base / "alice.db") as alice:
+    ...     sent = alice.send(text="all is well", to="bob")
+    ...     archive = open_store(f"oci-archive:{base}/bob.tar", create=True)
+    ...     [(done.kind, done.status) for done in alice.relay(target=archive, to=["bob"]).run()]
+    ...     archive.registry.close()
+    [('message', 'relayed')]
+    >>> with Mailbox(
+    ...     f"oci-archive:{base}/bob.tar", me="bob", keys_folder=keys, state_path=base / "bob.db"
+    ... ) as bob:
+    ...     [entry.id == sent.id for entry in bob.inbox()]
+    [True]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dockercomms.collecting import Collected, Collector
+from dockercomms.mailbox_base import MailboxBase
+from dockercomms.relaying import Relay
+from dockercomms.stores import Store
+
+
+class Whole(MailboxBase):
+    """The part of `Mailbox` that works on the whole repository."""
+
+    def collect(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Iterator[Collected]:
+        """Remove what expired more than a day ago from our inboxes; yields what became of each.
+
+        Args:
+            dry_run: Only say what would go.
+            clock_skew_ok: Go by the registry's clock even if ours is more than an hour away.
+
+        Raises:
+            ConfigError: our clock and the registry's are more than an hour apart.
+            AuthError, Unsupported: the registry lets nothing be listed, or deleted; what to do
+                instead is in the hint.
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        collector = Collector(
+            registry=self._store.registry,
+            repository=self._store.repository,
+            repo=self.repo,
+            clock=self._clock,
+            dry_run=dry_run,
+            clock_skew_ok=clock_skew_ok,
+        )
+        return collector.collect(self.names)
+
+    def relay(
+        self,
+        *,
+        source: Store | None = None,
+        target: Store | None = None,
+        to: Sequence[str] = (),
+        ids: Sequence[str] = (),
+        complete: bool = False,
+        concurrency: int = 4,
+    ) -> Relay:
+        """Return the run that carries what one repository holds to another; see `Relay`.
+
+        A repository, folder or archive that was opened for it is closed by whoever opened it; an
+        archive is written then.
+
+        Args:
+            source: Where it is; None: this repository.
+            target: Where it goes; None: this repository.
+            to: Only what is addressed to these.
+            ids: Only the messages whose id or digest begins so.
+            complete: Look for bundles that have no tag, too, whatever is there already.
+            concurrency: Blobs under way at once.
+        """
+        return Relay(
+            source=source or self._store,
+            target=target or self._store,
+            state=self._state,
+            clock=self._clock,
+            to=to,
+            ids=ids,
+            complete=complete,
+            concurrency=concurrency,
+            on_notice=self._on_notice,
+        )

@@ -1,0 +1,452 @@
+"""Relaying: what one repository holds of messages goes to another, and receipts come back.
+
+Messages keep their bytes, so that signatures hold and nobody is delivered anything twice; their
+tags are drawn anew, so that receivers who look at what is new find what is a week late. Both sides
+may be a registry, a layout folder or an archive.
+
+Source: SPEC.md section 13.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.oci.memory import MemoryRegistry
+    >>> from dockercomms.platforms import SystemClock
+    >>> from dockercomms.relaying import Relay
+    >>> from dockercomms.state import State
+    >>> from dockercomms.stores import Store
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     relay = Relay(
+    ...         source=Store(MemoryRegistry(), "a", "q.example/a"),
+    ...         target=Store(MemoryRegistry(), "b", "r.example/b"), state=state,
+    ...         clock=SystemClock(),
+    ...     )
+    ...     list(relay.run()), relay.totals.messages
+    ([], 0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal
+
+from dockercomms.carrying import Carrier
+from dockercomms.comparing import Key, TagsHere, TagsThere, message_tags
+from dockercomms.errors import (
+    AuthError,
+    DockerCommsError,
+    LocalIOError,
+    NetworkError,
+    NotFoundError,
+    ProtocolError,
+    TooManyRequests,
+    UsageError,
+)
+from dockercomms.inventory import (
+    READERS,
+    Attached,
+    Fetched,
+    HeldTag,
+    attached_to,
+    fetch_all,
+    is_past,
+    message_about,
+    message_head,
+    parse_attached,
+    read_message,
+)
+from dockercomms.manifest import Message, Receipt
+from dockercomms.oci.model import Digest
+from dockercomms.platforms import Clock
+from dockercomms.protocol import recipient_tag
+from dockercomms.publishing import NoticeHook, Publisher
+from dockercomms.state import State
+from dockercomms.stores import Store
+
+MIN_ID_CHARACTERS = 4
+"""The shortest beginning of an id or digest that names a message."""
+
+_ENDS = (AuthError, NetworkError, TooManyRequests, LocalIOError)
+"""What makes it pointless to go on with the next message."""
+
+RelayedKind = Literal["message", "bundle", "receipt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed:
+    """One object that was put at the target, or could not be."""
+
+    kind: RelayedKind
+    status: Literal["relayed", "failed"]
+    digest: Digest | None = None
+    """None where nothing could be read."""
+    id: str = ""
+    """Of the message that it is, or is about."""
+    sender: str = ""
+    """Of that message."""
+    recipient: str = ""
+    """Of that message."""
+    tag: str | None = None
+    """Its tag at the target; at the source where it failed."""
+    bytes: int = 0
+    """Of a message's payload."""
+    error: DockerCommsError | None = None
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a relay came to so far."""
+
+    messages: int = 0
+    bundles: int = 0
+    """Bundles of messages that were there before."""
+    receipts: int = 0
+    present: int = 0
+    """Messages that were there already."""
+    expired: int = 0
+    """Messages and receipts that `gc` would remove, and that are left where they are."""
+    failed: int = 0
+    blobs: int = 0
+    """Blobs whose bytes were moved."""
+    blob_bytes: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Relay:
+    """One run from a repository to another. Used once, by one thread.
+
+    Args:
+        source: Where it is.
+        target: Where it goes.
+        state: What is remembered between runs: of the target only what may be forgotten.
+        clock: Ours.
+        to: Only what is addressed to these: messages to them, with the receipts for those, and
+            receipts for what they sent. Nobody: everything.
+        ids: Only the messages whose id or digest begins so, with the receipts for them.
+        complete: Ask for the referrers of messages that are there, too, for bundles without a tag.
+        concurrency: Blobs under way at once.
+        on_notice: Called with what the user may want to know.
+    """
+
+    source: Store
+    target: Store
+    state: State
+    clock: Clock
+    to: Sequence[str] = ()
+    ids: Sequence[str] = ()
+    complete: bool = False
+    concurrency: int = 4
+    on_notice: NoticeHook | None = None
+    totals: Totals = field(default_factory=Totals, init=False)
+    _there: TagsThere = field(default_factory=TagsThere, init=False)
+    _seen: set[Digest] = field(default_factory=set, init=False)
+    """Receipts that were dealt with."""
+    _past: set[Digest] = field(default_factory=set, init=False)
+    """Messages at the source that are past their time."""
+    _carried: set[Digest] = field(default_factory=set, init=False)
+
+    def run(self) -> Iterator[Relayed]:
+        """Carry what is missing at the target; yields each object that was put there, or failed.
+
+        1. the tags of both sides, which say what is missing
+        2. messages, oldest first, each with its bundles and then its receipts
+        3. bundles and receipts that came later to messages which were there
+        4. bells, and anchors that somebody collected meanwhile
+
+        One that fails never stops another. A run that is stopped is continued by the next.
+
+        Raises:
+            UsageError: source and target are one, or an id names several messages.
+            NotFoundError: there is no message with one of the ids.
+            AuthError, Unsupported: the source's tags may not be listed.
+            RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
+        """
+        if self.source.repo == self.target.repo:
+            raise UsageError(f"{self.source.repo}: both the source and the destination")
+        self.state.sends.forget_store(self.target.repo)  # anchors may have been collected
+        publisher = Publisher(
+            registry=self.target.registry,
+            repository=self.target.repository,
+            repo=self.target.repo,
+            state=self.state,
+            clock=self.clock,
+            on_notice=self.on_notice,
+        )
+        publisher.hear_clock("")
+        with Carrier(self.source, publisher, concurrency=self.concurrency) as carrier:
+            try:
+                for relayed in self._run(carrier, publisher.now()):
+                    self._count(relayed)
+                    yield relayed
+                carrier.finish()
+            finally:
+                self.totals.blobs = carrier.sent_blobs
+                self.totals.blob_bytes = carrier.sent_bytes
+
+    def _run(self, carrier: Carrier, now: datetime) -> Iterator[Relayed]:
+        rts = [recipient_tag(name) for name in self.to]
+        scope = message_tags(self.source, rts)
+        if self.ids:
+            scope = self._named(scope)
+        self._there = TagsThere.at(self.target, rts)
+        attached = TagsHere.at(self.source)
+        present = self._present(scope)
+        self.totals.present = len(present)
+        missing = {tag.name: tag for key, tag in scope.items() if key not in present}
+        for fetched in fetch_all(self.source.registry, self.source.repository, missing):
+            yield from self._carry(carrier, missing[fetched.ref], fetched, attached, now)
+        yield from self._later_bundles(carrier, present, attached)
+        heads = {message_about(digest) for digest in (*present.values(), *self._carried)}
+        tags = attached.receipt_tags(rts, heads if rts or self.ids else None)
+        yield from self._carry_receipts(carrier, tags)
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    def _named(self, scope: dict[Key, HeldTag]) -> dict[Key, HeldTag]:
+        """Return those that `ids` name.
+
+        Raises:
+            UsageError: one is too short, or names several.
+            NotFoundError: one names none.
+        """
+        for wanted in self.ids:
+            if len(wanted) < MIN_ID_CHARACTERS:
+                raise UsageError(
+                    f"{wanted!r:.100}: at least {MIN_ID_CHARACTERS} characters of an id or digest"
+                )
+        found: dict[str, dict[Digest, Key]] = {wanted: {} for wanted in self.ids}
+        keys = {tag.name: key for key, tag in scope.items()}
+        for fetched in fetch_all(self.source.registry, self.source.repository, keys):
+            try:
+                message = read_message(fetched, scope[keys[fetched.ref]])
+            except DockerCommsError:
+                continue
+            for wanted, matches in found.items():
+                if _is_named(message, wanted):
+                    matches[message.digest] = keys[fetched.ref]
+        for wanted, matches in found.items():
+            if not matches:
+                raise NotFoundError(f"{self.source.repo}: no message begins with {wanted!r:.100}")
+            if len(matches) > 1:
+                raise UsageError(f"{wanted!r:.100}: {len(matches)} messages begin so")
+        chosen = {key for matches in found.values() for key in matches.values()}
+        return {key: tag for key, tag in scope.items() if key in chosen}
+
+    def _present(self, scope: dict[Key, HeldTag]) -> dict[Key, Digest]:
+        """Return which of the messages the target has, each under a tag, with their digests.
+
+        A tag's head identifies nothing, so what is under it is asked for.
+        """
+        there = self._there.messages
+        if not self._there.listed:
+            return {}
+        known = [key for key in scope if key in there]
+
+        def ask(key: Key) -> Digest | None:
+            return self._digest_at(self.target, there[key])
+
+        with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
+            found = zip(known, executor.map(ask, known), strict=True)
+            return {key: it for key, it in found if it and message_head(it) == key[1]}
+
+    def _digest_at(self, store: Store, tag: str) -> Digest | None:
+        try:
+            return store.registry.resolve_tag(store.repository, tag).digest
+        except NotFoundError:
+            return None
+
+    def _is_there(self, digest: Digest) -> bool:
+        """Return whether the target has a manifest, under whatever tag."""
+        try:
+            self.target.registry.resolve_manifest(self.target.repository, digest)
+        except NotFoundError:
+            return False
+        return True
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _carry(
+        self,
+        carrier: Carrier,
+        tag: HeldTag,
+        fetched: Fetched,
+        attached: TagsHere,
+        now: datetime,
+    ) -> Iterator[Relayed]:
+        """Carry one message with its bundles, then its receipts."""
+        if isinstance(fetched.error, NotFoundError):
+            return  # removed meanwhile
+        message: Message | None = None
+        try:
+            message = read_message(fetched, tag)
+            if recipient_tag(message.header.recipient) != tag.rt:
+                raise ProtocolError(f"tag {tag.name}: the message is for somebody else")
+            if self._is_known(message, tag):
+                self.totals.present += 1
+                return
+            if is_past(message, now):
+                self.totals.expired += 1
+                self._past.add(message.digest)
+                return
+            found = attached_to(
+                self.source.registry,
+                self.source.repository,
+                message.digest,
+                attached.about(message.digest),
+            )
+            bundles = [item for item in found if not isinstance(item.what, Receipt)]
+            name = carrier.carry_message(message, fetched.data, bundles)
+        except _ENDS:
+            raise
+        except DockerCommsError as error:
+            yield _of_message(message, tag=tag.name, error=error)
+            return
+        self._carried.add(message.digest)
+        yield _of_message(message, tag=name)
+        for item in found:
+            if isinstance(item.what, Receipt):
+                yield from self._carry_receipt(carrier, item)
+
+    def _is_known(self, message: Message, tag: HeldTag) -> bool:
+        """Return whether the target has what its tags could not tell: 1.0, or nothing is listed."""
+        if message.digest in self._carried:
+            return True
+        if tag.head is not None and self._there.listed:
+            return False
+        listed = (tag.rt, message_head(message.digest)) in self._there.messages
+        if self._there.listed and not listed:
+            return False
+        return self._is_there(message.digest)
+
+    def _later_bundles(
+        self, carrier: Carrier, present: dict[Key, Digest], attached: TagsHere
+    ) -> Iterator[Relayed]:
+        """Carry the bundles that came later to messages that the target has."""
+        source = self.source
+        for digest in present.values():
+            tags = [
+                tag
+                for tag in attached.bundles.get(message_about(digest), ())
+                if self.complete or (tag.about, tag.tail) not in self._there.bundles
+            ]
+            if not tags and not self.complete:
+                continue
+            if self.complete:
+                names = [tag.name for tag in tags]
+                found = attached_to(source.registry, source.repository, digest, names)
+            else:
+                read = fetch_all(source.registry, source.repository, [tag.name for tag in tags])
+                parsed = (parse_attached(one.data, digest) for one in read if one.error is None)
+                found = [item for item in parsed if item is not None]
+            for item in found:
+                if not isinstance(item.what, Receipt) and not self._is_there(item.digest):
+                    yield from self._carry_bundle(carrier, digest, item)
+                elif isinstance(item.what, Receipt):
+                    yield from self._carry_receipt(carrier, item)
+
+    def _carry_bundle(
+        self, carrier: Carrier, message: Digest, bundle: Attached
+    ) -> Iterator[Relayed]:
+        try:
+            carrier.carry_bundles(message, [bundle])
+        except _ENDS:
+            raise
+        except DockerCommsError as error:
+            yield Relayed(kind="bundle", status="failed", digest=bundle.digest, error=error)
+        else:
+            yield Relayed(kind="bundle", status="relayed", digest=bundle.digest)
+
+    # --- receipts --------------------------------------------------------------------------------
+
+    def _carry_receipts(self, carrier: Carrier, tags: Sequence[HeldTag]) -> Iterator[Relayed]:
+        """Carry the receipts under `tags` that the target lacks."""
+
+        def missing(tag: HeldTag) -> bool:
+            digest = self._digest_at(self.source, tag.name)
+            if digest is None or digest in self._seen:
+                return False
+            return not (self._there.has(tag) and self._is_there(digest))
+
+        with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
+            wanted = [
+                tag.name
+                for tag, is_missing in zip(tags, executor.map(missing, tags), strict=True)
+                if is_missing
+            ]
+        for fetched in fetch_all(self.source.registry, self.source.repository, wanted):
+            if isinstance(fetched.error, NotFoundError):
+                continue
+            item = None if fetched.error is not None else parse_attached(fetched.data)
+            if item is not None and isinstance(item.what, Receipt):
+                yield from self._carry_receipt(carrier, item)
+            else:
+                error = fetched.error or ProtocolError(
+                    f"tag {fetched.ref}: no receipt that this program can read"
+                )
+                yield Relayed(kind="receipt", status="failed", tag=fetched.ref, error=error)
+
+    def _carry_receipt(self, carrier: Carrier, item: Attached) -> Iterator[Relayed]:
+        receipt = item.what
+        if not isinstance(receipt, Receipt) or item.digest in self._seen:
+            return
+        self._seen.add(item.digest)
+        if receipt.message in self._past:
+            self.totals.expired += 1
+            return
+        done = Relayed(
+            kind="receipt",
+            status="relayed",
+            digest=item.digest,
+            id=receipt.message_id,
+            sender=receipt.sender,
+            recipient=receipt.recipient,
+        )
+        if self._there.has_receipt(receipt) and self._is_there(item.digest):
+            return
+        try:
+            yield replace(done, tag=carrier.carry_receipt(receipt, item.data))
+        except _ENDS:
+            raise
+        except DockerCommsError as error:
+            yield replace(done, status="failed", error=error)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _count(self, done: Relayed) -> None:
+        totals = self.totals
+        if done.status == "failed":
+            totals.failed += 1
+        elif done.kind == "message":
+            totals.messages += 1
+        elif done.kind == "bundle":
+            totals.bundles += 1
+        else:
+            totals.receipts += 1
+
+
+def _is_named(message: Message, wanted: str) -> bool:
+    wanted = wanted.lower()
+    return message.header.id.lower().startswith(wanted) or message.digest.startswith(
+        (wanted, f"sha256:{wanted}")
+    )
+
+
+def _of_message(
+    message: Message | None, *, tag: str, error: DockerCommsError | None = None
+) -> Relayed:
+    status: Literal["relayed", "failed"] = "relayed" if error is None else "failed"
+    if message is None:
+        return Relayed(kind="message", status=status, tag=tag, error=error)
+    header = message.header
+    return Relayed(
+        kind="message",
+        status=status,
+        digest=message.digest,
+        id=header.id,
+        sender=header.sender,
+        recipient=header.recipient,
+        tag=tag,
+        bytes=header.total_bytes,
+        error=error,
+    )
