@@ -135,7 +135,7 @@ def common_options() -> list[click.Parameter]:
     return [
         Option(["--repo", "-R", "repo"], type=NAME, metavar="R",
                help="Repository host[:port]/path, oci-layout:DIR or "
-               "oci-archive:FILE.  [default: your mailbox folder]"),
+               "oci-archive:FILE.  [default: your own folder]"),
         Option(["--me"], type=NAME, metavar="NAME", help="Who you are.  [default: login name]"),
         Option(["--format"], type=click.Choice(FORMATS), help="How data looks.  [default: text]"),
         Option(["--json", "as_json"], is_flag=True, default=None, help="Same as --format json."),
