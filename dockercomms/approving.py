@@ -41,7 +41,7 @@ from dockercomms.protocol import (
     ARTIFACT_TYPE_RECEIPT,
     PREDICATE_TYPE_MESSAGE,
 )
-from dockercomms.publishing import NoticeHook, Publisher
+from dockercomms.publishing import NoticeHook, Publisher, ReferrersIndex
 from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.state import State
 from dockercomms.trust.approvals import verify_approval
@@ -266,6 +266,7 @@ def sign(
     clock: Clock,
     signer: Signer,
     names: Sequence[str] = (),
+    index: ReferrersIndex = "auto",
     on_notice: NoticeHook | None = None,
 ) -> Signature:
     """Sign what a tag or digest names, and attach the signature to it.
@@ -294,7 +295,7 @@ def sign(
         predicate_type = PREDICATE_TYPE_COSIGN_SIGN
     publisher.ensure_config()
     attached = publisher.push_bundle(
-        subject.bare(), bundle, predicate_type=predicate_type, index="auto", fresh=False
+        subject.bare(), bundle, predicate_type=predicate_type, index=index, fresh=False
     )
     return Signature(
         subject=subject.digest, signed_by=signer.signed_by, bundle=bundle, attached=attached

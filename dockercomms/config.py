@@ -31,6 +31,10 @@ Format = Literal["text", "json", "jsonl"]
 FORMATS: tuple[Format, ...] = ("text", "json", "jsonl")
 Compress = Literal["auto", "zstd", "gzip"]
 COMPRESS: tuple[Compress, ...] = ("auto", "zstd", "gzip")
+Discovery = Literal["auto", "referrers", "tags"]
+DISCOVERY: tuple[Discovery, ...] = ("auto", "referrers", "tags")
+ReferrersIndex = Literal["auto", "never", "always"]
+REFERRERS_INDEX: tuple[ReferrersIndex, ...] = ("auto", "never", "always")
 
 PROJECT_FILE = ".dockercomms.toml"
 DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -79,6 +83,10 @@ class Settings:
     out: str = "."
     flat: bool = False
     receipt: bool = True
+    discovery: Discovery = "auto"
+    """How messages are looked for."""
+    referrers_index: ReferrersIndex = "auto"
+    """Whether the fallback index of the tag schema is written."""
     trust: str | None = None
     """The trust file; None: `trust.toml` beside the user's own configuration."""
     sign: bool = True
@@ -250,6 +258,8 @@ _KEYS = (
     _Key("send.chunk_size", "chunk_bytes", _size),
     _Key("send.keep_mtime", "keep_mtime", _flag),
     _Key("recv.receipt", "receipt", _flag),
+    _Key("discovery", "discovery", _one_of(*DISCOVERY)),
+    _Key("referrers_index", "referrers_index", _one_of(*REFERRERS_INDEX)),
     _Key("registry.chunk_size", "registry_chunk_bytes", _size),
     # A checkout must not choose where a stranger's files land, nor weaken or tap a connection.
     _Key("recv.out", "out", _out, in_project=False),

@@ -36,7 +36,7 @@ from dockercomms.manifest import Message
 from dockercomms.oci.model import READ_BYTES, Digest
 from dockercomms.platforms import local_errors
 from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
-from dockercomms.publishing import Publisher
+from dockercomms.publishing import Publisher, ReferrersIndex
 from dockercomms.receipts import store_receipt
 from dockercomms.transport.payload import TAR_SUFFIX, safe_filename, unpack_files
 from dockercomms.transport.transfer import Progress, pull_payload
@@ -61,6 +61,8 @@ class ReceiveOptions:
     again: bool = False
     """Deliver also what was delivered before, or has expired."""
     concurrency: int = 4
+    referrers_index: ReferrersIndex = "auto"
+    """Whether receipts are added to the fallback index."""
     max_total_bytes: int | None = None
     """Hold larger messages; None: only the disk sets a limit."""
 

@@ -27,6 +27,7 @@ from dockercomms.inbox import Inbox
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.owner import Owner
 from dockercomms.platforms import Clock
+from dockercomms.polling import Discovery
 from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.state import State
 from dockercomms.stores import Store
@@ -41,6 +42,8 @@ class Desk:
     owner: Owner
     state: State
     clock: Clock
+    discovery: Discovery = "auto"
+    """How messages are looked for."""
     _inboxes: dict[str, Inbox] = field(default_factory=dict, init=False, repr=False, hash=False)
 
     def inboxes(self) -> list[Inbox]:
@@ -62,6 +65,7 @@ class Desk:
                 state=self.state,
                 clock=self.clock,
                 audiences=audiences,
+                discovery=self.discovery,
             )
         return self._inboxes[name]
 

@@ -86,6 +86,10 @@ class Mailbox(Outgoing, Incoming, Whole):
         on_retry: Called before a request is tried again; False gives up.
         on_notice: Called with what the user may want to know.
         store: A store to use instead of the one that `repo` and `settings` say.
+        discovery: How messages are looked for: "referrers" lists no tags, "tags" asks for no
+            referrers, "auto" does both.
+        referrers_index: Whether the fallback index of the tag schema is written: "auto" where the
+            registry has no referrers API.
 
     Raises:
         UsageError: `repo` is not a repository, or there is no login name.

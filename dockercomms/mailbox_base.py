@@ -23,7 +23,8 @@ from dockercomms.inbox import PollResult
 from dockercomms.oci.retry import RetryHook
 from dockercomms.owner import Owner, SigningOptions, TrustOptions
 from dockercomms.platforms import Clock, SystemClock
-from dockercomms.publishing import NoticeHook
+from dockercomms.polling import Discovery
+from dockercomms.publishing import NoticeHook, ReferrersIndex
 from dockercomms.receiving import Received
 from dockercomms.state import State, default_path
 from dockercomms.stores import ConnectionSettings, Store, default_mailbox, open_store
@@ -48,6 +49,8 @@ class MailboxBase:
         on_retry: RetryHook | None = None,
         on_notice: NoticeHook | None = None,
         store: Store | None = None,
+        discovery: Discovery = "auto",
+        referrers_index: ReferrersIndex = "auto",
     ) -> None:
         self._clock = clock or SystemClock()
         self._owner = Owner(me, keys=keys_folder, signing=signing, trust=trust, on_notice=on_notice)
@@ -60,7 +63,14 @@ class MailboxBase:
         self._state = State(default_path(os.environ) if state_path is None else state_path)
         self._progress = progress
         self._on_notice = on_notice
-        self._desk = Desk(store=store, owner=self._owner, state=self._state, clock=self._clock)
+        self._referrers_index: ReferrersIndex = referrers_index
+        self._desk = Desk(
+            store=store,
+            owner=self._owner,
+            state=self._state,
+            clock=self._clock,
+            discovery=discovery,
+        )
         self.last_poll: PollResult | None = None
         """How the last look at the repository went."""
         self.held_before: tuple[Received, ...] = ()

@@ -147,6 +147,7 @@ class Incoming(MailboxBase):
             clock=self._clock,
             signer=signer,
             names=self.names,
+            index=self._referrers_index,
             on_notice=self._on_notice,
         )
 
@@ -175,6 +176,7 @@ class Incoming(MailboxBase):
             state=self._state,
             clock=self._clock,
             reason=reason,
+            index=self._referrers_index,
             signer=self._owner.signer(),
             on_notice=self._on_notice,
         )
@@ -226,6 +228,7 @@ class Incoming(MailboxBase):
             receipt=receipt,
             again=all,
             concurrency=concurrency,
+            referrers_index=self._referrers_index,
         )
         run = self._round(options)
         for result in run.receive(ids, max=max, since=since, complete=complete):
@@ -298,6 +301,7 @@ class Incoming(MailboxBase):
             receipt=ack != "never",
             handover=command is not None,
             concurrency=concurrency,
+            referrers_index=self._referrers_index,
         )
 
         def heard(poll: PollResult) -> None:

@@ -115,6 +115,7 @@ class Outgoing(MailboxBase):
                 audience=audience,
                 thread_id=thread_id,
                 in_reply_to=in_reply_to,
+                referrers_index=self._referrers_index,
             ),
             progress=self._progress,
             signer=None if dry_run else self._owner.signer(),

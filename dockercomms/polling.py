@@ -60,9 +60,6 @@ times the default time to live, and one request for each day."""
 MAX_ANCHORS = 400
 """The most anchors asked in one pass, the newest ones: anybody who can push can make more."""
 
-PROBE_SECONDS = 24 * 3600
-"""How long it is believed what a registry can do."""
-
 _FORBIDDEN = frozenset({401, 403, 404, 405, 501})
 """What a registry answers that does not let tags be listed."""
 
@@ -414,10 +411,7 @@ class _Pass:
 
     def _capabilities(self) -> Capabilities:
         """Return what is known of the repository and not too old to be believed."""
-        known = self._place.state.progress.capabilities(self._place.repo)
-        if self._is_due(known.probed_at, PROBE_SECONDS):
-            return replace(known, referrers=None, seek=None, probed_at=self._now)
-        return known
+        return self._place.state.progress.capabilities(self._place.repo).believed(self._now)
 
     def _has_referrers(self) -> bool:
         known = self._capabilities()

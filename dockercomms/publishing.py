@@ -12,6 +12,7 @@ Example:
     >>> from dockercomms.platforms import SystemClock
     >>> from dockercomms.publishing import Publisher
     >>> from dockercomms.state import State
+from dockercomms.state.progress_rows import Capabilities
     >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
     ...     registry = MemoryRegistry()
     ...     publisher = Publisher(
@@ -29,7 +30,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Literal
 
 from dockercomms.bundles import BUNDLE_CONTENT, BUNDLE_PREDICATE_TYPE
@@ -64,6 +65,7 @@ from dockercomms.protocol import (
     receipts_anchor_tag,
 )
 from dockercomms.state import State
+from dockercomms.state.progress_rows import Capabilities
 
 ReferrersIndex = Literal["auto", "never", "always"]
 """Whether the fallback index is written: where the registry has no referrers API, or as said."""
@@ -75,9 +77,6 @@ MISSING_STATUSES = frozenset({400, 404})
 """How registries refuse a manifest whose blobs they do not have (measured: 400 on most)."""
 
 _UNMOVABLE_STATUSES = REFUSED_STATUSES | {405}
-
-PROBE_AGAIN = timedelta(days=1)
-"""How long it is believed whether a registry has the referrers API."""
 
 NoticeKind = Literal[
     "clock-skew",
@@ -132,6 +131,8 @@ class Publisher:
     state: State
     clock: Clock
     on_notice: NoticeHook | None = None
+    index: ReferrersIndex = "auto"
+    """Whether receipts are added to the fallback index."""
 
     def notify(self, kind: NoticeKind, text: str) -> None:
         """Hand a notice to the caller's hook."""
@@ -266,8 +267,8 @@ class Publisher:
     # --- best effort, after it -------------------------------------------------------------------
 
     def ring_bell(self, rt: str, data: bytes) -> None:
-        """Move the recipient's bell to the message `data`; a refusal is remembered."""
-        known = self.state.progress.capabilities(self.repo)
+        """Move the recipient's bell to the message `data`; a refusal is remembered for a day."""
+        known = self._capabilities()
         if known.bell is False:
             return
         try:
@@ -299,15 +300,14 @@ class Publisher:
         if not done:
             self.notify("not-indexed", f"{self.repo}: the index of {subject} is full")
 
+    def _capabilities(self) -> Capabilities:
+        return self.state.progress.capabilities(self.repo).believed(self.clock.now())
+
     def has_referrers(self) -> bool:
         """Return whether the registry has the referrers API; asks it once a day."""
-        known = self.state.progress.capabilities(self.repo)
-        now = self.clock.now()
-        fresh = known.probed_at is not None and now - known.probed_at < PROBE_AGAIN
-        if known.referrers is not None and fresh:
+        known = self._capabilities()
+        if known.referrers is not None:
             return known.referrers
         supported = self.registry.referrers_supported(self.repository)
-        if not fresh:
-            known = replace(known, seek=None, probed_at=now)
         self.state.progress.set_capabilities(self.repo, replace(known, referrers=supported))
         return supported

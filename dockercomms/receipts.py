@@ -185,7 +185,6 @@ def publish_receipt(
     row: ReceiptRow,
     *,
     signer: Signer | None = None,
-    index: ReferrersIndex = "auto",
 ) -> Digest:
     """Put a stored receipt under its two tags, then into the message's index; return its digest.
 
@@ -214,7 +213,7 @@ def publish_receipt(
         )
         raise
     publisher.state.receipts.record_published(row.number, now=publisher.clock.now())
-    publisher.add_to_index(row.message, parse_receipt(row.manifest).descriptor, index)
+    publisher.add_to_index(row.message, parse_receipt(row.manifest).descriptor, publisher.index)
     return row.digest
 
 
@@ -319,6 +318,7 @@ def write_receipt(
         state=state,
         clock=clock,
         on_notice=on_notice,
+        index=index,
     )
     row = store_receipt(
         state,
@@ -330,7 +330,7 @@ def write_receipt(
         at=clock.now() if at is None else at,
         to_sign=signer is not None,
     )
-    return publish_receipt(publisher, row, signer=signer, index=index)
+    return publish_receipt(publisher, row, signer=signer)
 
 
 def acknowledge(
@@ -344,6 +344,7 @@ def acknowledge(
     state: State,
     clock: Clock,
     reason: str = "",
+    index: ReferrersIndex = "auto",
     signer: Signer | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Digest:
@@ -359,6 +360,7 @@ def acknowledge(
         state: What is remembered between runs.
         clock: Ours.
         reason: Why, at most 1 KiB.
+        index: Whether the fallback index is written.
         signer: Signs the receipt; None: it is a claim.
         on_notice: Called with what the user may want to know.
 
@@ -384,6 +386,7 @@ def acknowledge(
         status=status,
         reason=reason,
         verified=_was_verified(state, me, repo, digest),
+        index=index,
         signer=signer,
         on_notice=on_notice,
     )

@@ -132,6 +132,7 @@ def receive(
         state=state,
         clock=clock,
         on_notice=on_notice,
+        index=options.referrers_index,
     )
     leftovers = leftovers_of(state)
     try:

@@ -205,6 +205,7 @@ class Round:
             state=self.state,
             clock=self.clock,
             on_notice=self.on_notice,
+            index=self.options.referrers_index,
         )
 
     def _publish_pending(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.failures import exit_code_of_poll
-from dockercomms.cli.options import SINCE, option, verb
+from dockercomms.cli.options import SINCE, discovery_option, option, verb
 from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, human_time, shown_sender
 from dockercomms.cli.trust_options import refuse_network, trust_options, warn_unverified
 
@@ -29,6 +29,7 @@ COLUMNS = ("ID", "FROM", "WHAT", "SIZE", "SENT", "STATE")
 @option("--all", "include_all", is_flag=True,
         help="Also what is delivered, expired, held or refused.")  # fmt: skip
 @option("--threads", "threads", is_flag=True, help="By conversation, answers below their message.")
+@discovery_option()
 @trust_options
 def inbox_command(
     session: Session,

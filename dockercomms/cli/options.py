@@ -28,6 +28,8 @@ else:  # before click 8.3 the class takes no arguments
 FORMATS = ("text", "json", "jsonl")
 """As `config.FORMATS`, which a help text has no time to import; a test holds them together."""
 COMPRESS = ("auto", "zstd", "gzip")
+DISCOVERY = ("auto", "referrers", "tags")
+REFERRERS_INDEX = ("auto", "never", "always")
 MAX_CONCURRENCY = 64
 HELP_COLUMNS = 100
 
@@ -124,6 +126,18 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 def option(*declarations: str, **attributes: Any) -> Callable[[_Decorated], _Decorated]:
     """Return the decorator that adds an `Option`."""
     return click.option(*declarations, cls=Option, **attributes)
+
+
+def discovery_option() -> Callable[[_Decorated], _Decorated]:
+    """Return the option of verbs that look for messages."""
+    return option("--discovery", type=click.Choice(DISCOVERY), metavar="HOW",
+                  help="Look by referrers, by tags, or (auto) both.")  # fmt: skip
+
+
+def index_option() -> Callable[[_Decorated], _Decorated]:
+    """Return the option of verbs that write what refers to a message."""
+    return option("--referrers-index", type=click.Choice(REFERRERS_INDEX), metavar="HOW",
+                  help="Fallback index: auto, never or always.")  # fmt: skip
 
 
 def common_options() -> list[click.Parameter]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dockercomms.cli.options import option, verb
+from dockercomms.cli.options import index_option, option, verb
 from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_time, shown_sender
 from dockercomms.cli.trust_options import (
     identity_options,
@@ -30,6 +30,7 @@ COLUMNS = ("MESSAGE", "FROM", "STATUS", "WHEN", "REASON", "SIGNATURE")
 @option("--status", type=click.Choice(["accepted", "rejected"]), required=True,
         help="What became of it.")  # fmt: skip
 @option("--reason", default="", metavar="T", help="Why; the sender reads it.")
+@index_option()
 @sign_options
 @identity_options
 def ack_command(

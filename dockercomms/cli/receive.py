@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from dockercomms.cli.failures import exit_code_of, exit_code_of_poll, is_hang_up
-from dockercomms.cli.options import MAX_CONCURRENCY, SINCE, option, verb
+from dockercomms.cli.options import (
+    MAX_CONCURRENCY,
+    SINCE,
+    discovery_option,
+    index_option,
+    option,
+    verb,
+)
 from dockercomms.cli.progress import meter_for
 from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, shown_sender, visible
 from dockercomms.cli.trust_options import (
@@ -58,6 +65,8 @@ if TYPE_CHECKING:
 @option("--complete", is_flag=True, help="Look through the whole inbox, however old.")
 @option("--fail-empty", is_flag=True, help="Exit 12 if there is nothing new.")
 @option("--strict", is_flag=True, help="Exit 2 if the policy holds a message back.")
+@discovery_option()
+@index_option()
 @trust_options
 @sign_options
 def recv_command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.answers import await_answers
-from dockercomms.cli.options import DURATION, NAME, option, verb
+from dockercomms.cli.options import DURATION, NAME, index_option, option, verb
 from dockercomms.cli.progress import meter_for
 from dockercomms.cli.send import check_sources, report, source_of
 from dockercomms.cli.trust_options import (
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         help="How long it can be received.  [default: 7d]")  # fmt: skip
 @option("--wait", "wait_seconds", type=DURATION, metavar="T",
         help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
+@index_option()
 @trust_options
 @sign_options
 @identity_options

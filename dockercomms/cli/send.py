@@ -17,6 +17,7 @@ from dockercomms.cli.options import (
     MAX_CONCURRENCY,
     NAME,
     SIZE,
+    index_option,
     option,
     verb,
 )
@@ -69,6 +70,7 @@ STDIN = "-"
 @option("--accept-new", is_flag=True, help="With --wait: trust a new recipient's key.")
 @option("--audience", type=NAME, metavar="R",
         help="The only repository to receive it from.")  # fmt: skip
+@index_option()
 @sign_options
 @identity_options
 def send_command(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dockercomms.cli.progress import Meter
     from dockercomms.cli.render import Screen
-    from dockercomms.config import Settings
+    from dockercomms.config import Discovery, ReferrersIndex, Settings
     from dockercomms.errors import DockerCommsError
     from dockercomms.mailbox import Mailbox
     from dockercomms.oci.retry import RetryEvent, RetryHook
@@ -41,6 +41,8 @@ class MailboxFactory(Protocol):
         clock: Clock,
         signing: SigningOptions,
         trust: TrustOptions,
+        discovery: Discovery,
+        referrers_index: ReferrersIndex,
         progress: Progress | None,
         on_retry: RetryHook | None,
         on_notice: NoticeHook | None,
@@ -253,6 +255,8 @@ class Session:
             settings=self.connection(),
             signing=self.signing(),
             trust=self.trust(verify=verify, accept_new=accept_new),
+            discovery=chosen.discovery,
+            referrers_index=chosen.referrers_index,
             clock=self.clock,
             progress=None if meter is None else meter.show,
             on_retry=self.tell_retry,

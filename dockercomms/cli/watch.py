@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from dockercomms.cli.failures import is_hang_up
-from dockercomms.cli.options import DURATION, MAX_CONCURRENCY, option, verb
+from dockercomms.cli.options import (
+    DURATION,
+    MAX_CONCURRENCY,
+    discovery_option,
+    index_option,
+    option,
+    verb,
+)
 from dockercomms.cli.progress import Meter, meter_for
 from dockercomms.cli.receive import Tally, explain, message_name, place_of
 from dockercomms.cli.render import count_of, human_bytes, shown_sender, visible
@@ -55,6 +62,8 @@ ACKS = ("always", "on-success", "never")
         help="Where the folders of the messages are made.  [default: .]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
         metavar="N", help="Pieces received at once.  [default: 4]")  # fmt: skip
+@discovery_option()
+@index_option()
 @trust_options
 @sign_options
 def watch_command(

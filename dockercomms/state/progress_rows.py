@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from dockercomms.oci.model import Digest
 from dockercomms.state.database import Database, from_unix, to_unix
@@ -46,6 +46,10 @@ SCHEMA = (
 )
 
 
+BELIEVED = timedelta(days=1)
+"""How long it is believed what a repository can do; registries are upgraded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What a repository was found able to do; None where nobody knows yet."""
@@ -56,7 +60,14 @@ class Capabilities:
     bell: bool | None = None
     """The bell tag may be moved."""
     probed_at: datetime | None = None
-    """When this was found out; it is asked again after a day."""
+    """When the first of this was found out; all of it is asked again after a day."""
+
+    def believed(self, now: datetime) -> Capabilities:
+        """Return what of this is not too old; nothing either if our clock was set back since."""
+        age = None if self.probed_at is None else now - self.probed_at
+        if age is not None and timedelta(0) <= age < BELIEVED:
+            return self
+        return Capabilities(probed_at=now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,6 +175,8 @@ def test_load_reads_every_key(place: Place) -> None:
         authfile = "~/auth.json"
         timeout = "30s"
         concurrency = 8
+        discovery = "tags"
+        referrers_index = "never"
         default_registry = "docker.io"
         trust = "people.toml"
         sign = false
@@ -215,6 +217,8 @@ def test_load_reads_every_key(place: Place) -> None:
         "out": "incoming",
         "flat": True,
         "receipt": False,
+        "discovery": "tags",
+        "referrers_index": "never",
         "default_registry": "docker.io",
         "registry_chunk_bytes": 64 * 2**20,
         "hub_proxy": "https://cache.example",

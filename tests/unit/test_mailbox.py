@@ -18,6 +18,7 @@ from dockercomms.errors import (
     NotFoundError,
     UsageError,
 )
+from dockercomms.mailbox import TrustOptions
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.memory import MemoryRegistry
@@ -332,3 +333,33 @@ def test_registry_without_referrers_serves_as_well(tmp_path):
         assert len(alice.receipts()) == 3
     assert REPO == alice.repo
     mail.close()
+
+
+# --- how messages are looked for, and made easy to find ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("discovery", "never_asked"), [("tags", "referrers"), ("referrers", "tag_pages")]
+)
+def test_mailbox_looks_only_as_it_is_told(mail, discovery, never_asked):
+    mail.send()
+    mail.registry.calls.clear()
+    got = mail.receive(mailbox={"discovery": discovery})
+    assert [one.status for one in got] == ["received"]
+    assert never_asked not in {name for name, _ in mail.registry.calls}
+
+
+@pytest.mark.parametrize(
+    ("index", "written"), [("auto", False), ("never", False), ("always", True)]
+)
+def test_mailbox_writes_the_fallback_index_as_it_is_told(mail, index, written):
+    with mail.mailbox(ALICE, referrers_index=index) as alice:
+        sent = alice.send([mail.file()], to=BOB)
+    assert any(tag.startswith("sha256-") for tag in mail.tags()) is written
+    mail.receive(mailbox={"referrers_index": index, "trust": TrustOptions(verify=False)})
+    assert (f"sha256-{sent.digest.partition(':')[2]}" in mail.tags()) is written
+    with mail.mailbox(BOB, referrers_index=index, trust=TrustOptions(verify=False)) as bob:
+        other = bob.send(to="carol", text="x")
+        bob.acknowledge(sent.id, "rejected")
+        bob.sign_object(other.digest)
+    assert (f"sha256-{other.digest.partition(':')[2]}" in mail.tags()) is written

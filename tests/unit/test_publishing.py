@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from dockercomms.protocol import parse_tag, recipient_tag
+from dockercomms.errors import Denied
+from dockercomms.protocol import bell_tag, parse_tag, recipient_tag
 from dockercomms.state.progress_rows import Capabilities
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import BOB, REPO, Mail, open_mail
@@ -58,3 +59,31 @@ def test_publisher_asks_for_the_referrers_api_once_a_day(mail):
 
     assert mail.registry.methods() == ["referrers_supported"] * 2
     assert mail.alice.progress.capabilities(REPO).seek is None
+
+
+# --- what a repository can do is asked again after a day -----------------------------------------
+
+
+def test_bell_that_may_not_be_moved_is_tried_again_after_a_day(mail):
+    rung = []
+
+    def counted(name, said):
+        if name == "push_manifest" and (bell_tag(RT),) in said:
+            rung.append(said)
+            raise Denied("immutable", status=403)
+
+    mail.registry.before = counted
+    publisher = mail.publisher()
+    for hours in (0, 1, 22, 2, 1):
+        mail.clock.advance(hours * 3600)
+        publisher.ring_bell(RT, b"{}")
+    assert len(rung) == 2
+    assert [notice.kind for notice in mail.notices] == ["no-bell", "no-bell"]
+
+
+def test_clock_that_was_set_back_makes_nothing_believed_for_ever(mail):
+    state = mail.alice.progress
+    state.set_capabilities(REPO, Capabilities(referrers=True, probed_at=mail.clock.now()))
+    assert state.capabilities(REPO).believed(mail.clock.now()).referrers is True
+    earlier = mail.clock.now() - timedelta(seconds=1)
+    assert state.capabilities(REPO).believed(earlier) == Capabilities(probed_at=earlier)

@@ -18,6 +18,8 @@ COMMANDS = {name: program().get_command(click.Context(program()), name) for name
 def test_choices_are_those_of_the_configuration() -> None:
     assert options.FORMATS == config.FORMATS
     assert options.COMPRESS == config.COMPRESS
+    assert options.DISCOVERY == config.DISCOVERY
+    assert options.REFERRERS_INDEX == config.REFERRERS_INDEX
     assert options.MAX_CONCURRENCY == config.MAX_CONCURRENCY
 
 

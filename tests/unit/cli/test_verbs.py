@@ -687,3 +687,22 @@ def test_notices_are_said_by_their_weight() -> None:
 def test_send_says_with_verbose_what_makes_its_gzip() -> None:
     result = invoke(["send", "x", "--to", "bob", "-v"], factory=FakeMailbox(sends=[sent()]))
     assert f"gzip is made by {gzip_engine()}\n" in result.stderr
+
+
+# --- how messages are looked for, and made easy to find ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "discovery", "index"),
+    [
+        (["inbox", "--discovery", "tags"], {}, "tags", "auto"),
+        (["recv", "--discovery", "referrers", "--referrers-index", "never"], {}, "referrers", "never"),
+        (["ack", "x", "--status", "accepted", "--referrers-index", "always"], {}, "auto", "always"),
+        (["receipts"], {"DOCKERCOMMS_DISCOVERY": "tags", "DOCKERCOMMS_REFERRERS_INDEX": "never"}, "tags", "never"),
+    ],
+)  # fmt: skip
+def test_mailbox_is_opened_as_discovery_is_asked_for(words, environ, discovery, index) -> None:
+    mailbox = FakeMailbox(entries=[entry()], poll=poll())
+    assert invoke(words, factory=mailbox, environ=environ).exit_code == 0
+    opened = mailbox.asked("open")[1]
+    assert (opened["discovery"], opened["referrers_index"]) == (discovery, index)
