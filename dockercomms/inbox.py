@@ -151,6 +151,7 @@ class Inbox:
     def poll(self, *, complete: bool = False, watching: bool = False) -> PollResult:
         """Find what is new in the repository; see `Poller.poll`."""
         self._failures.clear()
+        self._messages = MessageCache(CACHED_MANIFEST_BYTES)  # a watch polls for months
         return self._poller.poll(complete=complete, watching=watching)
 
     # --- listing ---------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ from dockercomms.receipts import publish_receipt, store_receipt
 from dockercomms.receiving import Received
 from dockercomms.rounds import Round
 from dockercomms.state.handover_rows import Handover
-from dockercomms.state.locks import try_lock
+from dockercomms.state.locks import try_shared_lock
 from dockercomms.state.receipt_rows import ReceiptRow
 
 DEFAULT_INTERVAL_SECONDS = 30
@@ -286,16 +286,17 @@ class Watcher:
         if digest is None:
             raise AssertionError("internal: a message that was received without its digest")
         lock = state.path.parent / "handovers" / f"{delivery_key(inbox.me, digest)}.lock"
-        with try_lock(lock) as ours:
+        # The command inherits the lock: if we are killed, nobody starts it again beside itself.
+        with try_shared_lock(lock) as held:
             known = state.inbox.delivery(inbox.me, digest)
-            if not ours or known is None or known.path is None:
+            if held is None or known is None or known.path is None:
                 return None
             message = inbox.fetch(inbox.find(digest))
             owed = state.handovers.begin(inbox.me, digest)
             if owed is None:
                 return None  # whoever held the lock before did it
             files = files_at(known.path)
-            outcome = self._run(command, message, owed, known.path, files)
+            outcome = self._run(command, message, owed, known.path, held)
             row = self._settle(round_, message, owed, outcome)
         received = replace(received, files=files, bytes=message.header.total_bytes)
         if row is not None:
@@ -310,9 +311,10 @@ class Watcher:
         message: Message,
         owed: Handover,
         path: Path,
-        files: tuple[Path, ...],
+        held: tuple[int, ...],
     ) -> Outcome:
         folder = path if path.is_dir() else path.parent
+        files = files_at(path)
         told = variables(
             message,
             signer=owed.signer,
@@ -321,7 +323,14 @@ class Watcher:
             folder=folder,
             attempt=owed.attempts,
         )
-        return run_command(command, folder, told, clock=self.clock, output=self.options.output)
+        return run_command(
+            command,
+            folder,
+            told,
+            clock=self.clock,
+            output=self.options.output,
+            keep_open=held,
+        )
 
     def _status(self, outcome: Outcome) -> ReceiptStatus | None:
         if self.options.ack == "never":

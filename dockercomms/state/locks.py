@@ -17,12 +17,17 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from dockercomms.platforms import local_errors
+
+INHERITABLE = find_spec("fcntl") is not None
+"""Whether locks belong to open files, which programs inherit: not on Windows."""
 
 
 @contextlib.contextmanager
@@ -48,6 +53,54 @@ def try_lock(path: Path) -> Iterator[bool]:
         with contextlib.suppress(OSError):  # Windows keeps open files; the next holder removes it
             path.unlink()
         lock.release()
+
+
+@contextlib.contextmanager
+def try_shared_lock(path: Path) -> Iterator[tuple[int, ...] | None]:
+    """Yield descriptors that hold the lock `path` for every process that has them; None if taken.
+
+    A program that inherits them holds the lock as well: it stays locked when we are killed and the
+    program lives on. Where the system has no such locks it is ours alone, and nothing is yielded
+    to be inherited. The file is removed while the lock is held, as by `try_lock`.
+
+    Raises:
+        LocalIOError: the file cannot be made.
+    """
+    if not INHERITABLE:
+        with try_lock(path) as held:
+            yield () if held else None
+        return
+    with local_errors(f"lock {path}"):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = _flocked(path)
+    if handle is None:
+        yield None
+        return
+    try:
+        yield (handle,)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _flocked(path: Path) -> int | None:
+    """Return a descriptor of `path` that holds its lock; None if another one does."""
+    import fcntl  # noqa: PLC0415 - not everywhere
+
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # its last holder removed it in between: it is nobody's lock any more
 
 
 def _try(lock: BaseFileLock) -> bool:

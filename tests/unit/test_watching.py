@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from dockercomms.errors import (
 )
 from dockercomms.landing import delivery_key
 from dockercomms.mailbox import TrustOptions
+from dockercomms.manifest import Message
 from dockercomms.protocol import bell_tag, recipient_tag
 from dockercomms.state.locks import try_lock
 from dockercomms.watching import (
@@ -393,3 +395,23 @@ def test_what_may_pass():
     assert not may_pass(Denied("x", status=503))
     assert not may_pass(NetworkError("x", retryable=False))
     assert not may_pass(LocalIOError("x"))
+
+
+# --- for a long time -----------------------------------------------------------------------------
+
+
+def test_watch_keeps_neither_messages_nor_descriptors(mail):
+    """What is held after three messages is held after fifteen."""
+    kept, handles = [], []
+
+    def between(wait):
+        if wait in (4, 16):
+            gc.collect()
+            kept.append(sum(isinstance(one, Message) for one in gc.get_objects()))
+            handles.append(len(os.listdir("/proc/self/fd")))
+        mail.send(mail.file(data=f"{wait}".encode()))
+
+    watched = watch(mail, looks=17, between=between, command="true")
+    assert len(watched) == 16
+    assert kept[0] == kept[1]
+    assert handles[0] == handles[1]

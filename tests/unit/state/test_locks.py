@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
+
 import pytest
 
 from dockercomms.errors import LocalIOError
-from dockercomms.state.locks import try_lock
+from dockercomms.state import locks
+from dockercomms.state.locks import try_lock, try_shared_lock
 
 
 def test_try_lock_is_free_again_after_an_error(tmp_path):
@@ -26,4 +31,65 @@ def test_try_lock_says_what_is_in_the_way(tmp_path):
     (tmp_path / "file").write_text("x")
 
     with pytest.raises(LocalIOError, match="lock"), try_lock(tmp_path / "file" / "x.lock"):
+        pass
+
+
+# --- locks that programs inherit -----------------------------------------------------------------
+
+
+def test_shared_lock_is_held_once_and_leaves_no_file(tmp_path):
+    path = tmp_path / "new" / "one.lock"
+    before = len(os.listdir("/proc/self/fd"))
+    with try_shared_lock(path) as first, try_shared_lock(path) as second:
+        assert first is not None
+        assert second is None
+    assert not path.exists()
+    with try_shared_lock(path) as again:
+        assert again is not None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_shared_lock_is_held_by_who_inherits_it(tmp_path):
+    path = tmp_path / "one.lock"
+    reads, writes = os.pipe()
+    with try_shared_lock(path) as held:
+        program = subprocess.Popen(["cat"], stdin=reads, stdout=subprocess.DEVNULL, pass_fds=held)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, held[0])  # as if whoever started it was killed
+        os.close(nothing)
+        with try_shared_lock(path) as second:
+            assert second is None
+        os.close(writes)
+        os.close(reads)
+        program.wait()
+        with try_shared_lock(path) as third:
+            assert third is not None
+
+
+def test_shared_lock_that_was_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    path = tmp_path / "one.lock"
+    flock, removed = fcntl.flock, []
+
+    def remove_first(handle, how):
+        if not removed:
+            removed.append(path.unlink())
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with try_shared_lock(path) as held:
+        assert os.fstat(held[0]).st_ino == path.stat().st_ino
+
+
+def test_shared_lock_without_such_locks_is_ours_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "INHERITABLE", False)
+    with try_shared_lock(tmp_path / "l") as first, try_shared_lock(tmp_path / "l") as second:
+        assert (first, second) == ((), None)
+
+
+def test_shared_lock_that_cannot_be_made_names_the_file(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(LocalIOError, match=r"file/x\.lock"),
+        try_shared_lock(tmp_path / "file" / "x.lock"),
+    ):
         pass
