@@ -25,10 +25,11 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date, datetime, timedelta
+from functools import partial
 
 from dockercomms.discovery import anchor_digest
 from dockercomms.errors import NotFoundError, ProtocolError, RegistryError
@@ -49,10 +50,13 @@ from dockercomms.protocol import (
     receipts_tag,
     recipient_tag,
 )
-from dockercomms.publishing import Publisher, ReferrersIndex, lacks_blobs
+from dockercomms.publishing import Publisher, lacks_blobs
 from dockercomms.stores import Store
 
 _TagAt = Callable[[datetime], str]
+
+LOCAL_BATCH = 64
+"""Messages for which a folder's index is written once: each time costs as much as it is long."""
 
 _NEAR_DAYS = 2
 """How far from the day of a message's creation its anchor's day is looked for."""
@@ -80,6 +84,8 @@ class Carrier(AbstractContextManager["Carrier"]):
         self._drawn: set[str] = set()
         self._anchors: dict[Digest, tuple[str, date]] = {}
         self._newest: dict[str, bytes] = {}
+        self._is_local = isinstance(direct(publisher.registry), LayoutRegistry)
+        self._unlisted: dict[Digest, list[Descriptor]] = {}
 
     @property
     def sent_blobs(self) -> int:
@@ -96,18 +102,44 @@ class Carrier(AbstractContextManager["Carrier"]):
 
     # --- what is carried -------------------------------------------------------------------------
 
-    def carry_message(self, message: Message, data: bytes, bundles: Sequence[Attached]) -> str:
+    @property
+    def batch_size(self) -> int:
+        """How many things to put in one `batch`."""
+        return LOCAL_BATCH if self._is_local else 1
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Have several things put, so that a folder's index is written once for all of them.
+
+        What they are made of has to be there: see `bring`.
+        """
+        target = direct(self._publisher.registry)
+        with target.batch() if isinstance(target, LayoutRegistry) else nullcontext():
+            try:
+                yield
+            finally:
+                unlisted, self._unlisted = self._unlisted, {}
+                for message, entries in unlisted.items():
+                    self._write_list(message, entries)
+
+    def bring(self, manifests: Iterable[bytes]) -> None:
+        """Make sure that all that `manifests` are made of is at the target.
+
+        Raises:
+            BlobUnknown: a part is missing at the source.
+            RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
+        """
+        self._publisher.ensure_config()
+        self._copy(blob for data in manifests for blob in parse_children(data).blobs)
+
+    def put_message(self, message: Message, data: bytes, bundles: Sequence[Attached]) -> str:
         """Publish a message at the target after its bundles; return its tag there.
 
         Raises:
-            BlobUnknown: a part of it is missing at the source.
             RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
         """
         publisher, rt = self._publisher, recipient_tag(message.header.recipient)
-        blobs = parse_children(data).blobs
-        publisher.ensure_config()
-        self._copy(blobs)
-        self.carry_bundles(message.digest, bundles)
+        self.put_bundles(message.digest, bundles)
         self._ensure_subject(message, rt)
         drawn = publisher.draw_time(rt)
         self._note_anchor(rt, drawn.date())
@@ -118,6 +150,7 @@ class Carrier(AbstractContextManager["Carrier"]):
             if not lacks_blobs(error):
                 raise
             # Collected since they were seen there
+            blobs = parse_children(data).blobs
             self._there.difference_update(blob.digest for blob in blobs)
             publisher.ensure_config(ask=True)
             self._copy(blobs)
@@ -127,42 +160,39 @@ class Carrier(AbstractContextManager["Carrier"]):
             publisher.add_to_index(message.subject.digest, message.descriptor, "auto")
         return tag
 
-    def carry_bundles(self, message: Digest, bundles: Sequence[Attached]) -> None:
+    def put_bundles(self, message: Digest, bundles: Sequence[Attached]) -> None:
         """Put bundles about a message, which may come after them, at the target.
 
         Raises:
-            As `carry_message`.
+            As `put_message`.
         """
-        if not bundles:
-            return
-        publisher = self._publisher
-        publisher.ensure_config()
         for bundle in bundles:
-            layers = parse_children(bundle.data).blobs
-            self._copy(layers)
-            layer = next((one for one in layers if one.digest != EMPTY_CONFIG.digest), EMPTY_CONFIG)
-            publisher.put(bundle.data, tag=self._bundle_tag(message, layer.digest))
+            layers = parse_children(bundle.data).layers
+            layer = layers[0].digest if layers else EMPTY_CONFIG.digest
+            self._publisher.put(bundle.data, tag=self._bundle_tag(message, layer))
         self._list(message, [bundle.what.descriptor for bundle in bundles])
 
-    def carry_receipt(self, receipt: Receipt, data: bytes) -> str:
-        """Put a receipt at the target under its two tags; return the one for its message's sender.
+    def put_receipts(self, receipts: Sequence[tuple[Receipt, bytes]]) -> list[str]:
+        """Put receipts of one message at the target, each under its two tags.
+
+        Returns:
+            The tags for the message's sender.
 
         Raises:
-            As `carry_message`.
+            As `put_message`.
         """
-        publisher, rt = self._publisher, recipient_tag(receipt.sender)
-        publisher.ensure_config()
-        self._copy(parse_children(data).blobs)
-        rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
-        drawn = publisher.draw_time(rt, "receipts")
-        tag = self._unused(lambda at: receipts_tag(rt, at, rid), drawn, timedelta(milliseconds=1))
-        publisher.put(data, tag=tag)
-        own = self._unused(
-            lambda at: receipt_tag(receipt.message, at, rid), drawn, timedelta(seconds=1)
-        )
-        publisher.put(data, tag=own)
-        self._list(receipt.message, [receipt.descriptor])
-        return tag
+        tags = []
+        for receipt, data in receipts:
+            rt = recipient_tag(receipt.sender)
+            rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
+            drawn = self._publisher.draw_time(rt, "receipts")
+            tags.append(self._unused(partial(_bulk_tag, rt, rid), drawn, timedelta(milliseconds=1)))
+            self._publisher.put(data, tag=tags[-1])
+            own = partial(_own_tag, receipt.message, rid)
+            self._publisher.put(data, tag=self._unused(own, drawn, timedelta(seconds=1)))
+        if receipts:
+            self._list(receipts[0][0].message, [receipt.descriptor for receipt, _ in receipts])
+        return tags
 
     def finish(self) -> None:
         """Ring the bells of those who got something, and make sure of the anchors once more."""
@@ -230,13 +260,17 @@ class Carrier(AbstractContextManager["Carrier"]):
     def _list(self, message: Digest, entries: Sequence[Descriptor]) -> None:
         """Add to the message's index, where others find referrers by the tag schema.
 
-        regctl and oras do so in a layout, too.
+        regctl and oras do so in a layout, too; ours do not need it there.
         """
-        publisher = self._publisher
-        is_local = isinstance(direct(publisher.registry), LayoutRegistry)
-        mode: ReferrersIndex = "always" if is_local else "auto"
-        if mode == "auto" and publisher.has_referrers():
+        if not entries:
             return
+        if self._is_local:
+            self._unlisted.setdefault(message, []).extend(entries)
+        elif not self._publisher.has_referrers():
+            self._write_list(message, entries)
+
+    def _write_list(self, message: Digest, entries: Sequence[Descriptor]) -> None:
+        publisher = self._publisher
         try:
             known = tag_schema_entries(publisher.registry, publisher.repository, message)
         except NotFoundError:
@@ -251,3 +285,11 @@ class Carrier(AbstractContextManager["Carrier"]):
             publisher.notify(
                 "not-indexed", f"{publisher.repo}: the index of {message}: {error.message}"
             )
+
+
+def _bulk_tag(rt: str, rid: str, at: datetime) -> str:
+    return receipts_tag(rt, at, rid)
+
+
+def _own_tag(message: Digest, rid: str, at: datetime) -> str:
+    return receipt_tag(message, at, rid)

@@ -47,7 +47,10 @@ from dockercomms.inventory import (
     subject_of,
 )
 from dockercomms.manifest import Message, Receipt, parse_message
+from dockercomms.oci.hub import direct
 from dockercomms.oci.interface import Registry
+from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout_sweep import Swept, sweep_layout
 from dockercomms.oci.model import Digest, digest_of, parse_index
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.platforms import Clock
@@ -160,6 +163,8 @@ class Collector:
     clock: Clock
     dry_run: bool = False
     clock_skew_ok: bool = False
+    swept: Swept = field(default_factory=Swept, init=False)
+    """Content that went with it from a folder or archive; a registry has its own collection."""
     _done: int = field(default=0, init=False)
     _refused: list[RegistryError] = field(default_factory=list, init=False)
     _tags_stay: bool | None = field(default=None, init=False)
@@ -172,6 +177,7 @@ class Collector:
         2. every manifest in the inbox, by its tags and by the anchors' referrers
         3. of each message past its time: receipts and bundles, then itself, then its index
         4. the anchors of days long past that no manifest which stays has as its subject
+        5. in a folder or archive, the content that nothing refers to any more
 
         Raises:
             ConfigError: our clock and the registry's are more than an hour apart.
@@ -182,6 +188,9 @@ class Collector:
         now = self._now(recipient_tag(names[0]) if names else "")
         for name in names:
             yield from self._collect(name, now)
+        layout = direct(self.registry)
+        if self._done and isinstance(layout, LayoutRegistry):
+            self.swept = sweep_layout(layout)
         if self._refused and not self._done:
             raise self._explained(self._refused[0])
 

@@ -32,6 +32,17 @@ from dockercomms.stores import Store
 class Whole(MailboxBase):
     """The part of `Mailbox` that works on the whole repository."""
 
+    def collector(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Collector:
+        """Return what removes garbage from this repository; see `collect`."""
+        return Collector(
+            registry=self._store.registry,
+            repository=self._store.repository,
+            repo=self.repo,
+            clock=self._clock,
+            dry_run=dry_run,
+            clock_skew_ok=clock_skew_ok,
+        )
+
     def collect(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Iterator[Collected]:
         """Remove what expired more than a day ago from our inboxes; yields what became of each.
 
@@ -45,14 +56,7 @@ class Whole(MailboxBase):
                 instead is in the hint.
             RegistryError, NetworkError: the registry cannot tell.
         """
-        collector = Collector(
-            registry=self._store.registry,
-            repository=self._store.repository,
-            repo=self.repo,
-            clock=self._clock,
-            dry_run=dry_run,
-            clock_skew_ok=clock_skew_ok,
-        )
+        collector = self.collector(dry_run=dry_run, clock_skew_ok=clock_skew_ok)
         return collector.collect(self.names)
 
     def relay(

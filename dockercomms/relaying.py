@@ -25,11 +25,10 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
 
 from dockercomms.carrying import Carrier
 from dockercomms.comparing import Key, TagsHere, TagsThere, message_tags
@@ -46,7 +45,6 @@ from dockercomms.errors import (
 from dockercomms.inventory import (
     READERS,
     Attached,
-    Fetched,
     HeldTag,
     attached_to,
     fetch_all,
@@ -58,58 +56,20 @@ from dockercomms.inventory import (
 )
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
+from dockercomms.parcels import Parcel, Relayed, Totals, message_relayed, receipt_relayed
 from dockercomms.platforms import Clock
 from dockercomms.protocol import recipient_tag
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.state import State
 from dockercomms.stores import Store
 
+__all__ = ["Relay", "Relayed", "Totals"]
+
 MIN_ID_CHARACTERS = 4
 """The shortest beginning of an id or digest that names a message."""
 
 _ENDS = (AuthError, NetworkError, TooManyRequests, LocalIOError)
 """What makes it pointless to go on with the next message."""
-
-RelayedKind = Literal["message", "bundle", "receipt"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Relayed:
-    """One object that was put at the target, or could not be."""
-
-    kind: RelayedKind
-    status: Literal["relayed", "failed"]
-    digest: Digest | None = None
-    """None where nothing could be read."""
-    id: str = ""
-    """Of the message that it is, or is about."""
-    sender: str = ""
-    """Of that message."""
-    recipient: str = ""
-    """Of that message."""
-    tag: str | None = None
-    """Its tag at the target; at the source where it failed."""
-    bytes: int = 0
-    """Of a message's payload."""
-    error: DockerCommsError | None = None
-
-
-@dataclass(slots=True)
-class Totals:
-    """What a relay came to so far."""
-
-    messages: int = 0
-    bundles: int = 0
-    """Bundles of messages that were there before."""
-    receipts: int = 0
-    present: int = 0
-    """Messages that were there already."""
-    expired: int = 0
-    """Messages and receipts that `gc` would remove, and that are left where they are."""
-    failed: int = 0
-    blobs: int = 0
-    """Blobs whose bytes were moved."""
-    blob_bytes: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -194,12 +154,78 @@ class Relay:
         present = self._present(scope)
         self.totals.present = len(present)
         missing = {tag.name: tag for key, tag in scope.items() if key not in present}
-        for fetched in fetch_all(self.source.registry, self.source.repository, missing):
-            yield from self._carry(carrier, missing[fetched.ref], fetched, attached, now)
-        yield from self._later_bundles(carrier, present, attached)
+        yield from self._carry(carrier, self._messages(missing, attached, now))
+        yield from self._carry(carrier, self._later_bundles(present, attached))
         heads = {message_about(digest) for digest in (*present.values(), *self._carried)}
         tags = attached.receipt_tags(rts, heads if rts or self.ids else None)
-        yield from self._carry_receipts(carrier, tags)
+        yield from self._carry(carrier, self._receipts(tags))
+
+    def _carry(self, carrier: Carrier, parcels: Iterable[Parcel | Relayed]) -> Iterator[Relayed]:
+        """Carry parcels, several at once where the target is a folder or a tar."""
+        waiting: list[Parcel] = []
+        for parcel in parcels:
+            if isinstance(parcel, Relayed):
+                yield parcel  # it could not be read
+                continue
+            try:
+                carrier.bring(parcel.manifests())
+            except _ENDS:
+                raise
+            except DockerCommsError as error:
+                yield from parcel.failed(error)
+                continue
+            waiting.append(parcel)
+            if len(waiting) >= carrier.batch_size:
+                yield from self._put(carrier, waiting)
+                waiting = []
+        yield from self._put(carrier, waiting)
+
+    def _put(self, carrier: Carrier, parcels: Sequence[Parcel]) -> list[Relayed]:
+        """Put what parcels hold; all that they are made of is at the target."""
+        done: list[Relayed] = []
+        if parcels:
+            with carrier.batch():
+                for parcel in parcels:
+                    done += self._put_one(carrier, parcel)
+        return done
+
+    def _put_one(self, carrier: Carrier, parcel: Parcel) -> Iterator[Relayed]:
+        message, digest = parcel.message, parcel.digest
+        try:
+            if message is not None:
+                tag = carrier.put_message(message, parcel.data, parcel.bundles())
+                self._carried.add(digest)
+                yield message_relayed(message, tag=tag)
+            else:
+                carrier.put_bundles(digest, parcel.bundles())
+                for bundle in parcel.bundles():
+                    yield Relayed(kind="bundle", status="relayed", digest=bundle.digest)
+        except _ENDS:
+            raise
+        except DockerCommsError as error:
+            yield from parcel.failed(error)
+            return
+        receipts = [one for one in parcel.receipts() if self._is_wanted(*one)]
+        try:
+            tags = carrier.put_receipts(receipts)
+        except _ENDS:
+            raise
+        except DockerCommsError as error:
+            yield from (receipt_relayed(receipt, error=error) for receipt, _ in receipts)
+        else:
+            for (receipt, _), tag in zip(receipts, tags, strict=True):
+                yield receipt_relayed(receipt, tag=tag)
+
+    def _is_wanted(self, receipt: Receipt, _: bytes) -> bool:
+        """Return whether a receipt is to be put; each is asked about once."""
+        digest = receipt.descriptor.digest
+        if digest in self._seen:
+            return False
+        self._seen.add(digest)
+        if receipt.message in self._past:
+            self.totals.expired += 1
+            return False
+        return not (self._there.has_receipt(receipt) and self._is_there(digest))
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -264,49 +290,33 @@ class Relay:
             return False
         return True
 
-    # --- messages --------------------------------------------------------------------------------
+    # --- what is missing -------------------------------------------------------------------------
 
-    def _carry(
-        self,
-        carrier: Carrier,
-        tag: HeldTag,
-        fetched: Fetched,
-        attached: TagsHere,
-        now: datetime,
-    ) -> Iterator[Relayed]:
-        """Carry one message with its bundles, then its receipts."""
-        if isinstance(fetched.error, NotFoundError):
-            return  # removed meanwhile
-        message: Message | None = None
-        try:
-            message = read_message(fetched, tag)
-            if recipient_tag(message.header.recipient) != tag.rt:
-                raise ProtocolError(f"tag {tag.name}: the message is for somebody else")
-            if self._is_known(message, tag):
-                self.totals.present += 1
-                return
-            if is_past(message, now):
-                self.totals.expired += 1
-                self._past.add(message.digest)
-                return
-            found = attached_to(
-                self.source.registry,
-                self.source.repository,
-                message.digest,
-                attached.about(message.digest),
-            )
-            bundles = [item for item in found if not isinstance(item.what, Receipt)]
-            name = carrier.carry_message(message, fetched.data, bundles)
-        except _ENDS:
-            raise
-        except DockerCommsError as error:
-            yield _of_message(message, tag=tag.name, error=error)
-            return
-        self._carried.add(message.digest)
-        yield _of_message(message, tag=name)
-        for item in found:
-            if isinstance(item.what, Receipt):
-                yield from self._carry_receipt(carrier, item)
+    def _messages(
+        self, tags: Mapping[str, HeldTag], attached: TagsHere, now: datetime
+    ) -> Iterator[Parcel | Relayed]:
+        """Yield the messages under `tags` that the target lacks, each with what is about it."""
+        for fetched in fetch_all(self.source.registry, self.source.repository, tags):
+            tag = tags[fetched.ref]
+            if isinstance(fetched.error, NotFoundError):
+                continue  # removed meanwhile
+            message: Message | None = None
+            try:
+                message = read_message(fetched, tag)
+                if recipient_tag(message.header.recipient) != tag.rt:
+                    raise ProtocolError(f"tag {tag.name}: the message is for somebody else")
+                if self._is_known(message, tag):
+                    self.totals.present += 1
+                elif is_past(message, now):
+                    self.totals.expired += 1
+                    self._past.add(message.digest)
+                else:
+                    about = self._attached_to(message.digest, attached.about(message.digest))
+                    yield Parcel(message.digest, tag.name, about, message, fetched.data)
+            except _ENDS:
+                raise
+            except DockerCommsError as error:
+                yield message_relayed(message, tag=tag.name, error=error)
 
     def _is_known(self, message: Message, tag: HeldTag) -> bool:
         """Return whether the target has what its tags could not tell: 1.0, or nothing is listed."""
@@ -319,97 +329,52 @@ class Relay:
             return False
         return self._is_there(message.digest)
 
-    def _later_bundles(
-        self, carrier: Carrier, present: dict[Key, Digest], attached: TagsHere
-    ) -> Iterator[Relayed]:
-        """Carry the bundles that came later to messages that the target has."""
-        source = self.source
+    def _attached_to(self, message: Digest, tags: Iterable[str]) -> tuple[Attached, ...]:
+        return tuple(attached_to(self.source.registry, self.source.repository, message, tags))
+
+    def _later_bundles(self, present: Mapping[Key, Digest], attached: TagsHere) -> Iterator[Parcel]:
+        """Yield the bundles that came later to messages that the target has."""
         for digest in present.values():
-            tags = [
-                tag
-                for tag in attached.bundles.get(message_about(digest), ())
-                if self.complete or (tag.about, tag.tail) not in self._there.bundles
-            ]
-            if not tags and not self.complete:
-                continue
+            tags = attached.bundles.get(message_about(digest), ())
             if self.complete:
-                names = [tag.name for tag in tags]
-                found = attached_to(source.registry, source.repository, digest, names)
+                found = self._attached_to(digest, [tag.name for tag in tags])
             else:
-                read = fetch_all(source.registry, source.repository, [tag.name for tag in tags])
+                new = [t.name for t in tags if (t.about, t.tail) not in self._there.bundles]
+                read = fetch_all(self.source.registry, self.source.repository, new) if new else ()
                 parsed = (parse_attached(one.data, digest) for one in read if one.error is None)
-                found = [item for item in parsed if item is not None]
-            for item in found:
-                if not isinstance(item.what, Receipt) and not self._is_there(item.digest):
-                    yield from self._carry_bundle(carrier, digest, item)
-                elif isinstance(item.what, Receipt):
-                    yield from self._carry_receipt(carrier, item)
+                found = tuple(item for item in parsed if item is not None)
+            wanted = tuple(
+                item
+                for item in found
+                if isinstance(item.what, Receipt) or not self._is_there(item.digest)
+            )
+            if wanted:
+                yield Parcel(digest, None, wanted)
 
-    def _carry_bundle(
-        self, carrier: Carrier, message: Digest, bundle: Attached
-    ) -> Iterator[Relayed]:
-        try:
-            carrier.carry_bundles(message, [bundle])
-        except _ENDS:
-            raise
-        except DockerCommsError as error:
-            yield Relayed(kind="bundle", status="failed", digest=bundle.digest, error=error)
-        else:
-            yield Relayed(kind="bundle", status="relayed", digest=bundle.digest)
+    def _receipts(self, tags: Sequence[HeldTag]) -> Iterator[Parcel | Relayed]:
+        """Yield the receipts under `tags` that the target lacks."""
 
-    # --- receipts --------------------------------------------------------------------------------
-
-    def _carry_receipts(self, carrier: Carrier, tags: Sequence[HeldTag]) -> Iterator[Relayed]:
-        """Carry the receipts under `tags` that the target lacks."""
-
-        def missing(tag: HeldTag) -> bool:
+        def is_missing(tag: HeldTag) -> bool:
             digest = self._digest_at(self.source, tag.name)
             if digest is None or digest in self._seen:
                 return False
             return not (self._there.has(tag) and self._is_there(digest))
 
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
-            wanted = [
-                tag.name
-                for tag, is_missing in zip(tags, executor.map(missing, tags), strict=True)
-                if is_missing
-            ]
+            missing = zip(tags, executor.map(is_missing, tags), strict=True)
+            wanted = [tag.name for tag, is_wanted in missing if is_wanted]
         for fetched in fetch_all(self.source.registry, self.source.repository, wanted):
             if isinstance(fetched.error, NotFoundError):
-                continue
+                continue  # removed meanwhile
             item = None if fetched.error is not None else parse_attached(fetched.data)
             if item is not None and isinstance(item.what, Receipt):
-                yield from self._carry_receipt(carrier, item)
-            else:
-                error = fetched.error or ProtocolError(
-                    f"tag {fetched.ref}: no receipt that this program can read"
-                )
-                yield Relayed(kind="receipt", status="failed", tag=fetched.ref, error=error)
-
-    def _carry_receipt(self, carrier: Carrier, item: Attached) -> Iterator[Relayed]:
-        receipt = item.what
-        if not isinstance(receipt, Receipt) or item.digest in self._seen:
-            return
-        self._seen.add(item.digest)
-        if receipt.message in self._past:
-            self.totals.expired += 1
-            return
-        done = Relayed(
-            kind="receipt",
-            status="relayed",
-            digest=item.digest,
-            id=receipt.message_id,
-            sender=receipt.sender,
-            recipient=receipt.recipient,
-        )
-        if self._there.has_receipt(receipt) and self._is_there(item.digest):
-            return
-        try:
-            yield replace(done, tag=carrier.carry_receipt(receipt, item.data))
-        except _ENDS:
-            raise
-        except DockerCommsError as error:
-            yield replace(done, status="failed", error=error)
+                if item.digest not in self._seen:
+                    yield Parcel(item.what.message, fetched.ref, (item,))
+                continue
+            error = fetched.error or ProtocolError(
+                f"tag {fetched.ref}: no receipt that this program can read"
+            )
+            yield Relayed(kind="receipt", status="failed", tag=fetched.ref, error=error)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -429,24 +394,4 @@ def _is_named(message: Message, wanted: str) -> bool:
     wanted = wanted.lower()
     return message.header.id.lower().startswith(wanted) or message.digest.startswith(
         (wanted, f"sha256:{wanted}")
-    )
-
-
-def _of_message(
-    message: Message | None, *, tag: str, error: DockerCommsError | None = None
-) -> Relayed:
-    status: Literal["relayed", "failed"] = "relayed" if error is None else "failed"
-    if message is None:
-        return Relayed(kind="message", status=status, tag=tag, error=error)
-    header = message.header
-    return Relayed(
-        kind="message",
-        status=status,
-        digest=message.digest,
-        id=header.id,
-        sender=header.sender,
-        recipient=header.recipient,
-        tag=tag,
-        bytes=header.total_bytes,
-        error=error,
     )

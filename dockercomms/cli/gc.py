@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dockercomms.cli.failures import exit_code_of
 from dockercomms.cli.options import option, verb
-from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_time
+from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_bytes, human_time
 from dockercomms.errors import DockerCommsError, PartialError
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
     counts: dict[str, int] = {}
     failed: list[DockerCommsError] = []
     with session.mailbox() as mailbox, session.screen.listing(COLUMNS) as listing:
-        for done in mailbox.collect(dry_run=dry_run, clock_skew_ok=clock_skew_ok):
+        collector = mailbox.collector(dry_run=dry_run, clock_skew_ok=clock_skew_ok)
+        for done in collector.collect(mailbox.names):
             cells = (
                 done.kind,
                 done.id,
@@ -49,11 +50,15 @@ def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
             else:
                 failed.append(done.error)
                 session.tell_failure(f"{done.kind} {done.digest}", done.error)
-    names = ", ".join(session.names or mailbox.names)
+    names = ", ".join(mailbox.names)
     did = "would be removed" if dry_run else "removed"
     nouns = {"index": "referrers list", "anchor": "day anchor"}
     kinds = [count_of(number, nouns.get(kind, kind)) for kind, number in counts.items()]
     session.screen.note(f"{', '.join(kinds) or 'nothing'} {did} for {names}")
+    swept = collector.swept
+    if swept.blobs:
+        freed = human_bytes(swept.bytes)
+        session.screen.note(f"{count_of(swept.blobs, 'blob')} with it that nothing needs ({freed})")
     if not failed:
         return 0
     return PartialError.exit_code if counts else exit_code_of(failed)

@@ -145,6 +145,8 @@ class ArchiveFiles(LayoutFiles):
     def index(self) -> LayoutIndex:
         """See `LayoutFiles.index`."""
         with self._mutex:
+            if self._batch is not None:
+                return self._batch
             if self._index is None:
                 self._index = self._base_index()
             return self._index
@@ -328,8 +330,9 @@ class ArchiveFiles(LayoutFiles):
         """See `LayoutFiles.replace_index`."""
         with self._mutex:
             super().replace_index(index)
-            self._index = index
-            self._changed = True
+            if self._batch is None:
+                self._index = index
+                self._changed = True
 
     def mark_changed(self) -> None:
         """Have `commit` write the archive even if it is as it was."""
@@ -385,20 +388,24 @@ class ArchiveFiles(LayoutFiles):
         index = self.index().to_bytes()
         yield from _member("oci-layout", len(LAYOUT_BYTES), (LAYOUT_BYTES,))
         yield from _member("index.json", len(index), (index,))
-        for digest in sorted(self._digests()):
+        for digest, _ in sorted(self.contents()):
             stream, size = self.open_blob(digest)
             with stream:
                 name = f"blobs/{digest.replace(':', '/')}"
                 yield from _member(name, size, _read_in_pieces(stream))
         yield bytes(_END_BYTES)
 
-    def _digests(self) -> set[Digest]:
-        found = set(self._read_table().blobs) - self._removed if self._has_base() else set()
-        for path in (self.folder / "blobs").glob("*/*"):
-            digest = f"{path.parent.name}:{path.name}"
-            if is_valid_digest(digest):
-                found.add(Digest(digest))
-        return found
+    def contents(self) -> Iterator[tuple[Digest, float]]:
+        """See `LayoutFiles.contents`; what is in the archive is as old as it."""
+        added = dict(super().contents())
+        yield from added.items()
+        if not self._has_base():
+            return
+        with local_errors(str(self.file)), self.new_file() as new:
+            age = new.stat().st_mtime - os.fstat(self._base().fileno()).st_mtime
+        for digest in self._read_table().blobs:
+            if digest not in added and digest not in self._removed:
+                yield digest, age
 
 
 _HINT = "an uncompressed tar of an OCI image layout is expected, as 'dockercomms export' writes it"

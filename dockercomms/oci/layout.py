@@ -32,6 +32,7 @@ import contextlib
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -245,6 +246,14 @@ class LayoutRegistry:
             if changed is not index:
                 self._files.replace_index(changed)
 
+    def batch(self) -> AbstractContextManager[None]:
+        """Return the block in which `index.json` is not written before its end.
+
+        For many manifests at once, whose content is in place. Other writers wait meanwhile; other
+        threads must not write manifests.
+        """
+        return self._files.batch()
+
     def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
         """See `Writer.mount_blob`: a layout's repositories are all one."""
         try:
@@ -293,6 +302,37 @@ class LayoutRegistry:
         with self._files.locked():
             self._tagged(tag)
             self._files.replace_index(self._files.index().without_tag(tag))
+
+    @property
+    def files(self) -> LayoutFiles:
+        """The files, for what works on all of them."""
+        return self._files
+
+    def needed(self) -> set[Digest]:
+        """Return the digests of all manifests that are listed, and of all that they refer to.
+
+        Raises:
+            NameUnknown: there is no layout.
+            IntegrityError: a manifest is damaged.
+        """
+        needed: set[Digest] = set()
+        waiting = [entry.digest for entry in self._files.index().manifests()]
+        while waiting:
+            digest = waiting.pop()
+            if digest in needed:
+                continue
+            needed.add(digest)
+            try:
+                size = self._files.blob_size(digest)
+                # An index may list content that is no manifest, of any size
+                found = None if size > MAX_MANIFEST_BYTES else blob_descriptor(digest, size)
+                facts = None if found is None else self._facts_of(found)
+            except NotFoundError:
+                continue
+            if facts is not None:
+                needed.update(facts.blobs)
+                waiting += facts.manifests
+        return needed
 
     # --- listing ---------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ from dockercomms.errors import (
 )
 from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
 from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, parse_digest, parse_json
+from dockercomms.oci.reference import is_valid_digest
 from dockercomms.oci.stored import blob_descriptor
 from dockercomms.platforms import (
     LOCK_POLL_SECONDS,
@@ -140,6 +141,8 @@ class LayoutFiles:
         self._ready = False
         self._lock = threading.Lock()
         self._cached: tuple[tuple[int, int, int], LayoutIndex] | None = None
+        self._batch: LayoutIndex | None = None
+        self._batch_thread: int | None = None
         self._index_path = folder / "index.json"
         self._private = folder / PRIVATE_FOLDER
 
@@ -157,6 +160,8 @@ class LayoutFiles:
             NameUnknown: there is no layout.
             ProtocolError: `index.json` or `oci-layout` is malformed; names the file.
         """
+        if self._batch is not None:
+            return self._batch
         with local_errors(str(self._index_path)):
             try:
                 stream = open_regular(self._index_path)
@@ -264,6 +269,9 @@ class LayoutFiles:
         Raises:
             LocalIOError: somebody else held it for `LOCK_WAIT_SECONDS`, or it cannot be made.
         """
+        if self._batch_thread == threading.get_ident():
+            yield
+            return
         # Not needed for reading, and costs as much to import as the rest of the layout.
         from filelock import FileLock, Timeout  # noqa: PLC0415
 
@@ -283,6 +291,24 @@ class LayoutFiles:
                 yield
             finally:
                 lock.release()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Have what the block changes written to the index once, at its end, whatever ends it.
+
+        Only this thread may change the index meanwhile: nobody else gets the lock, so keep it
+        short. A process that is killed within leaves the old index.
+        """
+        self.prepare()
+        with self.locked():
+            before = self._batch = self.index()
+            self._batch_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                after, self._batch, self._batch_thread = self._batch, None, None
+                if after is not before:
+                    self.replace_index(after)
 
     def new_file(self) -> NewFile:
         """Return a new file, to be published under its final name; see `prepare`."""
@@ -305,12 +331,33 @@ class LayoutFiles:
         with local_errors(f"{self.folder}: {digest}"):
             self.blob_path(digest).unlink(missing_ok=True)
 
+    def contents(self) -> Iterator[tuple[Digest, float]]:
+        """Yield each content's digest and its age in seconds, by the file system's clock."""
+        with local_errors(str(self.folder)):
+            with self.new_file() as new:
+                now = new.stat().st_mtime
+            for path in (self.folder / "blobs").glob("*/*"):
+                digest = f"{path.parent.name}:{path.name}"
+                if is_valid_digest(digest):
+                    with contextlib.suppress(FileNotFoundError):
+                        yield Digest(digest), now - path.stat().st_mtime
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock of a layout that is there; see `locked`."""
+        self.prepare()
+        with self.locked():
+            yield
+
     def replace_index(self, index: LayoutIndex) -> None:
         """Put `index` in the place of the one that is there; only while holding the lock.
 
         Raises:
             LimitError: it would be larger than `MAX_INDEX_BYTES`.
         """
+        if self._batch is not None:
+            self._batch = index
+            return
         data = index.to_bytes()
         if len(data) > MAX_INDEX_BYTES:
             raise LimitError(f"{self._index_path}: {len(data)} bytes; at most {MAX_INDEX_BYTES}")

@@ -12,6 +12,7 @@ from dockercomms.collecting import Collected
 from dockercomms.errors import DockerCommsError
 from dockercomms.handover import Outcome
 from dockercomms.mailbox import InboxEntry
+from dockercomms.oci.layout_sweep import Swept
 from dockercomms.outbox import OutboxEntry
 from dockercomms.polling import PollResult
 from dockercomms.receipts import ReceiptEntry
@@ -226,13 +227,25 @@ class FakeMailbox:
         self.calls.append(("wait", (sent,), {"seconds": seconds}))
         return self.waits.pop(0)
 
-    def collect(self, **options: Any) -> Iterator[Collected]:
-        self.calls.append(("collect", (), options))
-        yield from _given(self.collected)
+    names = ("bob",)
+
+    def collector(self, **options: Any) -> FakeCollector:
+        self.calls.append(("collector", (), options))
+        return FakeCollector(self.collected)
 
     def relay(self, **options: Any) -> FakeRelay:
         self.calls.append(("relay", (), options))
         return FakeRelay(self.relayed)
+
+
+@dataclass
+class FakeCollector:
+    collected: list[Collected | BaseException]
+    swept: Swept = field(default_factory=Swept)
+
+    def collect(self, names: tuple[str, ...]) -> Iterator[Collected]:
+        assert names == FakeMailbox.names
+        return _given(self.collected)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Digest, Index, digest_of
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.protocol import anchor_tag, bell_tag, message_tag, recipient_tag
-from dockercomms.stores import Store
+from dockercomms.stores import Store, open_store
 from tests.fakes.clock import FakeClock
 from tests.fakes.moving import BOB, DAY, Town, kinds, open_town, tags
 
@@ -417,3 +418,22 @@ def test_a_run_that_is_stopped_anywhere_is_finished_by_the_next(town, steps):
     assert len(left) == 3
     assert all(kept.digest[7:19] in tag for tag in left)
     assert set(tags(box, "inbox-")) == {bell_tag(RT), f"{bell_tag(RT)}-{day}", kept.tag}
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_back_what_the_message_was_made_of(town, tmp_path):
+    box = open_store(f"oci-layout:{tmp_path / 'box'}", clock=town.clock, create=True)
+    town.send(box, "old" * 99, ttl_seconds=HOUR, signed=True)
+    kept = town.send(box, "kept" * 99, ttl_seconds=90 * DAY, signed=True)
+    town.clock.advance(5 * DAY)
+    for path in (tmp_path / "box").glob("blobs/*/*"):
+        os.utime(path, (1, 1))
+    collector = town.mailbox(box, BOB).collector()
+
+    done = list(collector.collect([BOB]))
+
+    assert kinds(done) == [("bundle", "removed"), ("message", "removed")]
+    assert collector.swept.blobs == 2  # the chunk and the bundle
+    assert town.receive(box, signed=True) == [kept.id]
