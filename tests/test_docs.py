@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import doctest
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from dockercomms.cli.reg import VERBS
+from dockercomms.config import duration_seconds
+from dockercomms.handover import (
+    DEFAULT_TIMEOUT_SECONDS,
+    GRACE_SECONDS,
+    MAX_REASON_BYTES,
+    variables,
+)
+from dockercomms.watching import (
+    DEFAULT_INTERVAL_SECONDS,
+    IDLE_LOOKS,
+    JITTER,
+    MAX_ASKED_WAIT_SECONDS,
+    MAX_FAILURE_WAIT_SECONDS,
+    MAX_IDLE_FACTOR,
+)
+from tests.cli.harness import invoke
+from tests.fakes.mail import Mail, message_of
 from tests.fakes.registry import FakeRegistry
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -56,3 +74,61 @@ def test_the_page_names_every_verb() -> None:
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+
+
+# --- docs/watching.md ----------------------------------------------------------------------------
+
+WATCHING = DOCS / "watching.md"
+
+
+def test_watching_describes_every_variable_of_a_command(tmp_path: Path) -> None:
+    mail = Mail(tmp_path)
+    message = message_of(mail, mail.send())
+    told = variables(message, signer=None, repo="r", files=(), folder=tmp_path, attempt=1)
+    mail.close()
+    table = {
+        name
+        for line in WATCHING.read_text("utf-8").splitlines()
+        if line.startswith("| `DOCKERCOMMS_MSG_")
+        for name in re.findall(r"`(DOCKERCOMMS_MSG_\w+)`", line.split("|")[1])
+    }
+    assert table == {*told, "DOCKERCOMMS_MSG_REASON_FILE"}
+
+
+def test_watching_names_options_that_there_are() -> None:
+    """Every command line of the page, the unit and the pipelines is understood by its verb."""
+    text = WATCHING.read_text("utf-8")
+    lines = re.findall(r"dockercomms ((?:watch|send|reply|outbox|receipts|inbox) [^`\n]*)", text)
+    assert len(lines) >= 10
+    for line in lines:
+        words = line.partition("  #")[0].replace("&&", "").split()
+        known = invoke([words[0], "--help"]).stdout + invoke(["--help"]).stdout
+        for word in words[1:]:
+            if word.startswith("--"):
+                assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", known), line
+
+
+def test_watching_unit_names_settings_that_systemd_has() -> None:
+    """What matters most is that the command does not get the SIGTERM that watch gets."""
+    (unit,) = re.findall(
+        r"^```ini\n(.*?)^```$", WATCHING.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    settings = dict(
+        line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#")
+    )
+    assert settings["KillMode"] == "mixed"
+    words = shlex.split(settings["ExecStart"])
+    assert words[:2] == ["/usr/bin/dockercomms", "watch"]
+    timeout = words[words.index("--exec-timeout") + 1]
+    stop = settings["TimeoutStopSec"].removesuffix("in")
+    assert duration_seconds(stop) > duration_seconds(timeout)
+
+
+def test_watching_says_the_numbers_that_the_code_has() -> None:
+    text = WATCHING.read_text("utf-8")
+    assert f"{DEFAULT_INTERVAL_SECONDS} s unless you say otherwise" in text
+    assert f"after {GRACE_SECONDS:.0f} s SIGKILL" in text
+    assert f"at most {MAX_REASON_BYTES // 100 * 100} bytes" in text
+    assert DEFAULT_TIMEOUT_SECONDS == 3600
+    assert (JITTER, MAX_IDLE_FACTOR, IDLE_LOOKS) == (0.2, 4, 10)
+    assert (MAX_FAILURE_WAIT_SECONDS, MAX_ASKED_WAIT_SECONDS) == (600, 3600)

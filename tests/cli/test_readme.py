@@ -182,12 +182,39 @@ def streams(desk: Desk, commands: list[str]) -> None:
     assert desk.found("restored-shop") == "CREATE TABLE shop (id int);\n"
 
 
+def service(desk: Desk, commands: list[str]) -> None:
+    """The sender waits until the service, which is started after it, has run its command."""
+    desk.write("dist/app.txt", "an app")
+    desk.write("signed.pdf", "signed")
+    desk.write("deploy", '#!/bin/sh\ncp "$1/dist/app.txt" "$HOME/deployed"\n')
+    (desk.folder / "deploy").chmod(0o755)
+    watch, send, reply, outbox = (command.partition("  #")[0] for command in commands)
+    out = desk.run(
+        f"{send} &",
+        "sender=$!",
+        "until dockercomms outbox -q | grep -q silent; do :; done",
+        f"{watch} >log.jsonl &",
+        "service=$!",
+        "wait $sender",
+        "kill $service",
+        "wait $service",
+        outbox,
+    )
+    assert desk.found("deployed") == "an app"
+    assert "\taccepted\tdeploy@example.com\t" in out
+    assert '"told": "accepted"' in desk.found("log.jsonl")
+    (entry,) = desk.run("dockercomms inbox --all --me deploy@example.com -q").splitlines()
+    desk.run(reply.replace("1a2b3c4d", entry[:8]) + " --me deploy@example.com")
+    assert "signed.pdf" in desk.run("dockercomms inbox --threads")
+
+
 SCENES: dict[str, Callable[[Desk, list[str]], None]] = {
     "scripts/quickstart": scripts,
     "dockercomms send report.pdf --to bob@example.com": own_mailbox,
     "pip install dockercomms": install,
     "docker login registry.example": login,
     "export DOCKERCOMMS_REPO=registry.example/team/mail": pipeline,
+    "dockercomms watch --me deploy@example.com --out in": service,
     "pg_dump shop | dockercomms send - --name shop.sql": streams,
 }
 """What the first command of a block begins with, and how the block is tried."""
@@ -251,6 +278,8 @@ MEANINGS = {
     7: "some messages failed",
     8: "local files",
     9: "limit",
+    10: "rejected",
+    11: "no answer",
     12: "nothing new",
     64: "command line",
     130: "interrupted",
@@ -294,7 +323,7 @@ def test_readme_help_blocks_are_what_help_prints() -> None:
 def test_readme_options_exist() -> None:
     helps = {
         verb: invoke([verb, "--help"]).stdout
-        for verb in ("send", "recv", "inbox", "show", "ack", "receipts")
+        for verb in ("send", "recv", "watch", "reply", "outbox", "inbox", "show", "ack", "receipts")
     }
     common = invoke(["--help"]).stdout
     for block in blocks("console"):
