@@ -87,6 +87,7 @@ NoticeKind = Literal[
     "created",
     "key-created",
     "pinned",
+    "published",
     "watch-waits",
 ]
 

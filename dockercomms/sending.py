@@ -174,6 +174,7 @@ class _Sending:
 
     def _record(self, row: SendRow, draft: Draft, sent: Sent) -> None:
         """Note that the message is published: it is not continued, and answers may come."""
+        self.publisher.notify("published", f"message {sent.id} is published")
         state, now, header = self.publisher.state, self.publisher.clock.now(), draft.message.header
         with state.inbox.batch():
             state.sends.record_published(row.id, now=now)

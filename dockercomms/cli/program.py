@@ -115,6 +115,8 @@ def _dispatch(arguments: Sequence[str], session: Session) -> int:
             code = int(line.invoke(ctx) or 0)
     except click.exceptions.Exit as done:
         code = done.exit_code
+    finally:
+        session.interrupts.release()
     session.stdout.flush()
     return code
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dockercomms.cli.answers import await_answers
 from dockercomms.cli.options import DURATION, NAME, index_option, option, verb
 from dockercomms.cli.progress import meter_for
-from dockercomms.cli.send import check_sources, report, source_of
+from dockercomms.cli.send import check_sources, report, source_of, wait_for_answers
 from dockercomms.cli.trust_options import (
     identity_options,
     sign_options,
@@ -95,4 +94,7 @@ def reply_command(
         )
         meter.finish()
         report(session, sent, dry_run=False)
-        return 0 if wait_seconds is None else await_answers(session, [(box, sent)], wait_seconds)
+        if wait_seconds is not None:
+            return wait_for_answers(session, [(box, sent)], wait_seconds)
+        session.interrupts.release()
+        return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.answers import await_answers
-from dockercomms.cli.failures import exit_code_of
+from dockercomms.cli.failures import INTERRUPTED, exit_code_of
 from dockercomms.cli.options import (
     COMPRESS,
     DURATION,
@@ -136,9 +136,20 @@ def send_command(
 
         code = _send_each(session, meter, deliver, recipients, dry_run=dry_run)
         if wait_seconds is not None and done and not dry_run:
-            answered = await_answers(session, done, wait_seconds)
+            answered = wait_for_answers(session, done, wait_seconds)
             return code or answered
+        session.interrupts.release()  # whoever asked to stop sees that all is done
         return code
+
+
+def wait_for_answers(session: Session, done: list[tuple[Mailbox, Sent]], wait_seconds: int) -> int:
+    """Wait for what comes back; returns the exit code. Who interrupts that is not to send again."""
+    try:
+        session.interrupts.obey()
+        return await_answers(session, done, wait_seconds)
+    except KeyboardInterrupt:
+        session.screen.warn("interrupted; it is sent, and 'dockercomms outbox' shows what comes")
+        return INTERRUPTED
 
 
 def source_of(word: str) -> Path:
@@ -192,10 +203,13 @@ def _send_each(
 
     Raises:
         DockerCommsError: it failed, and there is one recipient only.
+        KeyboardInterrupt: before all was sent; whoever has got it already is named.
     """
     failed: list[DockerCommsError] = []
+    served: list[str] = []
     for recipient in recipients:
         try:
+            session.interrupts.obey()
             sent = deliver(recipient)
         except DockerCommsError as error:
             if len(recipients) == 1:
@@ -203,9 +217,15 @@ def _send_each(
             meter.finish()
             session.tell_failure(f"to {recipient}", error)
             failed.append(error)
+        except KeyboardInterrupt:
+            if served:
+                meter.finish()
+                session.screen.warn(f"sent to {', '.join(served)}: leave them out next time")
+            raise
         else:
             meter.finish()
             report(session, sent, dry_run=dry_run)
+            served += [] if dry_run else [recipient]
     if not failed:
         return 0
     return exit_code_of(failed) if len(failed) == len(recipients) else PartialError.exit_code

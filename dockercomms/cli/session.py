@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO
 
+from dockercomms.cli.interrupts import Interrupts
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -85,6 +87,7 @@ class Session:
         self._factory = mailbox_factory
         self._common: dict[str, Any] = {}
         self._flags: dict[str, object] = {}
+        self.interrupts = Interrupts()
 
     def begin(self, ctx: click.Context) -> dict[str, Any]:
         """Take the flags of a verb and of the groups above it; returns the verb's own parameters.
@@ -389,6 +392,8 @@ class Session:
 
     def _tell_notice(self, notice: Notice) -> None:
         """Say what matters to everybody; how a registry was coped with, only if asked to."""
+        if notice.kind == "published":
+            self.interrupts.hold()  # until the line that says so is out
         if notice.kind in {"clock-skew", "pinned", "watch-waits"}:
             self.screen.warn(notice.text)
         elif notice.kind in {"created", "key-created"} or self.verbose:

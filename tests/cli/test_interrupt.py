@@ -8,9 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dockercomms.publishing import Notice
+from dockercomms.sending import Sent
+from tests.cli.harness import invoke
+from tests.fakes.mailbox import FakeMailbox, sent
 from tests.fakes.scripted import Reply, ScriptedServer, Stall
 from tests.fakes.signalled import unmeasured
 
@@ -43,3 +48,53 @@ def test_process_that_is_told_to_stop_exits_130(tmp_path: Path, number: signal.S
         "why: a signal asked to stop",
         "hint: run the same command again; it goes on where it stopped",
     ]
+
+
+# --- Ctrl-C behind the publication ---------------------------------------------------------------
+
+
+class Interrupted(FakeMailbox):
+    """Publishes, is told to stop, and only then returns."""
+
+    def send(self, paths: Any, **options: Any) -> Sent:
+        found = super().send(paths, **options)
+        self.options["on_notice"](Notice("published", "the message is published"))
+        signal.raise_signal(signal.SIGINT)
+        return found
+
+
+def test_interrupt_behind_the_publication_waits_for_the_line() -> None:
+    """Else its user is told to run it again, which sends the message twice."""
+    before = signal.getsignal(signal.SIGINT)
+    result = invoke(["send", "x", "--to", "bob"], factory=Interrupted(sends=[sent()]))
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupt_behind_one_publication_stops_before_the_next() -> None:
+    mailbox = Interrupted(sends=[sent(), sent()])
+    result = invoke(["send", "x", "--to", "bob", "--to", "carol"], factory=mailbox)
+    assert result.exit_code == 130
+    assert len(result.stdout.splitlines()) == 2
+    assert "warning: sent to bob: leave them out next time" in result.stderr
+    assert len([call for call in mailbox.calls if call[0] == "send"]) == 1
+
+
+def test_second_interrupt_is_not_held_back() -> None:
+    class Impatient(Interrupted):
+        def send(self, paths: Any, **options: Any) -> Sent:
+            super().send(paths, **options)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("not interrupted")
+
+    result = invoke(["send", "x", "--to", "bob"], factory=Impatient(sends=[sent()]))
+    assert (result.exit_code, result.stdout) == (130, "")
+
+
+def test_interrupt_while_an_answer_is_awaited_does_not_say_send_again() -> None:
+    words = ["send", "x", "--to", "bob", "--wait", "1m"]
+    result = invoke(words, factory=Interrupted(sends=[sent()]))
+    assert result.exit_code == 130
+    assert "run the same command again" not in result.stderr
+    assert "dockercomms outbox" in result.stderr

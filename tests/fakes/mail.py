@@ -41,6 +41,7 @@ class Mail:
     clock: FakeClock = field(default_factory=FakeClock)
     registry: Any = None
     notices: list[Notice] = field(default_factory=list)
+    published: list[Notice] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.registry is None:
@@ -85,7 +86,7 @@ class Mail:
             clock=self.clock,
             options=SendOptions(**options),
             signer=signer,
-            on_notice=self.notices.append,
+            on_notice=self.note,
         )
 
     def publisher(self, state: State | None = None) -> Publisher:
@@ -95,7 +96,7 @@ class Mail:
             repo=REPO,
             state=self.alice if state is None else state,
             clock=self.clock,
-            on_notice=self.notices.append,
+            on_notice=self.note,
         )
 
     def inbox(self, me: str = BOB, **options: Any) -> Inbox:
@@ -123,8 +124,12 @@ class Mail:
             clock=self.clock,
             options=ReceiveOptions(**{"out": self.out, **options}),
             verifier=verifier,
-            on_notice=self.notices.append,
+            on_notice=self.note,
         )
+
+    def note(self, notice: Notice) -> None:
+        """Keep a notice; that something is published is kept apart."""
+        (self.published if notice.kind == "published" else self.notices).append(notice)
 
     def mailbox(self, me: str = BOB, **options: Any) -> Mailbox:
         """Return a mailbox over the same registry; the caller closes it.
@@ -137,7 +142,7 @@ class Mail:
             state_path=self.folder / me.partition("@")[0] / "state.db",
             clock=self.clock,
             store=Store(self.registry, REPOSITORY, REPO),
-            on_notice=self.notices.append,
+            on_notice=self.note,
             **options,
         )
 
@@ -185,7 +190,7 @@ def write(mail: Mail, sent, **options):
         repo=REPO,
         state=mail.bob,
         clock=mail.clock,
-        on_notice=mail.notices.append,
+        on_notice=mail.note,
         **options,
     )
 

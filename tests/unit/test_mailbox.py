@@ -78,9 +78,10 @@ def test_mailbox_says_that_it_made_the_folder(tmp_path):
         alice.send(to="bob", text="one")
         alice.send(to="bob", text="two")
 
-    (notice,) = notices
+    notice, *others = notices
     assert notice.kind == "created"
     assert str(tmp_path / "box") in notice.text
+    assert [other.kind for other in others] == ["published", "published"]
 
 
 def test_mailbox_makes_the_folder_without_anybody_to_tell(tmp_path):

@@ -863,3 +863,17 @@ def test_send_of_a_stream_is_like_nothing(mail):
     assert stream.content is None
     second = send_like(mail, stream, to="carol")
     assert message_of(mail, second).header.payload_digest == digest_of(b"hello")
+
+
+def test_send_says_that_it_is_published_before_it_is_noted(mail):
+    """Whoever holds Ctrl-C back from there on has no message that is noted and not told of."""
+    noted = []
+
+    def note(notice):
+        if notice.kind == "published":
+            noted.append((notice.text, mail.alice.sends.published(REPO, "")))
+
+    mail.note = note
+    sent = mail.send()
+    assert noted == [(f"message {sent.id} is published", ())]
+    assert [row.id for row in mail.alice.sends.published(REPO, "")] == [sent.id]
