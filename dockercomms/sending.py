@@ -161,11 +161,13 @@ class _Sending:
                     sends.forget(row.id)
                 raise
             sent = sent_of(draft, repo=publisher.repo, tag=tag, signer=order.signer)
-            if source is None:
+            if source is None:  # there is nothing that running it again could go on with
                 self._record(row, draft, sent)
-            self.announce(draft)
-            # Only now: whoever is interrupted before is told to run it again, which must find this.
-            self._record(row, draft, sent)
+                self.announce(draft)
+            else:
+                self.announce(draft)
+                # Only now: whoever is interrupted before is told to run it again, which finds this
+                self._record(row, draft, sent)
         key = order.content_key
         if key is None:
             return sent
