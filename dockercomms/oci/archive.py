@@ -49,6 +49,7 @@ _BLOCK_BYTES = 512
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _CHECKSUM = slice(148, 156)
+_ASCII = bytes(range(128))
 
 _FILE_TYPES = b"0\0" + b"7"
 _LINK_TYPES = b"12"
@@ -208,6 +209,8 @@ class SeekableArchive(Archive):
         return self._file.tell()
 
     def _skip(self) -> None:
+        if not self._left + self._padding:
+            return
         at = self._file.tell() + self._left + self._padding
         if at > self._end:
             raise ProtocolError(f"tar: ends {at - self._end} bytes early, within a file")
@@ -328,7 +331,8 @@ def _is_header(block: bytes) -> bool:
         return False
     rest = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
     total = sum(rest)
-    return int(digits, 8) in (total, total - 256 * sum(byte > 127 for byte in rest))  # noqa: PLR2004
+    high = len(rest.translate(None, _ASCII))
+    return int(digits, 8) in (total, total - 256 * high)
 
 
 def _number(field: bytes) -> int:

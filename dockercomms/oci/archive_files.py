@@ -131,12 +131,14 @@ class ArchiveFiles(LayoutFiles):
         self._removed: set[Digest] = set()
         self._changed = False
         self._lock_file: FileLock | None = None
+        self._looked = False
         self._mutex = threading.RLock()
 
     # --- reading ---------------------------------------------------------------------------------
 
     def exists(self) -> bool:
         """Return whether there is an archive, or one that is being made."""
+        self._take_over()
         if self._lock_file is not None:
             return True
         with local_errors(str(self.file)):
@@ -147,6 +149,7 @@ class ArchiveFiles(LayoutFiles):
         with self._mutex:
             if self._batch is not None:
                 return self._batch
+            self._take_over()
             if self._index is None:
                 self._index = self._base_index()
             return self._index
@@ -176,6 +179,7 @@ class ArchiveFiles(LayoutFiles):
 
     def _is_added(self, digest: Digest) -> bool:
         """Return whether the content waits beside the archive."""
+        self._take_over()
         return self._lock_file is not None and super().has_blob(digest)
 
     def _missing(self, digest: Digest) -> BlobUnknown | NameUnknown:
@@ -244,14 +248,40 @@ class ArchiveFiles(LayoutFiles):
                 self._read_table()
             elif not self._may_create:
                 raise LocalIOError(f"{self.file}: no archive there")
-            self._lock_file = self._acquired()
+            self._enter(self._acquired())
+
+    def _take_over(self) -> None:
+        """Go on, once, with what a run has left that was killed; one that lives is left alone."""
+        with self._mutex:
+            if self._looked or self._lock_file is not None:
+                return
+            self._looked = True
+            if not (self._may_create and (self.folder / "base").exists()):
+                return
+            from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `layout_files`
+
+            lock = FileLock(self._private / "lock")
             try:
-                if self._was_replaced():
-                    self._forget()
-                self._begin()
-            except BaseException:
-                self._release()
-                raise
+                lock.acquire(timeout=0)
+            except (Timeout, OSError):
+                return
+            if not (self._private / "incoming").is_dir():
+                lock.release()  # whoever held it has finished, and removed the folder
+                return
+            if self._has_base():
+                self._read_table()
+            self._enter(lock)
+
+    def _enter(self, lock: FileLock) -> None:
+        self._lock_file = lock
+        self._looked = True
+        try:
+            if self._was_replaced():
+                self._forget()
+            self._begin()
+        except BaseException:
+            self._release()
+            raise
 
     def _acquired(self) -> FileLock:
         from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `layout_files`
@@ -381,7 +411,7 @@ class ArchiveFiles(LayoutFiles):
             self._stream.close()
         self._stream = self._table = self._index = self._cached = None
         self._removed.clear()
-        self._changed = False
+        self._changed = self._looked = False
 
     def _pieces(self) -> Iterator[bytes]:
         """Yield the bytes of the new archive: what says what it is, then the contents."""

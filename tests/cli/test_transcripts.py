@@ -2,7 +2,7 @@
 
 A transcript is a TOML file: `about`, optionally `server` (what stands behind `<host>`), `files`
 (name to text, or to a number of random bytes), and steps with `run`, `exit`, `stdout`, `stderr`
-and optionally `env`, `stdin`, `tty`, `remove_largest` (a folder whose largest file goes first),
+and optionally `env`, `stdin`, `tty`, `advance` (days that pass before it), `remove_largest` (a folder whose largest file goes first),
 `save` (a file that standard output goes to), `present` and `absent` (paths). A step whose `env`
 names other homes is somebody else's. Outputs are compared whole. In them `<kind>` stands for
 anything of that kind, `<kind=name>` also remembers it, and `<name>` stands for what was remembered.
@@ -41,6 +41,7 @@ STEP_KEYS = {
     "present",
     "remove_largest",
     "save",
+    "advance",
 }
 FILE_KEYS = {"about", "server", "files", "step"}
 
@@ -49,6 +50,7 @@ KINDS = {
     "id8": r"[0-9a-f]{8}",
     "digest": r"sha256:[0-9a-f]{64}",
     "tag": r"inbox-[0-9a-v]{26}-\d{8}-[0-9a-f]{8}-[0-9a-f]{16}",
+    "held": r"(?:bundle|receipts?|inbox)-[0-9a-v-]+",
     "time": r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z",
     "key": r"[A-Za-z0-9+/]{43}=",
     "line": r"[^\n]*",
@@ -185,7 +187,7 @@ def test_transcript(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             host = stack.enter_context(SERVERS[transcript["server"]](clock))
         player = Player(tmp_path, monkeypatch, host, clock)
         for step in transcript["step"]:
-            clock.advance(1)
+            clock.advance(1 + 86_400 * step.get("advance", 0))
             player.play(step)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from dockercomms.oci.archive_layout import ArchiveRegistry
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.memory import MemoryRegistry
@@ -36,6 +37,10 @@ STORES = {
     ),
     "layout": Store(
         lambda request: LayoutRegistry(request.getfixturevalue("tmp_path") / "box", create=True),
+        Capabilities(own_clock=True, catalogue=False),
+    ),
+    "archive": Store(
+        lambda request: ArchiveRegistry(request.getfixturevalue("tmp_path") / "a.tar", create=True),
         Capabilities(own_clock=True, catalogue=False),
     ),
 }

@@ -141,6 +141,7 @@ class FakeMailbox:
     retry_events: tuple[Any, ...] = ()
     relayed: list[Relayed | BaseException] = field(default_factory=list)
     collected: list[Collected | BaseException] = field(default_factory=list)
+    swept: Swept = field(default_factory=Swept)
     content: bytes = b""
     """What `receive` writes to standard output."""
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
@@ -231,7 +232,7 @@ class FakeMailbox:
 
     def collector(self, **options: Any) -> FakeCollector:
         self.calls.append(("collector", (), options))
-        return FakeCollector(self.collected)
+        return FakeCollector(self.collected, self.swept)
 
     def relay(self, **options: Any) -> FakeRelay:
         self.calls.append(("relay", (), options))
@@ -241,7 +242,7 @@ class FakeMailbox:
 @dataclass
 class FakeCollector:
     collected: list[Collected | BaseException]
-    swept: Swept = field(default_factory=Swept)
+    swept: Swept
 
     def collect(self, names: tuple[str, ...]) -> Iterator[Collected]:
         assert names == FakeMailbox.names

@@ -186,13 +186,22 @@ def test_a_run_goes_on_with_what_one_that_was_killed_had(file):
     archive = opened(file)
     archive.push_manifest("", INDEX, MEDIA_TYPE_INDEX, tags=("v2",))
     archive.abandon()  # as if killed: the folder stays
-    assert list(opened(file).tags("")) == ["v1"]
+    assert list(opened(file).tags("")) == ["v1"]  # it may not be made, so it may not be changed
 
-    archive = opened(file)
-    archive.upload("").cancel()
+    archive = opened(file, create=True)
+    assert list(archive.tags("")) == ["v1", "v2"]
     archive.close()
 
     assert list(opened(file).tags("")) == ["v1", "v2"]
+    assert not (file.parent / WORK).exists()
+
+
+def test_what_a_living_run_has_not_finished_is_not_seen(file):
+    filled(file)
+    writer = opened(file)
+    writer.push_manifest("", INDEX, MEDIA_TYPE_INDEX, tags=("v2",))
+
+    assert list(opened(file, create=True).tags("")) == ["v1"]
 
 
 def test_what_was_begun_on_another_archive_of_that_name_is_only_used_for_its_blobs(file):
