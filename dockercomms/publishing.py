@@ -245,7 +245,7 @@ class Publisher:
 
         Its index on registries without the referrers API is one PUT if it is `fresh`: nobody else
         knows the digest of a message that is not published, and no earlier run of ours wrote there.
-        Otherwise what is in the index stays.
+        Otherwise what is in the index stays. Where it may not be moved, the bundle's own tag has to do.
         """
         self.push_layer(bundle)
         layer = bundle_layer(bundle)
@@ -258,12 +258,22 @@ class Publisher:
         data, entry = builder.build()
         self.put(data, tag=bundle_tag(subject.digest, self.now(), layer.digest))
         if index == "always" or (index == "auto" and not self.has_referrers()):
-            known: tuple[Descriptor, ...] = ()
-            if not fresh:
-                known = tag_schema_entries(self.registry, self.repository, subject.digest)
-            others = [item for item in known if item.digest != entry.digest]
-            put_index(self.registry, self.repository, subject.digest, (*others, entry))
+            self._index_bundle(subject.digest, entry, fresh=fresh)
         return entry.digest
+
+    def _index_bundle(self, subject: Digest, entry: Descriptor, *, fresh: bool) -> None:
+        """Have the fallback index of `subject` hold `entry`."""
+        known: tuple[Descriptor, ...] = ()
+        if not fresh:
+            known = tag_schema_entries(self.registry, self.repository, subject)
+        if entry.digest in {item.digest for item in known}:
+            return
+        try:
+            put_index(self.registry, self.repository, subject, (*known, entry))
+        except RegistryError as error:
+            if not was_refused(error):
+                raise
+            self.notify("not-indexed", f"{self.repo}: the index of {subject}: {error}")
 
     # --- best effort, after it -------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ from dockercomms.trust.signing import KeySigner
 from dockercomms.trust.statement import parse_statement
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, message_of, open_mail
+from tests.fakes.people import ALICE_SIGNS
 from tests.fakes.watched import FailAt, WatchedRegistry
 
 RT = recipient_tag(BOB)
@@ -277,6 +278,38 @@ def test_send_takes_a_refused_put_for_done_if_the_tag_is_its_own(mail, status):
     mail.registry.after = after
 
     assert mail.send().tag == arrived[0]
+
+
+def test_send_is_continued_where_no_tag_may_be_moved(tmp_path):
+    """The first run's index of the bundle is there, and stays as it is."""
+    mail = Mail(tmp_path)
+    mail.registry = WatchedRegistry(MemoryRegistry(clock=mail.clock, referrers=False))
+    mail.registry.before = refuse("push_manifest", tag=f"inbox-{RT}-20261120-")
+    with pytest.raises(RegistryError, match="refused"):
+        mail.send(signer=ALICE_SIGNS)
+
+    def moves_nothing(name, said):
+        if name == "push_manifest" and set(said[3]) & set(mail.tags()):
+            raise RegistryError("tag is immutable", status=409)
+
+    mail.registry.before = moves_nothing
+    sent = mail.send(signer=ALICE_SIGNS)
+
+    assert sent.tag in mail.tags()
+    assert mail.notices == []
+    mail.close()
+
+
+def test_send_does_without_an_index_that_may_not_be_written(tmp_path):
+    mail = Mail(tmp_path)
+    mail.registry = WatchedRegistry(MemoryRegistry(clock=mail.clock, referrers=False))
+    mail.registry.before = refuse("push_manifest", tag="sha256-", times=9)
+
+    sent = mail.send(signer=ALICE_SIGNS)
+
+    assert sent.tag in mail.tags()
+    assert {notice.kind for notice in mail.notices} == {"not-indexed"}
+    mail.close()
 
 
 def test_send_fails_when_the_tag_is_refused_and_not_there(mail):
