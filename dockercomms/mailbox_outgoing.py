@@ -138,7 +138,13 @@ class Outgoing(MailboxBase):
         """
         return self._receipts_for(self.names, id)
 
-    def _receipts_for(self, senders: Collection[str], message: str | None) -> list[ReceiptEntry]:
+    def _receipts_for(
+        self,
+        senders: Collection[str],
+        message: str | None = None,
+        *,
+        wanted: Collection[Digest] | None = None,
+    ) -> list[ReceiptEntry]:
         found: list[ReceiptEntry] = []
         missing: NotFoundError | None = None
         verifier = self._desk.receipt_verifier(senders)
@@ -152,6 +158,7 @@ class Outgoing(MailboxBase):
                     state=self._state,
                     clock=self._clock,
                     message=message,
+                    wanted=wanted,
                     verifier=verifier,
                 )
             except NotFoundError as error:
@@ -173,7 +180,7 @@ class Outgoing(MailboxBase):
         """
         rows = self._state.outbox.rows(self.repo)
         senders = dict.fromkeys(row.sender for row in rows)
-        receipts = self._receipts_for(senders, None)
+        receipts = self._receipts_for(senders)
         return list_outbox(rows, receipts, now=self._clock.now())
 
     def sent_elsewhere(self) -> dict[str, int]:
@@ -195,9 +202,10 @@ class Outgoing(MailboxBase):
         """
         waited = [sent] if isinstance(sent, Sent) else list(sent)
         senders = dict.fromkeys(one.sender for one in waited)
+        messages = {one.digest for one in waited}
         return wait_for_answers(
-            lambda: self._receipts_for(senders, None),
-            {one.digest for one in waited},
+            lambda: self._receipts_for(senders, wanted=messages),
+            messages,
             seconds=seconds,
             clock=self._clock,
             claims=not self._owner.verifies,

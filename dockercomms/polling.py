@@ -49,6 +49,7 @@ from dockercomms.protocol import (
     bell_tag,
 )
 from dockercomms.reading import InboxPlace
+from dockercomms.seeking import LISTING_FORBIDDEN
 from dockercomms.state.progress_rows import Capabilities, Progress
 
 Discovery = Literal["auto", "referrers", "tags"]
@@ -59,9 +60,6 @@ times the default time to live, and one request for each day."""
 
 MAX_ANCHORS = 400
 """The most anchors asked in one pass, the newest ones: anybody who can push can make more."""
-
-_FORBIDDEN = frozenset({401, 403, 404, 405, 501})
-"""What a registry answers that does not let tags be listed."""
 
 _WAY_ERRORS = (RegistryError, NetworkError, ProtocolError, LimitError)
 
@@ -241,7 +239,7 @@ class _Pass:
             self._anchors |= anchors
             self._missing = isinstance(error, NameUnknown) and self._bell is None
             self._forbidden = isinstance(error, RegistryError) and (
-                isinstance(error, AuthError | NotFoundError) or error.status in _FORBIDDEN
+                isinstance(error, AuthError | NotFoundError) or error.status in LISTING_FORBIDDEN
             )
             if not self._missing:
                 self._errors.append(("tags", error))

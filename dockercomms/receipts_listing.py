@@ -22,7 +22,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
@@ -32,6 +32,7 @@ from dockercomms.errors import (
     IntegrityError,
     NotFoundError,
     ProtocolError,
+    RegistryError,
     UsageError,
 )
 from dockercomms.manifest import Receipt, parse_receipt
@@ -56,12 +57,15 @@ from dockercomms.protocol import (
     recipient_tag,
 )
 from dockercomms.receipts_verifying import ReceiptVerifier
-from dockercomms.seeking import seek_tags
+from dockercomms.seeking import LISTING_FORBIDDEN, seek_tags
 from dockercomms.state import State
 from dockercomms.state.receipt_rows import ReceiptsProgress
 from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
 from dockercomms.trust.verifier import Verified
 from dockercomms.trusting import SignatureStatus
+
+MAX_ASKED_MESSAGES = 500
+"""The most messages that are asked for one by one, the newest: two requests each."""
 
 _HEAD_DIGITS = 12
 """Hex digits of the message's digest in a receipt's tag."""
@@ -98,11 +102,13 @@ def list_receipts(
     state: State,
     clock: Clock,
     message: str | None = None,
+    wanted: Collection[Digest] | None = None,
     verifier: ReceiptVerifier | None = None,
 ) -> list[ReceiptEntry]:
     """Return the receipts for what `me` sent, oldest first, one for each outcome.
 
-    What is proven hides no claim to the same, and no claim hides it.
+    What is proven hides no claim to the same, and no claim hides it. Where tags may not be listed,
+    each message that was sent from here is asked for what refers to it.
 
     Args:
         registry: The store.
@@ -113,6 +119,7 @@ def list_receipts(
         clock: Ours.
         message: Only those for one message: a prefix of its id or digest. A whole digest is
             looked for without knowing it.
+        wanted: Where tags may not be listed, only these messages are asked for.
         verifier: Says who signed them; None: nobody asks.
 
     Raises:
@@ -122,7 +129,7 @@ def list_receipts(
     """
     search = _Search(registry, repository, repo, me, state, clock)
     if message is None:
-        found = search.in_bulk()
+        found = search.in_bulk(wanted)
     elif message:
         digest = Digest(message) if is_valid_digest(message) else search.resolve(message)
         found = search.for_message(digest)
@@ -162,7 +169,19 @@ class _Search:
 
     # --- in bulk ---------------------------------------------------------------------------------
 
-    def in_bulk(self) -> list[Receipt]:
+    def in_bulk(self, wanted: Collection[Digest] | None = None) -> list[Receipt]:
+        """Return every receipt for `me`: by tags or, where those may not be listed, one by one."""
+        try:
+            return self._by_tags()
+        except RegistryError as error:
+            rows = self.state.outbox.rows(self.repo)
+            sent = [row.digest for row in rows if row.sender == self.me]
+            asked = [digest for digest in sent if wanted is None or digest in wanted]
+            if error.status not in LISTING_FORBIDDEN or not asked:
+                raise
+            return [found for one in asked[-MAX_ASKED_MESSAGES:] for found in self.for_message(one)]
+
+    def _by_tags(self) -> list[Receipt]:
         """Return every receipt under a tag for `me`, reading only those not read before.
 
         1. the tags since the day before the last complete pass; once a day all of them
@@ -281,6 +300,10 @@ class _Search:
             )
         except NotFoundError:
             tags = {}
+        except RegistryError as error:
+            if error.status not in LISTING_FORBIDDEN:
+                raise
+            tags = {}  # what refers to it was asked for, and answered
         for tag in islice(tags, MAX_FETCHED_MANIFESTS):
             _keep(found, self._read_tag(tag), message)
         return list(found.values())

@@ -21,6 +21,9 @@ from dockercomms.errors import LimitError, NotFoundError, RegistryError
 from dockercomms.oci.interface import Lister, TagPage
 from dockercomms.protocol import MAX_PAGES, TAG_PAGE_SIZE
 
+LISTING_FORBIDDEN = frozenset({401, 403, 404, 405, 501})
+"""What a registry answers that does not let tags be listed."""
+
 _BAD_REQUEST = 400
 
 
