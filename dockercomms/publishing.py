@@ -245,7 +245,7 @@ class Publisher:
 
         Its index on registries without the referrers API is one PUT if it is `fresh`: nobody else
         knows the digest of a message that is not published, and no earlier run of ours wrote there.
-        Otherwise what is in the index stays. Where it may not be moved, the bundle's own tag has to do.
+        Otherwise what is in the index stays; where it may not be moved, the bundle's tag will do.
         """
         self.push_layer(bundle)
         layer = bundle_layer(bundle)
