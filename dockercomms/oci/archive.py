@@ -358,7 +358,10 @@ def _text(field: bytes) -> str:
 
 
 def _parse_pax(data: bytes) -> dict[str, str]:
-    """Return the records of a PAX extension: `LENGTH KEY=VALUE` and a newline each."""
+    """Return the records of a PAX extension: `LENGTH KEY=VALUE` and a newline each.
+
+    Source: IEEE Std 1003.1-2017, "pax Interchange Format".
+    """
     records: dict[str, str] = {}
     while data:
         head = data.partition(b" ")[0]

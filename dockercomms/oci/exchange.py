@@ -153,6 +153,8 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
     Raises:
         ProtocolError: the port is not a number.
+
+    Source: RFC 6454 section 4.
     """
     parts = urlsplit(url)
     try:

@@ -230,6 +230,8 @@ def open_layer(reader: Reader, repository: str, layer: Descriptor) -> BlobReader
     Raises:
         BlobUnknown: not there.
         IntegrityError: it is not what the descriptor says.
+
+    Source: image-spec v1.1.1, layer.md; RFC 1952 (gzip); RFC 8878 (zstd).
     """
     data = layer.inline()
     if data is not None:

@@ -28,7 +28,10 @@ _REL_NEXT = re.compile(r";\s*rel\s*=\s*\"?next\"?\s*(?:;|$)", re.IGNORECASE)
 
 
 def response_time(response: Response) -> datetime | None:
-    """Return the response's `Date` in UTC, None where it has none that can be read."""
+    """Return the response's `Date` in UTC, None where it has none that can be read.
+
+    Source: RFC 9110 section 6.6.1.
+    """
     try:
         moment = parsedate_to_datetime(response.headers.get("Date", ""))
     except ValueError:
@@ -50,6 +53,8 @@ def content_length(response: Response) -> int | None:
 
     Raises:
         ProtocolError: the header is not a number.
+
+    Source: RFC 9110 section 8.6.
     """
     text = response.headers.get("Content-Length")
     if text is None:
@@ -66,6 +71,8 @@ def content_range(response: Response) -> tuple[int, int, int]:
 
     Raises:
         ProtocolError: no `Content-Range`, or not of the form `bytes 5-6/20`.
+
+    Source: RFC 9110 section 14.4.
     """
     text = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(text.strip())
@@ -82,6 +89,8 @@ def content_digest(response: Response) -> Digest | None:
 
     Raises:
         ProtocolError: it is not a digest.
+
+    Source: distribution-spec v1.1.1, "Pulling manifests".
     """
     text = response.headers.get("Docker-Content-Digest", "").strip()
     return parse_digest(text) if text else None
@@ -92,6 +101,8 @@ def location(response: Response) -> str:
 
     Raises:
         ProtocolError: there is none.
+
+    Source: RFC 9110 section 10.2.2.
     """
     text = response.headers.get("Location", "").strip()
     if not text:
@@ -107,6 +118,8 @@ def upload_offset(text: str) -> int:
 
     Raises:
         ProtocolError: anything else.
+
+    Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
     """
     match = _UPLOAD_RANGE.fullmatch(text.strip())
     if match is None:
@@ -122,6 +135,8 @@ def next_link(response: Response) -> str | None:
 
     Raises:
         ProtocolError: the header is malformed.
+
+    Source: RFC 8288 section 3; distribution-spec v1.1.1, "Listing Tags".
     """
     text = response.headers.get("Link", "").strip()
     if not text:

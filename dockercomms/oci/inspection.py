@@ -65,6 +65,8 @@ def parse_image_config(data: bytes, *, where: str = "image config") -> ImageConf
 
     Raises:
         ProtocolError: not an image config.
+
+    Source: image-spec v1.1.1, config.md.
     """
     fields = _object(parse_json(data, where=where), where)
     platform = Platform.from_json(fields, where)

@@ -108,6 +108,8 @@ class Reader(Protocol):
         Raises:
             BlobUnknown, NameUnknown: not there.
             IntegrityError: another size than `size` is announced or received.
+
+        Source: distribution-spec v1.1.1, "Pulling blobs".
         """
         ...
 
@@ -122,6 +124,8 @@ class Reader(Protocol):
             ValueError: negative `start`, or `end` before `start`.
             RangeInvalid: `start` lies behind the end of the blob.
             BlobUnknown, NameUnknown: not there.
+
+        Source: distribution-spec v1.1.1, "Pulling blobs"; RFC 9110 section 14.2.
         """
         ...
 
@@ -131,6 +135,8 @@ class Reader(Protocol):
         Raises:
             ManifestUnknown, NameUnknown: not there.
             IntegrityError: other content than asked for, or above `MAX_MANIFEST_BYTES`.
+
+        Source: distribution-spec v1.1.1, "Pulling manifests".
         """
         ...
 
@@ -140,6 +146,8 @@ class Reader(Protocol):
         Raises:
             ManifestUnknown, NameUnknown: not there.
             IntegrityError: not what the registry's own digest header says, or too large.
+
+        Source: distribution-spec v1.1.1, "Pulling manifests".
         """
         ...
 
@@ -148,6 +156,8 @@ class Reader(Protocol):
 
         Raises:
             BlobUnknown, NameUnknown: not there.
+
+        Source: distribution-spec v1.1.1, "Checking if content exists in the registry".
         """
         ...
 
@@ -156,6 +166,8 @@ class Reader(Protocol):
 
         Raises:
             ManifestUnknown, NameUnknown: not there.
+
+        Source: distribution-spec v1.1.1, "Checking if content exists in the registry".
         """
         ...
 
@@ -164,6 +176,8 @@ class Reader(Protocol):
 
         Raises:
             ManifestUnknown, NameUnknown: not there.
+
+        Source: distribution-spec v1.1.1, "Checking if content exists in the registry".
         """
         ...
 
@@ -171,6 +185,8 @@ class Reader(Protocol):
         """Return the store's clock in UTC: the newest answer's `Date`, moved on by our own clock.
 
         None before the first answer. A local store answers with this machine's clock.
+
+        Source: RFC 9110 section 6.6.1 (Date).
         """
         ...
 
@@ -195,6 +211,8 @@ class Writer(Protocol):
         Raises:
             IntegrityError: the source is not what `descriptor` says.
             DigestInvalid, SizeInvalid: the registry received other content.
+
+        Source: distribution-spec v1.1.1, "Pushing blobs".
         """
         ...
 
@@ -213,6 +231,8 @@ class Writer(Protocol):
             ValueError: `digest` is given and is not that of `data`.
             ManifestBlobUnknown, ManifestInvalid: the registry refuses it.
             LimitError: the registry finds it too large.
+
+        Source: distribution-spec v1.1.1, "Pushing Manifests".
         """
         ...
 
@@ -220,11 +240,16 @@ class Writer(Protocol):
         """Make the blob of repository `source` one of `repository` without moving it.
 
         Returns None if the store will not; the blob then has to be pushed.
+
+        Source: distribution-spec v1.1.1, "Mounting a blob from another repository".
         """
         ...
 
     def upload(self, repository: str, *, chunk_size: int = 0) -> BlobUpload:
-        """Open an upload session; `chunk_size` 0 leaves the size to the store."""
+        """Open an upload session; `chunk_size` 0 leaves the size to the store.
+
+        Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
+        """
         ...
 
     def resume_upload(
@@ -235,6 +260,8 @@ class Writer(Protocol):
         Raises:
             UploadUnknown: the session is gone.
             Unsupported: the store cannot tell where it is.
+
+        Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
         """
         ...
 
@@ -248,6 +275,8 @@ class Deleter(Protocol):
 
         Raises:
             Unsupported: the store does not delete. BlobUnknown: not there.
+
+        Source: distribution-spec v1.1.1, "Deleting Blobs".
         """
         ...
 
@@ -256,6 +285,8 @@ class Deleter(Protocol):
 
         Raises:
             Unsupported: the store does not delete. ManifestUnknown: not there.
+
+        Source: distribution-spec v1.1.1, "Deleting Manifests".
         """
         ...
 
@@ -264,6 +295,8 @@ class Deleter(Protocol):
 
         Raises:
             Unsupported: the store does not delete tags. ManifestUnknown: not there.
+
+        Source: distribution-spec v1.1.1, "Deleting tags".
         """
         ...
 
@@ -297,6 +330,8 @@ class Lister(Protocol):
 
         Raises:
             NameUnknown: no such repository (some stores yield nothing instead).
+
+        Source: distribution-spec v1.1.1, "Listing Tags".
         """
         ...
 
@@ -340,7 +375,10 @@ class Lister(Protocol):
         ...
 
     def referrers_supported(self, repository: str) -> bool:
-        """Return whether the store has the referrers API; asks once per repository."""
+        """Return whether the store has the referrers API; asks once per repository.
+
+        Source: distribution-spec v1.1.1, "Unavailable Referrers API".
+        """
         ...
 
 

@@ -79,6 +79,8 @@ def check_layout_version(data: bytes, *, where: str) -> None:
 
     Raises:
         ProtocolError: it is, or is no JSON object with a version.
+
+    Source: image-spec v1.1.1, image-layout.md, "oci-layout file".
     """
     fields = parse_json(data, where=where)
     version = fields.get("imageLayoutVersion") if isinstance(fields, dict) else None
@@ -183,7 +185,10 @@ class LayoutFiles:
         return index
 
     def blob_path(self, digest: Digest) -> Path:
-        """Return where the content with `digest` is, or would be."""
+        """Return where the content with `digest` is, or would be.
+
+        Source: image-spec v1.1.1, image-layout.md, "Blobs".
+        """
         algorithm, _, encoded = parse_digest(digest).partition(":")
         return self.folder / "blobs" / algorithm / encoded
 

@@ -90,7 +90,10 @@ class LayoutIndex:
                 self._by_tag[entry.tag] = entry
 
     def tagged(self, tag: str) -> IndexEntry | None:
-        """Return the entry under `tag`."""
+        """Return the entry under `tag`.
+
+        Source: image-spec v1.1.1, annotations.md (`org.opencontainers.image.ref.name`).
+        """
         return self._by_tag.get(tag)
 
     def manifest(self, digest: Digest) -> IndexEntry | None:
@@ -192,6 +195,8 @@ def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
 
     Raises:
         ProtocolError: not an image index, or an entry is none.
+
+    Source: image-spec v1.1.1, image-layout.md, "index.json file".
     """
     fields = parse_json(data, where=where)
     if not isinstance(fields, dict):

@@ -53,7 +53,10 @@ class HTTPLister(HTTPReader):
     def tag_pages(
         self, repository: str, *, start_after: str | None = None, page_size: int | None = None
     ) -> Iterator[TagPage]:
-        """Yield the pages of the tag list; see `Lister.tag_pages`."""
+        """Yield the pages of the tag list; see `Lister.tag_pages`.
+
+        Source: distribution-spec v1.1.1, "Listing Tags".
+        """
         request = Request(
             method="GET",
             url=api_path(repository, "tags", "list"),
@@ -83,7 +86,10 @@ class HTTPLister(HTTPReader):
     def referrers(
         self, repository: str, digest: Digest, *, artifact_type: str | None = None
     ) -> Iterator[Descriptor]:
-        """Yield what refers to `digest`; see `Lister.referrers`."""
+        """Yield what refers to `digest`; see `Lister.referrers`.
+
+        Source: distribution-spec v1.1.1, "Listing Referrers", "Unavailable Referrers API".
+        """
         found = self._referrers_api.entries(repository, digest, artifact_type)
         if found is None:
             found = iter(tag_schema_entries(self, repository, digest))

@@ -70,6 +70,8 @@ def parse_digest(text: str) -> Digest:
 
     Raises:
         ProtocolError: unknown algorithm, wrong length, or anything but lower-case hex.
+
+    Source: image-spec v1.1.1, descriptor.md, "Digests".
     """
     match = _DIGEST.fullmatch(text)
     if match is None or len(match[2]) != _HEX_DIGITS[match[1]]:
@@ -80,13 +82,19 @@ def parse_digest(text: str) -> Digest:
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> Digest:
-    """Return the sha256 digest of `data`."""
+    """Return the sha256 digest of `data`.
+
+    Source: image-spec v1.1.1, descriptor.md, "SHA-256".
+    """
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image runs on (image-spec v1.1.1, image-index.md)."""
+    """What an image runs on (image-spec v1.1.1, image-index.md).
+
+    Source: image-spec v1.1.1, image-index.md, "platform".
+    """
 
     os: str
     architecture: str
@@ -200,6 +208,8 @@ class Descriptor:
 
         Raises:
             ProtocolError: `data` is there but is other content.
+
+        Source: image-spec v1.1.1, descriptor.md, "Embedded Content".
         """
         if self.data is None:
             return None
@@ -282,7 +292,10 @@ EMPTY_CONFIG_BYTES = b"{}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """An image manifest (image-spec v1.1.1, manifest.md)."""
+    """An image manifest (image-spec v1.1.1, manifest.md).
+
+    Source: image-spec v1.1.1, manifest.md.
+    """
 
     config: Descriptor
     layers: tuple[Descriptor, ...] = ()
@@ -294,7 +307,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """An image index (image-spec v1.1.1, image-index.md), also what the referrers API answers."""
+    """An image index (image-spec v1.1.1, image-index.md), also what the referrers API answers.
+
+    Source: image-spec v1.1.1, image-index.md.
+    """
 
     manifests: tuple[Descriptor, ...] = ()
     artifact_type: str | None = None
@@ -438,7 +454,10 @@ def sorted_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 def matches(data: bytes | bytearray | memoryview, digest: Digest) -> bool:
-    """Return whether `data` has `digest`, in the digest's own algorithm."""
+    """Return whether `data` has `digest`, in the digest's own algorithm.
+
+    Source: image-spec v1.1.1, descriptor.md, "Verification".
+    """
     algorithm, _, expected = digest.partition(":")
     return hashlib.new(algorithm, data).hexdigest() == expected
 
@@ -462,6 +481,8 @@ class VerifyingReader:
         Truncated: the stream ended early.
         TrailingData: the stream went on.
         DigestMismatch: it was other content of the right size.
+
+    Source: image-spec v1.1.1, descriptor.md, "Verification".
     """
 
     def __init__(self, stream: ByteStream, descriptor: Descriptor, *, what: str = "") -> None:

@@ -206,6 +206,8 @@ class ResumingStream:
         first: The byte of the blob that `response` begins with, at most `start`.
         start: Where reading begins.
         stop: Where reading ends.
+
+    Source: RFC 9110 sections 14.2 and 15.3.7.
     """
 
     def __init__(
@@ -346,7 +348,10 @@ class BytesReader:
 
 
 def manifest_request(method: str, repository: str, name: str) -> Request:
-    """Return the request for the manifest under `name`, a tag or a digest."""
+    """Return the request for the manifest under `name`, a tag or a digest.
+
+    Source: distribution-spec v1.1.1, "Pulling manifests".
+    """
     return Request(
         method=method,
         url=api_path(repository, "manifests", name),

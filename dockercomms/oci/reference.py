@@ -61,17 +61,26 @@ def is_valid_host(text: str) -> bool:
 
 
 def is_valid_repository(text: str) -> bool:
-    """Return whether `text` is a repository name of at most 255 characters."""
+    """Return whether `text` is a repository name of at most 255 characters.
+
+    Source: distribution-spec v1.1.1, "Pulling manifests".
+    """
     return len(text) <= MAX_REPOSITORY_LENGTH and _REPOSITORY.fullmatch(text) is not None
 
 
 def is_valid_tag(text: str) -> bool:
-    """Return whether `text` is a tag of at most 128 characters."""
+    """Return whether `text` is a tag of at most 128 characters.
+
+    Source: distribution-spec v1.1.1, "Pulling manifests".
+    """
     return _TAG.fullmatch(text) is not None
 
 
 def is_valid_digest(text: str) -> bool:
-    """Return whether `text` is a sha256, sha384 or sha512 digest."""
+    """Return whether `text` is a sha256, sha384 or sha512 digest.
+
+    Source: image-spec v1.1.1, descriptor.md, "Digests".
+    """
     try:
         parse_digest(text)
     except ProtocolError:

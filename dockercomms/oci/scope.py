@@ -21,7 +21,10 @@ _ANY = "*"
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A set of actions on resources. Equal sets are equal however they were written."""
+    """A set of actions on resources. Equal sets are equal however they were written.
+
+    Source: distribution v3.1.2, docs/content/spec/auth/scope.md.
+    """
 
     access: frozenset[tuple[str, str, str]] = frozenset()
     """Triples of resource type, resource name and action."""

@@ -163,6 +163,8 @@ def select(
 
     Raises:
         PlatformNotFound: no entry fits; the text names the platforms that are there.
+
+    Source: image-spec v1.1.1, image-index.md.
     """
     entries = [entry for entry in index.manifests if not is_attestation(entry)]
     fitting = [entry for entry in entries if _fits(entry.platform, want)]

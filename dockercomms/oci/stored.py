@@ -140,6 +140,8 @@ def check_range(start: int, end: int | None) -> None:
 
     Raises:
         ValueError: negative `start`, or `end` before `start`.
+
+    Source: RFC 9110 section 14.1.2.
     """
     if start < 0 or (end is not None and end < start):
         raise ValueError(f"not a byte range: {start} to {end}")
@@ -228,7 +230,10 @@ def _text(fields: Mapping[str, object], key: str) -> str | None:
 
 
 def referrer_entry(descriptor: Descriptor, facts: ManifestFacts) -> Descriptor:
-    """Return the entry of a manifest in an answer of the referrers API."""
+    """Return the entry of a manifest in an answer of the referrers API.
+
+    Source: distribution-spec v1.1.1, "Listing Referrers".
+    """
     return replace(
         descriptor, artifact_type=facts.artifact_type, annotations=dict(facts.annotations)
     )
@@ -243,6 +248,8 @@ def check_manifest(
         ValueError: `digest` is given and is not that of `data`.
         LimitError: larger than registries take.
         ManifestInvalid: not JSON, a media type of its own that is another, or a bad tag.
+
+    Source: distribution-spec v1.1.1, "Pushing Manifests".
     """
     if digest is not None and not matches(data, parse_digest(digest)):
         raise ValueError(f"{digest} is not the digest of the manifest, {digest_of(data)} is")
@@ -267,6 +274,8 @@ def tag_pages(
 
     Raises:
         ValueError: `page_size` is not positive.
+
+    Source: distribution-spec v1.1.1, "Listing Tags".
     """
     if page_size is not None and page_size < 1:
         raise ValueError(f"a page of {page_size} tags")

@@ -31,6 +31,8 @@ def parse_json(data: bytes, *, where: str = "JSON") -> object:
 
     Raises:
         ProtocolError: any of these, or not JSON; the text names `where`.
+
+    Source: RFC 8259 section 4 (names should be unique).
     """
     try:
         text = data.decode("utf-8")

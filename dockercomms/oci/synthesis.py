@@ -87,6 +87,8 @@ def synthesize_index(
     Raises:
         ManifestUnknown, BlobUnknown: an entry or config that is needed is not there.
         ProtocolError: neither a manifest nor an index, not strictly JSON, or not of version 2.
+
+    Source: image-spec v1.1.1, image-index.md and annotations.md.
     """
     try:
         content = get_reference(reader, ref)

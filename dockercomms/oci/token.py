@@ -100,7 +100,10 @@ def check_realm(realm: str, *, host: str, http_allowed: bool) -> str:
 def build_request(
     realm: str, challenge: Challenge, scope: Scope, credentials: Credentials | None
 ) -> TokenRequest:
-    """Return the request for a token of `scope`, anonymous without credentials."""
+    """Return the request for a token of `scope`, anonymous without credentials.
+
+    Source: distribution v3.1.2, docs/content/spec/auth/token.md and oauth.md.
+    """
     service = challenge.get("service")
     if credentials is not None and credentials.identity_token:
         form = {
@@ -142,6 +145,8 @@ def parse_response(
         TooManyRequests, NetworkError: the token server is busy, or fails.
         ProtocolError: an answer that is no token.
         AuthError: any other answer.
+
+    Source: distribution v3.1.2, docs/content/spec/auth/token.md.
     """
     server = urlsplit(request.url).netloc
     if response.status != _OK:
