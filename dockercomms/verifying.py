@@ -21,6 +21,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dockercomms.bundles import SOURCES, BundleFinder, Look
@@ -321,7 +322,8 @@ class MessageVerifier:
         if not isinstance(error, UnknownSender):
             return [f"ask {sender!r:.100} how they sign, and compare: dockercomms trust list"]
         lines = []
-        for who in signatories(tried.bundles, terms):
+        found = signatories(tried.bundles, terms)
+        for who in found:
             if who.kind == "keyless":
                 named = ("--identity", who.signer, "--issuer", who.issuer)
                 lines.append(f"if that is their identity: {shlex.join((*trust, *named))}")
@@ -330,11 +332,24 @@ class MessageVerifier:
                     f"if {who.signer} is their key, as 'dockercomms keys list' tells them: "
                     f"{shlex.join((*receive, '--accept-new', *self._words))}"
                 )
+        if self._names_identities(tried.bundles) and not any(
+            who.kind == "keyless" for who in found
+        ):
+            line = (*trust, "--identity", "I", "--issuer", "U", "--root", "FILE")
+            lines.append(f"if you have the trusted root of their Sigstore: {shlex.join(line)}")
         lines.append(
             "with the file that 'dockercomms keys export --public' gives them: "
             f"{shlex.join((*trust, 'KEYFILE'))}"
         )
         return lines
+
+    def _names_identities(self, bundles: Sequence[bytes]) -> bool:
+        """Return whether a certificate signed, whoever vouches for it."""
+        for data in bundles[: self._rules.max_bundles]:
+            with suppress(ProtocolError):
+                if self._rules.parse_bundle(data).kind == "keyless":
+                    return True
+        return False
 
     def _withheld(
         self, error: VerificationError, status: SignatureStatus, *, curable: bool

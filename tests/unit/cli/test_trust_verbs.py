@@ -13,12 +13,14 @@ import pytest
 from dockercomms.mailbox import Mailbox
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.model import MEDIA_TYPE_INDEX, Index
+from dockercomms.platforms import SystemClock
 from dockercomms.trust.keys import PrivateKey
 from dockercomms.trust.policy_file import load_policy
 from tests.cli.harness import Input, Result, invoke
 from tests.fakes.clock import FakeClock
 from tests.fakes.mailbox import FakeMailbox, entry, poll, received, sent
 from tests.fakes.people import ALICES, STRANGERS
+from tests.fakes.sigstore import SigstoreStub
 
 
 @dataclass
@@ -377,6 +379,49 @@ def test_keyless_without_an_identity_says_what_is_missing(
 
     failed(result, 1, "no identity to sign with", "--identity-token FILE")
     assert not (tmp_path / "box").exists()
+
+
+class Today(SystemClock):
+    """The stub of Sigstore lives today."""
+
+    def advance(self, seconds: float) -> None:
+        """Time passes by itself."""
+
+
+@pytest.mark.parametrize("given", ["file", "environment"])
+def test_keyless_from_the_command_line_to_the_receipt(tmp_path: Path, given: str) -> None:
+    alice, bob = (Person(name, tmp_path, Today()) for name in ("alice", "bob"))
+    with SigstoreStub(tmp_path / "sigstore") as stub:
+        token = tmp_path / "token"
+        token.write_text(stub.token("alice@example.com"))
+        keyless = [
+            "--keyless",
+            f"--trusted-root={stub.trusted_root}",
+            f"--signing-config={stub.signing_config}",
+        ]
+        env = {} if given == "file" else {"DOCKERCOMMS_IDENTITY_TOKEN": token.read_text()}
+        if given == "file":
+            keyless.append(f"--identity-token={token}")
+        sent = alice.json("send", "--text", "hello", "--to", "bob", *keyless, env=env)
+        assert sent["signed"] == {"kind": "keyless", "signer": "alice@example.com"}
+        content, bundle = tmp_path / "a.txt", str(tmp_path / "a.json")
+        content.write_text("content")
+        alice.ok("sign", str(content), "--bundle", bundle, *keyless, env=env)
+        issuer, root = stub.issuer.url, str(stub.trusted_root)
+    # From here on there is no Sigstore: verifying asks nobody.
+    held = bob.run("recv")
+    failed(held, 0, "dockercomms trust add alice --identity I --issuer U --root FILE")
+    bob.ok(
+        "trust", "add", "alice", "--identity", "alice@example.com", "--issuer", issuer,
+        "--root", root,
+    )  # fmt: skip
+    (got,) = bob.json("recv", sent["id"])
+    assert (got["status"], got["signer"]) == ("received", "alice")
+    assert bob.json("verify", sent["id"], "--offline")["key_or_identity"] == "alice@example.com"
+    file = bob.json("verify", str(content), "--bundle", bundle, "--offline")
+    assert (file["signer"], file["kind"], file["issuer"]) == ("alice", "keyless", issuer)
+    content.write_text("other")
+    failed(bob.run("verify", str(content), "--bundle", bundle, "--offline"), 2)
 
 
 @pytest.mark.parametrize("flags", [["--trusted-root", "x"], ["--signing-config", "x"]])
