@@ -250,7 +250,11 @@ class DeliveryRun:
                 )
             if self.options.handover:
                 state.handovers.owe(
-                    self.me, digest, repo=self.publisher.repo, signer=self.signer, now=now
+                    self.me,
+                    self.message.descriptor,
+                    repo=self.publisher.repo,
+                    signer=self.signer,
+                    now=now,
                 )
             elif self.options.receipt:
                 known = rows.delivery(self.me, digest)

@@ -35,6 +35,7 @@ from dockercomms.errors import (
     ConfigError,
     DockerCommsError,
     NetworkError,
+    NotFoundError,
     ProtocolError,
     RegistryError,
     TooManyRequests,
@@ -45,7 +46,7 @@ from dockercomms.landing import delivery_key
 from dockercomms.manifest import Message
 from dockercomms.platforms import Clock
 from dockercomms.polling import PollResult
-from dockercomms.protocol import ReceiptStatus
+from dockercomms.protocol import MessageHeader, ReceiptStatus
 from dockercomms.publishing import Notice, NoticeHook
 from dockercomms.receipts import publish_receipt, store_receipt
 from dockercomms.receiving import Received
@@ -271,9 +272,11 @@ class Watcher:
                 yield watched
 
     def _deliver_again(self, round_: Round, owed: Handover) -> Iterator[Watched]:
-        """Deliver what somebody removed before its command could end."""
+        """Deliver what somebody removed before its command could end; give it up if it is gone."""
         anew = replace(round_, options=replace(round_.options, again=True))
         for received in anew.receive([owed.digest]):
+            if isinstance(received.error, NotFoundError | ProtocolError):
+                round_.state.handovers.settle(owed.me, owed.digest)
             watched = self._handled(anew, received)
             if watched is not None:
                 yield watched
@@ -291,10 +294,11 @@ class Watcher:
             known = state.inbox.delivery(inbox.me, digest)
             if held is None or known is None or known.path is None:
                 return None
-            message = inbox.fetch(inbox.find(digest))
             owed = state.handovers.begin(inbox.me, digest)
             if owed is None:
                 return None  # whoever held the lock before did it
+            header = MessageHeader.from_annotations(owed.descriptor.annotations)
+            message = Message(descriptor=owed.descriptor, header=header, chunks=())
             files = files_at(known.path)
             outcome = self._run(command, message, owed, known.path, held)
             row = self._settle(round_, message, owed, outcome)

@@ -27,10 +27,10 @@ from filelock import FileLock
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import SystemClock, create_new, local_errors, sync_folder
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Counted up with every change that an older release could not work with.
 
-2 added `handovers`, 3 `outbox`. What only adds tables needs no more than their statements, which
+3 added `outbox`, 4 `owed`. What only adds tables needs no more than their statements, which
 are run again on an older file and make what is missing."""
 
 BUSY_TIMEOUT_SECONDS = 30.0

@@ -14,19 +14,21 @@ Example:
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 
-from dockercomms.oci.model import Digest
+from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.state.database import Database, to_unix
 from dockercomms.state.delivery_rows import storable
 
 SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS handovers (
+    """CREATE TABLE IF NOT EXISTS owed (
         me TEXT NOT NULL,
         digest TEXT NOT NULL,
         repo TEXT NOT NULL,
+        descriptor TEXT NOT NULL,
         signer TEXT,
         since REAL NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
@@ -42,6 +44,8 @@ class Handover:
     me: str
     digest: Digest
     repo: str
+    descriptor: Descriptor
+    """The message's, with its annotations: all that its command and its receipt need."""
     signer: str | None
     """The verified name of its sender when it was delivered; None: who sent it is a claim."""
     attempts: int
@@ -57,17 +61,27 @@ class HandoverRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def owe(self, me: str, digest: Digest, *, repo: str, signer: str | None, now: datetime) -> None:
+    def owe(
+        self, me: str, descriptor: Descriptor, *, repo: str, signer: str | None, now: datetime
+    ) -> None:
         """Note that a command is to be run for a message; call it with its delivery."""
         self._database.execute(
-            "INSERT OR REPLACE INTO handovers VALUES (?, ?, ?, ?, ?, 0)",
-            (me, digest, repo, None if signer is None else storable(signer), to_unix(now)),
+            "INSERT OR REPLACE INTO owed VALUES (?, ?, ?, ?, ?, ?, 0)",
+            (
+                me,
+                descriptor.digest,
+                repo,
+                json.dumps(descriptor.to_json()),
+                None if signer is None else storable(signer),
+                to_unix(now),
+            ),
         )
 
     def owed(self, me: str, repo: str) -> tuple[Handover, ...]:
         """Return what commands are still to be run for, oldest first."""
         rows = self._database.rows(
-            "SELECT * FROM handovers WHERE me = ? AND repo = ? ORDER BY since, digest", (me, repo)
+            "SELECT * FROM owed WHERE me = ? AND repo = ? ORDER BY since, digest",
+            (me, repo),
         )
         return tuple(_handover(row) for row in rows)
 
@@ -75,17 +89,17 @@ class HandoverRows:
         """Count one more attempt; None if nothing is owed (any more)."""
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE handovers SET attempts = attempts + 1 WHERE me = ? AND digest = ?",
+                "UPDATE owed SET attempts = attempts + 1 WHERE me = ? AND digest = ?",
                 (me, digest),
             )
             row = connection.execute(
-                "SELECT * FROM handovers WHERE me = ? AND digest = ?", (me, digest)
+                "SELECT * FROM owed WHERE me = ? AND digest = ?", (me, digest)
             ).fetchone()
         return None if row is None else _handover(row)
 
     def settle(self, me: str, digest: Digest) -> None:
         """Note that the command has ended; call it with its receipt."""
-        self._database.execute("DELETE FROM handovers WHERE me = ? AND digest = ?", (me, digest))
+        self._database.execute("DELETE FROM owed WHERE me = ? AND digest = ?", (me, digest))
 
 
 def _handover(row: sqlite3.Row) -> Handover:
@@ -93,6 +107,7 @@ def _handover(row: sqlite3.Row) -> Handover:
         me=row["me"],
         digest=Digest(row["digest"]),
         repo=row["repo"],
+        descriptor=Descriptor.from_json(json.loads(row["descriptor"]), "state"),
         signer=row["signer"],
         attempts=row["attempts"],
     )

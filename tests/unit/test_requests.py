@@ -13,7 +13,7 @@ SEEK_PAGES = 3
 """Marks that a registry refuses for being no tag (zot), and the page that is read at last."""
 
 
-@pytest.fixture(params=sorted(PRESETS))
+@pytest.fixture(params=["distribution", "zot"])  # without the referrers API, and with it
 def registry(request):
     with FakeRegistry(PRESETS[request.param], clock=FakeClock()) as registry:
         yield registry
@@ -56,19 +56,19 @@ def test_idle_watch_of_an_empty_inbox_costs_no_more(registry, tmp_path):
 def test_receipts_in_bulk_cost_as_many_requests_as_there_are_new_ones(registry, tmp_path):
     """r receipts of n messages: at most 1 + 2r + pages."""
     with box(registry, "alice", tmp_path) as alice, box(registry, "bob", tmp_path) as bob:
-        for number in range(6):
+        for number in range(3):
             alice.send(to="bob", text=f"{number}")
         registry.forget_requests()
         assert alice.receipts() == []
         assert registry.count() <= 1 + SEEK_PAGES
 
-        assert len(list(bob.receive(out=tmp_path / "in", max=4))) == 4
+        assert len(list(bob.receive(out=tmp_path / "in", max=2))) == 2
         registry.forget_requests()
-        assert len(alice.receipts()) == 4
-        assert registry.count() <= 1 + 2 * 4 + SEEK_PAGES
+        assert len(alice.receipts()) == 2
+        assert registry.count() <= 1 + 2 * 2 + SEEK_PAGES
 
         registry.forget_requests()
-        assert [entry.fate for entry in alice.outbox()].count("accepted") == 4
+        assert [entry.fate for entry in alice.outbox()].count("accepted") == 2
         assert registry.count() <= 1 + SEEK_PAGES
 
 

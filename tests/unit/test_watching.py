@@ -29,7 +29,15 @@ from dockercomms.watching import (
     may_pass,
 )
 from tests.fakes.clock import FakeClock
-from tests.fakes.mail import ALICE, BOB, REPOSITORY, UNSIGNED_ALICE, files_below, open_mail
+from tests.fakes.mail import (
+    ALICE,
+    BOB,
+    REPOSITORY,
+    UNSIGNED_ALICE,
+    files_below,
+    message_of,
+    open_mail,
+)
 from tests.fakes.stops import AfterWaits
 
 NO_COMMAND_ERROR = (None, None)
@@ -45,6 +53,13 @@ def watch(mail, *, looks=1, between=None, stop=None, **options):
     stop = stop or AfterWaits(mail.clock, looks, between)
     with mail.mailbox(BOB) as bob:
         return list(bob.watch(**{"out": mail.out, "stop": stop, **options}))
+
+
+def owe(mail, bob, sent):
+    """Leave what a watch leaves that is killed before its command has ended."""
+    bob._state.handovers.owe(
+        BOB, message_of(mail, sent).descriptor, repo=bob.repo, signer=None, now=mail.clock.now()
+    )
 
 
 def answers(mail):
@@ -96,8 +111,8 @@ def test_watch_looks_everywhere_every_time_where_bells_do_not_ring(mail):
         mail.send()
         mail.reader.delete_tag(REPOSITORY, tag)
 
-    watched = watch(mail, looks=14, between=send)
-    assert len(watched) == 13  # the first comes after five minutes, the others at once
+    watched = watch(mail, looks=13, between=send)
+    assert len(watched) == 12  # the first comes after five minutes, the others at once
     assert [notice.kind for notice in mail.notices].count("no-bell") == 1
 
 
@@ -281,7 +296,7 @@ def test_watch_runs_what_a_killed_watch_owed(mail):
     with mail.mailbox(BOB) as bob:
         # As if killed between delivery and command: the machine that runs it is gone.
         assert next(bob.watch(out=mail.out, command="sh -c 'kill -9 $$'")).outcome.exit_code == 137
-        bob._state.handovers.owe(BOB, sent.digest, repo=bob.repo, signer=None, now=mail.clock.now())
+        owe(mail, bob, sent)
         bob._state.handovers.begin(BOB, sent.digest)
     log = mail.folder / "attempts"
     script = f"sh -c 'echo $DOCKERCOMMS_MSG_ATTEMPT >>{log}'"
@@ -295,18 +310,41 @@ def test_watch_delivers_again_what_is_gone_before_its_command_could_end(mail):
     sent = mail.send()
     (got,) = mail.receive()
     with mail.mailbox(BOB) as bob:
-        bob._state.handovers.owe(BOB, sent.digest, repo=bob.repo, signer=None, now=mail.clock.now())
+        owe(mail, bob, sent)
     os.unlink(got.files[0])
     (watched,) = watch(mail, command="test -f {dir}/a.txt")
     assert watched.outcome.succeeded
     assert list(files_below(mail.out).values()) == [b"hello"]
 
 
+def test_watch_runs_what_is_owed_although_the_message_is_gone_from_the_registry(mail):
+    sent = mail.send()
+    mail.receive()
+    with mail.mailbox(BOB) as bob:
+        owe(mail, bob, sent)
+    mail.reader.delete_manifest(REPOSITORY, sent.digest)
+    (watched,) = watch(mail, command="test -f {dir}/a.txt")
+    assert watched.outcome.succeeded
+    assert answers(mail) == [("accepted", "")]
+
+
+def test_watch_gives_up_what_is_gone_here_and_there(mail):
+    sent = mail.send()
+    (got,) = mail.receive()
+    with mail.mailbox(BOB) as bob:
+        owe(mail, bob, sent)
+    os.unlink(got.files[0])
+    mail.reader.delete_manifest(REPOSITORY, sent.digest)
+    (watched,) = watch(mail, looks=3, command="true")
+    assert (watched.received.status, watched.outcome) == ("failed", None)
+    assert watch(mail, command="true") == []
+
+
 def test_watch_leaves_to_another_watch_what_that_has_in_hand(mail):
     sent = mail.send()
     mail.receive()
     with mail.mailbox(BOB) as bob:
-        bob._state.handovers.owe(BOB, sent.digest, repo=bob.repo, signer=None, now=mail.clock.now())
+        owe(mail, bob, sent)
         key = delivery_key(BOB, sent.digest)
         with try_lock(bob._state.path.parent / "handovers" / f"{key}.lock"):
             assert watch(mail, command="true") == []
@@ -401,17 +439,17 @@ def test_what_may_pass():
 
 
 def test_watch_keeps_neither_messages_nor_descriptors(mail):
-    """What is held after three messages is held after fifteen."""
+    """What is held after two messages is held after eight."""
     kept, handles = [], []
 
     def between(wait):
-        if wait in (4, 16):
+        if wait in (3, 9):
             gc.collect()
             kept.append(sum(isinstance(one, Message) for one in gc.get_objects()))
             handles.append(len(os.listdir("/proc/self/fd")))
         mail.send(mail.file(data=f"{wait}".encode()))
 
-    watched = watch(mail, looks=17, between=between, command="true")
-    assert len(watched) == 16
+    watched = watch(mail, looks=10, between=between, command="true")
+    assert len(watched) == 9
     assert kept[0] == kept[1]
     assert handles[0] == handles[1]
