@@ -85,27 +85,18 @@ class Collected:
     error: DockerCommsError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A manifest in an inbox, as far as its fate depends on it."""
-
-    digest: Digest
-    subject: Digest | None
-    message: Message | None
-    """None: it is no message that can be read, so it stays."""
-
-    def is_past(self, name: str, now: datetime) -> bool:
-        """Return whether it is a message to `name` that is past its time."""
-        message = self.message
-        return message is not None and message.header.recipient == name and is_past(message, now)
-
-
 @dataclass(slots=True)
 class _Seen:
-    """What is in an inbox."""
+    """What is in the inbox of `name`; of what stays no more is kept than its fate depends on."""
 
-    held: list[_Held] = field(default_factory=list)
+    name: str
+    now: datetime
+    past: list[Message] = field(default_factory=list)
+    """Past their time."""
+    staying: set[Digest | None] = field(default_factory=set)
+    """The subjects of everything else."""
     tags: dict[Digest, list[str]] = field(default_factory=dict)
+    """Of all manifests."""
     blind: bool = False
     """Something could not be read, so nobody knows what its subject is."""
 
@@ -117,9 +108,16 @@ class _Seen:
         digest = fetched.digest
         if digest not in self.tags:
             self.tags[digest] = []
-            self.held.append(_Held(digest, subject_of(fetched.data), _message_in(fetched.data)))
+            message = _message_in(fetched.data)
+            if message is not None and self._is_past(message):
+                self.past.append(message)
+            else:
+                self.staying.add(subject_of(fetched.data))
         if fetched.is_tag:
             self.tags[digest].append(fetched.ref)
+
+    def _is_past(self, message: Message) -> bool:
+        return message.header.recipient == self.name and is_past(message, self.now)
 
 
 @dataclass(slots=True)
@@ -226,25 +224,22 @@ class Collector:
                 anchors[tag.day] = tag.name
             else:
                 tags.append(tag.name)
-        seen = self._read(rt, tags, anchors)
-        past = [held for held in seen.held if held.is_past(name, now)]
-        staying = {held.subject for held in seen.held if not held.is_past(name, now)}
-        extra = self._attached_tags() if past else _AttachedTags()
-        for held in past:
-            if not (yield from self._remove_message(held, seen.tags[held.digest], extra)):
-                staying.add(held.subject)
+        seen = _Seen(name, now)
+        self._read(seen, rt, tags, anchors)
+        extra = self._attached_tags() if seen.past else _AttachedTags()
+        for message in seen.past:
+            if not (yield from self._remove_message(message, seen.tags[message.digest], extra)):
+                seen.staying.add(None if message.subject is None else message.subject.digest)
         if not seen.blind:
-            yield from self._remove_anchors(rt, anchors, now.date(), staying)
+            yield from self._remove_anchors(rt, anchors, now.date(), seen.staying)
 
-    def _read(self, rt: str, tags: Sequence[str], anchors: Mapping[date, str]) -> _Seen:
-        """Return what is in an inbox: all that has a tag there, or refers to one of its anchors."""
-        seen = _Seen()
+    def _read(self, seen: _Seen, rt: str, tags: Sequence[str], anchors: Mapping[date, str]) -> None:
+        """Take in all that has a tag in an inbox, or refers to one of its anchors."""
         for fetched in fetch_all(self.registry, self.repository, tags):
             seen.add(fetched)
         loose = {digest for digest in self._referring(rt, anchors, seen) if digest not in seen.tags}
         for fetched in fetch_all(self.registry, self.repository, loose):
             seen.add(fetched)
-        return seen
 
     def _referring(self, rt: str, anchors: Iterable[date], seen: _Seen) -> Iterator[Digest]:
         """Yield what is listed for the anchors, by the registry or by the tag schema."""
@@ -271,15 +266,12 @@ class Collector:
     # --- removing --------------------------------------------------------------------------------
 
     def _remove_message(
-        self, held: _Held, tags: Sequence[str], extra: _AttachedTags
+        self, message: Message, tags: Sequence[str], extra: _AttachedTags
     ) -> Generator[Collected, None, bool]:
         """Remove one message and what is about it; returns whether it is gone."""
-        message = held.message
-        if message is None:
-            raise AssertionError("internal: a message past its time that is none")
-        own = extra.about.get(message_about(held.digest), [])
+        own = extra.about.get(message_about(message.digest), [])
         removed: set[Digest] = set()
-        for item in attached_to(self.registry, self.repository, held.digest, own):
+        for item in attached_to(self.registry, self.repository, message.digest, own):
             is_receipt = isinstance(item.what, Receipt)
             bulk = extra.bulk_tags(item.what) if isinstance(item.what, Receipt) else []
             done = self._remove(
@@ -290,11 +282,11 @@ class Collector:
                 return False
             removed.add(item.digest)
         bell = bell_tag(recipient_tag(message.header.recipient))
-        done = self._remove("message", held.digest, (*tags, bell), message)
+        done = self._remove("message", message.digest, (*tags, bell), message)
         yield done
         if done.status == "failed":
             return False
-        yield from self._remove_index(held.digest, removed, message)
+        yield from self._remove_index(message.digest, removed, message)
         return True
 
     def _remove_index(

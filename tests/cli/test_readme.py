@@ -208,6 +208,21 @@ def service(desk: Desk, commands: list[str]) -> None:
     assert "signed.pdf" in desk.run("dockercomms inbox --threads")
 
 
+def air_gap(desk: Desk, commands: list[str]) -> None:
+    """Outside is the registry, inside a disk; alice and bob share one key here."""
+    desk.write("build.bin", "a build")
+    inside = {"DOCKERCOMMS_USERNAME": "ci", "DOCKERCOMMS_PASSWORD": USERS["ci"]}
+    repo = "--repo registry.example/team/mail"
+    send = f"dockercomms send build.bin --to bob@example.com --from alice@example.com -q {repo}"
+    desk.run(send, *commands, **inside)
+    assert desk.found("incoming/*/build.bin") == "a build"
+    (receipt,) = desk.run(
+        f"dockercomms receipts --me alice@example.com {repo}", **inside
+    ).splitlines()
+    assert receipt.split("\t")[2] == "accepted"
+    assert receipt.endswith("valid")
+
+
 SCENES: dict[str, Callable[[Desk, list[str]], None]] = {
     "scripts/quickstart": scripts,
     "dockercomms send report.pdf --to bob@example.com": own_mailbox,
@@ -215,6 +230,7 @@ SCENES: dict[str, Callable[[Desk, list[str]], None]] = {
     "docker login registry.example": login,
     "export DOCKERCOMMS_REPO=registry.example/team/mail": pipeline,
     "dockercomms watch --me deploy@example.com --out in": service,
+    "dockercomms export --to bob@example.com -o bob.tar": air_gap,
     "pg_dump shop | dockercomms send - --name shop.sql": streams,
 }
 """What the first command of a block begins with, and how the block is tried."""
@@ -323,7 +339,19 @@ def test_readme_help_blocks_are_what_help_prints() -> None:
 def test_readme_options_exist() -> None:
     helps = {
         verb: invoke([verb, "--help"]).stdout
-        for verb in ("send", "recv", "watch", "reply", "outbox", "inbox", "show", "ack", "receipts")
+        for verb in (
+            "send",
+            "recv",
+            "watch",
+            "reply",
+            "outbox",
+            "inbox",
+            "show",
+            "ack",
+            "receipts",
+            "export",
+            "import",
+        )
     }
     common = invoke(["--help"]).stdout
     for block in blocks("console"):

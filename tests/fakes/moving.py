@@ -64,9 +64,11 @@ class Town:
 
     def relay(self, source: Store, target: Store, **options: Any) -> list[Relayed]:
         """Carry everything that is missing; `self.last` is the run."""
+        on_notice = options.pop("on_notice", None)
         self.last: Relay = self.mailbox(self.memory(), "carrier").relay(
             source=source, target=target, **options
         )
+        self.last.on_notice = on_notice
         return list(self.last.run())
 
     def collect(

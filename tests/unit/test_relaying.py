@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,8 @@ import pytest
 from dockercomms.errors import (
     BlobUnknown,
     Denied,
+    LimitError,
+    ManifestBlobUnknown,
     NetworkError,
     NotFoundError,
     ProtocolError,
@@ -23,7 +26,14 @@ from dockercomms.inventory import attached_to
 from dockercomms.manifest import Receipt, parse_message
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Descriptor, Digest, digest_of
+from dockercomms.oci.model import (
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    Digest,
+    canonical_json,
+    digest_of,
+    parse_children,
+)
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.protocol import anchor_tag, bell_tag, message_tag, parse_tag, recipient_tag
 from dockercomms.stores import Store, open_store
@@ -421,7 +431,7 @@ def test_a_run_that_is_cut_anywhere_is_finished_by_the_next_and_shows_nothing_ha
     here = town.memory("a")
     sent = town.send(here, signed=True)
     town.receive(here, signed=True)
-    for step in range(1, 30):
+    for step in range(1, 40, 2):
         there, registry = faulty(town, f"b{step}")
         registry.fail_at = step
         try:
@@ -441,6 +451,130 @@ def test_a_run_that_is_cut_anywhere_is_finished_by_the_next_and_shows_nothing_ha
         held = [tag for tag in tags(there, "inbox-") if parse_tag(tag).kind == "message"]
         assert len(held) == 1
     assert step > 8
+
+
+def test_content_that_is_collected_before_its_message_comes_is_sent_again(town):
+    class Collecting(MemoryRegistry):
+        collected = False
+
+        def push_manifest(self, repository: str, data: bytes, *args: Any, **options: Any) -> Any:
+            if b"message.v1" in data[:200] and not self.collected:
+                self.collected = True
+                for blob in parse_children(data).layers:
+                    self.delete_blob(repository, blob.digest)
+                raise ManifestBlobUnknown("blob unknown", status=400)
+            return super().push_manifest(repository, data, *args, **options)
+
+    here = town.memory("a")
+    there = Store(Collecting(clock=town.clock), "team/b", "b.example/team/b")
+    town.send(here)
+
+    assert kinds(town.relay(here, there)) == [("message", "relayed")]
+    assert blobs(town) == 2
+    assert len(town.receive(there)) == 1
+
+
+def test_an_anchor_that_is_collected_meanwhile_is_put_back(town):
+    """Somebody's gc saw no message of that day, because it had not come yet."""
+
+    class Losing(MemoryRegistry):
+        def push_manifest(self, repository: str, data: bytes, *args: Any, **options: Any) -> Any:
+            done = super().push_manifest(repository, data, *args, **options)
+            if any(len(tag) > 60 and tag.startswith("inbox-") for tag in options.get("tags", ())):
+                self.delete_tag(repository, old)
+            return done
+
+    here = town.memory("a")
+    there = Store(Losing(clock=town.clock), "team/b", "b.example/team/b")
+    town.send(here, ttl_seconds=30 * DAY)
+    old = anchor_tag(RT, town.clock.now().date())
+    town.clock.advance(4 * DAY)
+
+    town.relay(here, there)
+
+    assert old in tags(there)
+
+
+def test_the_anchor_of_another_day_than_the_messages_is_found_by_its_content(town):
+    here, there = town.memory("a"), town.memory("b")
+    sender = Sender(here.registry, town.clock, repository=here.repository)
+    built = town.clock.now() - timedelta(days=9)
+    sender.publish(at=built, created_at=town.clock.now())
+
+    assert kinds(town.relay(here, there)) == [("message", "relayed")]
+    assert anchor_tag(RT, built.date()) in tags(there)
+
+
+def test_a_subject_that_is_no_anchor_of_the_recipient_is_not_made_one(town):
+    here, there = town.memory("a"), town.memory("b")
+    sender = Sender(here.registry, town.clock, repository=here.repository)
+    data = sender.build()
+    fields = json.loads(data)
+    for number, subject in enumerate((Descriptor.of(data, MEDIA_TYPE_MANIFEST), None)):
+        fields["annotations"]["dockercomms.title"] = str(number)
+        if subject is not None:
+            fields["subject"] = subject.to_json()
+            here.registry.push_manifest(here.repository, data, MEDIA_TYPE_MANIFEST)
+        else:
+            fields.pop("subject")
+        message = canonical_json(fields)
+        name = message_tag(RT, town.clock.now(), digest_of(message))
+        here.registry.push_manifest(here.repository, message, MEDIA_TYPE_MANIFEST, tags=[name])
+
+    assert kinds(town.relay(here, there)) == [("message", "relayed")] * 2
+    assert len(tags(there, "inbox-")) == 2 + 1 + 1  # messages, the bell, the anchor of today
+
+
+def test_an_index_that_cannot_be_written_is_noticed_and_stops_nothing(town):
+    class Strict(MemoryRegistry):
+        def push_manifest(self, repository: str, data: bytes, *args: Any, **options: Any) -> Any:
+            if any(tag.startswith("sha256-") for tag in options.get("tags", ())):
+                raise Denied("no such tags", status=403)
+            return super().push_manifest(repository, data, *args, **options)
+
+    notices: list[Any] = []
+    here = town.memory("a")
+    there = Store(Strict(clock=town.clock, referrers=False), "team/b", "b.example/team/b")
+    sent = town.send(here, signed=True)
+
+    town.relay(here, there, on_notice=notices.append)
+
+    assert {notice.kind for notice in notices} == {"not-indexed"}
+    assert town.receive(there, signed=True) == [sent.id]
+
+
+def test_a_registry_that_ends_a_run_leaves_what_was_put_before(town):
+    here = town.memory("a")
+    there, registry = faulty(town)
+    one = town.send(here, "one")
+    town.clock.advance(1)
+    town.send(here, "two")
+    registry.error, registry.fail_at = Denied("no more", status=403), 6
+
+    with pytest.raises(Denied):
+        town.relay(here, there)
+    assert town.receive(there) == [one.id]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_cannot_be_put_is_reported_each_by_itself(town, signed):
+    """A manifest too large for the destination, say."""
+
+    class Small(MemoryRegistry):
+        def push_manifest(self, repository: str, data: bytes, *args: Any, **options: Any) -> Any:
+            if len(data) > 800:
+                raise LimitError("too large")
+            return super().push_manifest(repository, data, *args, **options)
+
+    here = town.memory("a")
+    there = Store(Small(clock=town.clock), "team/b", "b.example/team/b")
+    town.send(here, signed=signed)
+    town.receive(here, signed=signed)
+
+    done = town.relay(here, there)
+
+    assert kinds(done) == [("message", "failed"), ("receipt", "failed")]
+    assert town.last.totals.failed == 2
 
 
 def test_one_message_whose_content_is_lost_stops_no_other(town):
