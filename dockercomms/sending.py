@@ -259,36 +259,32 @@ class _Sending:
         )
 
     def _known(self, journal: Journal) -> Pushed | None:
-        """Return what another message brought, if it is this one's payload; None if it is not.
+        """Return what another message brought, if all of it is here; None: push it.
 
-        What is in another repository of the same registry is mounted, where the registry lets us;
-        `_confirm` asks for whatever is not known to be here, and pushes it where it is not.
+        What is in another repository of the same registry is mounted, where the registry lets us.
         """
         content, publisher = self.content, self.publisher
         if content is None or content.key != self.order.content_key:
             return None
-        mountable = publisher.repo != content.repo and (
-            publisher.repo.removesuffix(publisher.repository)
-            == content.repo.removesuffix(content.repository)
-        )
-
-        def mount(digest: Digest) -> None:
-            try:
-                mounted = publisher.registry.mount_blob(
-                    publisher.repository, digest, source=content.repository
-                )
-            except RegistryError:
-                return  # we may not read there any more, say
-            if mounted is not None:
-                journal.confirm(digest)
-
         layers = content.pushed.layers
         missing = {layer.digest for layer in layers if journal.known(layer.digest) is None}
-        if mountable:
-            tasks = (partial(mount, digest) for digest in missing)
-            for _ in run_window(tasks, concurrency=self.order.options.concurrency, stop=Stop()):
-                pass
-        return replace(content.pushed, reused_chunks=len(layers))
+        if publisher.repo != content.repo and _store_of(publisher) == _store_of(content):
+            tasks = (partial(self._mounts, digest, content.repository) for digest in missing)
+            concurrency = self.order.options.concurrency
+            mounted = run_window(tasks, concurrency=concurrency, stop=Stop())
+            for digest in [digest for _, digest in mounted if digest is not None]:
+                journal.confirm(digest)
+                missing.discard(digest)
+        return None if missing else replace(content.pushed, reused_chunks=len(layers))
+
+    def _mounts(self, digest: Digest, source: str) -> Digest | None:
+        """Return `digest` if the registry makes the blob of `source` one of ours."""
+        publisher = self.publisher
+        try:
+            found = publisher.registry.mount_blob(publisher.repository, digest, source=source)
+        except RegistryError:
+            return None  # we may not read there any more, say
+        return None if found is None else digest
 
     def _confirm(self, pushed: Pushed, journal: Journal) -> None:
         publisher, order = self.publisher, self.order
@@ -394,3 +390,8 @@ class _Sending:
         self.publisher.state.sends.forget_store(self.publisher.repo)
         self._confirm(draft.pushed, NullJournal())
         self.publisher.ensure_config(ask=True)
+
+
+def _store_of(place: Publisher | Content) -> str:
+    """Return the registry that a repository is in: what is left of its whole name."""
+    return place.repo.removesuffix(place.repository)

@@ -10,6 +10,7 @@ import os
 import re
 import time
 import uuid
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from dockercomms.oci.model import MEDIA_TYPE_MANIFEST
 from dockercomms.platforms import SystemClock
 from dockercomms.protocol import message_tag, recipient_tag
 from tests.fakes.inboxes import Sender
+from tests.real.counting_proxy import CountingProxy
 from tests.real.launch import Server
+from tests.real.program import MIB, file_digest, random_file
 
 OLD = 1000 if os.environ.get("DOCKERCOMMS_TEST_SIZE") == "full" else 300
 NEW = 20
@@ -161,3 +164,34 @@ def test_requests_of_a_service_by_the_log_of_the_registry(server: Server, tmp_pa
         assert len(found) == 1 + NEW
         pages = sum("/tags/list" in one.path for one in asked)
         assert len(asked) <= 1 + 2 * NEW + pages
+
+
+def test_one_upload_serves_several_recipients(open_server: Server, tmp_path: Path) -> None:
+    """Also in another repository of the registry, wherever it mounts blobs."""
+    source, name = tmp_path / "big.bin", uuid.uuid4().hex
+    size = 8 * MIB
+    digest = random_file(source, size, seed=zlib.crc32(name.encode()))
+    with CountingProxy(open_server.address) as proxy:
+
+        def box(repository: str, me: str) -> Mailbox:
+            return Mailbox(
+                f"{proxy.host}/{repository}",
+                me=me,
+                state_path=tmp_path / f"{me}.db",
+                keys_folder=tmp_path / "keys",
+            )
+
+        with box(f"several/{name}", "alice") as here, box(f"other/{name}", "alice") as there:
+            first = here.send([source], to="bob", chunk_bytes=MIB)
+            assert proxy.reset().sent >= size
+            second = here.send([source], to="carol", chunk_bytes=MIB, like=first)
+            asked = proxy.reset()
+            assert asked.sent < MIB // 8
+            assert not [path for method, path, _ in asked.requests if method == "PATCH"]
+            third = there.send([source], to="dave", chunk_bytes=MIB, like=second)
+            assert proxy.reset().sent < MIB // 8
+        assert len({first.id, second.id, third.id}) == 3
+        for repository, me in ((f"several/{name}", "carol"), (f"other/{name}", "dave")):
+            with box(repository, me) as receiver:
+                (got,) = receiver.receive(out=tmp_path / me)
+            assert file_digest(got.files[0]) == digest

@@ -130,6 +130,12 @@ def test_command_that_ignores_being_asked_to_end_is_killed(tmp_path, monkeypatch
     assert (outcome.exit_code, outcome.timed_out) == (128 + signal.SIGKILL, True)
 
 
+def test_command_is_killed_alone_where_there_are_no_groups(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "killpg")
+    outcome = run("sleep 1000", tmp_path, timeout=0.05)
+    assert (outcome.exit_code, outcome.timed_out) == (128 + signal.SIGKILL, True)
+
+
 def test_command_is_stopped_when_whoever_waits_for_it_is_interrupted(tmp_path):
     def interrupt(_number, _frame):
         raise KeyboardInterrupt

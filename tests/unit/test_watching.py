@@ -19,6 +19,7 @@ from dockercomms.landing import delivery_key
 from dockercomms.mailbox import TrustOptions
 from dockercomms.manifest import Message
 from dockercomms.protocol import bell_tag, recipient_tag
+from dockercomms.receiving import leftovers_of
 from dockercomms.state.locks import try_lock
 from dockercomms.watching import (
     IDLE_LOOKS,
@@ -26,6 +27,8 @@ from dockercomms.watching import (
     MAX_FAILURE_WAIT_SECONDS,
     MAX_IDLE_FACTOR,
     Pace,
+    Watcher,
+    WatchOptions,
     may_pass,
 )
 from tests.fakes.clock import FakeClock
@@ -349,6 +352,58 @@ def test_watch_leaves_to_another_watch_what_that_has_in_hand(mail):
         with try_lock(bob._state.path.parent / "handovers" / f"{key}.lock"):
             assert watch(mail, command="true") == []
         assert len(watch(mail, command="true")) == 1
+
+
+def test_watch_says_nothing_of_a_message_that_another_process_is_receiving(mail):
+    sent = mail.send()
+    with mail.mailbox(BOB) as bob:
+        key = delivery_key(BOB, sent.digest)
+        with leftovers_of(bob._state).claim(key) as ours:
+            assert ours
+            assert watch(mail, command="true") == []
+    assert len(watch(mail, command="true")) == 1
+
+
+def test_watch_leaves_what_is_being_delivered_once_more(mail):
+    sent = mail.send()
+    mail.receive()
+    with mail.mailbox(BOB) as bob:
+        owe(mail, bob, sent)
+        known = bob._state.inbox.delivery(BOB, sent.digest)
+        bob._state.inbox.begin_delivery(
+            BOB, sent.digest, repo=bob.repo, message_id=sent.id, sender=ALICE, path=known.path,
+            payload_digest=known.payload_digest, expires=None,
+        )  # fmt: skip
+        before = len(bob._state.handovers.owed(BOB, bob.repo))
+        assert watch(mail, command="true", once=True)[0].outcome.succeeded  # settled, then run
+    assert before == 1
+
+
+def test_watch_that_is_stopped_runs_nothing_more_that_is_owed(mail):
+    sents = [mail.send(mail.file(name)) for name in "ab"]
+    mail.receive()
+    stop = AfterWaits(mail.clock)
+    with mail.mailbox(BOB) as bob:
+        for sent in sents:
+            owe(mail, bob, sent)
+        watching = bob.watch(out=mail.out, stop=stop, command="true")
+        assert next(watching).outcome.succeeded
+        stop.set()
+        assert list(watching) == []
+        assert len(bob._state.handovers.owed(BOB, bob.repo)) == 1
+
+
+def test_watch_waits_with_nobody_to_tell(mail):
+    def before(_name, _said):
+        raise TooManyRequests("slow down", retry_after_seconds=900)
+
+    stop = AfterWaits(mail.clock, 2)
+    mail.registry.before = before
+    watcher = Watcher(
+        rounds=lambda: before("", ()), clock=mail.clock, stop=stop, options=WatchOptions()
+    )
+    assert list(watcher.run()) == []
+    assert stop.waits == [900, 900]
 
 
 def test_watch_hands_nothing_over_that_another_watch_has_done_since(mail):
