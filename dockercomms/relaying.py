@@ -62,6 +62,7 @@ from dockercomms.protocol import recipient_tag
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.state import State
 from dockercomms.stores import Store
+from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
 
 __all__ = ["Relay", "Relayed", "Totals"]
 
@@ -330,7 +331,9 @@ class Relay:
         return self._is_there(message.digest)
 
     def _attached_to(self, message: Digest, tags: Iterable[str]) -> tuple[Attached, ...]:
-        return tuple(attached_to(self.source.registry, self.source.repository, message, tags))
+        """Return what is about a message and may be read: anybody could have added the rest."""
+        found = attached_to(self.source.registry, self.source.repository, message, tags)
+        return tuple(filter(_is_readable, found))
 
     def _later_bundles(self, present: Mapping[Key, Digest], attached: TagsHere) -> Iterator[Parcel]:
         """Yield the bundles that came later to messages that the target has."""
@@ -342,7 +345,7 @@ class Relay:
                 new = [t.name for t in tags if (t.about, t.tail) not in self._there.bundles]
                 read = fetch_all(self.source.registry, self.source.repository, new) if new else ()
                 parsed = (parse_attached(one.data, digest) for one in read if one.error is None)
-                found = tuple(item for item in parsed if item is not None)
+                found = tuple(item for item in parsed if item is not None and _is_readable(item))
             wanted = tuple(
                 item
                 for item in found
@@ -367,7 +370,7 @@ class Relay:
             if isinstance(fetched.error, NotFoundError):
                 continue  # removed meanwhile
             item = None if fetched.error is not None else parse_attached(fetched.data)
-            if item is not None and isinstance(item.what, Receipt):
+            if item is not None and isinstance(item.what, Receipt) and _is_readable(item):
                 if item.digest not in self._seen:
                     yield Parcel(item.what.message, fetched.ref, (item,))
                 continue
@@ -388,6 +391,13 @@ class Relay:
             totals.bundles += 1
         else:
             totals.receipts += 1
+
+
+def _is_readable(item: Attached) -> bool:
+    """Return whether a reader would look at a bundle or receipt of this size."""
+    what = item.what
+    layers = what.layers if isinstance(what, Receipt) else (what.layer,)
+    return all(layer.size <= MAX_BUNDLE_BYTES for layer in layers)
 
 
 def _is_named(message: Message, wanted: str) -> bool:

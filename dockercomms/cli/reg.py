@@ -118,9 +118,9 @@ reg_command = VerbTable(
     nested=True,
     help="""Work with a registry itself: list, get, copy, push, delete.
 
-    REF is host/repository[:tag][@digest], or the same in a folder: oci-layout:DIR[:tag][@digest],
-    which may take the place of a registry in all verbs but mount, ping and raw. REPO is a REF
-    without tag and digest.
+    REF is host/repository[:tag][@digest], or the same in a folder or a tar of one:
+    oci-layout:DIR[:tag][@digest], oci-archive:FILE[:tag][@digest]; these may take the place of a
+    registry in all verbs but mount, ping and raw. REPO is a REF without tag and digest.
     """,
     no_args_is_help=True,
 )

@@ -23,7 +23,7 @@ from dockercomms.errors import (
     UsageError,
 )
 from dockercomms.inventory import attached_to
-from dockercomms.manifest import Receipt, parse_message
+from dockercomms.manifest import ManifestBuilder, Receipt, parse_message
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
@@ -35,8 +35,16 @@ from dockercomms.oci.model import (
     parse_children,
 )
 from dockercomms.oci.reference import referrers_tag
-from dockercomms.protocol import anchor_tag, bell_tag, message_tag, parse_tag, recipient_tag
+from dockercomms.protocol import (
+    MEDIA_TYPE_BUNDLE_CONFIG,
+    anchor_tag,
+    bell_tag,
+    message_tag,
+    parse_tag,
+    recipient_tag,
+)
 from dockercomms.stores import Store, open_store
+from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
 from tests.fakes.inboxes import Sender
 from tests.fakes.moving import ALICE, BOB, DAY, Town, kinds, open_town, tags
 
@@ -674,6 +682,22 @@ def test_a_destination_that_moves_no_tags_gets_everything_but_the_bell(town):
         assert kinds(town.relay(here, there)) == [("message", "relayed")]
     assert len(town.receive(there)) == 2
     assert registry.resolve_tag(there.repository, bell_tag(RT)).digest != sent.digest
+
+
+def test_bundles_that_no_reader_would_read_are_left(town):
+    here, there = town.memory("a"), town.memory("b")
+    sent = town.send(here, signed=True)
+    message = message_under(here, sent.tag).descriptor
+    huge = replace(Descriptor.of(b"x", MEDIA_TYPE_BUNDLE_CONFIG), size=MAX_BUNDLE_BYTES + 1)
+    data, _ = ManifestBuilder.bundle(message, {}, huge).build()
+    here.registry._repository(here.repository).blobs[huge.digest] = b"x"
+    here.registry.push_manifest(
+        here.repository, data, MEDIA_TYPE_MANIFEST, tags=[f"bundle-{sent.digest[7:19]}-7-abcdef"]
+    )
+
+    assert kinds(town.relay(here, there)) == [("message", "relayed")]
+    assert len(attached_to(there.registry, there.repository, sent.digest)) == 1
+    assert town.relay(here, there) == []
 
 
 def test_a_receipt_that_cannot_be_read_is_reported(town):
