@@ -119,7 +119,7 @@ def list_receipts(
         clock: Ours.
         message: Only those for one message: a prefix of its id or digest. A whole digest is
             looked for without knowing it.
-        wanted: Where tags may not be listed, only these messages are asked for.
+        wanted: Without `message`: only those for these.
         verifier: Says who signed them; None: nobody asks.
 
     Raises:
@@ -129,7 +129,7 @@ def list_receipts(
     """
     search = _Search(registry, repository, repo, me, state, clock)
     if message is None:
-        found = search.in_bulk(wanted)
+        found = [one for one in search.in_bulk(wanted) if wanted is None or one.message in wanted]
     elif message:
         digest = Digest(message) if is_valid_digest(message) else search.resolve(message)
         found = search.for_message(digest)
