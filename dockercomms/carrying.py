@@ -35,8 +35,10 @@ from dockercomms.discovery import anchor_digest
 from dockercomms.errors import NotFoundError, ProtocolError, RegistryError
 from dockercomms.inventory import Attached, fetch
 from dockercomms.manifest import Message, Receipt, parse_anchor
+from dockercomms.oci.copying import TotalProgress
 from dockercomms.oci.ensure import BlobCopy, TargetLuck
 from dockercomms.oci.hub import direct
+from dockercomms.oci.interface import ProgressHook
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.location import Location
 from dockercomms.oci.model import EMPTY_CONFIG, Descriptor, Digest, parse_children
@@ -72,10 +74,19 @@ class Carrier(AbstractContextManager["Carrier"]):
         source: Where it is.
         publisher: Where it goes.
         concurrency: Blobs under way at once.
+        progress: Told how many bytes of what is brought at once are done.
     """
 
-    def __init__(self, source: Store, publisher: Publisher, *, concurrency: int = 4) -> None:
+    def __init__(
+        self,
+        source: Store,
+        publisher: Publisher,
+        *,
+        concurrency: int = 4,
+        progress: ProgressHook | None = None,
+    ) -> None:
         self._source = source
+        self._progress = progress
         self._publisher = publisher
         self._target = Location(publisher.registry, publisher.repository)
         self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="dockercomms-relay")
@@ -215,9 +226,12 @@ class Carrier(AbstractContextManager["Carrier"]):
         copy = BlobCopy(
             self._source.registry, self._source.repository, self._target, luck=self._luck
         )
-        for blob in self._executor.map(
-            lambda blob: copy.run(blob.digest, known=blob), wanted.values()
-        ):
+        total = TotalProgress(sum(blob.size for blob in wanted.values()), self._progress)
+
+        def run(blob: Descriptor) -> Descriptor:
+            return copy.run(blob.digest, known=blob, progress=total.part(blob.size))
+
+        for blob in self._executor.map(run, wanted.values()):
             self._there.add(blob.digest)
 
     def _ensure_subject(self, message: Message, rt: str) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 
 from dockercomms.collecting import Collected, Collector
 from dockercomms.mailbox_base import MailboxBase
+from dockercomms.oci.interface import ProgressHook
 from dockercomms.relaying import Relay
 from dockercomms.stores import Store
 
@@ -68,6 +69,7 @@ class Whole(MailboxBase):
         ids: Sequence[str] = (),
         complete: bool = False,
         concurrency: int = 4,
+        progress: ProgressHook | None = None,
     ) -> Relay:
         """Return the run that carries what one repository holds to another; see `Relay`.
 
@@ -81,6 +83,7 @@ class Whole(MailboxBase):
             ids: Only the messages whose id or digest begins so.
             complete: Look for bundles that have no tag, too, whatever is there already.
             concurrency: Blobs under way at once.
+            progress: Told how many bytes of what one message is made of have come.
         """
         return Relay(
             source=source or self._store,
@@ -91,5 +94,6 @@ class Whole(MailboxBase):
             ids=ids,
             complete=complete,
             concurrency=concurrency,
+            progress=progress,
             on_notice=self._on_notice,
         )

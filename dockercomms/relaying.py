@@ -55,6 +55,7 @@ from dockercomms.inventory import (
     read_message,
 )
 from dockercomms.manifest import Message, Receipt
+from dockercomms.oci.interface import ProgressHook
 from dockercomms.oci.model import Digest
 from dockercomms.parcels import Parcel, Relayed, Totals, message_relayed, receipt_relayed
 from dockercomms.platforms import Clock
@@ -87,6 +88,7 @@ class Relay:
         ids: Only the messages whose id or digest begins so, with the receipts for them.
         complete: Ask for the referrers of messages that are there, too, for bundles without a tag.
         concurrency: Blobs under way at once.
+        progress: Told how many bytes of what one message is made of have come.
         on_notice: Called with what the user may want to know.
     """
 
@@ -98,6 +100,7 @@ class Relay:
     ids: Sequence[str] = ()
     complete: bool = False
     concurrency: int = 4
+    progress: ProgressHook | None = None
     on_notice: NoticeHook | None = None
     totals: Totals = field(default_factory=Totals, init=False)
     _there: TagsThere = field(default_factory=TagsThere, init=False)
@@ -135,7 +138,9 @@ class Relay:
             on_notice=self.on_notice,
         )
         publisher.hear_clock("")
-        with Carrier(self.source, publisher, concurrency=self.concurrency) as carrier:
+        with Carrier(
+            self.source, publisher, concurrency=self.concurrency, progress=self.progress
+        ) as carrier:
             try:
                 for relayed in self._run(carrier, publisher.now()):
                     self._count(relayed)

@@ -148,9 +148,11 @@ def _store(archive: ArchiveRegistry, file: str) -> Store:
 def _run(session: Session, relay: Relay) -> int:
     """Carry it out, a line for each object; returns the exit code."""
     from dockercomms.cli.records import relayed_record
+    from dockercomms.cli.reg_output import metering
 
     failed: list[DockerCommsError] = []
-    with session.screen.listing(COLUMNS) as listing:
+    with metering(session, "carrying") as show, session.screen.listing(COLUMNS) as listing:
+        relay.progress = show
         for done in relay.run():
             cells = (
                 done.kind,

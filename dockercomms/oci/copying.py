@@ -252,7 +252,7 @@ class TreeCopy:
 
     def send(self, blobs: tuple[tuple[Descriptor, Reader, str], ...]) -> None:
         """Copy blobs, each from its store and repository, the largest first."""
-        total = _Total(sum(blob.size for blob, _, _ in blobs), self._progress)
+        total = TotalProgress(sum(blob.size for blob, _, _ in blobs), self._progress)
 
         def send_one(item: tuple[Descriptor, Reader, str]) -> None:
             blob, reader, repository = item
@@ -321,7 +321,7 @@ class TreeCopy:
                 raise error
 
 
-class _Total:
+class TotalProgress:
     """Bytes of all blobs together, from the progress of each. Safe for several threads."""
 
     def __init__(self, total: int, hook: ProgressHook | None) -> None:

@@ -253,6 +253,7 @@ class FakeCollector:
 class FakeRelay:
     relayed: list[Relayed | BaseException]
     totals: Totals = field(default_factory=Totals)
+    progress: Any = None
 
     def run(self) -> Iterator[Relayed]:
         for done in _given(self.relayed):

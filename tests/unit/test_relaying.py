@@ -123,6 +123,17 @@ def test_a_second_run_moves_and_writes_nothing(town):
     assert tags(there) == before
 
 
+def test_progress_is_told_of_what_each_message_is_made_of(town):
+    here, there = town.memory("a"), town.memory("b")
+    town.send(here, random.Random(1).randbytes(20_000).hex())
+    told: list[tuple[int, int]] = []
+
+    town.relay(here, there, progress=lambda done, total: told.append((done, total)))
+
+    assert told[-1][0] == told[-1][1] > 20_000
+    assert told == sorted(told)
+
+
 def test_blobs_that_messages_share_are_moved_once(town, tmp_path):
     here, there = town.memory("a"), town.memory("b")
     for name in (BOB, "carol", "dave"):
