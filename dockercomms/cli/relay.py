@@ -149,6 +149,7 @@ def _run(session: Session, relay: Relay) -> int:
     """Carry it out, a line for each object; returns the exit code."""
     from dockercomms.cli.records import relayed_record
     from dockercomms.cli.reg_output import metering
+    from dockercomms.relaying import Totals
 
     failed: list[DockerCommsError] = []
     with metering(session, "carrying") as show, session.screen.listing(COLUMNS) as listing:
@@ -171,6 +172,8 @@ def _run(session: Session, relay: Relay) -> int:
                 session.tell_failure(f"{done.kind} {what}", done.error)
     totals = relay.totals
     session.screen.note(_summary(totals))
+    if totals == Totals():
+        session.screen.note(f"nothing to carry in {relay.source.repo}")
     if not failed:
         return 0
     others = totals.messages + totals.bundles + totals.receipts + totals.present

@@ -19,6 +19,7 @@ from dockercomms.receipts import ReceiptEntry
 from dockercomms.receiving import Received
 from dockercomms.relaying import Relayed, Totals
 from dockercomms.sending import Sent
+from dockercomms.stores import Store
 from dockercomms.watching import Watched
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -236,7 +237,7 @@ class FakeMailbox:
 
     def relay(self, **options: Any) -> FakeRelay:
         self.calls.append(("relay", (), options))
-        return FakeRelay(self.relayed)
+        return FakeRelay(self.relayed, options.get("source") or Store(None, "box", "r.example/box"))
 
 
 @dataclass
@@ -252,6 +253,7 @@ class FakeCollector:
 @dataclass
 class FakeRelay:
     relayed: list[Relayed | BaseException]
+    source: Store
     totals: Totals = field(default_factory=Totals)
     progress: Any = None
 

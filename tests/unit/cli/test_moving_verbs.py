@@ -94,6 +94,7 @@ def test_an_export_without_messages_makes_an_empty_tar(tmp_path: Path) -> None:
     options = mailbox.asked("relay")[1]
     assert (options["to"], options["ids"]) == (("bob",), ("1a2b",))
     assert "0 messages, 0 receipts carried" in result.stderr
+    assert "nothing to carry in r.example/box" in result.stderr
 
 
 @pytest.mark.parametrize("error", [NetworkError("cut"), KeyboardInterrupt(), LocalIOError("full")])
