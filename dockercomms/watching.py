@@ -52,7 +52,7 @@ from dockercomms.receipts import publish_receipt, store_receipt
 from dockercomms.receiving import Received
 from dockercomms.rounds import Round
 from dockercomms.state.handover_rows import Handover
-from dockercomms.state.locks import try_shared_lock
+from dockercomms.state.locks import sweep_locks, try_shared_lock
 from dockercomms.state.receipt_rows import ReceiptRow
 
 DEFAULT_INTERVAL_SECONDS = 30
@@ -186,6 +186,8 @@ class Watcher:
             LocalIOError: the state, the disk, or the command cannot be used.
         """
         pace = Pace(self.options.interval_seconds, self.clock)
+        if self.options.command is not None:
+            sweep_locks(_locks_of(self.rounds()))
         while not self.stop.is_set():
             found = False
             try:
@@ -288,7 +290,7 @@ class Watcher:
         digest, state = received.digest, round_.state
         if digest is None:
             raise AssertionError("internal: a message that was received without its digest")
-        lock = state.path.parent / "handovers" / f"{delivery_key(inbox.me, digest)}.lock"
+        lock = _locks_of(round_) / f"{delivery_key(inbox.me, digest)}.lock"
         # The command inherits the lock: if we are killed, nobody starts it again beside itself.
         with try_shared_lock(lock) as held:
             known = state.inbox.delivery(inbox.me, digest)
@@ -376,6 +378,11 @@ class Watcher:
     def _tell(self, kind: Literal["watch-waits", "no-bell"], text: str) -> None:
         if self.on_notice is not None:
             self.on_notice(Notice(kind, text))
+
+
+def _locks_of(round_: Round) -> Path:
+    """Return where the locks of commands are."""
+    return round_.state.path.parent / "handovers"
 
 
 def may_pass(error: DockerCommsError) -> bool:

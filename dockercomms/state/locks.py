@@ -84,6 +84,19 @@ def try_shared_lock(path: Path) -> Iterator[tuple[int, ...] | None]:
         os.close(handle)
 
 
+def sweep_locks(folder: Path) -> None:
+    """Remove the files of shared locks in `folder` that nobody holds: of processes that died.
+
+    Raises:
+        LocalIOError: the folder cannot be read.
+    """
+    with local_errors(str(folder)):
+        paths = list(folder.glob("*.lock"))
+    for path in paths:
+        with try_shared_lock(path):
+            pass
+
+
 def _flocked(path: Path) -> int | None:
     """Return a descriptor of `path` that holds its lock; None if another one does."""
     import fcntl  # noqa: PLC0415 - not everywhere

@@ -1,7 +1,7 @@
-"""Kills a send, or a receive, after each of its events in turn, and checks that the next run puts
-everything right. A program of its own, because it forks.
+"""Kills a send, a receive or a watch after each of its events in turn, and checks that the next run
+puts everything right. A program of its own, because it forks.
 
-    python -m tests.faults.crash_driver FOLDER send|receive-file|receive-folder [EVERY]
+    python -m tests.faults.crash_driver FOLDER send|receive-file|receive-folder|watch [EVERY]
 """
 
 from __future__ import annotations
@@ -55,6 +55,15 @@ class Trial:
     def receive(self, registry=None):
         with self.mailbox("bob", registry) as bob:
             return list(bob.receive(out=self.folder / "out"))
+
+    def watch(self, registry=None):
+        command = f"sh -c 'echo $DOCKERCOMMS_MSG_ID >>{self.folder}/commands'"
+        with self.mailbox("bob", registry) as bob:
+            return list(bob.watch(out=self.folder / "out", command=command, once=True))
+
+    def commands(self) -> list[str]:
+        log = self.folder / "commands"
+        return log.read_text().split() if log.exists() else []
 
     def messages(self) -> set[str]:
         registry = self.registry()
@@ -144,12 +153,36 @@ def check_receive(trial: Trial, number: int, what: str) -> tuple[bool, str, list
     return killed, name, wrong
 
 
+def check_watch(trial: Trial, number: int) -> tuple[bool, str, list[str]]:
+    sent = trial.send()
+    killed, name = run_killed(trial, trial.watch, number)
+    early = trial.commands()
+    again = trial.watch()
+    wrong = []
+    if files_below(trial.folder / "out") != {f"{sent.id[:8]}/a.txt": DATA["a.txt"]}:
+        wrong.append(f"files {sorted(files_below(trial.folder / 'out'))}")
+    expected = [*early, *([sent.id] if again else [])]
+    if trial.commands() != expected or len(expected) not in (1, 2):
+        wrong.append(f"commands {early}, then {trial.commands()}")
+    if len(trial.receipts()) != 1:
+        wrong.append(f"{len(trial.receipts())} receipts")
+    if trial.watch() or trial.commands() != expected:
+        wrong.append("done once more")
+    for folder in ("receives", "handovers"):
+        made = [path.name for path in (trial.folder / "bob" / folder).iterdir()]
+        if made:
+            wrong.append(f"left in {folder}: {made}")
+    return killed, name, wrong
+
+
 def main(folder: Path, mode: str, every: int) -> int:
     failures, number = [], 1
     while True:
         trial = Trial(folder / f"{mode}-{number}")
         if mode == "send":
             killed, name, wrong = check_send(trial, number)
+        elif mode == "watch":
+            killed, name, wrong = check_watch(trial, number)
         else:
             what = "a.txt" if mode == "receive-file" else "project"
             killed, name, wrong = check_receive(trial, number, what)

@@ -163,7 +163,12 @@ def test_receive_is_put_right_by_the_next_run(tmp_path, kind, fault, after):
 
 @pytest.mark.parametrize(
     ("mode", "every"),
-    [("send", EVERY), ("receive-file", EVERY), ("receive-folder", 3 * EVERY - 2)],
+    [
+        ("send", EVERY),
+        ("receive-file", EVERY),
+        ("receive-folder", 3 * EVERY - 2),
+        ("watch", 2 * EVERY - 1),
+    ],
 )
 def test_a_killed_run_is_put_right_by_the_next(tmp_path, mode, every):
     root = Path(__file__).parents[2]

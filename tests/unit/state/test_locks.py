@@ -8,7 +8,7 @@ import pytest
 
 from dockercomms.errors import LocalIOError
 from dockercomms.state import locks
-from dockercomms.state.locks import try_lock, try_shared_lock
+from dockercomms.state.locks import sweep_locks, try_lock, try_shared_lock
 
 
 def test_try_lock_is_free_again_after_an_error(tmp_path):
@@ -93,3 +93,12 @@ def test_shared_lock_that_cannot_be_made_names_the_file(tmp_path):
         try_shared_lock(tmp_path / "file" / "x.lock"),
     ):
         pass
+
+
+def test_sweep_removes_what_nobody_holds(tmp_path):
+    for name in ("dead.lock", "held.lock", "other"):
+        (tmp_path / name).touch()
+    with try_shared_lock(tmp_path / "held.lock"):
+        sweep_locks(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["held.lock", "other"]
+    sweep_locks(tmp_path / "nowhere")
