@@ -29,7 +29,7 @@ ALLOWED_IMPORTS = {
     "click": ("cli/",),
     "rich": ("cli/",),
     "oras": ("oci/auth.py", "oci/session.py"),
-    "requests": ("oci/auth.py", "oci/session.py", "trust/keyless.py"),
+    "requests": ("oci/adapter.py", "oci/auth.py", "oci/session.py", "trust/keyless.py"),
     "sigstore": ("trust/keyless.py",),
 }
 """Foreign package to the only files, or folders, that may import it."""

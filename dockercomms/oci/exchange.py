@@ -136,6 +136,14 @@ class Response(Protocol):
         """
         ...
 
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as bytes come at once; 0 at the end, or where it has no room.
+
+        Raises:
+            NetworkError: the connection broke.
+        """
+        ...
+
     def close(self) -> None:
         """Release the connection, for use again where the body is at its end."""
         ...

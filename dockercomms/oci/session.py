@@ -30,6 +30,7 @@ from urllib.parse import urljoin, urlsplit
 
 from dockercomms import __version__
 from dockercomms.errors import NetworkError, ProtocolError, RegistryError, UsageError
+from dockercomms.oci.adapter import adapter_class
 from dockercomms.oci.auth import (
     BACKEND_NAME,
     MAX_TOKEN_BYTES,
@@ -57,18 +58,14 @@ if TYPE_CHECKING:
 
     import requests  # noqa: TID251 - this is one of the modules that may
 
-CONNECT_SECONDS = 10.0
-"""How long one address may take to connect."""
-
 TIMEOUT_SECONDS = 60.0
 """How long the registry may be silent, or take none of what is sent."""
-
-POOL_CONNECTIONS = 32
-"""Connections kept for use again; more threads than that work, on connections of their own."""
 
 MAX_REDIRECTS = 5
 
 _BELOW_500 = frozenset(range(100, 500)) - {HTTPStatus.TOO_MANY_REQUESTS}
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-]+(:[0-9]+)?/[A-Za-z0-9._~:/?@!$&'()*+,;=%\-]*")
+"""An address that needs no quoting, and whose host is written as it is sent."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ENDPOINT = re.compile(r"/v2/(.+?)/(?:manifests/|blobs/(uploads/)?|tags/list|referrers/)")
 _LOG = logging.getLogger("dockercomms.oci")
@@ -164,7 +161,7 @@ class SessionCore:
         host = self.base_url.partition("://")[2]
         plain = self._origin[0] == "http"
         self._set_up_oras(host, plain=plain)
-        adapter = transport or _adapter_class()(self._tls_context, endpoint.timeout)
+        adapter = transport or adapter_class()(self._tls_context, endpoint.timeout)
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, adapter)
         # Any callable here keeps ~/.netrc from replacing our header; trust_env = False would lose
@@ -317,8 +314,6 @@ class SessionCore:
     def _perform(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | SizedBody | None
     ) -> HTTPResponse:
-        import requests  # noqa: PLC0415, TID251 - loaded with oras
-
         if self._limiter is not None:
             self._limiter.acquire()
         what = f"{method} {redact_url(url)}"
@@ -326,14 +321,34 @@ class SessionCore:
         # What is hashed is what is stored: nothing on the way may pack it
         ours = {"User-Agent": self.endpoint.user_agent, "Accept-Encoding": "identity"}
         with foreign_errors(what):
-            prepared = self.session.prepare_request(
-                requests.Request(method, url, headers={**ours, **headers}, data=body)
-            )
+            prepared = self._prepared(method, url, {**ours, **headers}, body)
             adapter = self.session.get_adapter(url)
             raw = adapter.send(prepared, stream=True, **self._settings(url))
         seconds = self.clock.monotonic() - started
         _LOG.debug("%s%s: %d in %.3f s", self.endpoint.debug_id, what, raw.status_code, seconds)
         return HTTPResponse(raw, method, what)
+
+    def _prepared(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | SizedBody | None
+    ) -> requests.PreparedRequest:
+        """Return what an adapter sends.
+
+        requests looks at the environment and builds cookies for each request, which takes longer
+        than sending it; what is left is to quote addresses that need it.
+        """
+        import requests  # noqa: PLC0415, TID251 - loaded with oras
+
+        if not _PLAIN_URL.fullmatch(url):
+            return self.session.prepare_request(
+                requests.Request(method, url, headers=dict(headers), data=body)
+            )
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url = method, url
+        prepared.headers = requests.structures.CaseInsensitiveDict(headers)
+        prepared.body = body or None  # type: ignore[assignment] # a stream of known length
+        if body or method not in {"GET", "HEAD"}:
+            prepared.headers["Content-Length"] = str(len(body or b""))
+        return prepared
 
     def _settings(self, url: str) -> dict[str, Any]:
         """Return proxies and the rest, as requests reads them from the environment.
@@ -401,57 +416,3 @@ def _lookup(
         return known.entry(endpoint.host, repository)
 
     return find
-
-
-@functools.cache
-def _adapter_class() -> Any:
-    """Return the transport: time limits on everything, and our own TLS settings per host."""
-    import requests.adapters  # noqa: PLC0415, TID251 - loaded with oras
-
-    base: Any = requests.adapters.HTTPAdapter
-
-    class PatientAdapter(base):  # type: ignore[misc] # its parent is used without types
-        def __init__(self, context_for: Callable[[str], ssl.SSLContext], timeout: float) -> None:
-            self._context_for = context_for
-            self._times = (min(CONNECT_SECONDS, timeout), timeout)
-            self._patient = functools.cache(functools.partial(_patient_class, timeout))
-            super().__init__(pool_connections=POOL_CONNECTIONS, pool_maxsize=POOL_CONNECTIONS)
-
-        def send(self, request: Any, **options: Any) -> Any:
-            return super().send(request, **{**options, "timeout": self._times})
-
-        def build_connection_pool_key_attributes(
-            self, request: Any, *_: Any, **__: Any
-        ) -> tuple[Any, dict[str, Any]]:
-            host, _ignored = super().build_connection_pool_key_attributes(request, verify=True)
-            if host["scheme"] != "https":
-                return host, {}
-            return host, {"ssl_context": self._context_for(urlsplit(request.url).netloc)}
-
-        def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-            pool = super().get_connection_with_tls_context(*args, **options)
-            pool.ConnectionCls = self._patient(pool.ConnectionCls)
-            return pool
-
-        def cert_verify(self, *_: Any, **__: Any) -> None:
-            """Do nothing: the TLS context knows what to trust."""
-
-    return PatientAdapter
-
-
-def _patient_class(seconds: float, base: Any) -> Any:
-    """Return a connection class that gives sending as long as reading.
-
-    urllib3 sends under the limit for connecting, which a slow link passes in the middle of a blob.
-    """
-    if hasattr(base, "send_seconds"):
-        return base
-
-    class Patient(base):  # type: ignore[misc] # its parent is known at run time
-        send_seconds = seconds
-
-        def connect(self) -> None:
-            super().connect()
-            self.sock.settimeout(self.send_seconds)
-
-    return Patient

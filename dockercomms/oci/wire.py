@@ -21,6 +21,9 @@ from dockercomms.oci.model import MAX_MANIFEST_BYTES
 if TYPE_CHECKING:
     import requests  # noqa: TID251 - its type only
 
+_COPIED_BYTES = 2**18
+"""How much goes through a copy at once where a proxy's connection cannot fill a buffer itself."""
+
 _DRAIN_BYTES = 65536
 """How much of an unread body is read so that its connection can be used again."""
 
@@ -42,6 +45,19 @@ class HTTPResponse:
             data: bytes = self._raw.raw.read(None if size < 0 else size, decode_content=False)
         return data
 
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as bytes come at once, 0 at the end; see `Response.readinto`."""
+        raw = self._raw.raw
+        with foreign_errors(self._what):
+            readinto = getattr(raw, "readinto", None)
+            if readinto is None or not hasattr(raw, "challenges"):
+                # urllib3's own would unpack what is packed
+                data = raw.read(min(len(buffer), _COPIED_BYTES), decode_content=False)
+                buffer[: len(data)] = data
+                return len(data)
+            count: int = readinto(buffer)
+        return count
+
     def close(self) -> None:
         """Release the connection, for use again where little of the body is left."""
         # What is closed before its end costs a new connection, so the tails of answers are read
@@ -53,7 +69,11 @@ class HTTPResponse:
 
     def challenges(self) -> tuple[str, ...]:
         """Return every `WWW-Authenticate` field; requests itself joins them."""
-        return tuple(self._raw.raw.headers.getlist("WWW-Authenticate"))
+        raw = self._raw.raw
+        if hasattr(raw, "challenges"):
+            found: tuple[str, ...] = raw.challenges()
+            return found
+        return tuple(raw.headers.getlist("WWW-Authenticate"))
 
     def foreign(self, *, whole: bool) -> requests.Response:
         """Return what requests gave, its body read if `whole`.
