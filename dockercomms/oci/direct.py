@@ -163,17 +163,29 @@ def request_head(method: str, target: str, host: str, headers: Mapping[str, str]
         ) from error
 
 
-class Fields(dict[str, list[str]]):
-    """Header fields by their names in lower case; each value stands alone."""
+class Fields:
+    """Header fields, found by their names in any case; each value stands alone."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, list[str]]] = {}
+
+    def add(self, name: str, value: str) -> None:
+        """Add one."""
+        self._known.setdefault(name.lower(), (name, []))[1].append(value)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the first value of a field, as `http.client` asks for it."""
-        found = super().get(name.lower())
-        return default if found is None else found[0]
+        found = self._known.get(name.lower())
+        return default if found is None else found[1][0]
+
+    def get_all(self, name: str) -> tuple[str, ...]:
+        """Return every value of a field."""
+        found = self._known.get(name.lower())
+        return () if found is None else tuple(found[1])
 
     def joined(self) -> dict[str, str]:
         """Return one value for each name, several joined as RFC 9110 section 5.3 has it."""
-        return {name: ", ".join(values) for name, values in self.items()}
+        return {name: ", ".join(values) for name, values in self._known.values()}
 
 
 class Answer(http.client.HTTPResponse):
@@ -225,7 +237,7 @@ def _read_fields(stream: BinaryIO) -> Fields:
             return fields
         name, colon, value = line.decode("latin-1").partition(":")
         if colon and name.strip() == name:  # what is no field is left out, as `email` does
-            fields.setdefault(name.lower(), []).append(value.strip())
+            fields.add(name, value.strip())
     raise http.client.HTTPException(f"more than {MAX_FIELDS} headers")
 
 
@@ -253,7 +265,7 @@ class DirectBody:
 
     def challenges(self) -> tuple[str, ...]:
         """Return every `WWW-Authenticate` field."""
-        return tuple(self.answer.fields.setdefault("www-authenticate", []))
+        return self.answer.fields.get_all("www-authenticate")
 
     def read(self, amt: int | None = None, *, decode_content: bool = False) -> bytes:  # noqa: ARG002 - urllib3's
         """Return `amt` bytes, less only at the end.
@@ -307,7 +319,7 @@ def exchange(
     method: str,
     url: str,
     headers: Mapping[str, str],
-    body: bytes | Iterable[bytes] | None,
+    body: bytes | Iterable[bytes | memoryview] | None,
 ) -> DirectBody:
     """Send one request and return its answer, when its header has come.
 
@@ -347,8 +359,8 @@ def exchange(
 
 
 def _pieces(
-    head: bytes, headers: Mapping[str, str], body: bytes | Iterable[bytes] | None
-) -> Iterator[bytes]:
+    head: bytes, headers: Mapping[str, str], body: bytes | Iterable[bytes | memoryview] | None
+) -> Iterator[bytes | memoryview]:
     """Yield what goes to the socket, a small body with the head."""
     if not body:
         yield head

@@ -33,7 +33,7 @@ class Body:
 
     length: int
     """Bytes in all."""
-    open: Callable[[], Iterator[bytes]]
+    open: Callable[[], Iterator[bytes | memoryview]]
     """Gives the bytes from their start each time it is called."""
 
     def __bool__(self) -> bool:

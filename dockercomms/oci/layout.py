@@ -46,6 +46,7 @@ from dockercomms.errors import (
     NotFoundError,
     Unsupported,
 )
+from dockercomms.oci.held import checked_blocks
 from dockercomms.oci.interface import (
     BlobReader,
     BlobSource,
@@ -59,10 +60,8 @@ from dockercomms.oci.layout_index import IndexEntry, LayoutIndex
 from dockercomms.oci.model import (
     MANIFEST_MEDIA_TYPES,
     MAX_MANIFEST_BYTES,
-    READ_BYTES,
     Descriptor,
     Digest,
-    VerifyingReader,
 )
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.oci.stored import (
@@ -174,10 +173,9 @@ class LayoutRegistry:
         what = f"{self._folder}: {descriptor.digest}"
         with local_errors(what):
             new = self._files.new_file()
-        with new, source() as stream:
-            checked = VerifyingReader(stream, descriptor)
+        with new, contextlib.closing(checked_blocks(descriptor, source)) as pieces:
             done = 0
-            while piece := checked.read(READ_BYTES):
+            for piece in pieces:
                 with local_errors(what):
                     new.write(piece)
                 done += len(piece)

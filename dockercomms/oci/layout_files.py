@@ -98,7 +98,7 @@ class NewFile:
         self.path = folder / _random_name()
         self._handle = create_new(self.path, mode=_FILE_MODE)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Add `data`."""
         write_all(self._handle, data)
 

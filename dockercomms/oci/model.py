@@ -506,6 +506,28 @@ class VerifyingReader:
         if not data:
             got = self.descriptor.size - self._left
             raise Truncated(f"{self._what}: {self.descriptor.size} bytes expected, {got} received")
+        self._take(data)
+        return data
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as bytes come at once, 0 at the proven end.
+
+        Only over a stream that has `readinto` itself.
+        """
+        if not len(buffer):
+            return 0
+        if self._left == 0:
+            self._check_end()
+            return 0
+        room = buffer[: min(len(buffer), self._left)]
+        count: int = self._stream.readinto(room)  # type: ignore[attr-defined] # a `FillingStream`
+        if not count:
+            got = self.descriptor.size - self._left
+            raise Truncated(f"{self._what}: {self.descriptor.size} bytes expected, {got} received")
+        self._take(room[:count])
+        return count
+
+    def _take(self, data: bytes | memoryview) -> None:
         if len(data) > self._left:
             raise TrailingData(f"{self._what}: more than {self.descriptor.size} bytes received")
         self._hash.update(data)
@@ -513,7 +535,6 @@ class VerifyingReader:
         if self._left == 0:
             # The last bytes are handed out only after they are known to be right.
             self._check_end()
-        return data
 
     def __iter__(self) -> Iterator[bytes]:
         while data := self.read(READ_BYTES):

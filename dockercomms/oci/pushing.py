@@ -1,6 +1,7 @@
 """Pushing one blob whose digest and size are known, whatever happens to the connection.
 
-1. Up to `ONE_REQUEST_BYTES`: POST, PUT. Larger: POST, one PATCH that streams, PUT.
+1. Up to `ONE_REQUEST_BYTES`, of what is in memory up to `HELD_REQUEST_BYTES`: POST, PUT. Larger:
+   POST, one PATCH that streams, PUT.
 2. After a break: has the closing PUT arrived? Then done. Else the session is asked where it is and
    the PATCH goes on from there; where the registry cannot say, from the start.
 3. A registry that refuses the piece gets smaller ones, then, as one without PATCH, all in the PUT.
@@ -28,6 +29,7 @@ from dockercomms.errors import (
     Unsupported,
 )
 from dockercomms.oci.exchange import Body, Sender
+from dockercomms.oci.held import BLOCK_BYTES, HeldBlob
 from dockercomms.oci.interface import BlobSource, ProgressHook
 from dockercomms.oci.model import Descriptor
 from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
@@ -37,8 +39,9 @@ from dockercomms.platforms import local_errors
 ONE_REQUEST_BYTES = 2**20
 """Up to this a blob goes in one PUT: sending it again costs less than asking where it is."""
 
-BLOCK_BYTES = 2**18
-"""How much of the source is in memory at once."""
+HELD_REQUEST_BYTES = 32 * 2**20
+"""What is in memory goes in one PUT up to this, which saves the registry a file and a request; what
+breaks goes on in pieces from where the registry is."""
 
 MAX_REPAIRS = 8
 """How often one blob is begun again, or sent another way, without getting further."""
@@ -65,6 +68,7 @@ class CheckedSource:
         self.moved = 0
         """Bytes handed out so far, those that were handed out again included."""
         self._open = source
+        self.held = isinstance(source, HeldBlob) and len(source.view) == descriptor.size
         self._progress = progress
         self._hash = hashlib.new(descriptor.digest.partition(":")[0])
         self._hashed = 0
@@ -80,7 +84,17 @@ class CheckedSource:
             self._shown = done
             self._progress(done, self.descriptor.size)
 
-    def _blocks(self, start: int, stop: int) -> Iterator[bytes]:
+    def _blocks(self, start: int, stop: int) -> Iterator[bytes | memoryview]:
+        if not (self.held and isinstance(self._open, HeldBlob)):
+            yield from self._checked_blocks(start, stop)
+            return
+        for held in self._open.blocks(start, stop):
+            start += len(held)
+            self.moved += len(held)
+            yield held
+            self.show(start)
+
+    def _checked_blocks(self, start: int, stop: int) -> Iterator[bytes]:
         what = f"blob {self.descriptor.digest}"
         with local_errors(what):
             stream = self._open()
@@ -146,7 +160,9 @@ class BlobPush:
         self._patient = patient
         self._chunk = chunk_bytes
         self._size = source.descriptor.size
-        self._whole = self._size <= min(ONE_REQUEST_BYTES, chunk_bytes or ONE_REQUEST_BYTES)
+        limit = HELD_REQUEST_BYTES if source.held else ONE_REQUEST_BYTES
+        self._whole = self._size <= min(limit, chunk_bytes or limit)
+        self._may_go_in_pieces = self._whole and self._size > ONE_REQUEST_BYTES
         self._session: UploadSession | None = None
         self._at = 0
         self._best = 0
@@ -245,6 +261,8 @@ class BlobPush:
     def _recover(self, error: NetworkError | RegistryError) -> None:
         """Prepare the next try, or raise `error` if there is to be none."""
         session = self._session
+        if self._may_go_in_pieces:
+            self._may_go_in_pieces = self._whole = False
         if session is not None and isinstance(error, RegistryError) and self._cured(error, session):
             self._repairs += 1
             if self._repairs > MAX_REPAIRS:

@@ -256,6 +256,26 @@ class ResumingStream:
                 self._retrying = None
                 return data
 
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as bytes come at once; see `read`.
+
+        What has to be asked for again, or lies beyond the end, takes the way of `read`.
+        """
+        response = self._response
+        if response is not None and self.left and self._at == self._position:
+            try:
+                count = response.readinto(buffer[: self.left])
+            except NetworkError:
+                count = 0
+            if count:
+                self._position += count
+                self._at += count
+                self._retrying = None
+                return count
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def close(self) -> None:
         """Release the connection."""
         if self._response is not None:
@@ -303,6 +323,12 @@ class HTTPBlobReader:
         while self._stream.left:
             parts.append(self._stream.read(READ_BYTES))
         return b"".join(parts)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as bytes come at once, 0 at the end; see `FillingStream`."""
+        if self._checked is not None:
+            return self._checked.readinto(buffer)
+        return self._stream.readinto(buffer) if self._stream.left else 0
 
     def close(self) -> None:
         """Release the connection."""

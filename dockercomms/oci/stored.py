@@ -64,6 +64,12 @@ class StoredReader:
         with local_errors(self.descriptor.digest):
             return self._checked.read(size)
 
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as bytes come at once, 0 at the proven end."""
+        _refuse_closed(self._stream)
+        with local_errors(self.descriptor.digest):
+            return self._checked.readinto(buffer)
+
     def close(self) -> None:
         """Close the stream."""
         self._stream.close()
@@ -99,6 +105,12 @@ class StoredRange(StoredReader):
             raise Truncated(f"{self.descriptor.digest}: {self._left} bytes fewer than its size")
         self._left -= len(data)
         return data
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as bytes come at once, 0 at the end of the part."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _refuse_closed(stream: BinaryIO) -> None:

@@ -91,12 +91,12 @@ class SizedBody:
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self._blocks: Iterator[bytes] | None = None
+        self._blocks: Iterator[bytes | memoryview] | None = None
 
     def __len__(self) -> int:
         return self._body.length
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes | memoryview]:
         self._blocks = self._body.open()
         return self._blocks
 

@@ -5,7 +5,7 @@ Source: SPEC.md section 4.
 Example:
     >>> import io
     >>> from dockercomms.transport.chunks import join, split
-    >>> chunks = [b"".join(chunk.take()) for chunk in split(io.BytesIO(b"abcdefgh"), 3)]
+    >>> chunks = [bytes(chunk.data) for chunk in split(io.BytesIO(b"abcdefgh"), 3)]
     >>> chunks
     [b'abc', b'def', b'gh']
     >>> out = io.BytesIO()
@@ -16,15 +16,16 @@ Example:
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from dockercomms.errors import LimitError, UsageError
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import DEFAULT_CHUNK_BYTES, MAX_CHUNKS, MAX_TOTAL_BYTES
-from dockercomms.transport.pieces import PIECE_BYTES
+from dockercomms.transport.buffers import PIECE_BYTES, allocate
+from dockercomms.transport.tar import BLOCK_BYTES, END, padding_bytes
 
 SMALL_CHUNK_BYTES = 8 * 2**20
 """Half of the default and half of its memory; as fast, where a request takes milliseconds."""
@@ -63,73 +64,83 @@ def least_chunk_bytes(total_bytes: int) -> int:
     return -(-total_bytes // (MAX_CHUNKS * _ROUND_BYTES)) * _ROUND_BYTES
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the payload that becomes one layer."""
+    """A piece of the payload that becomes one layer, where the tar that carries it is made."""
 
-    pieces: deque[bytes]
+    room: memoryview
+    """`room_bytes(size)` or more: a header's place, the payload bytes, the place of the end."""
     size: int
-    """How many bytes it has, or had before they were taken."""
+    """How many payload bytes it has."""
 
     @classmethod
     def of(cls, data: bytes) -> Chunk:
         """Return the chunk with these bytes."""
-        return cls(deque([data]), len(data))
+        room = allocate(room_bytes(len(data)))
+        room[BLOCK_BYTES : BLOCK_BYTES + len(data)] = data
+        return cls(room, len(data))
 
-    def take(self) -> Iterator[bytes]:
-        """Yield the pieces, once, letting go of each."""
-        while self.pieces:
-            yield self.pieces.popleft()
+    @property
+    def data(self) -> memoryview:
+        """The payload bytes."""
+        return self.room[BLOCK_BYTES : BLOCK_BYTES + self.size]
 
 
-def split(stream: BinaryIO, chunk_bytes: int) -> Iterator[Chunk]:
+def room_bytes(size: int) -> int:
+    """Return how long the tar of a chunk of `size` bytes is."""
+    return BLOCK_BYTES + size + padding_bytes(size) + len(END)
+
+
+def split(
+    stream: BinaryIO,
+    chunk_bytes: int,
+    *,
+    room: Callable[[], memoryview] | None = None,
+    seen: Callable[[memoryview], object] | None = None,
+) -> Iterator[Chunk]:
     """Yield consecutive chunks of `chunk_bytes` bytes, the last one shorter; never nothing.
 
     An empty stream is one empty chunk. Each chunk is read when it is asked for.
+
+    Args:
+        stream: What to cut.
+        chunk_bytes: How long a chunk is.
+        room: Gives the buffer for the next chunk, of `room_bytes(chunk_bytes)`; a new one each
+            time if it is not given.
+        seen: Called with each piece that was read, in order.
 
     Raises:
         LimitError: the stream has more than `MAX_CHUNKS` chunks.
     """
     count = 0
     while True:
-        chunk = _read_chunk(stream, chunk_bytes)
-        if not chunk.size and count:
+        buffer = allocate(room_bytes(chunk_bytes)) if room is None else room()
+        size = _fill(stream, buffer[BLOCK_BYTES : BLOCK_BYTES + chunk_bytes], seen)
+        if not size and count:
             return
         if count == MAX_CHUNKS:
             raise LimitError(
                 f"the stream is longer than {MAX_CHUNKS} chunks of {chunk_bytes} bytes",
                 hint="larger chunks hold more: --chunk-size",
             )
-        yield chunk
-        if chunk.size < chunk_bytes:
+        yield Chunk(buffer, size)
+        if size < chunk_bytes:
             return
         count += 1
 
 
-def _read_chunk(stream: BinaryIO, chunk_bytes: int) -> Chunk:
-    """Read until the chunk is full or the stream ends."""
-    pieces: deque[bytes] = deque()
-    left = chunk_bytes
-    while left:
-        want = min(left, PIECE_BYTES)
-        piece = _read_piece(stream, want)
-        if piece:
-            pieces.append(piece)
-        left -= len(piece)
-        if len(piece) < want:
+def _fill(stream: BinaryIO, room: memoryview, seen: Callable[[memoryview], object] | None) -> int:
+    """Read until `room` is full or the stream ends; pipes give less than is asked for."""
+    source = cast("io.RawIOBase", stream)
+    done = 0
+    while done < len(room):
+        count = source.readinto(room[done : done + PIECE_BYTES])
+        if not count:
             break
-    return Chunk(pieces, chunk_bytes - left)
-
-
-def _read_piece(stream: BinaryIO, size: int) -> bytes:
-    """Read `size` bytes, less only at the end; pipes give less than is asked for."""
-    piece = stream.read(size)
-    while piece and len(piece) < size:
-        more = stream.read(size - len(piece))
-        if not more:
-            break
-        piece += more
-    return piece
+        if seen is not None:
+            seen(room[done : done + count])
+        done += count
+    return done
 
 
 def join(pieces: Iterable[bytes | bytearray | memoryview], sink: BinaryIO) -> tuple[int, Digest]:

@@ -57,6 +57,37 @@ class NullJournal:
         """Do nothing."""
 
 
+class PullJournal(Protocol):
+    """Which chunks are in the file that a payload is pulled into. Thread-safe."""
+
+    def arrived(self) -> frozenset[int]:
+        """Return the indexes of the chunks that an earlier run wrote into the same file."""
+        ...
+
+    def record(self, index: int) -> None:
+        """Note that a chunk is in the file, whole and proven to be its layer's."""
+        ...
+
+    def forget(self) -> None:
+        """Believe nothing of the file any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NullPullJournal:
+    """Remembers nothing."""
+
+    def arrived(self) -> frozenset[int]:
+        """Return nothing."""
+        return frozenset()
+
+    def record(self, index: int) -> None:
+        """Do nothing."""
+
+    def forget(self) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressEvent:
     """A chunk has arrived. Events come in the caller's thread, in the order of arrival."""

@@ -2,8 +2,9 @@
 
     descriptor -- get --> layer -- decode --> pieces -- write at their place --> payload
 
-Each layer passes through one thread from end to end; the payload's own digest is computed in the
-caller's thread, in order, behind the chunks that have arrived.
+Each layer passes through one thread from end to end, through two small buffers of its own; the
+payload's own digest is computed in the caller's thread, in order, behind the chunks that have
+arrived. Chunks that an earlier run left in the file are read and hashed from there like all others.
 
 Source: SPEC.md sections 4 and 8. An example is in `dockercomms.transport.transfer`.
 """
@@ -12,23 +13,31 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from dockercomms.errors import IntegrityError, LocalIOError, ProtocolError
 from dockercomms.manifest import ChunkLayer, Message
+from dockercomms.oci.held import FillingStream
 from dockercomms.oci.interface import Reader
 from dockercomms.oci.model import ByteStream, Descriptor, Digest
 from dockercomms.platforms import local_errors
-from dockercomms.transport.chunks import join, write_all
-from dockercomms.transport.journal import DEFAULT_CONCURRENCY, Progress, ProgressEvent
+from dockercomms.transport.buffers import PIECE_BYTES, Buffers
+from dockercomms.transport.chunks import join
+from dockercomms.transport.journal import (
+    DEFAULT_CONCURRENCY,
+    NullPullJournal,
+    Progress,
+    ProgressEvent,
+    PullJournal,
+)
 from dockercomms.transport.layer import decode
-from dockercomms.transport.pieces import PIECE_BYTES
+from dockercomms.transport.places import Places
+from dockercomms.transport.places import places as _places
 from dockercomms.transport.window import Stop, run_window
 
 
@@ -40,11 +49,13 @@ def pull_payload(
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
     progress: Progress | None = None,
+    journal: PullJournal | None = None,
 ) -> None:
     """Write the payload of a message into `sink`, and prove that it is what was announced.
 
-    `sink` is an empty file, open for writing and reading, at its start. Nothing in it may be
-    used before this has returned. Memory is bounded whatever the message says.
+    `sink` is a file, open for writing and reading, at its start; it is empty, or what an earlier
+    run with the same `journal` left. Nothing in it may be used before this has returned. Memory is
+    bounded whatever the message says.
 
     Args:
         registry: The store.
@@ -54,6 +65,8 @@ def pull_payload(
         concurrency: How many chunks are under way at once; messages of 1.0 do not say where a
             chunk belongs before those in front of it are known, so theirs come one by one.
         progress: Called for each chunk that has arrived.
+        journal: Which chunks `sink` holds already. They are believed only if the payload, hashed
+            from the file, has the digest that the message names; else all is fetched again.
 
     Raises:
         IntegrityError: the store gave other bytes than were asked for; another try may help.
@@ -62,12 +75,20 @@ def pull_payload(
         NotFoundError: a chunk is missing in the store.
         LocalIOError: `sink` cannot be written, or does not keep what is written.
     """
-    puller = _Puller(registry, repository, message, Stop())
+    stop = Stop()
+    rooms = Buffers(2 * PIECE_BYTES, count=concurrency + 1, stop=stop)
+    puller = _Puller(registry, repository, message, stop, rooms)
     expected = message.header.payload_digest
     if any(chunk.chunk_bytes is None for chunk in message.chunks):
         digest = _pull_in_order(puller, sink, progress)
     else:
-        digest = _pull_at_once(puller, _Places(sink), concurrency, progress)
+        kept = NullPullJournal() if journal is None or expected is None else journal
+        places = _places(sink, message.header.total_bytes)
+        arrived = kept.arrived()
+        digest = _pull_at_once(puller, places, concurrency, progress, kept)
+        if digest != expected and arrived:
+            kept.forget()
+            digest = _pull_at_once(puller, places, concurrency, progress, kept)
         if expected not in (None, digest) and _digest_in_order(puller) == expected:
             raise LocalIOError("payload: what was written is not what is read back")
     if expected not in (None, digest):
@@ -82,22 +103,25 @@ class _Puller:
     repository: str
     message: Message
     stop: Stop
+    rooms: Buffers
 
-    def pieces(self, chunk: ChunkLayer) -> Iterator[bytes]:
-        """Yield the payload bytes of a chunk.
+    def pieces(self, chunk: ChunkLayer) -> Iterator[bytes | memoryview]:
+        """Yield the payload bytes of a chunk, each piece until the next one is asked for.
 
         Where they break a rule, the rest of the layer is read all the same: only bytes that
         are proven to be the layer's own may condemn the message.
         """
         header = self.message.header
-        with self._open(chunk.descriptor) as layer:
+        with self._open(chunk.descriptor) as layer, self.rooms.lend() as room:
+            source = _Stoppable(layer, self.stop, room[:PIECE_BYTES])
             try:
                 yield from decode(
-                    _Stoppable(layer, self.stop),
+                    cast("ByteStream", source),
                     header.compression,
                     chunk.index,
                     limit=chunk.bound(header),
                     exact=chunk.chunk_bytes is not None,
+                    room=room[PIECE_BYTES:],
                 )
             except IntegrityError:
                 raise
@@ -116,70 +140,64 @@ class _Puller:
             return io.BytesIO(data)
         return self.registry.get_blob(self.repository, layer.digest, size=layer.size)
 
-    def pull(self, chunk: ChunkLayer, places: _Places, offset: int) -> None:
+    def pull(self, chunk: ChunkLayer, places: Places, offset: int, journal: PullJournal) -> None:
         """Write the payload bytes of a chunk to their place."""
         self.stop.check()
         for piece in self.pieces(chunk):
             places.write(offset, piece)
             offset += len(piece)
+        journal.record(chunk.index)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stoppable:
-    """A stream that refuses to be read on when another chunk has failed."""
+    """A stream that refuses to be read on when another chunk has failed.
+
+    What it gives stands in `room`, and is gone when more is asked for.
+    """
 
     stream: ByteStream
     stop: Stop
+    room: memoryview
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int = -1, /) -> bytes | memoryview:
         """Return up to `size` bytes."""
         self.stop.check()
-        return self.stream.read(size)
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """A file that several threads write into, each at its own place."""
-
-    sink: BinaryIO
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def write(self, offset: int, piece: bytes) -> None:
-        """Write all of `piece` at `offset`."""
-        with self.lock, local_errors("payload"):
-            self.sink.seek(offset)
-            write_all(self.sink, piece)
-
-    def read(self, offset: int, size: int) -> Iterator[bytes]:
-        """Yield the `size` bytes at `offset`."""
-        while size:
-            with self.lock, local_errors("payload"):
-                self.sink.seek(offset)
-                piece = self.sink.read(min(size, PIECE_BYTES))
-            if not piece:
-                raise LocalIOError("payload: what was written cannot be read back")
-            yield piece
-            offset += len(piece)
-            size -= len(piece)
+        if not isinstance(self.stream, FillingStream):
+            return self.stream.read(size)
+        view = self.room[: min(size, len(self.room))]
+        return view[: self.stream.readinto(view)]
 
 
 def _pull_at_once(
-    puller: _Puller, places: _Places, concurrency: int, progress: Progress | None
+    puller: _Puller,
+    places: Places,
+    concurrency: int,
+    progress: Progress | None,
+    journal: PullJournal,
 ) -> Digest:
     """Pull chunks whose places are known; hash the payload behind them, in order."""
     chunks = puller.message.chunks
     offsets = [0, *accumulate(chunk.chunk_bytes or 0 for chunk in chunks)]
-    tasks = (partial(puller.pull, chunk, places, offsets[chunk.index]) for chunk in chunks)
+    arrived = {index for index in journal.arrived() if index < len(chunks)}
+    missing = [chunk for chunk in chunks if chunk.index not in arrived]
+    done = sum(chunks[index].chunk_bytes or 0 for index in arrived)
+    tasks = (
+        partial(puller.pull, chunk, places, offsets[chunk.index], journal) for chunk in missing
+    )
     hashed = hashlib.sha256()
-    arrived: set[int] = set()
-    done = following = 0
-    for index, _ in run_window(tasks, concurrency=concurrency, stop=puller.stop):
-        arrived.add(index)
-        done += offsets[index + 1] - offsets[index]
-        _tell(progress, puller.message, done, index)
-        while following in arrived:
-            for piece in places.read(offsets[following], chunks[following].chunk_bytes or 0):
-                hashed.update(piece)
+    following = 0
+    with puller.rooms.lend() as room:
+        for number, _ in run_window(tasks, concurrency=concurrency, stop=puller.stop):
+            index = missing[number].index
+            arrived.add(index)
+            done += offsets[index + 1] - offsets[index]
+            _tell(progress, puller.message, done, index)
+            while following in arrived:
+                places.hash_into(hashed, offsets[following], offsets[following + 1], room)
+                following += 1
+        while following in arrived:  # where nothing was missing
+            places.hash_into(hashed, offsets[following], offsets[following + 1], room)
             following += 1
     return Digest(f"sha256:{hashed.hexdigest()}")
 
@@ -188,7 +206,7 @@ def _pull_in_order(puller: _Puller, sink: BinaryIO, progress: Progress | None) -
     """Pull chunks of which each one's place is known only when the one before is there."""
     header = puller.message.header
 
-    def pieces() -> Iterator[bytes]:
+    def pieces() -> Iterator[bytes | memoryview]:
         done = 0
         for chunk in puller.message.chunks:
             for piece in puller.pieces(chunk):

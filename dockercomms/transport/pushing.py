@@ -3,7 +3,8 @@
     payload -- split --> chunk -- encode --> layer -- push --> descriptor
 
 Each chunk passes through one thread from end to end; the payload's own digest is computed in the
-caller's thread, in order. At most `concurrency` chunks are under way, and one is read ahead.
+caller's thread, in order, while it is read. What is in memory is a window of so many bytes: a
+chunk's buffer is free when its layer is made, a layer's when the store has it.
 
 Source: SPEC.md sections 4 and 6. An example is in `dockercomms.transport.transfer`.
 """
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal
 
 from dockercomms.errors import LocalIOError, NotFoundError
+from dockercomms.oci.held import HeldBlob
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms import Clock, local_errors
@@ -25,9 +27,12 @@ from dockercomms.protocol import (
     CHUNK_INDEX,
     CHUNK_MEDIA_TYPES,
     CHUNK_SIZE,
+    MAX_INLINE_BYTES,
+    MAX_INLINE_TOTAL_BYTES,
     Compression,
 )
-from dockercomms.transport.chunks import Chunk, choose_chunk_bytes, split
+from dockercomms.transport.buffers import Buffers
+from dockercomms.transport.chunks import Chunk, choose_chunk_bytes, room_bytes, split
 from dockercomms.transport.journal import (
     DEFAULT_CONCURRENCY,
     Journal,
@@ -35,14 +40,21 @@ from dockercomms.transport.journal import (
     Progress,
     ProgressEvent,
 )
-from dockercomms.transport.layer import Layer, encode
+from dockercomms.transport.layer import Layer, encode, layer_bytes
 from dockercomms.transport.payload import Payload
-from dockercomms.transport.pieces import PieceStream
 from dockercomms.transport.window import Stop, run_window
 
 Compress = Literal["auto", "zstd", "gzip"]
 ASK_FIRST_BYTES = 65_535
 """A layer up to this size is cheaper to send again than to ask for (one request, not three)."""
+ASK_EACH = 16
+"""Where the store had none of the layers asked for last, every 16th is asked for all the same."""
+SMALL_BYTES = 2**16
+"""Buffers are as large as the payload where that is smaller than a chunk, but no smaller."""
+MAX_INLINE_LAYERS = 64
+"""More small layers than this are not kept to stand in the manifest."""
+WINDOW_BYTES = 64 * 2**20
+"""Chunks and layers in memory, all together; two chunks and their layers where those are larger."""
 _COMPRESSIONS: dict[Compress, Compression] = {"auto": "zstd", "zstd": "zstd", "gzip": "gzip"}
 """zstd adapts by itself: what does not shrink becomes raw blocks, at 2 GB/s."""
 
@@ -95,14 +107,16 @@ def push_payload(
     size = choose_chunk_bytes(payload.total_bytes, chunk_bytes)
     compression = _COMPRESSIONS[compress]
     stop = Stop()
-    pusher = _Pusher(registry, repository, compression, journal or NullJournal(), stop)
+    cut = size if payload.total_bytes is None else min(size, max(payload.total_bytes, SMALL_BYTES))
+    room = _Room(cut, concurrency, stop)
+    pusher = _Pusher(registry, repository, compression, journal or NullJournal(), stop, room)
     reading = _Reading()
     results: dict[int, _PushedChunk] = {}
     done = 0
     with payload.open() as stream:
         tasks = (
             partial(pusher.push, index, chunk)
-            for index, chunk in enumerate(reading.chunks(stream, size, payload.filename))
+            for index, chunk in enumerate(reading.chunks(stream, cut, room, payload.filename))
         )
         for index, result in run_window(tasks, concurrency=concurrency, stop=stop):
             results[index] = result
@@ -123,13 +137,40 @@ def push_payload(
             " it changed while it was sent"
         )
     return Pushed(
-        layers=tuple(results[index].layer for index in range(len(results))),
+        layers=_inlined([results[index] for index in range(len(results))]),
         payload_digest=reading.digest(),
         total_bytes=reading.total_bytes,
         chunk_bytes=min(size, reading.total_bytes),
         compression=compression,
         reused_chunks=sum(result.reused for result in results.values()),
     )
+
+
+def _inlined(results: list[_PushedChunk]) -> tuple[Descriptor, ...]:
+    """Return the layers' descriptors, with their content where all of it is small enough.
+
+    Then a receiver needs nothing but the manifest. Source: SPEC.md section 2.
+    """
+    contents = [result.content for result in results]
+    if any(content is None for content in contents):
+        return tuple(result.layer for result in results)
+    if sum(len(content or b"") for content in contents) > MAX_INLINE_TOTAL_BYTES:
+        return tuple(result.layer for result in results)
+    return tuple(replace(result.layer, data=result.content) for result in results)
+
+
+class _Room:
+    """The buffers of one push: for chunks, and for the layers made of them."""
+
+    def __init__(self, chunk_bytes: int, concurrency: int, stop: Stop) -> None:
+        count = max(4, WINDOW_BYTES // chunk_bytes)
+        chunks = max(2, count * 3 // 8)
+        self.chunks = Buffers(
+            room_bytes(chunk_bytes), count=min(chunks, concurrency + 1), stop=stop
+        )
+        self.layers = Buffers(
+            layer_bytes(chunk_bytes), count=min(count - chunks, concurrency), stop=stop
+        )
 
 
 class _Reading:
@@ -139,16 +180,14 @@ class _Reading:
         self.total_bytes = 0
         self._hash = hashlib.sha256()
 
-    def chunks(self, stream: BinaryIO, chunk_bytes: int, what: str) -> Iterator[Chunk]:
-        """Yield the chunks of `stream`."""
-        chunks = split(stream, chunk_bytes)
+    def chunks(self, stream: BinaryIO, chunk_bytes: int, room: _Room, what: str) -> Iterator[Chunk]:
+        """Yield the chunks of `stream`; each one's buffer belongs to whoever got it."""
+        chunks = split(stream, chunk_bytes, room=room.chunks.take, seen=self._hash.update)
         while True:
             with local_errors(what):
                 chunk = next(chunks, None)
             if chunk is None:
                 return
-            for piece in chunk.pieces:
-                self._hash.update(piece)
             self.total_bytes += chunk.size
             yield chunk
 
@@ -162,6 +201,23 @@ class _PushedChunk:
     layer: Descriptor
     chunk_bytes: int
     reused: bool
+    content: bytes | None = None
+    """The layer itself, if it is small."""
+
+
+class _Expectation:
+    """Whether the store may have the next layer: if it had the last one, or now and then."""
+
+    def __init__(self) -> None:
+        self._had = True
+
+    def worth_asking(self, index: int) -> bool:
+        """Return whether to ask before sending."""
+        return self._had or index % ASK_EACH == 0
+
+    def note(self, *, had: bool) -> None:
+        """Note an answer. Several threads may; which one is last does not matter."""
+        self._had = had
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,37 +229,49 @@ class _Pusher:
     compression: Compression
     journal: Journal
     stop: Stop
+    room: _Room
+    expectation: _Expectation = field(default_factory=_Expectation)
 
     def push(self, index: int, chunk: Chunk) -> _PushedChunk:
-        """Make sure that the store has the layer of `chunk`, which is used up."""
-        self.stop.check()
-        recorded = self.journal.chunk(index)
-        if recorded is not None and self._fits(recorded, index, chunk) and self.has(recorded):
-            return _PushedChunk(recorded, chunk.size, reused=True)
-        layer = encode(chunk, index, self.compression)
+        """Make sure that the store has the layer of `chunk`, whose buffer is given back."""
+        with self.room.chunks.borrowed(chunk.room):
+            self.stop.check()
+            recorded = self.journal.chunk(index)
+            if recorded is not None and self._fits(recorded, index, chunk) and self.has(recorded):
+                return _PushedChunk(recorded, chunk.size, reused=True, content=recorded.data)
+            buffer = self.room.layers.take()
+            with self.room.layers.kept_unless_raised(buffer):
+                layer = encode(chunk, index, self.compression, into=buffer)
+        with self.room.layers.borrowed(buffer):
+            return self._push(index, chunk.size, layer)
+
+    def _push(self, index: int, chunk_bytes: int, layer: Layer) -> _PushedChunk:
+        small = layer.size <= MAX_INLINE_BYTES and index < MAX_INLINE_LAYERS
+        content = bytes(layer.content) if small else None
         descriptor = Descriptor(
             media_type=CHUNK_MEDIA_TYPES[self.compression],
             digest=layer.digest,
             size=layer.size,
-            annotations={CHUNK_INDEX: str(index), CHUNK_SIZE: str(chunk.size)},
+            annotations={CHUNK_INDEX: str(index), CHUNK_SIZE: str(chunk_bytes)},
         )
-        ask = layer.size > ASK_FIRST_BYTES or self.journal.known(layer.digest) is not None
-        reused = ask and self.has(descriptor)
+        reused = self._may_be_there(index, descriptor) and self.has(descriptor)
         if not reused:
             self.send(descriptor, layer)
-        self.journal.record_chunk(index, descriptor)
-        return _PushedChunk(descriptor, chunk.size, reused=reused)
+        recorded = descriptor if content is None else replace(descriptor, data=content)
+        self.journal.record_chunk(index, recorded)
+        return _PushedChunk(descriptor, chunk_bytes, reused=reused, content=content)
+
+    def _may_be_there(self, index: int, descriptor: Descriptor) -> bool:
+        """Return whether to ask for a layer before it is sent."""
+        if self.journal.known(descriptor.digest) is not None:
+            return True
+        return descriptor.size > ASK_FIRST_BYTES and self.expectation.worth_asking(index)
 
     def send(self, descriptor: Descriptor, layer: Layer) -> None:
         """Push a layer, and note that it is there."""
         self.stop.check()
-
-        def source() -> BinaryIO:
-            return cast("BinaryIO", PieceStream(layer.pieces, self.stop.check))
-
-        self.registry.push_blob(self.repository, descriptor, source)
-        # A store may keep `source` in a cycle of its own, until the collector comes by.
-        layer.let_go()
+        blob = HeldBlob(layer.content, self.stop.check)
+        self.registry.push_blob(self.repository, descriptor, blob)
         self.journal.confirm(descriptor.digest)
 
     def _fits(self, recorded: Descriptor, index: int, chunk: Chunk) -> bool:
@@ -219,7 +287,9 @@ class _Pusher:
         try:
             there = self.registry.resolve_blob(self.repository, descriptor.digest)
         except NotFoundError:
+            self.expectation.note(had=False)
             return False
+        self.expectation.note(had=there.size == descriptor.size)
         if there.size != descriptor.size:
             return False
         self.journal.confirm(descriptor.digest)
@@ -248,7 +318,8 @@ def confirm_blobs(
         LocalIOError: the payload is needed again and has changed, or was a stream.
     """
     stop = Stop()
-    pusher = _Pusher(registry, repository, pushed.compression, journal, stop)
+    room = _Room(1, concurrency, stop)
+    pusher = _Pusher(registry, repository, pushed.compression, journal, stop, room)
     now = clock.now().timestamp()
     stale = [
         layer

@@ -19,6 +19,7 @@ from dockercomms.transport.journal import Journal as Journal
 from dockercomms.transport.journal import NullJournal as NullJournal
 from dockercomms.transport.journal import Progress as Progress
 from dockercomms.transport.journal import ProgressEvent as ProgressEvent
+from dockercomms.transport.journal import PullJournal as PullJournal
 from dockercomms.transport.pulling import pull_payload as pull_payload
 from dockercomms.transport.pushing import Compress as Compress
 from dockercomms.transport.pushing import Pushed as Pushed

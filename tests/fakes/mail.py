@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -71,6 +72,10 @@ class Mail:
         if not path.exists() or path.read_bytes() != data:  # the same file stays the same
             path.write_bytes(data)
         return path
+
+    def large_file(self, seed: int = 1) -> Path:
+        """One whose layer is too large to stand in the manifest."""
+        return self.file("large.bin", random.Random(seed).randbytes(20_000))
 
     def send(
         self, *paths: Path, payload: Any = None, to: str = BOB, signer: Any = None, **options: Any

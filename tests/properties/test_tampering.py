@@ -26,6 +26,7 @@ from dockercomms.protocol import parse_tag
 from dockercomms.publishing import Publisher
 from dockercomms.state import State
 from dockercomms.stores import Store
+from dockercomms.transport import pushing
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
 from tests.fakes.examples import examples
@@ -66,6 +67,7 @@ def sent(*, api: bool, inline: bool) -> Sent:
     with pytest.MonkeyPatch.context() as patch:
         if not inline:
             patch.setattr(publishing, "MAX_INLINE_BYTES", 0)
+            patch.setattr(pushing, "MAX_INLINE_BYTES", 0)
         with Mailbox(
             me="alice",
             state_path=base / "alice.db",
@@ -142,6 +144,8 @@ def test_changed_byte_of_what_was_signed_delivers_nothing(kind, what, place, cha
     original = sent(api=api, inline=inline)
     if what == "layer" and inline:
         what = "bundle"  # the copy beside the manifest is not read
+    if what == "chunk" and inline:
+        what = "message"  # as little
     for mode in modes(original):
         copy = Copy(original)
         if what == "message":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+from random import Random
 
 import pytest
 
@@ -36,10 +37,15 @@ def test_receive_delivers_a_file_intact(mail, compress, size):
     assert got.signer is None
 
 
-def test_receive_needs_two_requests_and_two_for_the_receipt(mail):
+@pytest.mark.parametrize(
+    ("data", "asked"),
+    [(b"2", ["get_manifest"]), (Random(2).randbytes(20_000), ["get_manifest", "get_blob"])],
+    ids=["small", "large"],
+)
+def test_receive_needs_one_request_or_two_and_two_for_the_receipt(mail, data, asked):
     mail.send(mail.file(data=b"1"))
     mail.receive_one()
-    mail.send(mail.file(data=b"2"))
+    mail.send(mail.file(data=data))
     inbox = mail.inbox()
     inbox.poll()
     mail.registry.calls.clear()
@@ -55,7 +61,7 @@ def test_receive_needs_two_requests_and_two_for_the_receipt(mail):
         options=ReceiveOptions(out=mail.out),
     )
 
-    assert mail.registry.methods() == ["get_manifest", "get_blob", "push_manifest", "push_manifest"]
+    assert mail.registry.methods() == [*asked, "push_manifest", "push_manifest"]
 
 
 def test_receive_leaves_nothing_but_the_file(mail):

@@ -139,7 +139,7 @@ def test_receive_leaves_a_delivery_to_who_is_at_it(mail):
 
 
 def test_receive_twice_at_once_delivers_once(mail):
-    sent = mail.send()
+    sent = mail.send(mail.large_file())
     inner = []
 
     def before(name, said):
@@ -240,7 +240,7 @@ def test_receive_interrupted_redelivery_stays_delivered(mail):
 
 
 def test_receive_interrupted_leaves_no_file(mail):
-    mail.send(mail.file(data=os.urandom(1000)), chunk_bytes=100)
+    mail.send(mail.file(data=os.urandom(200_000)), chunk_bytes=20_000)
     mail.registry.before = lambda name, said: (
         FailAt(1, KeyboardInterrupt)() if name == "get_blob" else None
     )
@@ -280,7 +280,7 @@ def blobs(mail: Mail):
 
 
 def test_receive_holds_a_message_whose_chunk_is_damaged(mail):
-    mail.send()
+    mail.send(mail.large_file())
     for digest in blobs(mail):
         if digest != EMPTY_CONFIG.digest:
             blobs(mail)[digest] = blobs(mail)[digest][:-1] + b"?"
@@ -294,7 +294,7 @@ def test_receive_holds_a_message_whose_chunk_is_damaged(mail):
 
 
 def test_receive_holds_a_message_whose_chunk_is_missing(mail):
-    mail.send()
+    mail.send(mail.large_file())
     kept = dict(blobs(mail))
     blobs(mail).clear()
 
@@ -396,7 +396,7 @@ def test_receive_takes_a_1_0_message_with_any_id_and_no_digest(mail):
 
 
 def test_receive_leaves_the_message_new_on_a_network_error(mail):
-    mail.send()
+    mail.send(mail.large_file())
     mail.registry.before = lambda name, said: FailAt(1)() if name == "get_blob" else None
 
     got = mail.receive_one()

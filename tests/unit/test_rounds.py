@@ -71,12 +71,12 @@ def damage_newest(mail: Mail):
 
 
 def test_mailbox_one_bad_message_never_stops_another(mail):
-    one = mail.send(mail.file(data=b"1"))
+    one = mail.send(mail.large_file(1))
     mail.clock.advance(1)
-    two = mail.send(mail.file(data=b"2"))
+    two = mail.send(mail.large_file(2))
     damage_newest(mail)
     mail.clock.advance(1)
-    three = mail.send(mail.file(data=b"3"))
+    three = mail.send(mail.large_file(3))
 
     got = mail.receive()
 
@@ -90,7 +90,7 @@ def test_mailbox_one_bad_message_never_stops_another(mail):
 
 
 def test_mailbox_reports_a_held_message_once_and_delivers_it_when_cured(mail):
-    sent = mail.send()
+    sent = mail.send(mail.large_file())
     cure = damage_newest(mail)
     assert [item.status for item in mail.receive()] == ["failed"]
 
@@ -117,7 +117,7 @@ def test_mailbox_reports_a_refused_message_once(mail):
 
 def test_mailbox_gives_up_when_the_registry_is_gone(mail):
     for number in range(8):
-        mail.send(mail.file(data=b"%d" % number))
+        mail.send(mail.large_file(number))
 
     def before(name, said):
         if name == "get_blob":
@@ -133,7 +133,7 @@ def test_mailbox_gives_up_when_the_registry_is_gone(mail):
 
 
 def test_mailbox_network_errors_are_reported_every_time(mail):
-    mail.send()
+    mail.send(mail.large_file())
 
     def before(name, said):
         if name == "get_blob":

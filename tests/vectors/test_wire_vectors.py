@@ -139,7 +139,7 @@ def test_header(row):
 def test_chunk_tar(row):
     check_keys(row, "index payload tar_bytes tar_sha256")
     layer = encode(Chunk.of(base64.b64decode(row["payload"])), row["index"], "zstd")
-    tar = zstandard.ZstdDecompressor().decompress(b"".join(layer.pieces))
+    tar = zstandard.ZstdDecompressor().decompress(bytes(layer.content))
     assert (len(tar), hashlib.sha256(tar).hexdigest()) == (row["tar_bytes"], row["tar_sha256"])
 
 

@@ -9,21 +9,21 @@ import pytest
 
 from dockercomms.errors import LimitError, UsageError
 from dockercomms.protocol import MAX_CHUNKS, MAX_TOTAL_BYTES
+from dockercomms.transport.buffers import PIECE_BYTES
 from dockercomms.transport.chunks import (
-    Chunk,
     choose_chunk_bytes,
     join,
     least_chunk_bytes,
+    room_bytes,
     split,
     write_all,
 )
-from dockercomms.transport.pieces import PIECE_BYTES
 
 MIB = 2**20
 
 
 def parts(stream, chunk_bytes):
-    return [b"".join(chunk.take()) for chunk in split(stream, chunk_bytes)]
+    return [bytes(chunk.data) for chunk in split(stream, chunk_bytes)]
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,10 @@ class Drip(io.RawIOBase):
     def readable(self):
         return True
 
-    def read(self, size=-1):
-        piece, self.data = self.data[: min(size, 3)], self.data[min(size, 3) :]
-        return piece
+    def readinto(self, buffer):
+        piece, self.data = self.data[: min(len(buffer), 3)], self.data[min(len(buffer), 3) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 def test_split_fills_chunks_from_a_stream_that_gives_little():
@@ -60,23 +61,31 @@ def test_split_reads_a_chunk_only_when_it_is_asked_for():
     assert stream.tell() == 2
 
 
-def test_split_makes_pieces_of_one_size():
-    chunk = next(split(io.BytesIO(bytes(2 * PIECE_BYTES + 1)), 10 * PIECE_BYTES))
-    assert [len(piece) for piece in chunk.pieces] == [PIECE_BYTES, PIECE_BYTES, 1]
-    assert chunk.size == 2 * PIECE_BYTES + 1
+def test_split_shows_each_piece_in_order():
+    seen = []
+    data = bytes(range(256)) * 2**13
+    chunks = split(
+        io.BytesIO(data), 2 * PIECE_BYTES + 1, seen=lambda piece: seen.append(bytes(piece))
+    )
+    assert [chunk.size for chunk in chunks] == [
+        2 * PIECE_BYTES + 1,
+        len(data) - 2 * PIECE_BYTES - 1,
+    ]
+    assert b"".join(seen) == data
+    assert max(map(len, seen)) == PIECE_BYTES
+
+
+def test_split_uses_the_buffers_it_is_given():
+    rooms = [memoryview(bytearray(room_bytes(4))) for _ in range(3)]
+    waiting = list(rooms)
+    chunks = list(split(io.BytesIO(b"abcdefgh"), 4, room=lambda: waiting.pop(0)))
+    assert [chunk.room for chunk in chunks] == rooms[:2]
 
 
 def test_split_ends_at_the_most_chunks():
     assert len(parts(io.BytesIO(bytes(MAX_CHUNKS)), 1)) == MAX_CHUNKS
     with pytest.raises(LimitError, match="10000 chunks"):
         parts(io.BytesIO(bytes(MAX_CHUNKS + 1)), 1)
-
-
-def test_chunk_lets_go_of_its_pieces():
-    chunk = Chunk.of(b"abc")
-    assert list(chunk.take()) == [b"abc"]
-    assert list(chunk.take()) == []
-    assert chunk.size == 3
 
 
 def test_join_writes_in_order_and_tells_the_digest():

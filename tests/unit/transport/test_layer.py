@@ -13,7 +13,14 @@ import pytest
 from dockercomms.errors import DigestMismatch, ProtocolError
 from dockercomms.oci.model import Descriptor, VerifyingReader
 from dockercomms.transport.chunks import Chunk, split
-from dockercomms.transport.layer import _optional, decode, encode, entry_name, gzip_engine
+from dockercomms.transport.layer import (
+    _optional,
+    decode,
+    encode,
+    entry_name,
+    gzip_engine,
+    layer_bytes,
+)
 from dockercomms.transport.tar import END, TarMember, write_header
 
 RANDOM = Random(1).randbytes(700_000)
@@ -21,7 +28,7 @@ WAYS = [("zstd", None), ("gzip", "isal"), ("gzip", "zlib")]
 
 
 def encoded(data: bytes, compression="zstd", engine=None, index=0) -> bytes:
-    return b"".join(encode(Chunk.of(data), index, compression, engine=engine).pieces)
+    return bytes(encode(Chunk.of(data), index, compression, engine=engine).content)
 
 
 def decoded(layer: bytes, compression="zstd", engine=None, *, limit, index=0, exact=True) -> bytes:
@@ -64,15 +71,17 @@ def test_layer_of_text_shrinks(compression, engine):
 
 def test_layer_knows_its_digest_and_size():
     layer = encode(Chunk.of(RANDOM), 0, "zstd")
-    data = b"".join(layer.pieces)
+    data = bytes(layer.content)
     assert layer.size == len(data)
     assert layer.digest == "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def test_layer_takes_the_chunk_s_pieces():
-    chunk = Chunk.of(b"abc")
-    encode(chunk, 0, "zstd")
-    assert not chunk.pieces
+@pytest.mark.parametrize(("compression", "engine"), WAYS)
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 10**5, 3 * 10**6])
+def test_layer_fits_into_its_room(compression, engine, size):
+    room = memoryview(bytearray(layer_bytes(size)))
+    layer = encode(Chunk.of(Random(2).randbytes(size)), 3, compression, engine=engine, into=room)
+    assert layer.content.obj is room.obj
 
 
 def test_gzip_layer_has_no_time_and_no_system():

@@ -87,7 +87,7 @@ def pushed_parts(registry, parts: list[bytes], *, sizes: list[int] | None = None
                 CHUNK_SIZE: str(len(part) if sizes is None else sizes[index]),
             },
         )
-        data = b"".join(layer.pieces)
+        data = bytes(layer.content)
         registry.push_blob(REPO, descriptor, lambda data=data: io.BytesIO(data))
         layers.append(descriptor)
     whole = b"".join(parts)
@@ -121,7 +121,7 @@ def test_pull_of_nothing(registry, tmp_path):
 def test_pull_uses_what_stands_in_the_manifest(registry):
     pushed = pushed_parts(registry, [b"hello"])
     layer = encode(Chunk.of(b"hello"), 0, "zstd")
-    inline = replace(pushed.layers[0], data=b"".join(layer.pieces))
+    inline = replace(pushed.layers[0], data=bytes(layer.content))
     registry.calls.clear()
     assert pull(registry, message_of(replace(pushed, layers=(inline,)))) == b"hello"
     assert registry.calls == []
@@ -191,7 +191,7 @@ def test_pull_does_not_blame_the_message_for_what_the_store_gives(lie, version):
 def test_pull_blames_the_message_for_proven_bytes_that_break_a_rule(registry):
     good = pushed_parts(registry, [b"hello"])
     layer = encode(Chunk.of(b"hello"), 1, "zstd")  # says that it is chunk 1
-    data = b"".join(layer.pieces)
+    data = bytes(layer.content)
     wrong = replace(good.layers[0], digest=layer.digest, size=layer.size)
     registry.push_blob(REPO, wrong, lambda: io.BytesIO(data))
     with pytest.raises(ProtocolError) as caught:
@@ -279,7 +279,7 @@ class Generating(WatchedRegistry):
 
     def get_blob(self, repository, digest, *, size=None):
         layer = encode(Chunk.of(self.content), self.indexes[digest], "zstd")
-        data = b"".join(layer.pieces)
+        data = bytes(layer.content)
         descriptor = Descriptor(media_type="x/y", digest=digest, size=len(data))
         return StoredReader(io.BytesIO(data), descriptor)
 

@@ -218,7 +218,7 @@ def test_file_that_has_another_length_than_it_says_is_noticed():
 
 def test_file_that_cannot_be_read_on_is_a_local_error(file):
     class Broken(io.BytesIO):
-        def read(self, size=-1, /):
+        def readinto(self, buffer, /):
             raise OSError(5, "Input/output error")
 
     class Payload:

@@ -1,0 +1,122 @@
+"""A file that several threads write into at once, each at its own place.
+
+Example:
+    >>> import hashlib, tempfile
+    >>> from dockercomms.transport.places import places
+    >>> with tempfile.TemporaryFile() as file:
+    ...     sink = places(file, 4)
+    ...     sink.write(2, b"cd")
+    ...     sink.write(0, b"ab")
+    ...     hashed = hashlib.sha256()
+    ...     sink.hash_into(hashed, 0, 4, memoryview(bytearray(3)))
+    >>> hashed.digest() == hashlib.sha256(b"abcd").digest()
+    True
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from dockercomms.errors import LocalIOError
+from dockercomms.platforms import local_errors
+from dockercomms.transport.chunks import write_all
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_WHAT = "payload"
+
+
+class Places(Protocol):
+    """Where the pieces of a payload go. Thread-safe."""
+
+    def write(self, offset: int, piece: bytes | memoryview) -> None:
+        """Write all of `piece` at `offset`.
+
+        Raises:
+            LocalIOError: it cannot be written.
+        """
+        ...
+
+    def hash_into(self, hashed: _Hash, start: int, stop: int, room: memoryview) -> None:
+        """Hash what was written from `start` to `stop`, read through `room`.
+
+        Raises:
+            LocalIOError: it cannot be read back.
+        """
+        ...
+
+
+def places(sink: BinaryIO, total_bytes: int) -> Places:
+    """Return the places of a file that is to have `total_bytes` bytes.
+
+    Raises:
+        LocalIOError: it cannot be made so long.
+    """
+    try:
+        handle = sink.fileno()
+    except (OSError, io.UnsupportedOperation):
+        return _LockedPlaces(sink)
+    if not hasattr(os, "pwrite"):
+        return _LockedPlaces(sink)
+    with local_errors(_WHAT):
+        sink.flush()
+        os.ftruncate(handle, total_bytes)
+    return _FilePlaces(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class _FilePlaces:
+    """A file of the system's, which takes several writes at once."""
+
+    handle: int
+
+    def write(self, offset: int, piece: bytes | memoryview) -> None:
+        view = memoryview(piece)
+        with local_errors(_WHAT):
+            while view:
+                count = os.pwrite(self.handle, view, offset)
+                view, offset = view[count:], offset + count
+
+    def hash_into(self, hashed: _Hash, start: int, stop: int, room: memoryview) -> None:
+        at = start
+        while at < stop:
+            view = room[: min(len(room), stop - at)]
+            with local_errors(_WHAT):
+                count = os.preadv(self.handle, [view], at)
+            if not count:
+                raise LocalIOError("payload: what was written cannot be read back")
+            hashed.update(view[:count])
+            at += count
+        if hasattr(os, "posix_fadvise"):
+            # Linux begins to write it to the disk now, and fsync at the end has less to wait for
+            with local_errors(_WHAT):
+                os.posix_fadvise(self.handle, start, stop - start, os.POSIX_FADV_DONTNEED)
+
+
+@dataclass(frozen=True, slots=True)
+class _LockedPlaces:
+    """Any other file, which has one position that all threads share."""
+
+    sink: BinaryIO
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self, offset: int, piece: bytes | memoryview) -> None:
+        with self.lock, local_errors(_WHAT):
+            self.sink.seek(offset)
+            write_all(self.sink, piece)
+
+    def hash_into(self, hashed: _Hash, start: int, stop: int, room: memoryview) -> None:
+        at = start
+        while at < stop:
+            with self.lock, local_errors(_WHAT):
+                self.sink.seek(at)
+                piece = self.sink.read(min(len(room), stop - at))
+            if not piece:
+                raise LocalIOError("payload: what was written cannot be read back")
+            hashed.update(piece)
+            at += len(piece)
