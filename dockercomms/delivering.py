@@ -2,8 +2,9 @@
 
     temporary --pull, prove, fsync--> path written down --rename--> delivered, receipt stored
 
-What a crash leaves before the rename is a temporary that the next run removes; after it, a row
-that says what is where, so that the next run only has to look.
+What a crash leaves before the rename is a temporary, and rows that say which chunks it holds: the
+next run goes on with it, or removes it when it is a day old. After the rename there is a row that
+says what is where, so that the next run only has to look.
 
 Source: SPEC.md section 8.
 
@@ -15,13 +16,16 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from dockercomms.errors import DockerCommsError, NetworkError, NotFoundError, RegistryError
 from dockercomms.landing import (
     Leftovers,
     delivery_key,
@@ -39,7 +43,10 @@ from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
 from dockercomms.publishing import Publisher, ReferrersIndex
 from dockercomms.receipts import store_receipt
 from dockercomms.transport.payload import TAR_SUFFIX, safe_filename, unpack_files
-from dockercomms.transport.transfer import Progress, pull_payload
+from dockercomms.transport.transfer import Progress, PullJournal, pull_payload
+
+_BLOCK_BYTES = 512
+"""What `st_blocks` counts, whatever the file system's own blocks are (POSIX, sys/stat.h)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +125,11 @@ class DeliveryRun:
         if self.options.stdout is not None:
             self._to_stream(self.options.stdout)
             return ()
-        if self.message.header.content_type == CONTENT_TYPE_FILES_TAR:
-            final = self._to_folder()
-        else:
-            final = self._to_file()
+        with self._kept_if_interrupted():
+            if self.message.header.content_type == CONTENT_TYPE_FILES_TAR:
+                final = self._to_folder()
+            else:
+                final = self._to_file()
         self._finish()
         return files_at(final)
 
@@ -129,9 +137,9 @@ class DeliveryRun:
 
     def _to_file(self) -> Path:
         folder = self._own_folder()
-        temporary, handle = self.leftovers.new_file(self.key, folder)
+        temporary, handle = self._temporary(folder)
         with os.fdopen(handle, "w+b") as sink:
-            self._pull(sink, folder)
+            self._pull(sink, folder, _Kept(self))
         digest = self.message.header.payload_digest or file_digest(temporary)
         return put_in_place(
             temporary,
@@ -145,9 +153,9 @@ class DeliveryRun:
         """Unpack a tar of files beside its place, then give the whole folder its name at once."""
         out = self._out()
         need_space(out, 2 * self.message.header.total_bytes, self._what)
-        packed, handle = self.leftovers.new_file(self.key, out)
+        packed, handle = self._temporary(out)
         with os.fdopen(handle, "w+b") as sink:
-            self._pull(sink, out)
+            self._pull(sink, out, _Kept(self))
             unpacked = self.leftovers.new_folder(self.key, out)
             sink.seek(0)
             unpack_files(sink, unpacked)
@@ -192,9 +200,42 @@ class DeliveryRun:
     def _what(self) -> str:
         return f"message {self.message.header.id}"
 
-    def _pull(self, sink: BinaryIO, folder: Path) -> None:
+    def _temporary(self, folder: Path) -> tuple[Path, int]:
+        """Return the file in `folder` that takes the payload: an interrupted run's, or a new one.
+
+        The descriptor is for reading and writing.
+        """
+        pulls, now = self.publisher.state.pulls, self.publisher.clock.now()
+        known = pulls.path(self.key, now=now)
+        if known is not None:
+            handle = self.leftovers.reopen(known) if known.parent == folder else None
+            if handle is not None:
+                return known, handle
+            pulls.forget(self.key)  # so it is removed with the other leftovers
+        path, handle = self.leftovers.new_file(self.key, folder)
+        if len(self.message.chunks) > 1 and self.message.header.payload_digest is not None:
+            pulls.begin(self.key, path, now=now)
+        return path, handle
+
+    @contextlib.contextmanager
+    def _kept_if_interrupted(self) -> Iterator[None]:
+        """Keep what has arrived where the line, the registry or the user broke off, else forget it.
+
+        Bytes that were wrong, and a disk that is full, are nothing to go on with.
+        """
+        pulls = self.publisher.state.pulls
+        try:
+            yield
+        except DockerCommsError as error:
+            passing = isinstance(error, NetworkError | RegistryError)
+            if not passing or isinstance(error, NotFoundError) or not pulls.chunks(self.key):
+                pulls.forget(self.key)
+            raise
+
+    def _pull(self, sink: BinaryIO, folder: Path, journal: PullJournal | None = None) -> None:
         """Fill `sink` with the proven payload, durably."""
-        need_space(folder, self.message.header.total_bytes, self._what)
+        held = getattr(os.fstat(sink.fileno()), "st_blocks", 0) * _BLOCK_BYTES
+        need_space(folder, max(0, self.message.header.total_bytes - held), self._what)
         pull_payload(
             self.publisher.registry,
             self.publisher.repository,
@@ -202,6 +243,7 @@ class DeliveryRun:
             sink,
             concurrency=self.options.concurrency,
             progress=self.progress,
+            journal=journal,
         )
         with local_errors(self._what):
             sink.flush()
@@ -243,6 +285,7 @@ class DeliveryRun:
         rows, digest = state.inbox, self.message.digest
         now = self.publisher.clock.now()
         with rows.batch():
+            state.pulls.forget(self.key)
             rows.finish_delivery(self.me, digest, now)
             if self.signer is not None:
                 state.trust.record_signed(
@@ -267,6 +310,26 @@ class DeliveryRun:
                     at=at or now,
                     to_sign=self.sign_receipt,
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The journal of one delivery's file, as `transport` wants it."""
+
+    run: DeliveryRun
+
+    def arrived(self) -> frozenset[int]:
+        """Return the chunks that the file holds already."""
+        return self.run.publisher.state.pulls.chunks(self.run.key)
+
+    def record(self, index: int) -> None:
+        """Note that a chunk is in the file."""
+        if len(self.run.message.chunks) > 1:  # one that is whole needs no note
+            self.run.publisher.state.pulls.record(self.run.key, index)
+
+    def forget(self) -> None:
+        """Believe nothing of the file."""
+        self.run.publisher.state.pulls.forget_chunks(self.run.key)
 
 
 def files_at(path: Path) -> tuple[Path, ...]:

@@ -54,15 +54,18 @@ class Leftovers:
 
     Args:
         folder: Where locks and notes are kept; made when it is needed.
+        kept: Gives the temporary of a delivery that the next run goes on with, if there is one.
     """
 
     folder: Path
+    kept: Callable[[str], Path | None] = lambda key: None  # noqa: ARG005 - nothing is kept
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
         """Yield whether the delivery `key` is ours alone; what an earlier run left is removed.
 
-        What this block leaves behind by an error is removed as well.
+        What this block leaves behind by an error is removed as well. What is to be gone on with
+        stays either way.
         """
         with try_lock(self.folder / f"{key}.lock") as held:
             if not held:
@@ -127,17 +130,48 @@ class Leftovers:
         with local_errors(str(note)), note.open("ab") as out:
             out.write(kind.encode("ascii") + os.fsencode(path.absolute()) + b"\0")
 
+    def reopen(self, path: Path) -> int | None:
+        """Return a descriptor of a temporary that was kept; None if it is not there any more.
+
+        Nothing is believed of what is in it, so it has to be a file of the right name and no more.
+        """
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        if not TEMPORARY.fullmatch(path.name):
+            return None
+        try:
+            handle = os.open(path, flags)
+        except OSError:
+            return None
+        status = os.fstat(handle)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            return handle
+        os.close(handle)
+        return None
+
     def _remove(self, key: str) -> None:
         """Remove all that is noted under `key`, the newest first, then the note.
 
-        What cannot be removed now stays noted, and stops nothing.
+        What is to be gone on with stays, and its folder, and both stay noted; so does what cannot
+        be removed now, and stops nothing.
         """
         note = self.folder / f"{key}.made"
         with contextlib.suppress(OSError):
             lines = note.read_bytes().split(b"\0")[:-1]
+            kept = self.kept(key)
+            stays = []
             for line in reversed(lines):
-                _remove_made(Path(os.fsdecode(line[1:])), _MAKES.get(chr(line[0])))
-            note.unlink(missing_ok=True)
+                path, kind = Path(os.fsdecode(line[1:])), _MAKES.get(chr(line[0]))
+                if kept is not None and kept in (path, path / kept.name) and kept.exists():
+                    stays.append(line)
+                else:
+                    _remove_made(path, kind)
+            if not stays:
+                note.unlink(missing_ok=True)
+            elif len(stays) < len(lines):
+                fresh = note.with_suffix(".new")
+                fresh.write_bytes(b"".join(line + b"\0" for line in reversed(stays)))
+                fresh.replace(note)
 
 
 def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> None:

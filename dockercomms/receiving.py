@@ -134,7 +134,7 @@ def receive(
         on_notice=on_notice,
         index=options.referrers_index,
     )
-    leftovers = leftovers_of(state)
+    leftovers = leftovers_of(state, clock)
     try:
         message = inbox.fetch(entry)
         accepted = UNCHECKED if verifier is None else _verify(inbox, message, verifier)
@@ -162,9 +162,11 @@ def receive(
         return _failed(entry, error)
 
 
-def leftovers_of(state: State) -> Leftovers:
+def leftovers_of(state: State, clock: Clock) -> Leftovers:
     """Return where deliveries write down what they make on disk."""
-    return Leftovers(state.path.parent / "receives")
+    return Leftovers(
+        state.path.parent / "receives", lambda key: state.pulls.path(key, now=clock.now())
+    )
 
 
 def _verify(inbox: Inbox, message: Message, verifier: Verifier) -> Accepted:

@@ -122,7 +122,8 @@ class Round:
         inboxes = [box.inbox for box in self.boxes]
         self.last_poll = poll_all(inboxes, complete=complete, watching=watching)
         if not self.last_poll.idle:
-            leftovers_of(self.state).sweep()
+            self.state.pulls.sweep(now=self.clock.now())
+        leftovers_of(self.state, self.clock).sweep()
         if self.options.receipt and not self.last_poll.repository_missing:
             self._publish_pending()
         if self.last_poll.idle:

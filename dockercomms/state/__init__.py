@@ -23,6 +23,7 @@ from dockercomms.state import (
     inbox_rows,
     outbox_rows,
     progress_rows,
+    pull_rows,
     receipt_rows,
     sends,
     trust_rows,
@@ -53,6 +54,7 @@ class State(AbstractContextManager["State"]):
                 *handover_rows.SCHEMA,
                 *sends.SCHEMA,
                 *outbox_rows.SCHEMA,
+                *pull_rows.SCHEMA,
                 *receipt_rows.SCHEMA,
                 *trust_rows.SCHEMA,
             ),
@@ -62,6 +64,7 @@ class State(AbstractContextManager["State"]):
         self.inbox = inbox_rows.InboxRows(self._database)
         self.handovers = handover_rows.HandoverRows(self._database)
         self.outbox = outbox_rows.OutboxRows(self._database)
+        self.pulls = pull_rows.PullRows(self._database)
         self.sends = sends.Sends(self._database)
         self.receipts = receipt_rows.ReceiptRows(self._database)
         self.trust = trust_rows.TrustRows(self._database)

@@ -27,11 +27,11 @@ from filelock import FileLock
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import SystemClock, create_new, local_errors, sync_folder
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Counted up with every change that an older release could not work with.
 
-3 added `outbox`, 4 `owed`. What only adds tables needs no more than their statements, which
-are run again on an older file and make what is missing."""
+3 added `outbox`, 4 `owed`, 5 `pulls`. What only adds tables needs no more than their statements,
+which are run again on an older file and make what is missing."""
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long one process waits for another's transaction, which takes milliseconds."""
@@ -83,25 +83,34 @@ class Database(AbstractContextManager["Database"]):
         self._closed = False
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Yield the connection inside one transaction: all of the block, on disk, or nothing.
 
         The write lock is taken at the start, so that what is read stays true until the end. A
         transaction within a transaction of the same thread is part of the outer one.
+
+        Args:
+            durable: Wait until it is on the disk. Without, the death of this process loses nothing,
+                but a power failure may, of what costs only time to find out again.
         """
         with self._lock, self._errors():
             connection = self._opened()
             if _is_inside(connection):
                 yield connection
                 return
-            connection.execute("BEGIN IMMEDIATE")
+            if not durable:  # as the write-ahead log is written through at the next that is
+                connection.execute("PRAGMA synchronous = NORMAL")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
                 if _is_inside(connection):  # a full disk may have rolled back by itself
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                if not durable:
+                    connection.execute("PRAGMA synchronous = FULL")
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
         """Run one statement in its own transaction; return how many rows it changed."""

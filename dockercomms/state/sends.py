@@ -218,8 +218,11 @@ class Sends:
         send: str = "",
         chunks: dict[int, Descriptor] | None = None,
     ) -> None:
-        """Keep which blobs the repository was seen to have, and which layers chunks became."""
-        with self.database.transaction() as connection:
+        """Keep which blobs the repository was seen to have, and which layers chunks became.
+
+        A power failure may take it; then the registry is asked again.
+        """
+        with self.database.transaction(durable=False) as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO send_chunks VALUES (?, ?, ?)",
                 [
@@ -337,7 +340,7 @@ class SendJournal:
     """One send's journal, as `transport` wants it. Safe for several threads.
 
     A confirmation is only a time that saves a request, so it waits in memory for the next chunk
-    that is recorded, or for `flush`: a commit to disk is dearer than the request.
+    that is recorded, or for `flush`: a transaction is dearer than the request.
     """
 
     sends: Sends

@@ -26,7 +26,7 @@ from tests.real.program import (
 FULL = os.environ.get("DOCKERCOMMS_TEST_SIZE", "test") == "full"
 FILE_BYTES = 1024 * MIB if FULL else 64 * MIB
 FILES = 2000 if FULL else 200
-PEAK_BYTES = 200 * MIB
+PEAK_BYTES = 128 * MIB
 CUTS = 5
 IDLE_REQUESTS = 4
 """An idle `recv`: the bell, one seek, at most two anchors."""

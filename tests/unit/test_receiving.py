@@ -239,23 +239,100 @@ def test_receive_interrupted_redelivery_stays_delivered(mail):
     assert (got.status, got.reason) == ("skipped", "it was delivered before")
 
 
-def test_receive_interrupted_leaves_no_file(mail):
+def interrupted(mail, error, *, at=7) -> list[str]:
+    """Receive ten chunks, one after another, of which number `at` breaks off; return what came."""
     mail.send(mail.file(data=os.urandom(200_000)), chunk_bytes=20_000)
-    mail.registry.before = lambda name, said: (
-        FailAt(1, KeyboardInterrupt)() if name == "get_blob" else None
-    )
+    mail.registry.calls.clear()
+    fail = FailAt(at, error)
+    mail.registry.before = lambda name, said: fail() if name == "get_blob" else None
+    try:
+        mail.receive_one(concurrency=1)
+    except KeyboardInterrupt:
+        pass
+    mail.registry.before = None
+    came = blobs_asked(mail)[: at - 1]
+    mail.registry.calls.clear()
+    return came
 
-    with pytest.raises(KeyboardInterrupt):
-        mail.receive_one()
+
+def blobs_asked(mail) -> list[str]:
+    return [said for name, said in mail.registry.calls if name == "get_blob"]
+
+
+def interrupt_of_the_line() -> NetworkError:
+    return NetworkError("cut")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, interrupt_of_the_line])
+def test_receive_interrupted_goes_on_where_it_was(mail, error):
+    came = interrupted(mail, error)
+
+    (kept,) = files_below(mail.out)
+    assert kept.endswith(".part")
+    assert mail.receive_one().status == "received"
+
+    assert len(blobs_asked(mail)) == 4
+    assert not set(came) & set(blobs_asked(mail))
+    assert [len(data) for data in files_below(mail.out).values()] == [200_000]
+    assert mail.bob.pulls.sweep(now=mail.clock.now()) is None
+    assert not list((mail.folder / "bob" / "receives").iterdir())
+
+
+def test_receive_interrupted_before_anything_came_leaves_no_file(mail):
+    interrupted(mail, interrupt_of_the_line, at=1)
+    assert_nothing_left(mail)
+
+
+def test_receive_believes_nothing_of_what_a_killed_run_left(mail):
+    interrupted(mail, KeyboardInterrupt)
+    (path,) = mail.out.rglob("*.part")
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+
+    assert mail.receive_one().status == "received"
+    assert len(blobs_asked(mail)) == 4 + 10
+    assert [len(data) for data in files_below(mail.out).values()] == [200_000]
+
+
+def test_receive_begins_again_where_the_file_is_gone_or_elsewhere(mail):
+    interrupted(mail, KeyboardInterrupt)
+    (path,) = mail.out.rglob("*.part")
+    other = mail.folder / "other"
+
+    assert mail.receive_one(out=other).status == "received"
+
+    assert len(blobs_asked(mail)) == 10
+    assert [len(data) for data in files_below(other).values()] == [200_000]
+    assert not path.exists()
+
+
+def test_receive_sweeps_what_nobody_went_on_with(mail):
+    interrupted(mail, KeyboardInterrupt)
+    leftovers_of(mail.bob, mail.clock).sweep()
+    assert files_below(mail.out)
+
+    mail.clock.advance(24 * 3600 + 1)
+    mail.bob.pulls.sweep(now=mail.clock.now())
+    leftovers_of(mail.bob, mail.clock).sweep()
 
     assert_nothing_left(mail)
-    mail.registry.before = None
+
+
+def test_receive_does_not_follow_a_link_in_place_of_what_it_kept(mail):
+    interrupted(mail, KeyboardInterrupt)
+    (path,) = mail.out.rglob("*.part")
+    victim = mail.file("victim", b"mine")
+    path.unlink()
+    path.symlink_to(victim)
+
     assert mail.receive_one().status == "received"
+    assert victim.read_bytes() == b"mine"
 
 
 def test_receive_removes_what_a_killed_run_left(mail):
     sent = mail.send()
-    leftovers = leftovers_of(mail.bob)
+    leftovers = leftovers_of(mail.bob, mail.clock)
     key = delivery_key(BOB, sent.digest)
     elsewhere = mail.folder / "elsewhere"
     elsewhere.mkdir()
