@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.interface import BlobSource, ProgressHook, Reader
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, VerifyingReader
+from dockercomms.oci.model import READ_BYTES, Descriptor, Digest
 
 
 class Rehearsal(MemoryRegistry):

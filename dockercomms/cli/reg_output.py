@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO, Self, cast
 from dockercomms.cli.progress import Meter, meter_for
 from dockercomms.cli.render import visible
 from dockercomms.errors import LocalIOError, ProtocolError, UsageError
-from dockercomms.oci.model import READ_BYTES, ByteStream, parse_json
+from dockercomms.oci.checked import ByteStream
+from dockercomms.oci.model import READ_BYTES, parse_json
 from dockercomms.platforms import local_errors
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from typing import BinaryIO, Literal, cast
 import zstandard
 
 from dockercomms.errors import LimitError, ProtocolError
-from dockercomms.oci.model import READ_BYTES, ByteStream
+from dockercomms.oci.checked import ByteStream
+from dockercomms.oci.model import READ_BYTES
 
 MAX_UNPACKED_BYTES = 16 * 2**30
 """What one layer may unpack to; the largest image layers seen have a few GiB. gzip shrinks zeros

@@ -29,8 +29,9 @@ from dockercomms.oci.archive import (
     is_archive_type,
     open_archive,
 )
+from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.interface import BlobReader, ProgressHook, Reader
-from dockercomms.oci.model import READ_BYTES, ByteStream, Descriptor, Manifest
+from dockercomms.oci.model import READ_BYTES, Descriptor, Manifest
 from dockercomms.oci.stored import StoredReader
 from dockercomms.platforms import create_new, local_errors, rename_new, sync_folder
 

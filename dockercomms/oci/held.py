@@ -15,25 +15,17 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.interface import BlobSource
-from dockercomms.oci.model import READ_BYTES, ByteStream, Descriptor, VerifyingReader
+from dockercomms.oci.model import READ_BYTES, Descriptor
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BLOCK_BYTES = 2**18
 """How much goes out at once: the other side's time limit holds for one of these."""
-
-
-@runtime_checkable
-class FillingStream(ByteStream, Protocol):
-    """A stream that can read into memory of the caller's, which saves a copy and an allocation."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once; 0 at the end."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from dockercomms.errors import (
     Unsupported,
     UploadUnknown,
 )
+from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.interface import (
     BlobReader,
     BlobSource,
@@ -39,13 +40,7 @@ from dockercomms.oci.interface import (
     ProgressHook,
     TagPage,
 )
-from dockercomms.oci.model import (
-    READ_BYTES,
-    Descriptor,
-    Digest,
-    VerifyingReader,
-    matches,
-)
+from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, matches
 from dockercomms.oci.referrers import tag_schema_entries
 from dockercomms.oci.stored import (
     ManifestFacts,

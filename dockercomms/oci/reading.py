@@ -26,6 +26,7 @@ from dockercomms.errors import (
     SizeMismatch,
     Unsupported,
 )
+from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.exchange import (
     Request,
     Response,
@@ -45,7 +46,6 @@ from dockercomms.oci.model import (
     READ_BYTES,
     Descriptor,
     Digest,
-    VerifyingReader,
     digest_of,
     matches,
     parse_digest,

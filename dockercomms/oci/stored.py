@@ -28,13 +28,13 @@ from dockercomms.errors import (
     SizeMismatch,
     Truncated,
 )
+from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.interface import BlobReader, TagPage
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
     MEDIA_TYPE_OCTET_STREAM,
     Descriptor,
     Digest,
-    VerifyingReader,
     digest_of,
     matches,
     parse_digest,

@@ -31,7 +31,8 @@ from typing import BinaryIO, Literal, Protocol, cast
 import zstandard
 
 from dockercomms.errors import ProtocolError
-from dockercomms.oci.model import ByteStream, Digest
+from dockercomms.oci.checked import ByteStream
+from dockercomms.oci.model import Digest
 from dockercomms.protocol import MAX_ZSTD_WINDOW_BYTES, Compression
 from dockercomms.transport.buffers import PIECE_BYTES, allocate
 from dockercomms.transport.chunks import Chunk, room_bytes

@@ -22,9 +22,9 @@ from typing import BinaryIO, cast
 
 from dockercomms.errors import IntegrityError, LocalIOError, ProtocolError
 from dockercomms.manifest import ChunkLayer, Message
-from dockercomms.oci.held import FillingStream
+from dockercomms.oci.checked import ByteStream, FillingStream
 from dockercomms.oci.interface import Reader
-from dockercomms.oci.model import ByteStream, Descriptor, Digest
+from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms import local_errors
 from dockercomms.transport.buffers import PIECE_BYTES, Buffers
 from dockercomms.transport.chunks import join

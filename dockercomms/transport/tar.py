@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dockercomms.errors import ProtocolError
-from dockercomms.oci.model import ByteStream
+from dockercomms.oci.checked import ByteStream
 from dockercomms.protocol import MAX_TAR_PADDING_BYTES
 
 BLOCK_BYTES = 512

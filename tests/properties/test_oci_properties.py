@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dockercomms.errors import IntegrityError, UsageError
+from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
@@ -19,7 +20,6 @@ from dockercomms.oci.model import (
     Digest,
     Index,
     Platform,
-    VerifyingReader,
     canonical_json,
     digest_of,
     parse_index,

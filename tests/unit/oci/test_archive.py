@@ -14,7 +14,8 @@ from dockercomms.oci.archive import (
     is_archive_type,
     open_archive,
 )
-from dockercomms.oci.model import Descriptor, VerifyingReader
+from dockercomms.oci.checked import VerifyingReader
+from dockercomms.oci.model import Descriptor
 from tests.fakes.tarballs import GZIP, PLAIN, ZSTD, Item, header, make_tar, pack
 
 END = bytes(1024)

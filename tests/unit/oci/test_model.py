@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from dockercomms.errors import DigestMismatch, ProtocolError, TrailingData, Truncated
+from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
     EMPTY_CONFIG_BYTES,
@@ -22,7 +23,6 @@ from dockercomms.oci.model import (
     Digest,
     Index,
     Platform,
-    VerifyingReader,
     canonical_json,
     digest_of,
     matches,

@@ -11,7 +11,8 @@ from random import Random
 import pytest
 
 from dockercomms.errors import DigestMismatch, ProtocolError
-from dockercomms.oci.model import Descriptor, VerifyingReader
+from dockercomms.oci.checked import VerifyingReader
+from dockercomms.oci.model import Descriptor
 from dockercomms.transport.chunks import Chunk, split
 from dockercomms.transport.layer import (
     _optional,
