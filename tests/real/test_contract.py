@@ -9,11 +9,15 @@ import pytest
 
 from dockercomms.oci.auth import DockerConfig
 from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.copying import ensure_manifest
 from dockercomms.oci.interface import Registry
+from dockercomms.oci.location import Location
+from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.retry import RetryPolicy
 from tests.contract.capabilities import Capabilities
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.servers import SERVERS
+from tests.fakes.images import holds, image, push_tree
 from tests.real.launch import Server
 
 
@@ -36,3 +40,18 @@ def capabilities(server: Server) -> Capabilities:
 
 class TestRealRegistry(RegistryContract):
     pass
+
+
+def test_ensure_manifest_copies_what_is_missing(
+    registry: Registry, repository: str, capabilities: Capabilities
+) -> None:
+    """However the registry says that parts are missing; ocimem answers 500."""
+    if not (capabilities.checks_blobs and capabilities.checks_manifests):
+        pytest.skip("the store takes manifests without their parts")
+    source = MemoryRegistry()
+    children = (image(1, architecture="amd64"), image(2, architecture="arm64"))
+    tree = push_tree(source, "src", children, "v1")
+    target = Location(registry, repository, tag="v1")
+    ensure_manifest(target, tree.data, tree.media_type, {"": Location(source, "src")})
+    assert all(holds(registry, repository, child) for child in children)
+    assert registry.resolve_tag(repository, "v1").digest == tree.descriptor.digest

@@ -283,6 +283,29 @@ def delete(walk: Walk, artifact: dict[str, Any]) -> None:
     walk.reg("exists", note, "--blob")
     walk.reg("delete", note, "--blob")
     walk.reg("exists", note, "--blob", code=5)
+    delete_referrer(walk)
+
+
+def delete_referrer(walk: Walk) -> None:
+    """Delete what refers to a manifest: it is listed no more, whoever keeps the list."""
+    entry = {**walk.put_blob("empty", EMPTY), "mediaType": EMPTY_CONFIG}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": "application/vnd.example.signed",
+        "config": entry,
+        "layers": [entry],
+    }
+    subject = walk.put_manifest(f"{walk.base}:signed", manifest)
+    made = [
+        walk.put_manifest(walk.base, {**manifest, "subject": subject, "annotations": {"n": name}})
+        for name in ("one", "two")
+    ]
+    where = f"{walk.base}@{subject['digest']}"
+    for number, referrer in enumerate(made):
+        walk.reg("delete", f"{walk.base}@{referrer['digest']}")
+        left = [row["digest"] for row in walk.rows("referrers", where)]
+        assert left == [other["digest"] for other in made[number + 1 :]]
 
 
 # --- an upload that is interrupted ---------------------------------------------------------------
