@@ -54,6 +54,7 @@ from dockercomms.reading import (
     Reading,
     examined,
     group_rows,
+    is_recorded,
     read_groups,
     record,
     retry_time,
@@ -316,7 +317,8 @@ class Inbox:
         message = self._messages.get(row.digest)
         if message is not None:
             reading = examined(self._place, row, message)
-            record(self._place, [reading])
+            if not is_recorded(reading):
+                record(self._place, [reading])
         else:
             (batch,) = read_groups(self._place, [[row]], concurrency=1)
             reading = batch[-1]

@@ -340,6 +340,19 @@ def record(place: InboxPlace, readings: Iterable[Reading]) -> None:
             _record(place, reading)
 
 
+def is_recorded(reading: Reading) -> bool:
+    """Return whether the state says all of it already, so that a commit to disk can be saved."""
+    row = reading.row
+    return (
+        reading.error is None
+        and reading.verdict is None
+        and row.proven
+        and row.state == "new"
+        and row.digest == reading.digest
+        and row.reason_kind not in READING_KINDS
+    )
+
+
 def _record(place: InboxPlace, reading: Reading) -> None:
     rows, me, repo = place.state.inbox, place.me, place.repo
     row, message, now = reading.row, reading.message, place.clock.now()

@@ -224,7 +224,7 @@ def small_messages(
     server: Server, folder: Path, manner: Manner, connections: int, messages: int
 ) -> list[Small]:
     """Time sending and receiving against the bare loop, in turn."""
-    count = BATCH if connections == 1 else BATCH // 4
+    count = min(BATCH, messages // 3) if connections == 1 else min(BATCH // 4, messages // 12)
     rounds = max(3, messages // (count * connections))
     workers = []
     for _ in range(connections):
@@ -260,6 +260,8 @@ def small_messages(
         times["bare send"].append(bare(sends))
         times["recv"].append(at_once(Worker.receive, workers, repositories))
         times["bare recv"].append(bare(receives, recorded))
+        last = ", ".join(f"{key} {value[-1]:.2f} s" for key, value in times.items())
+        print(f"  {manner.name}, {connections} connection(s): {last}", file=sys.stderr)
     each = count * connections
     medians = {key: statistics.median(value) / each for key, value in times.items()}
     return [

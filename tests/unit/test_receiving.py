@@ -18,6 +18,7 @@ from dockercomms.errors import (
     UnknownSender,
 )
 from dockercomms.landing import TEMPORARY, delivery_key
+from dockercomms.mailbox import TrustOptions
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
@@ -37,6 +38,7 @@ from dockercomms.transport.payload import NotePayload
 from dockercomms.transport.transfer import push_payload
 from dockercomms.trust.verifier import Verified
 from dockercomms.verifying import Accepted, Withheld
+from tests.fakes.events import Events
 from tests.fakes.mail import (
     ALICE,
     BOB,
@@ -83,6 +85,22 @@ def receive_found(mail: Mail, digest, **options):
         clock=mail.clock,
         options=ReceiveOptions(out=mail.out, **options),
     )
+
+
+def test_receive_waits_for_the_disk_twice_for_each_message(mail):
+    """What is to be where, and that it is there: neither may be forgotten. Nothing else is."""
+    commits = []
+    for count in (1, 2, 5):
+        for number in range(count):
+            mail.send(mail.file(f"{count}-{number}"))
+        mail.close()
+        events = Events(0, lambda: None)
+        with events.commits():
+            mail.__post_init__()
+            received = mail.receive(mailbox={"trust": TrustOptions(verify=False)}, receipt=False)
+        assert [item.status for item in received] == ["received"] * count
+        commits.append(events.seen)
+    assert commits[2] - commits[1] == 3 * 2
 
 
 def test_receive_skips_what_was_delivered(mail):
