@@ -120,6 +120,7 @@ class _Source:
 
     def error(self, table: _Table, word: str, message: str) -> ConfigError:
         """Return the error `message` about `word`, which stands in `table`, or is missing there."""
+        message = message.removeprefix(f"{self.where}: ")  # where a table is the file itself
         start, quoted = self._begin(table), re.escape(word)
         end = self._find(r"^\s*\[", start + 1) or len(self.text)
         for pattern, stop in (

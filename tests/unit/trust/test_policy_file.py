@@ -191,12 +191,12 @@ def test_error_names_line_and_word(folder, old, new, line, text):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("version = 1\nsender = 1\n", "line 2: trust.toml: sender: [[sender]] tables expected"),
-        ("version = 1\nsender = [1]\n", "line 2: trust.toml: sender: a table expected"),
-        ("version = 1\nroots = []\n", "line 2: trust.toml: roots: a table expected"),
+        ("version = 1\nsender = 1\n", "line 2: sender: [[sender]] tables expected"),
+        ("version = 1\nsender = [1]\n", "line 2: sender: a table expected"),
+        ("version = 1\nroots = []\n", "line 2: roots: a table expected"),
         ("version = 1\n[roots]\na = 1\n", "line 3: roots: a: a table expected"),
         ('version = 1\nsender = [{name = "a", b = 1}]\n', "line 2: sender 1: unknown word 'b'"),
-        ("version = 1\n'strange word' = 1\n", "line 2: trust.toml: unknown word 'strange word'"),
+        ("version = 1\n'strange word' = 1\n", "line 2: unknown word 'strange word'"),
         ("version = \n", "Invalid value (at line 1, column 11)"),
     ],
 )
