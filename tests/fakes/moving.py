@@ -88,6 +88,12 @@ def tags(store: Store, prefix: str = "") -> list[str]:
         return []
 
 
+def generation(file: Path) -> tuple[int, int, int]:
+    """Return what is another when a file was written again."""
+    state = file.stat()
+    return state.st_ino, state.st_mtime_ns, state.st_size
+
+
 def kinds(done: Sequence[Any]) -> list[tuple[str, str]]:
     return [(one.kind, one.status) for one in done]
 
