@@ -130,12 +130,22 @@ class _Listing:
         2. Follow `Link` where there is one.
         3. Else go on behind the last name while pages come full: registries without `Link` exist
            (ggcr), and one that ignores `n` (docker-registry 2.8) has sent everything.
+
+        A page that came before ends the list where we asked for it ourselves (ggcr begins anew
+        behind its last name); where a `Link` led to it, the rest cannot be had.
+
+        Raises:
+            ProtocolError: such a `Link`, or pages without end.
         """
         seen: set[tuple[str, ...]] = set()
         url = ""
         for _ in range(MAX_PAGES):
             response, names, size = self._page(url, last, size)
             if names in seen:
+                if url and names:
+                    raise ProtocolError(
+                        f"{redact_url(url)}: Link leads back to a page that was read"
+                    )
                 return
             seen.add(names)
             yield TagPage(names, "Link" in response.headers)

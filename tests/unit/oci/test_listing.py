@@ -165,12 +165,26 @@ def test_tag_pages_null_is_empty():
         assert list(registry.tag_pages(R, start_after="zzz", page_size=5)) == [TagPage((), False)]
 
 
-def test_tag_pages_link_to_the_same_page_ends():
+def test_tag_pages_link_to_the_same_page_is_an_error_and_no_shorter_list():
     with serving(replace(OCI, tags_link="loop")) as (server, registry):
         fill(server)
-        found = list(registry.tags(R, page_size=10))
+        found = []
+        with pytest.raises(ProtocolError, match="Link leads back"):
+            found.extend(registry.tags(R, page_size=10))
         assert found == TAGS[:10]
         assert server.count("GET") == 2
+
+
+def test_tag_pages_links_in_a_circle_are_an_error():
+    def answer(seen: Seen) -> Reply:
+        number = len(server.requests) % 3
+        body = json.dumps({"tags": [f"t{number}"]}).encode()
+        return Reply(200, body, {"Link": f'</v2/{R}/tags/list?last=t{number}>; rel="next"'})
+
+    with ScriptedServer(rest=answer) as server, client(server.host) as registry:
+        with pytest.raises(ProtocolError, match="Link leads back"):
+            list(registry.tags(R))
+        assert len(server.requests) == 4
 
 
 def test_tag_pages_without_end_are_an_error():
