@@ -38,6 +38,7 @@ from dockercomms.errors import (
     NotFoundError,
     ProtocolError,
     RegistryError,
+    TooManyRequests,
 )
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import (
@@ -112,7 +113,7 @@ class Poller:
             LocalIOError: the state, or a local store.
         """
         step = _Pass(self._place, self._discovery, complete=complete)
-        step.listen()
+        step.listen(watching=watching)
         if watching and step.is_idle():
             return replace(step.result(), complete=False, idle=True)
         step.search()
@@ -154,8 +155,11 @@ class _Pass:
 
     # --- the bell --------------------------------------------------------------------------------
 
-    def listen(self) -> None:
-        """Read the bell. Where nothing at all answers, or nobody may read, that is the end."""
+    def listen(self, *, watching: bool = False) -> None:
+        """Read the bell. Where nothing at all answers, or nobody may read, that is the end.
+
+        A watch comes again: it adds nothing to what a registry is busy with, or cannot hear.
+        """
         place = self._place
         try:
             bell = place.registry.resolve_tag(place.repository, bell_tag(place.recipient_tag))
@@ -165,7 +169,8 @@ class _Pass:
         except AuthError:
             raise
         except _WAY_ERRORS as error:
-            if place.registry.server_time() is None:
+            busy = isinstance(error, TooManyRequests | NetworkError)
+            if place.registry.server_time() is None or (watching and busy):
                 raise
             self._errors.append(("bell", error))
         self._today = (place.registry.server_time() or self._now).date()

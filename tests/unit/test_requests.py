@@ -6,7 +6,7 @@ import pytest
 
 from dockercomms import Mailbox
 from tests.fakes.clock import FakeClock
-from tests.fakes.registry import PRESETS, FakeRegistry
+from tests.fakes.registry import PRESETS, FakeRegistry, Fault
 from tests.fakes.stops import AfterWaits
 
 SEEK_PAGES = 3
@@ -82,3 +82,23 @@ def test_waiting_for_an_answer_is_one_look_at_a_time(registry, tmp_path):
     looks = len(registry.clock.sleeps) + 1
     assert registry.count() <= looks * (1 + SEEK_PAGES)
     assert looks <= 20
+
+
+def test_watch_grants_a_busy_registry_what_it_asks_for(registry, tmp_path):
+    """One request, then a wait as long as Retry-After says; nothing else is asked meanwhile."""
+    notices = []
+    with box(registry, "alice", tmp_path) as alice:
+        alice.send(to="bob", text="one")
+    with box(registry, "bob", tmp_path, on_notice=notices.append) as bob:
+        list(bob.watch(out=tmp_path / "in", stop=AfterWaits(registry.clock)))
+        registry.forget_requests()
+        busy = Fault.answer(429, **{"Retry-After": "900"})
+        registry.fail_when(lambda request: request.method == "HEAD", busy, times=2)
+        stop = AfterWaits(registry.clock, 4)
+        assert list(bob.watch(out=tmp_path / "in", stop=stop)) == []
+
+    assert [wait >= 900 for wait in stop.waits] == [True, True, False, False]
+    assert [record.method for record in registry.requests[:2]] == ["HEAD", "HEAD"]
+    assert [notice.kind for notice in notices if notice.kind == "watch-waits"] == [
+        "watch-waits"
+    ] * 2
