@@ -358,7 +358,7 @@ def test_watch_says_nothing_of_a_message_that_another_process_is_receiving(mail)
     sent = mail.send()
     with mail.mailbox(BOB) as bob:
         key = delivery_key(BOB, sent.digest)
-        with leftovers_of(bob._state).claim(key) as ours:
+        with leftovers_of(bob._state, mail.clock).claim(key) as ours:
             assert ours
             assert watch(mail, command="true") == []
     assert len(watch(mail, command="true")) == 1
