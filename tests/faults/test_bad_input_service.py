@@ -46,8 +46,11 @@ def serve(alice: Person, bob: Person, number: int = 3) -> None:
     assert sorted(bob.content()) == [str(count).encode() for count in range(number)]
 
 
-@pytest.mark.parametrize("base", [OCI, DISTRIBUTION, OLAREG], ids=["oci", "distribution", "olareg"])
-@pytest.mark.parametrize("status", [400, 403, 409, 412])
+@pytest.mark.parametrize(
+    ("base", "status"),
+    [(OCI, 400), (OCI, 403), (DISTRIBUTION, 409), (OLAREG, 412)],
+    ids=["oci-400", "oci-403", "distribution-409", "olareg-412"],
+)
 def test_registry_whose_tags_may_not_be_moved_serves_all_the_same(tmp_path, base, status) -> None:
     with people(tmp_path, replace(base, immutable_tags=status)) as (registry, alice, bob):
         serve(alice, bob)
