@@ -290,7 +290,7 @@ class Incoming(MailboxBase):
             UsageError: the command cannot be run.
             AuthError, ConfigError, RegistryError, NetworkError: the first look failed, and not by
                 what may pass.
-            LocalIOError: the state, the disk, or the command cannot be used.
+            LocalIOError: the state, or the command, cannot be used.
         """
         if isinstance(command, str):
             command = parse_command(command)

@@ -34,6 +34,7 @@ from dockercomms.errors import (
     CommandError,
     ConfigError,
     DockerCommsError,
+    LocalIOError,
     NetworkError,
     NotFoundError,
     ProtocolError,
@@ -80,7 +81,11 @@ Ack = Literal["always", "on-success", "never"]
 """When a sender is told: of every message; only of those that the command took; never."""
 
 _MAY_PASS = (NetworkError, RegistryError, ProtocolError, ConfigError, CommandError)
-"""What a watch that has been working waits out; a full disk, or a lost state, ends it."""
+"""What a watch that has been working waits out; a state that is lost ends it."""
+
+
+_WAITED_OUT = (LocalIOError, NetworkError, AuthError, TooManyRequests)
+"""What leaves a message new, such as a disk without room for it: others may be smaller."""
 
 
 class Stop(Protocol):
@@ -183,18 +188,22 @@ class Watcher:
             AuthError, ConfigError, ProtocolError, RegistryError: the first look failed, and not by
                 what may pass.
             NetworkError: the only look failed, or no look can succeed.
-            LocalIOError: the state, the disk, or the command cannot be used.
+            LocalIOError: the state, or the command, cannot be used.
         """
         pace = Pace(self.options.interval_seconds, self.clock)
         if self.options.command is not None:
             sweep_locks(_locks_of(self.rounds()))
         while not self.stop.is_set():
-            found = False
+            found, failure = False, None
             try:
                 for watched in self._look():
-                    found = True
+                    failure = _to_wait_out(watched) or failure
+                    found = found or watched.received.status == "received"
                     yield watched
-                wait = pace.after(found=found)
+                if failure is None or found:
+                    wait = pace.after(found=found)
+                else:
+                    wait = pace.after_failure(failure)
                 self._worked = True
             except _MAY_PASS as error:
                 if self.options.once or not (self._worked or may_pass(error)):
@@ -383,6 +392,14 @@ class Watcher:
 def _locks_of(round_: Round) -> Path:
     """Return where the locks of commands are."""
     return round_.state.path.parent / "handovers"
+
+
+def _to_wait_out(watched: Watched) -> DockerCommsError | None:
+    """Return why a message did not arrive, if it will be tried again at the next look."""
+    error = watched.received.error
+    if watched.received.status == "failed" and isinstance(error, _WAITED_OUT):
+        return error
+    return None
 
 
 def may_pass(error: DockerCommsError) -> bool:

@@ -226,6 +226,17 @@ def test_watch_once_raises_what_a_watch_would_wait_out(mail):
         watch(mail, once=True)
 
 
+def test_watch_tries_less_often_what_the_disk_has_no_room_for(mail):
+    """A message that cannot be written stays new, and arrives when there is room."""
+    mail.send()
+    mail.out.write_text("a file where a folder should be")
+    stop = AfterWaits(mail.clock, 4, lambda wait: mail.out.unlink() if wait == 3 else None)
+    with mail.mailbox(BOB) as bob:
+        watched = list(bob.watch(out=mail.out, stop=stop))
+    assert [one.received.status for one in watched] == ["failed", "failed", "failed", "received"]
+    assert stop.waits[:3] == [60, 120, 240]
+
+
 def test_watch_ends_when_its_own_disk_fails(mail):
     mail.send()
     with mail.mailbox(BOB) as bob:
