@@ -90,11 +90,16 @@ class BlobUpload(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what is buffered and leave the session open for `resume_upload`."""
+        """Send what is buffered and leave the session open for `resume_upload`.
+
+        Raises:
+            RangeInvalid: the store is at another offset.
+            UploadUnknown: the session is gone.
+        """
         ...
 
     def cancel(self) -> None:
-        """Throw the session away."""
+        """Throw the session away. That the store does not let us is no error."""
         ...
 
 
@@ -241,12 +246,18 @@ class Writer(Protocol):
 
         Returns None if the store will not; the blob then has to be pushed.
 
+        Raises:
+            NameInvalid: one of the two is no repository name.
+
         Source: distribution-spec v1.1.1, "Mounting a blob from another repository".
         """
         ...
 
     def upload(self, repository: str, *, chunk_size: int = 0) -> BlobUpload:
         """Open an upload session; `chunk_size` 0 leaves the size to the store.
+
+        Raises:
+            NameInvalid: no repository name.
 
         Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
         """
@@ -330,6 +341,7 @@ class Lister(Protocol):
 
         Raises:
             NameUnknown: no such repository (some stores yield nothing instead).
+            ProtocolError: as `tag_pages`.
 
         Source: distribution-spec v1.1.1, "Listing Tags".
         """
@@ -341,10 +353,11 @@ class Lister(Protocol):
         """Yield the pages of the tag list as the store gives them.
 
         `page_size` is halved and the page asked for again where the store refuses it as too
-        large. A page seen before ends the listing.
+        large. A page seen before ends the listing, if it was asked for by its last tag.
 
         Raises:
             NameUnknown: no such repository, or (zot) `start_after` is not one of its tags.
+            ProtocolError: a `Link` leads back to a page seen before, or pages without end.
         """
         ...
 
@@ -369,6 +382,10 @@ class Lister(Protocol):
 
         Filtered here as well: a registry's own filter is not believed. An entry's artifact type
         and annotations are claims; fetch the manifest to know.
+
+        Raises:
+            NameUnknown: no such repository.
+            ProtocolError: an answer that is no index, or pages without end.
 
         Source: distribution-spec v1.1.1, "Listing Referrers".
         """
