@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.zygote import Ended, Zygote
 from tests.real.counting_proxy import CountingProxy
 from tests.real.launch import Server
-from tests.real.program import Machine
 
 MESSAGES = 2
 WITH_REFERRERS = {"ggcr"}
@@ -27,6 +27,24 @@ MOST = {
 
 
 @dataclass
+class Machine:
+    """Somebody's home."""
+
+    zygote: Zygote
+    home: Path
+
+    def run(self, *words: str) -> Ended:
+        kinds = ("CONFIG", "DATA", "STATE")
+        homes = {f"XDG_{kind}_HOME": str(self.home / kind.lower()) for kind in kinds}
+        self.home.mkdir(exist_ok=True)
+        ended = self.zygote.start(
+            list(words), folder=self.home, environ={"HOME": str(self.home), **homes}
+        ).wait()
+        assert ended.exit_code == 0, ended.stderr
+        return ended
+
+
+@dataclass
 class Post:
     """Two machines that share a repository, behind a proxy that counts."""
 
@@ -38,18 +56,15 @@ class Post:
     def count(self, who: Machine, *words: str) -> int:
         """Return how many requests one run of the program makes."""
         self.proxy.reset()
-        who.run(*words, "--repo", self.repo, "-q").ok()
+        who.run(*words, "--repo", self.repo, "-q")
         return len(self.proxy.counts.requests)
 
 
 @pytest.fixture(params=("ggcr", "distribution"))
-def post(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Post]:
+def post(request: pytest.FixtureRequest, zygote: Zygote, tmp_path: Path) -> Iterator[Post]:
     server: Server = request.getfixturevalue(request.param)
     with CountingProxy(server.address) as proxy:
-        alice, bob = (
-            Machine(tmp_path / name, {**server.environment(tmp_path / name, host=proxy.host)})
-            for name in ("alice", "bob")
-        )
+        alice, bob = (Machine(zygote, tmp_path / name) for name in ("alice", "bob"))
         yield Post(proxy, alice, bob, f"{proxy.host}/requests/{uuid.uuid4().hex}")
 
 
@@ -91,9 +106,9 @@ def test_message_keeps_its_budget_of_requests(
 def trust(post: Post, folder: Path, how: str) -> None:
     """Let bob know alice's key, or that she does without."""
     if how == "unsigned":
-        post.bob.run("trust", "add", "alice", "--allow-unsigned").ok()
+        post.bob.run("trust", "add", "alice", "--allow-unsigned")
         return
     key = folder / "alice.pub"
-    post.alice.run("keys", "generate").ok()
-    key.write_text(post.alice.run("keys", "export", "--public").ok().stdout)
-    post.bob.run("trust", "add", "alice", str(key)).ok()
+    post.alice.run("keys", "generate")
+    key.write_text(post.alice.run("keys", "export", "--public").stdout)
+    post.bob.run("trust", "add", "alice", str(key))
