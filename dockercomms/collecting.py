@@ -60,6 +60,9 @@ from dockercomms.retention import advice_for
 ANCHOR_DAYS = 2
 """An anchor stays for so many days after its own: a send that was begun then may still go on."""
 
+LOCAL_BATCH = 64
+"""Messages for which a folder's index is written once: each time costs as much as it is long."""
+
 REFUSALS_ENOUGH = 3
 """After so many deletions that were refused, and none that was not, no further is tried."""
 
@@ -227,9 +230,17 @@ class Collector:
         seen = _Seen(name, now)
         self._read(seen, rt, tags, anchors)
         extra = self._attached_tags() if seen.past else _AttachedTags()
-        for message in seen.past:
-            if not (yield from self._remove_message(message, seen.tags[message.digest], extra)):
-                seen.staying.add(None if message.subject is None else message.subject.digest)
+        layout = direct(self.registry)
+        if not isinstance(layout, LayoutRegistry) or self.dry_run:
+            for message in seen.past:
+                yield from self._remove(seen, message, extra)
+        else:
+            for first in range(0, len(seen.past), LOCAL_BATCH):
+                done: list[Collected] = []
+                with layout.batch():
+                    for message in seen.past[first : first + LOCAL_BATCH]:
+                        done += self._remove(seen, message, extra)
+                yield from done
         if not seen.blind:
             yield from self._remove_anchors(rt, anchors, now.date(), seen.staying)
 
@@ -265,6 +276,10 @@ class Collector:
 
     # --- removing --------------------------------------------------------------------------------
 
+    def _remove(self, seen: _Seen, message: Message, extra: _AttachedTags) -> Iterator[Collected]:
+        if not (yield from self._remove_message(message, seen.tags[message.digest], extra)):
+            seen.staying.add(None if message.subject is None else message.subject.digest)
+
     def _remove_message(
         self, message: Message, tags: Sequence[str], extra: _AttachedTags
     ) -> Generator[Collected, None, bool]:
@@ -274,7 +289,7 @@ class Collector:
         for item in attached_to(self.registry, self.repository, message.digest, own):
             is_receipt = isinstance(item.what, Receipt)
             bulk = extra.bulk_tags(item.what) if isinstance(item.what, Receipt) else []
-            done = self._remove(
+            done = self._remove_manifest(
                 "receipt" if is_receipt else "bundle", item.digest, (*item.tags, *bulk), message
             )
             yield done
@@ -282,7 +297,7 @@ class Collector:
                 return False
             removed.add(item.digest)
         bell = bell_tag(recipient_tag(message.header.recipient))
-        done = self._remove("message", message.digest, (*tags, bell), message)
+        done = self._remove_manifest("message", message.digest, (*tags, bell), message)
         yield done
         if done.status == "failed":
             return False
@@ -304,7 +319,7 @@ class Collector:
             # It is the index of something that lives as well, and its own digest is that one's.
             if fetched.error is None and subject_of(fetched.data) != subject:
                 return
-        yield self._remove("index", digest_of(data), (tag,), message)
+        yield self._remove_manifest("index", digest_of(data), (tag,), message)
 
     def _remove_anchors(
         self, rt: str, anchors: Mapping[date, str], today: date, staying: Collection[Digest | None]
@@ -318,12 +333,12 @@ class Collector:
                     continue  # somebody else's
             except NotFoundError:
                 continue
-            done = self._remove("anchor", digest, (tag,), None)
+            done = self._remove_manifest("anchor", digest, (tag,), None)
             yield done
             if done.status != "failed":
                 yield from self._remove_index(digest, (), None)
 
-    def _remove(
+    def _remove_manifest(
         self, kind: CollectedKind, digest: Digest, tags: Sequence[str], message: Message | None
     ) -> Collected:
         """Remove one manifest with its tags.

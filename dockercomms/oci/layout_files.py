@@ -145,6 +145,7 @@ class LayoutFiles:
         self._cached: tuple[tuple[int, int, int], LayoutIndex] | None = None
         self._batch: LayoutIndex | None = None
         self._batch_thread: int | None = None
+        self._batch_removed: set[Digest] = set()
         self._index_path = folder / "index.json"
         self._private = folder / PRIVATE_FOLDER
 
@@ -198,6 +199,8 @@ class LayoutFiles:
         Raises:
             BlobUnknown, NameUnknown: not there.
         """
+        if digest in self._batch_removed:
+            raise self._missing(digest)
         with local_errors(f"{self.folder}: {digest}"):
             try:
                 stream = open_regular(self.blob_path(digest))
@@ -211,6 +214,8 @@ class LayoutFiles:
         Raises:
             BlobUnknown, NameUnknown: not there.
         """
+        if digest in self._batch_removed:
+            raise self._missing(digest)
         with local_errors(f"{self.folder}: {digest}"):
             try:
                 return self.blob_path(digest).stat().st_size
@@ -220,7 +225,7 @@ class LayoutFiles:
     def has_blob(self, digest: Digest) -> bool:
         """Return whether content with `digest` is there."""
         with local_errors(f"{self.folder}: {digest}"):
-            return self.blob_path(digest).exists()
+            return digest not in self._batch_removed and self.blob_path(digest).exists()
 
     def _missing(self, digest: Digest) -> BlobUnknown | NameUnknown:
         if not self.exists():
@@ -312,8 +317,11 @@ class LayoutFiles:
                 yield
             finally:
                 after, self._batch, self._batch_thread = self._batch, None, None
+                removed, self._batch_removed = self._batch_removed, set()
                 if after is not before:
                     self.replace_index(after)
+                for digest in removed:
+                    self.remove_blob(digest)
 
     def new_file(self) -> NewFile:
         """Return a new file, to be published under its final name; see `prepare`."""
@@ -323,6 +331,7 @@ class LayoutFiles:
         """Name `new` as the content with `digest`, which the caller has checked."""
         target = self.blob_path(digest)
         make_folder(target.parent)
+        self._batch_removed.discard(digest)
         new.publish(target)
 
     def write_blob(self, digest: Digest, data: bytes) -> None:
@@ -333,6 +342,9 @@ class LayoutFiles:
 
     def remove_blob(self, digest: Digest) -> None:
         """Remove the content with `digest`; nothing if it is not there."""
+        if self._batch is not None:
+            self._batch_removed.add(digest)  # no crash may leave an entry without its content
+            return
         with local_errors(f"{self.folder}: {digest}"):
             self.blob_path(digest).unlink(missing_ok=True)
 

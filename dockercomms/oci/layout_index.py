@@ -82,9 +82,11 @@ class LayoutIndex:
         self._fields = fields or {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX}
         self._by_digest: dict[Digest, IndexEntry] = {}
         self._by_tag: dict[str, IndexEntry] = {}
+        self._has_equal_tags = False
         for entry in self.entries:
             self._by_digest.setdefault(entry.digest, entry)
             if entry.tag is not None:
+                self._has_equal_tags = self._has_equal_tags or entry.tag in self._by_tag
                 # Two entries of one tag are allowed by the image-spec; the later one counts, as
                 # for oras.
                 self._by_tag[entry.tag] = entry
@@ -134,7 +136,21 @@ class LayoutIndex:
 
     def without_manifest(self, digest: Digest) -> LayoutIndex:
         """Return the index without the manifest and every tag on it."""
-        return LayoutIndex((e for e in self.entries if e.digest != digest), self._fields)
+        kept: list[IndexEntry] = []
+        gone: list[IndexEntry] = []
+        for entry in self.entries:
+            (gone if entry.descriptor.digest == digest else kept).append(entry)
+        freed = [entry.tag for entry in gone if entry.tag is not None]
+        if len({*freed}) < len(freed) or self._has_equal_tags:
+            return LayoutIndex(kept, self._fields)  # another entry of the tag counts now
+        index = LayoutIndex((), self._fields)
+        index.entries = tuple(kept)
+        index._by_digest = self._by_digest.copy()
+        index._by_tag = self._by_tag.copy()
+        index._by_digest.pop(digest, None)
+        for tag in freed:
+            del index._by_tag[tag]
+        return index
 
     def without_loose(self, digests: Collection[Digest]) -> LayoutIndex:
         """Return the index without the entries of `digests` that have neither tag nor subject.
@@ -152,6 +168,7 @@ class LayoutIndex:
     def _appended(self, added: Sequence[IndexEntry]) -> LayoutIndex:
         """Add entries that take nothing from others: a hundredth of the time of `_changed`."""
         index = LayoutIndex((), self._fields)
+        index._has_equal_tags = self._has_equal_tags
         index.entries = (*self.entries, *added)
         index._by_digest = self._by_digest.copy()
         index._by_tag = self._by_tag.copy()

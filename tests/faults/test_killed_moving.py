@@ -51,7 +51,7 @@ class Run:
         child = self._child(name)
         time.sleep(after_seconds)
         os.kill(child.pid, signal.SIGKILL)  # it waits for nobody but the zygote
-        return child.wait().exit_code
+        return self._zygote.ask(wait=child.pid)  # it may have had no time to say anything
 
     def _child(self, name: str):
         home = self._folder / name
