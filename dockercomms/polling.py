@@ -344,13 +344,19 @@ class _Pass:
         error: DockerCommsError | None = None
         try:
             for ref in refs:
-                found.append(ref)  # noqa: PERF402 - keeps what came before a break
+                found.append(ref)
+                if len(found) == REFS_AT_ONCE:
+                    self._write(found)
+                    found = []
         except _WAY_ERRORS as broken:
             error = broken
-        self._rows.add(self._place.me, self._place.repo, found, now=self._now)
+        self._write(found)
         if error is None:
             self._answered.add(way)
         return error
+
+    def _write(self, found: Sequence[MessageRef]) -> None:
+        self._rows.add(self._place.me, self._place.repo, found, now=self._now)
 
     def _check_legacy(self) -> None:
         """Look at 1.0 tags again: the 1.0 program overwrites them without a word."""

@@ -73,12 +73,16 @@ class Census:
         arrived = [row for row in self.received if row["status"] == "received"]
         said = collections.Counter(row["digest"] for row in arrived)
         self.expect("received twice", {key for key, count in said.items() if count > 1}, set())
-        unproven = [row for row in self.received if row["signer"] != row["from"]]
+        unproven = [row for row in arrived if row["signer"] != row["from"]]
         self.expect("not signed by whom they say", unproven, [])
         failed = [row for row in self.received if row["status"] == "failed"]
-        self.expect("failed", failed, [])
+        self.expect("failed", [row for row in failed if not self.may_fail(row)], [])
         self.check_receipts(messages, [tag for tag in tags if tag.startswith("receipt-")])
         self.expect("receipts as the senders see them", self.proven_receipts(), told)
+
+    def may_fail(self, row: dict) -> bool:
+        """Whether it is no fault that a message failed once, since it was received later."""
+        return False
 
     def check_receipts(self, messages: set[str], tags: Iterable[str]) -> None:
         """Ask for one receipt of each message; a crash may leave it under two tags."""

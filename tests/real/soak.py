@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dockercomms.cli.records import received_record
-from dockercomms.errors import DockerCommsError
+from dockercomms.errors import DockerCommsError, NetworkError
 from dockercomms.mailbox import Mailbox, TrustOptions
 from tests.faults.zygote import EAGER
 from tests.real.census import Census, Task
@@ -267,6 +267,9 @@ class Soak(Census):
                 task.told = line["digest"]
                 self.tasks.append(task)
 
+    def may_fail(self, row: dict) -> bool:
+        return row["error"]["exit_code"] == NetworkError.exit_code
+
     def judge(self) -> None:
         """Compare each watcher's memory and descriptors with those after warm-up."""
         for pid, vitals in self.vitals.items():
@@ -286,6 +289,9 @@ class Soak(Census):
             "seed": self.options.seed,
             "messages": len(self.tasks),
             "received": len([row for row in self.received if row["status"] == "received"]),
+            "cut off and received later": len(
+                [row for row in self.received if row["status"] == "failed"]
+            ),
             **self.failures,
             "watchers": [
                 {
