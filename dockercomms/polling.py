@@ -59,6 +59,10 @@ FIRST_PASS_DAYS = 30
 """How far back anchors are asked for where tags cannot be listed and nothing is known yet: four
 times the default time to live, and one request for each day."""
 
+REFS_AT_ONCE = 1000
+"""So many finds are held in memory before they are written: a watch is to stay small, however many
+messages a day has."""
+
 MAX_ANCHORS = 400
 """The most anchors asked in one pass, the newest ones: anybody who can push can make more."""
 
