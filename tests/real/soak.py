@@ -33,7 +33,7 @@ from dockercomms.mailbox import Mailbox, TrustOptions
 from tests.faults.zygote import EAGER
 from tests.real.census import Census, Task
 from tests.real.launch import Toxic, distribution, toxiproxy
-from tests.real.storm import SENDERS_OF_A_MACHINE, SIGNALS, Child, be, errors_of
+from tests.real.storm import SENDERS_OF_A_MACHINE, SIGNALS, Child, be, end, errors_of
 
 RECIPIENT = "fleet"
 INTERVAL_SECONDS = 1.0
@@ -325,7 +325,10 @@ def main(words: list[str]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         repo = f"{toxic.host}/soak/box"
         soak = Soak(folder, toxic, options, repo=repo, inbox=folder / "in")
-        soak.run()
+        try:
+            soak.run()
+        finally:
+            end(soak.running)
         print(json.dumps(soak.report(), indent=1))
     return 1 if soak.wrong else 0
 

@@ -26,7 +26,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -50,7 +50,7 @@ RECEIVER_PAUSE = 0.1
 """Seconds from the end of one `recv` to the start of the next one of the same receiver."""
 MAX_KILLS = 3
 """Of one command line, so that every round ends."""
-SIGNALS = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM}
+SIGNALS = {signal.SIGCHLD}
 
 
 @dataclass
@@ -338,6 +338,13 @@ def errors_of(child: Child) -> str:
     return child.err.read_text(errors="replace")[-1500:]
 
 
+def end(pids: Iterable[int]) -> None:
+    """Leave no process behind, whatever ended us."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", help="a layout folder or repository, to which the round is added")
@@ -365,10 +372,13 @@ def main(words: list[str]) -> int:
             messages=options.messages,
             kill=options.kill,
         )
-        if options.kill:
-            storm.run()
-        else:
-            storm.run_library()
+        try:
+            if options.kill:
+                storm.run()
+            else:
+                storm.run_library()
+        finally:
+            end(storm.running)
         counts += storm.counts
         wrong += [f"round {number}: {text}" for text in storm.wrong]
         if not storm.wrong:
