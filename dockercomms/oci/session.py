@@ -17,9 +17,11 @@ Example:
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -107,7 +109,8 @@ class Endpoint:
 @functools.cache
 def session_class() -> type[SessionCore]:
     """Return `Session`, the subclass of `oras.provider.Registry`; imports oras the first time."""
-    import oras.provider  # noqa: PLC0415, TID251 - only here, and lazily: 0.2 s
+    _defer("jsonschema")
+    import oras.provider  # noqa: PLC0415, TID251 - only here, and lazily: 0.1 s
 
     scoped_auth_class()  # makes itself known to oras
 
@@ -115,6 +118,23 @@ def session_class() -> type[SessionCore]:
         """`SessionCore` over what oras brings: session, cookie policy, credentials' backend."""
 
     return Session
+
+
+def _defer(name: str) -> None:
+    """Let a module be loaded when something of it is first used.
+
+    oras imports jsonschema, which takes half of the time that its own import does, and asks it for
+    something only in methods that nobody calls here.
+    """
+    if name in sys.modules:
+        return
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        return  # oras will say that it is missing
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 
 def __getattr__(name: str) -> object:
