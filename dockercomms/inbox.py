@@ -24,6 +24,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 from dockercomms.discovery import (
@@ -253,6 +254,13 @@ class Inbox:
         if row is None:
             raise NotFoundError(f"{entry.digest or entry.key}: no longer in the inbox")
         return self._message(row)
+
+    def batch(self) -> AbstractContextManager[object]:
+        """Return a block whose calls of `hold` and `refuse` are one transaction.
+
+        Ask no registry inside: every other process waits for it.
+        """
+        return self._rows.batch()
 
     def hold(self, digest: Digest, kind: str, reason: str, *, curable: bool = True) -> None:
         """Hold a message that was fetched, to be tried again if time can cure it.

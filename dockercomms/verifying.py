@@ -398,7 +398,9 @@ def judge_entries(
             return None
 
     with workers(concurrency) as pool:
-        for message, verdict in zip(messages, pool.map(judge, messages), strict=True):
+        verdicts = list(pool.map(judge, messages))
+    with inbox.batch():
+        for message, verdict in zip(messages, verdicts, strict=True):
             if isinstance(verdict, Withheld):
                 set_withheld(inbox, message, verdict)
 
