@@ -12,6 +12,7 @@ Source: SPEC.md sections 4 and 6. An example is in `dockercomms.transport.transf
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,6 +50,8 @@ ASK_FIRST_BYTES = 65_535
 """A layer up to this size is cheaper to send again than to ask for (one request, not three)."""
 ASK_EACH = 16
 """Where the store had none of the layers asked for last, every 16th is asked for all the same."""
+ENCODERS = 2
+"""Threads beside those that send: while a registry writes to its disk, the next layers are made."""
 SMALL_BYTES = 2**16
 """Buffers are as large as the payload where that is smaller than a chunk, but no smaller."""
 MAX_INLINE_LAYERS = 64
@@ -109,7 +112,8 @@ def push_payload(
     stop = Stop()
     cut = size if payload.total_bytes is None else min(size, max(payload.total_bytes, SMALL_BYTES))
     room = _Room(cut, concurrency, stop)
-    pusher = _Pusher(registry, repository, compression, journal or NullJournal(), stop, room)
+    line = threading.Semaphore(concurrency)
+    pusher = _Pusher(registry, repository, compression, journal or NullJournal(), stop, room, line)
     reading = _Reading()
     results: dict[int, _PushedChunk] = {}
     done = 0
@@ -118,7 +122,7 @@ def push_payload(
             partial(pusher.push, index, chunk)
             for index, chunk in enumerate(reading.chunks(stream, cut, room, payload.filename))
         )
-        for index, result in run_window(tasks, concurrency=concurrency, stop=stop):
+        for index, result in run_window(tasks, concurrency=concurrency + ENCODERS, stop=stop):
             results[index] = result
             done += result.chunk_bytes
             if progress is not None:
@@ -230,6 +234,8 @@ class _Pusher:
     journal: Journal
     stop: Stop
     room: _Room
+    line: threading.Semaphore
+    """Held while the store is spoken to, so that compressing goes on beside it."""
     expectation: _Expectation = field(default_factory=_Expectation)
 
     def push(self, index: int, chunk: Chunk) -> _PushedChunk:
@@ -271,7 +277,9 @@ class _Pusher:
         """Push a layer, and note that it is there."""
         self.stop.check()
         blob = HeldBlob(layer.content, self.stop.check)
-        self.registry.push_blob(self.repository, descriptor, blob)
+        with self.line:
+            self.stop.check()
+            self.registry.push_blob(self.repository, descriptor, blob)
         self.journal.confirm(descriptor.digest)
 
     def _fits(self, recorded: Descriptor, index: int, chunk: Chunk) -> bool:
@@ -285,7 +293,8 @@ class _Pusher:
         """Return whether the store has this blob, in this size."""
         self.stop.check()
         try:
-            there = self.registry.resolve_blob(self.repository, descriptor.digest)
+            with self.line:
+                there = self.registry.resolve_blob(self.repository, descriptor.digest)
         except NotFoundError:
             self.expectation.note(had=False)
             return False
@@ -319,7 +328,8 @@ def confirm_blobs(
     """
     stop = Stop()
     room = _Room(1, concurrency, stop)
-    pusher = _Pusher(registry, repository, pushed.compression, journal, stop, room)
+    line = threading.Semaphore(concurrency)
+    pusher = _Pusher(registry, repository, pushed.compression, journal, stop, room, line)
     now = clock.now().timestamp()
     stale = [
         layer
