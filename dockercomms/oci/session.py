@@ -17,12 +17,14 @@ Example:
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import os
 import re
 import sys
 import threading
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -120,21 +122,27 @@ def session_class() -> type[SessionCore]:
     return Session
 
 
+class _Deferred(types.ModuleType):
+    """Stands for a module until something of it is used."""
+
+    def __getattr__(self, name: str) -> object:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 def _defer(name: str) -> None:
     """Let a module be loaded when something of it is first used.
 
     oras imports jsonschema, which takes half of the time that its own import does, and asks it for
     something only in methods that nobody calls here.
     """
-    if name in sys.modules:
-        return
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
-        return  # oras will say that it is missing
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
+    if name in sys.modules or spec is None:
+        return  # it is loaded, or oras will say that it is missing
+    module = _Deferred(name)
+    module.__spec__ = spec
     sys.modules[name] = module
-    spec.loader.exec_module(module)
 
 
 def __getattr__(name: str) -> object:

@@ -28,9 +28,9 @@ from dockercomms.transport.buffers import PIECE_BYTES, allocate
 from dockercomms.transport.tar import BLOCK_BYTES, END, padding_bytes
 
 SMALL_CHUNK_BYTES = 8 * 2**20
-"""Half of the default and half of its memory; as fast, where a request takes milliseconds."""
-SMALL_CHUNK_COUNT = 1024
-"""Up to this many, small chunks cost a manifest of less than 300 KiB."""
+"""Half of the default: where there are few chunks, more of them keep all connections busy."""
+SMALL_TOTAL_BYTES = 128 * 2**20
+"""Up to this. Above it larger chunks take a tenth off the time, most of it the registry's."""
 _ROUND_BYTES = 2**20
 
 
@@ -54,7 +54,7 @@ def choose_chunk_bytes(total_bytes: int | None, asked: int | None = None) -> int
         return asked
     if total_bytes is None:
         return DEFAULT_CHUNK_BYTES
-    if total_bytes <= SMALL_CHUNK_BYTES * SMALL_CHUNK_COUNT:
+    if total_bytes <= SMALL_TOTAL_BYTES:
         return SMALL_CHUNK_BYTES
     return max(DEFAULT_CHUNK_BYTES, least_chunk_bytes(total_bytes))
 

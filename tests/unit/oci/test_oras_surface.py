@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import oras  # noqa: TID251 - the surface itself
@@ -84,6 +86,16 @@ def test_token_auth_methods_that_ours_replaces_are_there():
     for name in ("load_configs", "authenticate_request"):
         theirs = parameters(inspect.unwrap(getattr(oras.auth.TokenAuth, name)))
         assert parameters(getattr(scoped_auth_class(), name)) == theirs
+
+
+def test_session_class_leaves_jsonschema_for_whoever_needs_it():
+    code = (
+        "import sys; from dockercomms.oci.session import session_class; session_class();"
+        "assert 'attr' not in sys.modules, 'jsonschema is loaded';"
+        "import oras.provider; oras.provider.jsonschema.validate({}, {'type': 'object'});"
+        "assert 'attr' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_session_class_comes_before_what_it_overrides():

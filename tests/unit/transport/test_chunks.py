@@ -112,8 +112,8 @@ def test_write_all_writes_all():
     ("total", "chunk"),
     [
         (0, 8 * MIB),
-        (8 * 2**30, 8 * MIB),
-        (8 * 2**30 + 1, 16 * MIB),
+        (128 * MIB, 8 * MIB),
+        (128 * MIB + 1, 16 * MIB),
         (16 * MIB * MAX_CHUNKS, 16 * MIB),
         (16 * MIB * MAX_CHUNKS + 1, 17 * MIB),
         (MAX_TOTAL_BYTES, 1049 * MIB),
