@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
@@ -107,15 +107,42 @@ def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: 
         LocalIOError: the target cannot be written.
     """
     done = 0
-    while piece := source.read(READ_BYTES):
-        with local_errors(what):
-            _write(target, piece)
-        done += len(piece)
-        show(done, total)
+    with contextlib.closing(_read_ahead(source, small=total <= READ_BYTES)) as pieces:
+        for piece in pieces:
+            with local_errors(what):
+                _write(target, piece)
+            done += len(piece)
+            show(done, total)
     return done
 
 
-def _write(target: BinaryIO, piece: bytes) -> None:
+def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryview, None, None]:
+    """Yield what `source` gives, each piece until the next; one is read and hashed meanwhile."""
+    if small:
+        while piece := source.read(READ_BYTES):
+            yield piece
+        return
+    from dockercomms.oci.checked import FillingStream
+    from dockercomms.transport.window import workers
+
+    def fill(room: memoryview) -> int:
+        if isinstance(source, FillingStream):
+            return source.readinto(room)
+        data = source.read(len(room))
+        room[: len(data)] = data
+        return len(data)
+
+    rooms = [memoryview(bytearray(READ_BYTES)) for _ in range(2)]
+    with workers(1) as pool:
+        coming = pool.submit(fill, rooms[0])
+        while count := coming.result():
+            full = rooms[0][:count]
+            rooms.reverse()
+            coming = pool.submit(fill, rooms[0])
+            yield full
+
+
+def _write(target: BinaryIO, piece: bytes | memoryview) -> None:
     """Write all of `piece`; a device may take less at once."""
     left = memoryview(piece)
     while left:

@@ -43,10 +43,14 @@ from dockercomms.transport.tar import (
     TYPE_FOLDER,
     TYPE_LINK,
     TarMember,
+    header_bytes,
     padding_bytes,
     write_header,
 )
 from dockercomms.transport.unpacking import unpack_files as unpack_files  # noqa: PLC0414 - inverse
+
+_SMALL_BYTES = 64 * 2**10
+"""Up to this a file is read at once, and goes on with its header."""
 
 Identity = tuple[int, int, int, int, int]
 """Device, inode, size, and the times of the last change of content and of status."""
@@ -71,7 +75,7 @@ class FilesPlan:
     def total_bytes(self) -> int:
         """The length of the whole tar."""
         return len(END) + sum(
-            len(write_header(entry.member)) + entry.member.size + padding_bytes(entry.member.size)
+            header_bytes(entry.member) + entry.member.size + padding_bytes(entry.member.size)
             for entry in self.entries
         )
 
@@ -208,11 +212,22 @@ def pack_files(plan: FilesPlan) -> Generator[bytes, None, None]:
         LocalIOError: a file cannot be read, or is no longer the one that was planned.
     """
     for entry in plan.entries:
-        yield write_header(entry.member)
-        if entry.member.type == TYPE_FILE:
+        header, size = write_header(entry.member), entry.member.size
+        if entry.member.type != TYPE_FILE:
+            yield header
+        elif size <= _SMALL_BYTES:
+            yield b"".join((header, _small_content(entry), bytes(padding_bytes(size))))
+        else:
+            yield header
             yield from _content(entry)
-            yield bytes(padding_bytes(entry.member.size))
+            yield bytes(padding_bytes(size))
     yield END
+
+
+def _open_flags(*, follow: bool) -> int:
+    """Return how a file is opened: one swapped for a pipe must not block, nor a link lead on."""
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return flags | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
 
 
 def open_unchanged(path: Path, identity: Identity, *, follow: bool) -> BinaryIO:
@@ -221,11 +236,8 @@ def open_unchanged(path: Path, identity: Identity, *, follow: bool) -> BinaryIO:
     Raises:
         LocalIOError: it cannot be opened, or is another.
     """
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    # A file swapped for a pipe must not block, nor a link lead elsewhere.
-    flags |= getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     with local_errors(str(path)):
-        stream = os.fdopen(os.open(path, flags), "rb", buffering=0)
+        stream = os.fdopen(os.open(path, _open_flags(follow=follow)), "rb", buffering=0)
     if identity_of(os.fstat(stream.fileno())) != identity:
         stream.close()
         raise changed(path)
@@ -253,6 +265,21 @@ def check_unchanged(plan: FilesPlan) -> None:
             status = os.stat(entry.source, follow_symlinks=top)  # noqa: PTH116 - follow_symlinks
         if identity_of(status) != entry.identity:
             raise changed(entry.source)
+
+
+def _small_content(entry: PlannedFile) -> bytes:
+    """Return all of a file, by four calls of the system: there may be very many of them."""
+    with local_errors(str(entry.source)):
+        handle = os.open(entry.source, _open_flags(follow="/" not in entry.member.path))
+        try:
+            if identity_of(os.fstat(handle)) != entry.identity:
+                raise changed(entry.source)
+            data = os.read(handle, entry.member.size)
+        finally:
+            os.close(handle)
+    if len(data) != entry.member.size:
+        raise changed(entry.source)
+    return data
 
 
 def _content(entry: PlannedFile) -> Iterator[bytes]:

@@ -316,16 +316,20 @@ class _PieceReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        done = 0
         with memoryview(buffer).cast("B") as room:
-            while not self._piece:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    return 0
-                self._piece = memoryview(piece)
-            count = min(len(room), len(self._piece))
-            room[:count] = self._piece[:count]
-        self._piece = self._piece[count:]
-        return count
+            while done < len(room):
+                if not self._piece:
+                    piece = next(self._pieces, None)
+                    if piece is None:
+                        break
+                    self._piece = memoryview(piece)
+                    continue
+                count = min(len(room) - done, len(self._piece))
+                room[done : done + count] = self._piece[:count]
+                self._piece = self._piece[count:]
+                done += count
+        return done
 
     def close(self) -> None:
         """Close the file that is being read, too."""

@@ -36,6 +36,7 @@ _EXTENSIONS = (_TYPE_PAX, _TYPE_GNU_LONG_NAME)
 MODE_FILE = 0o644
 MODE_EXECUTABLE = 0o755
 
+_CHECKSUM_BYTES = 8
 _NAME_BYTES = 100
 _PREFIX_BYTES = 155
 _MAX_OCTAL_SIZE = 0o77777777777
@@ -85,6 +86,17 @@ def write_header(member: TarMember) -> bytes:
         (_PAX_NAME.encode("ascii"), b""), _TYPE_PAX, size=len(extension), mode=MODE_FILE
     )
     return before + extension + bytes(padding_bytes(len(extension))) + header
+
+
+def header_bytes(member: TarMember) -> int:
+    """Return the length of `write_header(member)`, in most cases without making it."""
+    plain = (
+        len(member.path) < _NAME_BYTES
+        and member.path.isascii()
+        and not member.link_target
+        and max(member.size, member.mtime) <= _MAX_OCTAL_SIZE
+    )
+    return BLOCK_BYTES if plain else len(write_header(member))
 
 
 def padding_bytes(size: int) -> int:
@@ -183,20 +195,15 @@ def _ustar(
     link: bytes = b"",
 ) -> bytes:
     name, prefix = fields
-    block = bytearray(BLOCK_BYTES)
-    block[0:100] = name.ljust(100, b"\0")
-    block[100:108] = b"%07o\0" % mode
-    block[108:124] = b"0000000\0" * 2
-    block[124:136] = b"%011o\0" % size
-    block[136:148] = b"%011o\0" % mtime
-    block[148:156] = b" " * 8
-    block[156:157] = kind
-    block[157:257] = link.ljust(100, b"\0")
-    block[257:265] = b"ustar\00000"
-    block[329:345] = b"0000000\0" * 2
-    block[345:500] = prefix.ljust(155, b"\0")
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    before = b"%s%07o\0%s%011o\0%011o\0" % (
+        name.ljust(100, b"\0"), mode, b"0000000\0" * 2, size, mtime,
+    )  # fmt: skip
+    after = b"%s%sustar\00000%s%s%s%s" % (
+        kind, link.ljust(100, b"\0"), bytes(64), b"0000000\0" * 2,
+        prefix.ljust(155, b"\0"), bytes(12),
+    )  # fmt: skip
+    checksum = sum(before) + _CHECKSUM_BYTES * ord(" ") + sum(after)
+    return b"%s%06o\0 %s" % (before, checksum, after)
 
 
 def _pax_record(key: str, value: str) -> bytes:
