@@ -25,10 +25,9 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -55,6 +54,7 @@ from dockercomms.protocol import (
     recipient_tag,
 )
 from dockercomms.state import State
+from tests.real.counting_proxy import CountingProxy
 from tests.real.launch import Server, distribution
 
 KIB = 1024
@@ -95,30 +95,18 @@ class Asked:
 
 
 @contextlib.contextmanager
-def recording(asked: list[Asked]) -> Iterator[None]:
-    """Note every request that is made meanwhile."""
-    import urllib3  # noqa: PLC0415 - not needed by the other half
+def recording(server: Server, asked: list[Asked]) -> Iterator[str]:
+    """Note every request that goes through the host that is yielded."""
 
-    pool: Any = urllib3.connectionpool.HTTPConnectionPool
-    real = pool.urlopen
+    def note(head: bytes, body: bytes) -> None:
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = first.split(" ")
+        fields = dict(line.split(": ", 1) for line in lines if ": " in line)
+        kept = {key: value for key, value in fields.items() if key.lower() in _KEPT_HEADERS}
+        asked.append(Asked(method, target, kept, body or None))
 
-    def urlopen(
-        self: Any, method: str, url: str, body: Any = None, headers: Any = None, **more: Any
-    ) -> Any:
-        if body is not None and not isinstance(body, bytes | str):
-            body = b"".join(body) if not hasattr(body, "read") else body.read()
-        data = body.encode() if isinstance(body, str) else body
-        kept = {
-            key: value for key, value in (headers or {}).items() if key.lower() in _KEPT_HEADERS
-        }
-        asked.append(Asked(method, url, kept, data))
-        return real(self, method, url, body=body, headers=headers, **more)
-
-    pool.urlopen = urlopen
-    try:
-        yield
-    finally:
-        pool.urlopen = real
+    with CountingProxy(server.address, on_request=note) as proxy:
+        yield proxy.host
 
 
 def replay(host: str, asked: Sequence[Asked], repository: str) -> None:
@@ -238,10 +226,10 @@ def small_messages(
     sends: list[Asked] = []
     receives: list[Asked] = []
     recorded = fresh()
-    with recording(sends):
-        workers[0].send(recorded)
-    with recording(receives):
-        workers[0].receive(recorded)
+    with recording(server, sends) as host:
+        replace(workers[0], host=host).send(recorded)
+    with recording(server, receives) as host:
+        replace(workers[0], host=host).receive(recorded)
 
     def at_once(work: Callable[..., object], *arguments: Sequence[object]) -> float:
         begin = time.perf_counter()

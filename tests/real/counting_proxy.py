@@ -35,12 +35,21 @@ class Counts:
 
 
 class CountingProxy:
-    """Relays to `upstream` (host, port). `on_bytes(counts)` is called after each piece of a body."""
+    """Relays to `upstream` (host, port).
+
+    `on_bytes(counts)` is called after each piece of a body, `on_request(head, body)` when a request
+    has gone through.
+    """
 
     def __init__(
-        self, upstream: tuple[str, int], *, on_bytes: Callable[[Counts], None] | None = None
+        self,
+        upstream: tuple[str, int],
+        *,
+        on_bytes: Callable[[Counts], None] | None = None,
+        on_request: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         self.counts = Counts()
+        self._on_request = on_request
         self._upstream = upstream
         self._on_bytes = on_bytes
         self._lock = threading.Lock()
@@ -124,11 +133,16 @@ class CountingProxy:
         server.sendall(head)
         if expects_continue:
             client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        kept = []
         for piece in _body(from_client, headers, until_close=False):
             with self._lock:
                 self.counts.sent += len(piece)
             server.sendall(piece)
             self._tell()
+            if self._on_request is not None:
+                kept.append(piece)
+        if self._on_request is not None:
+            self._on_request(head, b"".join(kept))
         while True:
             answer, answer_headers = _read_head(from_server)
             if not answer:
