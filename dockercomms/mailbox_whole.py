@@ -22,12 +22,15 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from dockercomms.collecting import Collected, Collector
 from dockercomms.mailbox_base import MailboxBase
 from dockercomms.oci.interface import ProgressHook
-from dockercomms.relaying import Relay
 from dockercomms.stores import Store
+
+if TYPE_CHECKING:
+    from dockercomms.collecting import Collected, Collector
+    from dockercomms.relaying import Relay
 
 
 class Whole(MailboxBase):
@@ -35,6 +38,8 @@ class Whole(MailboxBase):
 
     def collector(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Collector:
         """Return what removes garbage from this repository; see `collect`."""
+        from dockercomms.collecting import Collector  # noqa: PLC0415 - most mailboxes never do this
+
         return Collector(
             registry=self._store.registry,
             repository=self._store.repository,
@@ -85,6 +90,8 @@ class Whole(MailboxBase):
             concurrency: Blobs under way at once.
             progress: Told how many bytes of what one message is made of have come.
         """
+        from dockercomms.relaying import Relay  # noqa: PLC0415 - the same
+
         return Relay(
             source=source or self._store,
             target=target or self._store,

@@ -22,8 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import overload
 
-from filelock import FileLock
-
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import SystemClock, create_new, local_errors, sync_folder
 
@@ -179,6 +177,8 @@ class Database(AbstractContextManager["Database"]):
 
         A file system without shared memory refuses the log and works without, only slower.
         """
+        from filelock import FileLock  # noqa: PLC0415 - for a new file only
+
         lock = FileLock(f"{self.path}.lock", timeout=self._timeout, mode=0o600)
         with local_errors(f"state {self.path}"), lock:
             if self._is_current(connection):

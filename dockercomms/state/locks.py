@@ -21,10 +21,12 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-
-from filelock import BaseFileLock, FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from dockercomms.platforms import local_errors
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 INHERITABLE = find_spec("fcntl") is not None
 """Whether locks belong to open files, which programs inherit: not on Windows."""
@@ -40,6 +42,8 @@ def try_lock(path: Path) -> Iterator[bool]:
     Raises:
         LocalIOError: the file cannot be made.
     """
+    from filelock import FileLock  # noqa: PLC0415 - looking takes no lock, and need not load it
+
     lock = FileLock(path, mode=0o600)
     with local_errors(f"lock {path}"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,6 +121,8 @@ def _flocked(path: Path) -> int | None:
 
 
 def _try(lock: BaseFileLock) -> bool:
+    from filelock import Timeout  # noqa: PLC0415 - the same
+
     try:
         lock.acquire(blocking=False)
     except Timeout:
