@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=1024, help="size of the payload in MiB")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     parser.add_argument("--plot", type=Path, help="where `--only sizes` puts its plot")
     options = parser.parse_args()
     # As an installed program is: compiled, whatever this shell says of writing it down.
@@ -86,6 +87,8 @@ def main() -> None:
             "receive": [(float(size), got.peak_bytes / MIB) for size, _, got in rows],
         }
         options.plot.write_text(plot(times, memory))
+    if options.markdown:
+        options.markdown.write_text("".join(_markdown(result) for result in results))
     if options.json:
         _write(options.json, results, rows)
 
@@ -98,6 +101,18 @@ def _row(result: Result) -> str:
     memory = "" if peak is None else f"; peak {peak:.0f} MiB"
     note = f"; {result.note}" if result.note else ""
     return f"{result.name:36} {result.ratio:5.2f}x  {bar:22} {times}{memory}{note}"
+
+
+def _markdown(result: Result) -> str:
+    """Return a line of the table in docs/performance.md."""
+    seconds = list(result.seconds.items())
+    own = f"{seconds[0][1]:.3g} s" if seconds else ""
+    others = ", ".join(f"{label} {value:.3g} s" for label, value in seconds[1:])
+    bar = "" if result.bar is None else f"{result.bar:g}"
+    peak = next(iter(result.peak_mib.values()), None)
+    memory = "" if peak is None else f"{peak:.0f} MiB"
+    cells = (result.name, own, others or result.note, f"{result.ratio:.2f}", bar, memory)
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _write(
