@@ -43,9 +43,11 @@ AGAIN_SECONDS = 0.5
 SAMPLE_SECONDS = 0.5
 MEMORY_BYTES = 10 * 2**20
 """What a watcher's memory may differ from that after warm-up, to either side."""
-MORE_DESCRIPTORS = 8
-"""What a watcher may have open beyond the least that it had while it warmed up: a few connections,
-and the files of a message in hand. One that was leaked with each message or look would be many."""
+MORE_DESCRIPTORS = 4
+"""What a watcher may have open at the least in the second half, beyond that of the first half: some
+connections. One that was leaked with each message or look would be many."""
+MOST_DESCRIPTORS = 40
+"""What it may have open at any time."""
 LATENCY = {"latency": 150, "jitter": 100}
 NARROW = {"rate": 100}
 """KiB/s of each connection."""
@@ -278,9 +280,11 @@ class Soak(Census):
             worst = max((abs(size - level) for size in later), default=0)
             if worst > MEMORY_BYTES:
                 self.wrong.append(f"watcher {pid}: memory {level}, then {worst} bytes away from it")
-            most = min(vitals.descriptors[:warm]) + MORE_DESCRIPTORS
-            if max(vitals.descriptors[warm:], default=0) > most:
-                self.wrong.append(f"watcher {pid}: descriptors {vitals.descriptors[warm - 1 :]}")
+            later = vitals.descriptors[warm:]
+            first, second = later[: len(later) // 2], later[len(later) // 2 :]
+            leaked = min(second, default=0) > min(first, default=0) + MORE_DESCRIPTORS
+            if leaked or max(later, default=0) > MOST_DESCRIPTORS:
+                self.wrong.append(f"watcher {pid}: descriptors {later}")
 
     def report(self) -> dict:
         """Return what there is to tell."""
