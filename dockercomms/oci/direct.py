@@ -19,6 +19,7 @@ import http.client
 import select
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -89,6 +90,8 @@ class Connections:
         self._lock = threading.Lock()
         self._idle: dict[Key, list[Connection]] = {}
         self._closed = False
+        # Who never closes their client leaves the connections to the collector, as with requests
+        weakref.finalize(self, _close_all, self._idle)
 
     def take(self, key: Key) -> Connection:
         """Return a connection for one request."""
@@ -116,10 +119,7 @@ class Connections:
         """Close what is kept, and keep nothing any more."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
+            _close_all(self._idle)
 
     def _connect(self, key: Key) -> Connection:
         scheme, host = key
@@ -142,6 +142,13 @@ class Connections:
             sock.close()
             raise
         return Connection(key, sock)
+
+
+def _close_all(idle: dict[Key, list[Connection]]) -> None:
+    while idle:
+        _, connections = idle.popitem()
+        for connection in connections:
+            connection.close()
 
 
 def request_head(method: str, target: str, host: str, headers: Mapping[str, str]) -> bytes:

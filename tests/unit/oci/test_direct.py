@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
+import socket
+import ssl
 import time
 
 import pytest
 
 from dockercomms.errors import NetworkError, ProtocolError
-from dockercomms.oci.direct import request_head
+from dockercomms.oci.direct import Connection, Connections, request_head
 from tests.fakes.scripted import Raw, Reply, ScriptedServer
 from tests.unit.oci.sessions import pull, session
 
@@ -147,3 +150,16 @@ def test_direct_closed_session_keeps_no_connection():
 def test_http_client_has_what_answers_are_made_of():
     for name in ("_read_status", "_check_close", "_close_conn"):
         assert callable(getattr(http.client.HTTPResponse, name))
+
+
+def test_connections_that_nobody_closes_are_closed_with_their_pool():
+    """Else the collector warns of each of them, in whatever program forgot to close its client."""
+    sock, other = socket.socketpair()
+    with other:
+        pool = Connections(
+            lambda host: ssl.create_default_context(), connect_seconds=1.0, timeout=1.0, keep=2
+        )
+        pool.give_back(Connection(("http", "h.example"), sock))
+        del pool
+        gc.collect()
+        assert sock.fileno() == -1
