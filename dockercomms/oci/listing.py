@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from urllib.parse import urlencode
+from itertools import islice, pairwise
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from dockercomms.errors import (
     NameUnknown,
@@ -114,6 +114,11 @@ def _each_once(pages: Iterator[TagPage], limit: int | None) -> Iterator[str]:
     return islice(names(), limit)
 
 
+def _asks_behind(url: str, name: str) -> bool:
+    """Return whether a `Link` asks for what comes behind `name`."""
+    return parse_qs(urlsplit(url).query).get("last") == [name]
+
+
 @dataclass(frozen=True, slots=True)
 class _Listing:
     """One list of names that comes in pages."""
@@ -132,15 +137,18 @@ class _Listing:
            (ggcr), and one that ignores `n` (docker-registry 2.8) has sent everything.
 
         A page that came before ends the list where we asked for it ourselves (ggcr begins anew
-        behind its last name); where a `Link` led to it, the rest cannot be had.
+        behind its last name), and where a `Link` asked a list in order for what comes behind the
+        last name; where another `Link` led to it, the rest cannot be had.
 
         Raises:
             ProtocolError: such a `Link`, or pages without end.
         """
         seen: set[tuple[str, ...]] = set()
-        url = ""
+        url, first, before, ordered = "", "", "", True
         for _ in range(MAX_PAGES):
             response, names, size = self._page(url, last, size)
+            if url and ordered and names[:1] == (first,) and _asks_behind(url, before):
+                return
             if names in seen:
                 if url and names:
                     raise ProtocolError(
@@ -149,6 +157,10 @@ class _Listing:
                 return
             seen.add(names)
             yield TagPage(names, "Link" in response.headers)
+            if names:
+                first = first or names[0]
+                ordered = ordered and all(a < b for a, b in pairwise((before, *names)))
+                before = names[-1]
             link = next_link(response)
             if link is not None:
                 url = self.sender.adopt(link)

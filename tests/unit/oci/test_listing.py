@@ -278,3 +278,12 @@ def test_tags_given_twice_are_given_once():
     ]
     with ScriptedServer(*pages) as server, client(server.host) as registry:
         assert list(registry.tags(R)) == ["a", "b", "c"]
+
+
+def test_tag_pages_end_where_a_link_asks_behind_the_last_name_and_the_list_begins_anew():
+    """Links after the end, as distribution has them, and a list that wraps, as ggcr's does."""
+    quirks = replace(OCI, tags_link="always", tags_past_end="whole")
+    with serving(quirks) as (server, registry):
+        fill(server)
+        assert list(registry.tags(R, page_size=7)) == TAGS
+        assert list(registry.tags(R)) == TAGS
