@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from tests.fakes.registry import DISTRIBUTION, FakeRegistry, Fault, Quirks
 from tests.fakes.token_server import TokenServer, User
 from tests.faults.people import REPOSITORY, Person, lines, messages, receipt_digests, told
 
-DATA = bytes(range(256)) * 40
+DATA = random.Random(5).randbytes(20 * 1024)
+"""More than the 16 KiB that may stand in a manifest, so that there is a blob to ask for."""
 FOREVER = 10_000
-SILENT_SECONDS = 0.03
+SILENT_SECONDS = 0.1
 """How long these tests wait for a registry that says nothing."""
 
 
