@@ -234,17 +234,30 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
     Raises:
         AuthError, NetworkError, TooManyRequests, LocalIOError: for whichever comes first.
     """
+    ended: list[BaseException] = []
 
-    def get(ref: str) -> Fetched:
+    def get(ref: str) -> Fetched | None:
+        if ended:
+            return None
         try:
             return Fetched(ref, fetch(reader, repository, ref))
         except (NotFoundError, ProtocolError) as error:
             return Fetched(ref, error=error)
+        except BaseException as error:
+            ended.append(error)
+            raise
 
     waiting = iter(refs)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
-        while some := list(islice(waiting, _READ_AHEAD)):
-            yield from executor.map(get, some)
+    while some := list(islice(waiting, _READ_AHEAD)):
+        # No thread lives while the caller has its turn: who leaves a generator to the collector
+        # would have it wait for threads at a moment when nothing may be waited for.
+        with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
+            asked = [executor.submit(get, ref) for ref in some]
+        for one in asked:
+            found = one.result()
+            if found is None:
+                raise ended[0]
+            yield found
 
 
 def subject_of(data: bytes) -> Digest | None:

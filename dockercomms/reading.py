@@ -288,11 +288,11 @@ def read_groups(
         hope.note(next((r.error for r in readings if r.error and r.verdict is None), None))
         return readings
 
-    with workers(max(1, concurrency)) as pool:
-        for start in range(0, len(groups), BATCH):
+    for start in range(0, len(groups), BATCH):
+        with workers(max(1, concurrency)) as pool:  # ended before the caller has its turn
             batch = [r for rs in pool.map(read, groups[start : start + BATCH]) for r in rs]
-            record(place, batch)
-            yield batch
+        record(place, batch)
+        yield batch
 
 
 class _Hope:

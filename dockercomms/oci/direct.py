@@ -263,7 +263,10 @@ class DirectBody:
     _held: bool = field(default=True, init=False)
 
     def __del__(self) -> None:
-        self.close()
+        if self._held:  # no lock may be waited for wherever the collector happens to run
+            self._held = False
+            self.answer.close()
+            self.connection.close()
 
     @property
     def length_remaining(self) -> int | None:

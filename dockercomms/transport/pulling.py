@@ -38,7 +38,7 @@ from dockercomms.transport.journal import (
 from dockercomms.transport.layer import decode
 from dockercomms.transport.places import Places
 from dockercomms.transport.places import places as _places
-from dockercomms.transport.window import Stop, run_window
+from dockercomms.transport.window import Stop, looped, run_window
 
 
 def pull_payload(
@@ -187,8 +187,9 @@ def _pull_at_once(
     )
     hashed = hashlib.sha256()
     following = 0
-    with puller.rooms.lend() as room:
-        for number, _ in run_window(tasks, concurrency=concurrency, stop=puller.stop):
+    running = run_window(tasks, concurrency=concurrency, stop=puller.stop)
+    with puller.rooms.lend() as room, looped(running) as window:
+        for number, _ in window:
             index = missing[number].index
             arrived.add(index)
             done += offsets[index + 1] - offsets[index]

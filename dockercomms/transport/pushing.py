@@ -43,7 +43,7 @@ from dockercomms.transport.journal import (
 )
 from dockercomms.transport.layer import Layer, encode, layer_bytes
 from dockercomms.transport.payload import Payload
-from dockercomms.transport.window import Stop, run_window
+from dockercomms.transport.window import Stop, looped, run_window
 
 Compress = Literal["auto", "zstd", "gzip"]
 ASK_FIRST_BYTES = 65_535
@@ -122,18 +122,20 @@ def push_payload(
             partial(pusher.push, index, chunk)
             for index, chunk in enumerate(reading.chunks(stream, cut, room, payload.filename))
         )
-        for index, result in run_window(tasks, concurrency=concurrency + ENCODERS, stop=stop):
-            results[index] = result
-            done += result.chunk_bytes
-            if progress is not None:
-                progress(
-                    ProgressEvent(
-                        done_bytes=done,
-                        total_bytes=payload.total_bytes,
-                        chunk=index,
-                        reused=result.reused,
+        running = run_window(tasks, concurrency=concurrency + ENCODERS, stop=stop)
+        with looped(running) as window:
+            for index, result in window:
+                results[index] = result
+                done += result.chunk_bytes
+                if progress is not None:
+                    progress(
+                        ProgressEvent(
+                            done_bytes=done,
+                            total_bytes=payload.total_bytes,
+                            chunk=index,
+                            reused=result.reused,
+                        )
                     )
-                )
     payload.check_unchanged()
     if payload.total_bytes not in (None, reading.total_bytes):
         raise LocalIOError(

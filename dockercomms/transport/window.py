@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -63,8 +63,10 @@ def workers(concurrency: int) -> Iterator[ThreadPoolExecutor]:
 
 def run_window(
     tasks: Iterable[Callable[[], T]], *, concurrency: int, stop: Stop
-) -> Iterator[tuple[int, T]]:
+) -> Generator[tuple[int, T], None, None]:
     """Yield the number and result of each task, as they end; the first failure ends all.
+
+    Loop over it inside `looped`, which ends it when the loop ends.
 
     A task is taken from `tasks`, in the caller's thread, when at most `concurrency` others are
     running, so one waits while those run. Nothing is running any more when this has ended, by
@@ -87,6 +89,23 @@ def run_window(
         except BaseException:
             stop.set()
             raise
+
+
+@contextlib.contextmanager
+def looped(window: Generator[tuple[int, T], None, None]) -> Iterator[Iterator[tuple[int, T]]]:
+    """Yield what `run_window` gave, and have its work ended when the block is, however that ends.
+
+    A failure of the block is one of the window too: what runs is stopped and waited for, so that
+    no thread writes to a file that is closed by then. What is left to the garbage collector waits
+    for its threads wherever that happens to run; in one that is about to start it waits for ever.
+    """
+    try:
+        yield window
+    except BaseException as error:
+        with contextlib.suppress(type(error)):
+            window.throw(error)
+        raise
+    window.close()
 
 
 def _finished(pending: dict[Future[T], int]) -> Iterator[tuple[int, T]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from dockercomms.transport.window import Stop, run_window, workers
+from dockercomms.transport.window import Stop, looped, run_window, workers
 
 
 def test_window_gives_every_result_with_its_number():
@@ -121,3 +122,31 @@ def test_workers_do_not_keep_who_interrupts_them():
 
 def test_workers_are_waited_for_after_any_other_error():
     assert broken_off(ValueError("broken"), 0.01) == [True, True]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_window_that_is_left_early_has_no_work_left(fails):
+    """Whatever the loop was left for; a thread that writes on would write to another file."""
+    before, stop = threading.active_count(), Stop()
+
+    def work():
+        while True:
+            stop.check()
+            time.sleep(0.001)
+
+    def loop():
+        tasks = [lambda: 1, *[work] * 3]
+        with looped(run_window(tasks, concurrency=4, stop=stop)) as window:
+            for _ in window:
+                if fails:
+                    raise OSError("the disk")
+                break
+
+    if fails:
+        with pytest.raises(OSError, match="the disk"):
+            loop()
+        assert threading.active_count() == before
+    else:
+        loop()
+    with pytest.raises(CancelledError):
+        stop.check()
