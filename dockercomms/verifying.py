@@ -180,6 +180,11 @@ class MessageVerifier:
         )
         return verdict
 
+    def proven(self) -> frozenset[Digest]:
+        """Return the messages that this policy was seen to let pass."""
+        judged = self._state.trust.judged(self._me, self._repo)
+        return frozenset(digest for digest, row in judged.items() if row.status == "valid")
+
     def judge(self, message: Message) -> Verdict:
         """Return the same, and remember nothing but how far bundles were tried; see `verify`."""
         terms = self._trust.terms(self._repo, self._clock)
@@ -376,7 +381,8 @@ def judge_entries(
 ) -> None:
     """Judge the messages that are listed as new, or held by the policy and due; rows remember it.
 
-    With `insist` all of them.
+    What the same policy has let pass before is not asked for again: whoever receives it checks it
+    once more. With `insist` all of them.
 
     What cannot be fetched now stays as it is, and is told by whoever receives it.
 
@@ -384,8 +390,10 @@ def judge_entries(
         ConfigError, LocalIOError: the policy's roots, or the state.
     """
     messages = []
+    proven = frozenset() if insist else verifier.proven()
     for entry in entries:
-        if entry.header is not None and (insist or _is_due(entry)):
+        due = insist or (_is_due(entry) and entry.digest not in proven)
+        if entry.header is not None and due:
             try:
                 messages.append(inbox.fetch(entry))
             except (RegistryError, NetworkError, ProtocolError):
