@@ -234,7 +234,7 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
     Raises:
         AuthError, NetworkError, TooManyRequests, LocalIOError: for whichever comes first.
     """
-    ended: list[BaseException] = []
+    ended: list[DockerCommsError] = []
 
     def get(ref: str) -> Fetched | None:
         if ended:
@@ -243,7 +243,7 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
             return Fetched(ref, fetch(reader, repository, ref))
         except (NotFoundError, ProtocolError) as error:
             return Fetched(ref, error=error)
-        except BaseException as error:
+        except DockerCommsError as error:
             ended.append(error)
             raise
 
