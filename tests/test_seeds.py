@@ -85,14 +85,19 @@ def test_rows_are_of_known_form() -> None:
         assert row["ours"].startswith("dockercomms."), row
 
 
-@pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_our_name_of_a_row_is_there(row: dict[str, str]) -> None:
-    assert resolve(row["ours"]) is not None
+def is_there(name: str) -> bool:
+    try:
+        return resolve(name) is not None
+    except (AttributeError, KeyError, ModuleNotFoundError):
+        return False
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_promised_name_is_there(name: str) -> None:
-    assert resolve(name) is not None
+def test_our_name_of_each_row_is_there() -> None:
+    assert [row_id(row) for row in ROWS if not is_there(row["ours"])] == []
+
+
+def test_promised_names_are_there() -> None:
+    assert [name for name in NAMES if not is_there(name)] == []
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row["verb"]], ids=row_id)
@@ -103,11 +108,13 @@ def test_verb_of_a_row_is_there(row: dict[str, str]) -> None:
     assert set(left) <= options_of(command), f"{row['verb']}: no such verb or option"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=row_id)
-def test_test_of_a_row_is_there(row: dict[str, str]) -> None:
-    path, _, name = row["test"].partition("::")
-    assert Path(path).name.startswith("test_"), "not a file that pytest collects"
-    assert name in functions_in(path)
+def test_test_of_each_row_is_there() -> None:
+    missing = []
+    for row in ROWS:
+        path, _, name = row["test"].partition("::")
+        if not Path(path).name.startswith("test_") or name not in functions_in(path):
+            missing.append(f"{row_id(row)}: {row['test']}")
+    assert missing == []
 
 
 def test_a_name_that_is_not_there_is_found() -> None:
