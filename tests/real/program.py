@@ -10,10 +10,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 MIB = 2**20
+
+# Linux counts what a process had before it became another program, so what is started by a test
+# begins with the memory of the tests (getrusage(2), ru_maxrss). This starts it from a small one.
+MEASURED = """
+import os, sys
+pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+with open(sys.argv[1], "w") as out:
+    out.write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,7 @@ class Run:
     stdout: str
     stderr: str
     peak_bytes: int
-    """Resident memory at its highest, of this process alone."""
+    """Resident memory at its highest: of this process alone where `Machine.run` started it."""
 
     def objects(self) -> list[dict[str, object]]:
         """The JSON lines of stdout."""
@@ -81,7 +92,19 @@ class Machine:
         return process
 
     def run(self, *arguments: str, cwd: Path | None = None) -> Run:
-        return finish(self.start(*arguments, cwd=cwd))
+        return self._measured("-m", "dockercomms", *arguments, cwd=cwd)
+
+    def run_script(self, source: str, *arguments: str) -> Run:
+        """Run a Python program that uses the library."""
+        return self._measured("-c", source, *arguments)
+
+    def _measured(self, *arguments: str, cwd: Path | None = None) -> Run:
+        with tempfile.TemporaryDirectory() as folder:
+            peak = Path(folder) / "peak"
+            words = ("-I", "-S", "-c", MEASURED, str(peak), sys.executable, *arguments)
+            run = finish(self._start(*words, cwd=cwd))
+            scale = 1 if sys.platform == "darwin" else 1024
+            return replace(run, peak_bytes=int(peak.read_text()) * scale)
 
 
 def finish(process: subprocess.Popen[bytes]) -> Run:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.launch import Server
-from tests.real.program import MIB, Machine, Run, file_digest, finish, random_file
+from tests.real.program import MIB, Machine, Run, file_digest, random_file
 
 FULL = os.environ.get("DOCKERCOMMS_TEST_SIZE", "test") == "full"
 SIZES = (1024, 8192) if FULL else (96, 192)
@@ -24,7 +24,7 @@ main(sys.argv[1:])
 
 def limited(machine: Machine, *arguments: str) -> Run:
     """Run the program where it gets no more than three times the bound."""
-    return finish(machine.start_script(LIMITED, *arguments)).ok()
+    return machine.run_script(LIMITED, *arguments).ok()
 
 
 @pytest.mark.parametrize("compress", ["zstd", "gzip"])
