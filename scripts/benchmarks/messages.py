@@ -43,29 +43,27 @@ def _send(path: Path, repo: str, *options: str) -> Cost:
 
 def send(bench: Bench) -> Result:
     """Incompressible bytes to somebody, against their raw upload."""
-    path, digest = random_payload(bench.folder, bench.size)
-    host = bench.server.host
-    return bench.compare(
-        "send, incompressible",
-        {
-            "dockercomms": lambda: _send(path, f"{host}/mail/{fresh()}"),
-            "curl": lambda: curl_upload(host, path, digest),
-        },
-        bar=1.05,
-    )
+    payload = random_payload(bench.folder, bench.size)
+    return _against_upload(bench, "send, incompressible", payload, bar=1.05)
 
 
 def text(bench: Bench) -> Result:
     """Sources and logs to somebody, against their raw upload."""
-    path, digest = text_payload(bench.folder, bench.size)
+    payload = text_payload(bench.folder, bench.size)
+    return _against_upload(bench, "send, text", payload, bar=0.6)
+
+
+def _against_upload(bench: Bench, name: str, payload: tuple[Path, str], *, bar: float) -> Result:
+    """Send a file, whose digest is known, against its raw upload."""
+    path, digest = payload
     host = bench.server.host
     return bench.compare(
-        "send, text",
+        name,
         {
             "dockercomms": lambda: _send(path, f"{host}/mail/{fresh()}"),
             "curl": lambda: curl_upload(host, path, digest),
         },
-        bar=0.6,
+        bar=bar,
     )
 
 
