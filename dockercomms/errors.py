@@ -320,6 +320,10 @@ class UnknownSender(VerificationError):
     """The policy does not say how that name signs."""
 
 
+class TooEarly(VerificationError):
+    """It claims to be from the future, which is over some day, or a clock is wrong."""
+
+
 class CommandError(DockerCommsError):
     """A command that was run for a message ended with another exit code than 0, or not in time."""
 

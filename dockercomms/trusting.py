@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from dockercomms.platforms import Clock, local_errors
@@ -45,14 +46,15 @@ class Trust:
     """Ours: trusted for every name."""
     roots: SigstoreRoots = field(default_factory=SigstoreRoots, repr=False)
 
-    def terms(self, repo: str, clock: Clock) -> Terms:
-        """Return what a claim found in `repo` is judged by now."""
+    def terms(self, repo: str, clock: Clock, registry_now: datetime | None = None) -> Terms:
+        """Return what a claim found in `repo` is judged by now, by our clock and the registry's."""
         return Terms(
             policy=self.policy,
             me=self.me,
             repo=repo,
             own_key=self.own_key,
             now=clock.now(),
+            registry_now=registry_now,
             roots=self.roots,
         )
 

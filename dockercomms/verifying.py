@@ -31,6 +31,7 @@ from dockercomms.errors import (
     NetworkError,
     ProtocolError,
     RegistryError,
+    TooEarly,
     UnknownSender,
     Unsigned,
     VerificationError,
@@ -143,6 +144,7 @@ class MessageVerifier:
         self._finder = BundleFinder(
             registry, repository, has_referrers=state.progress.capabilities(repo).referrers
         )
+        self._registry = registry
         self._repo = repo
         self._me = me
         self._state = state
@@ -187,14 +189,18 @@ class MessageVerifier:
 
     def judge(self, message: Message) -> Verdict:
         """Return the same, and remember nothing but how far bundles were tried; see `verify`."""
-        terms = self._trust.terms(self._repo, self._clock)
+        terms = self._trust.terms(self._repo, self._clock, self._registry.server_time())
         claim = Claim.of_message(message)
         try:
             for check in self._rules.claim_checks:
                 check(claim, terms)
         except VerificationError as error:
-            error = VerificationError(f"{claim.title}: {error.message}")
-            return Withheld(kind=HELD_SIGNATURE, status="unchecked", error=error)
+            return Withheld(
+                kind=HELD_SIGNATURE,
+                status="unchecked",
+                error=type(error)(f"{claim.title}: {error.message}"),
+                curable=isinstance(error, TooEarly),
+            )
         if self._may_be_claim(claim) and not self._can_sign(claim):  # 1
             return Accepted(status="none")
         tried = self._try(message, terms)  # 2

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
-from dockercomms.errors import VerificationError
+from dockercomms.errors import TooEarly, VerificationError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
@@ -116,6 +116,8 @@ class Terms:
     own_key: PublicKey | None = None
     """Ours: trusted for every name without a file, so that one person alone needs none."""
     now: datetime
+    registry_now: datetime | None = None
+    """The registry's clock: one of ours that is wrong must not shut out the whole inbox."""
     roots: SigstoreRoots
     """Proves certificates and times; one for many claims, since it keeps what it has read."""
 
@@ -188,15 +190,17 @@ def check_audience(claim: Claim, terms: Terms) -> None:
 
 
 def check_not_future(claim: Claim, terms: Terms) -> None:
-    """It was not created in the future."""
-    if claim.created is not None and claim.created > terms.now + terms.policy.clock_skew:
-        raise VerificationError(f"created {claim.created}, in the future: it is {terms.now}")
+    """It was not created in the future, by the later of both clocks."""
+    now = max(terms.now, terms.registry_now or terms.now)
+    if claim.created is not None and claim.created > now + terms.policy.clock_skew:
+        raise TooEarly(f"created {claim.created}, in the future: it is {now}")
 
 
 def check_age(claim: Claim, terms: Terms) -> None:
-    """It is not older than the policy allows."""
+    """It is not older than the policy allows, by the earlier of both clocks."""
     most = terms.policy.max_age
-    if most is not None and claim.created is not None and claim.created + most < terms.now:
+    now = min(terms.now, terms.registry_now or terms.now)
+    if most is not None and claim.created is not None and claim.created + most < now:
         raise VerificationError(f"created {claim.created}; the policy takes nothing over {most}")
 
 

@@ -41,15 +41,15 @@ class Judging:
     options: dict[str, Any] = field(default_factory=dict)
 
     def verifier(self, **options: Any) -> MessageVerifier:
+        given = {"clock": self.mail.clock, **self.options, **options}
         return MessageVerifier(
             self.mail.registry,
             REPOSITORY,
             repo=REPO,
             me=BOB,
             state=self.mail.bob,
-            clock=self.mail.clock,
             trust=Trust(policy=self.policy, me=self.me, own_key=self.own_key, roots=ROOTS),
-            **{**self.options, **options},
+            **given,
         )
 
     def judge(self, sent: Any, **options: Any) -> Verdict:

@@ -9,6 +9,7 @@ from dockercomms.errors import (
     ConfigError,
     NetworkError,
     RegistryError,
+    TooEarly,
     UnknownSender,
     Unsigned,
     VerificationError,
@@ -28,6 +29,7 @@ from dockercomms.verifying import (
     Withheld,
     judge_entries,
 )
+from tests.fakes.clock import FakeClock
 from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, message_of, open_mail
 from tests.fakes.people import (
     ALICE_SIGNS,
@@ -174,6 +176,16 @@ def test_verify_withholds_what_somebody_else_signed_as_the_sender(mail):
     fails(
         Judging(mail).judge(sent), HELD_SIGNATURE, VerificationError, status="invalid", curable=True
     )
+
+
+def test_verify_holds_what_is_from_the_future_until_it_is_over(plain):
+    sent, registry_clock = plain.send(signer=ALICE_SIGNS), plain.clock
+    slow = FakeClock(registry_clock.now() - timedelta(hours=1))
+    assert Judging(plain, options={"clock": slow}).judge(sent).signer == ALICE
+
+    registry_clock.set(slow.now())
+    early = Judging(plain, options={"clock": slow}).judge(sent)
+    fails(early, HELD_SIGNATURE, TooEarly, status="unchecked", curable=True)
 
 
 @pytest.mark.parametrize("word", ["hold", "reject"])

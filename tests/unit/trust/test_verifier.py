@@ -192,12 +192,16 @@ def test_message_of_the_future_is_refused():
     early = terms(now=NOW - timedelta(minutes=5, seconds=1))
     refused(checks.check_not_future, message(), [signed()], early, match="in the future")
     assert verify_message(message(), [signed()], terms(now=NOW - timedelta(minutes=5)))
+    slow = terms(now=NOW - timedelta(hours=1), registry_now=NOW)
+    assert verify_message(message(), [signed()], slow)
 
 
 def test_message_older_than_the_policy_allows_is_refused():
     rules = policy(max_age=timedelta(minutes=59))
     refused(checks.check_age, message(), [signed()], terms(rules), match="nothing over 0:59")
     assert verify_message(message(), [signed()], terms(policy(max_age=timedelta(hours=1))))
+    fast = terms(policy(max_age=timedelta(hours=1)), now=NOW + timedelta(days=9), registry_now=NOW)
+    assert verify_message(message(), [signed()], fast)
 
 
 def test_unrelated_bundle_replayed_is_refused():
