@@ -66,6 +66,7 @@ _PUBLIC = {
             "SigningUnreachable",
             "SizeInvalid",
             "SizeMismatch",
+            "TooEarly",
             "TooManyRequests",
             "TrailingData",
             "Truncated",

@@ -29,7 +29,8 @@
     │ └ SigningUnreachable 6       a service that signing needs did not answer
     ├ VerificationError 2          bad signature, wrong identity
     │ ├ Unsigned                   there is no signature at all
-    │ └ UnknownSender              the policy does not say how that name signs
+    │ ├ UnknownSender              the policy does not say how that name signs
+    │ └ TooEarly                   it claims to be from the future
     ├ CommandError 1               a command that was run for a message did not take it
     ├ PartialError 7               some messages failed
     ├ RejectedError 10             a receiver rejected what was sent

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 

@@ -1,0 +1,126 @@
+"""The tests of `scripts/check`: what holds, and that what is planted is found.
+
+Not of the quick tier, which would run the checks a second time; `scripts/test` runs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dockercomms
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(dockercomms.__file__).parent
+
+
+def load_metrics() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("metrics", ROOT / "scripts" / "metrics.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["metrics"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def copy_of_package(folder: Path) -> Path:
+    shutil.copytree(PACKAGE, folder / "dockercomms", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder / "dockercomms"
+
+
+def test_import_contracts_hold() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("where", "planted"),
+    [
+        ("errors.py", "import dockercomms.protocol"),
+        ("protocol.py", "from dockercomms.mailbox import Mailbox"),
+        ("oci/reference.py", "from dockercomms.oci.client import Client"),
+        ("oci/layout.py", "def late():\n    from dockercomms.manifest import Message"),
+        ("sending.py", "import dockercomms.receiving"),
+        ("config.py", "import dockercomms.mailbox"),
+        ("mailbox.py", "import rich"),
+        ("oci/layout.py", "import requests"),
+    ],
+)
+def test_import_contracts_are_broken_by_a_bad_import(
+    tmp_path: Path, where: str, planted: str
+) -> None:
+    with (copy_of_package(tmp_path) / where).open("a") as file:
+        file.write(f"\n{planted}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode != 0, planted
+    assert "BROKEN" in done.stdout, done.stdout
+
+
+def test_metrics_are_within_their_limits() -> None:
+    metrics = load_metrics()
+    assert list(metrics.violations(metrics.measure(PACKAGE))) == []
+
+
+def test_metrics_find_what_is_planted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = load_metrics()
+    body = "\n".join("    x = 1" for _ in range(60))
+    (tmp_path / "bad.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import Any\n"
+        "@dataclass\nclass Loose:\n    x: Any  # type: ignore[misc]\n    y: Any  # type: ignore[misc]\n"
+        f"def long(a):\n{body}\n"
+        "def _quiet() -> None:\n    try:\n        print(1)\n    except Exception:\n        pass\n"
+        + "\n"
+        * 600
+    )
+    assert metrics.main([str(tmp_path)]) == 0
+    assert metrics.main([str(tmp_path), "--limits"]) == 1
+    said = capsys.readouterr().err
+    for complaint in (
+        "lines; at most 600", "p90 file", "p90 function", "share of long functions",
+        "share of untyped functions", "type: ignore", "broad except", "long: no docstring",
+        "Loose: a dataclass without slots", "share of mutable dataclasses", "print: prints",
+    ):  # fmt: skip
+        assert complaint in said
+
+
+def addresses(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "scripts" / "check", "addresses", folder], capture_output=True, text=True
+    )
+
+
+def test_no_file_names_a_package_index() -> None:
+    done = addresses(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://py" + "pi.org/simple",
+        "files.python" + "hosted.org",
+        "proxy.go" + "lang.org",
+        "registry.npm" + "js.org",
+        "http://deb." + "debian.org/debian",
+        "--index-url=https" + "://mirror.example/x",
+    ],
+)
+def test_a_planted_package_index_is_found(tmp_path: Path, address: str) -> None:
+    (tmp_path / "planted.txt").write_text(f"see {address}\n")
+    assert addresses(tmp_path).returncode == 1
