@@ -25,6 +25,7 @@ from typing import Literal
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     AuthError,
+    IntegrityError,
     LimitError,
     NotFoundError,
     ProtocolError,
@@ -61,6 +62,8 @@ class Look:
     """Sigstore bundles as JSON, at most `MAX_BUNDLES`, none above `MAX_BUNDLE_BYTES`."""
     problems: tuple[str, ...] = ()
     """Why others could not be read."""
+    curable: bool = False
+    """One of these is not there, or came as other bytes than were asked for, which may pass."""
     tried: frozenset[Digest] = frozenset()
     """The manifests of all of these."""
     mark: str = ""
@@ -108,7 +111,7 @@ class BundleFinder:
         else:
             refs = ((tag, tag) for tag in self._tags(subject))
         wanted, mark = _next(refs, after)
-        bundles, problems, tried = [], [], set()
+        bundles, problems, tried, curable = [], [], set(), False
         for ref in wanted:
             try:
                 with self._open(ref) as reader:
@@ -118,8 +121,13 @@ class BundleFinder:
                         bundles.append(self._read(reader, subject))
             except (NotFoundError, ProtocolError, LimitError) as error:
                 problems.append(f"{ref}: {error.message}")
+                curable |= isinstance(error, NotFoundError | IntegrityError)
         return Look(
-            bundles=tuple(bundles), problems=tuple(problems), tried=frozenset(tried), mark=mark
+            bundles=tuple(bundles),
+            problems=tuple(problems),
+            curable=curable,
+            tried=frozenset(tried),
+            mark=mark,
         )
 
     # --- where they are --------------------------------------------------------------------------

@@ -104,6 +104,8 @@ class _Tried:
     problems: tuple[str, ...] = ()
     failures: tuple[VerificationError, ...] = ()
     more: bool = False
+    curable: bool = False
+    """Some could not be read, which may pass."""
 
     @property
     def error(self) -> VerificationError | None:
@@ -231,7 +233,7 @@ class MessageVerifier:
         failures: list[VerificationError] = []
         known: frozenset[Digest] = frozenset()
         broken: DockerCommsError | None = None
-        more = False
+        more = curable = False
         for source in SOURCES:
             marks = (self._me, self._repo, message.digest, source)
             after = self._state.trust.mark(*marks)
@@ -251,10 +253,15 @@ class MessageVerifier:
             problems += look.problems
             failures += [] if failure is None else [failure]
             more = more or bool(look.mark)
+            curable = curable or look.curable
         if broken is not None and not bundles:
             raise broken
         return _Tried(
-            bundles=tuple(bundles), problems=tuple(problems), failures=tuple(failures), more=more
+            bundles=tuple(bundles),
+            problems=tuple(problems),
+            failures=tuple(failures),
+            more=more,
+            curable=curable,
         )
 
     def _judge(
@@ -315,7 +322,7 @@ class MessageVerifier:
                 hint="\n".join(self._ways_out(message, error, tried, terms)),
             ),
             status,
-            curable=tried.more or self._can_sign(claim),
+            curable=tried.more or tried.curable or self._can_sign(claim),
         )
 
     def _ways_out(

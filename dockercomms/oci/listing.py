@@ -138,19 +138,22 @@ class _Listing:
 
         A page that came before ends the list where we asked for it ourselves (ggcr begins anew
         behind its last name), and where a `Link` asked a list in order for what comes behind the
-        last name; where another `Link` led to it, the rest cannot be had.
+        last name, and the list began anew; where another `Link` led to it, the rest cannot be had.
 
         Raises:
             ProtocolError: such a `Link`, or pages without end.
         """
         seen: set[tuple[str, ...]] = set()
-        url, first, before, ordered = "", "", "", True
+        start = last
+        url, first, before, ordered, anew = "", "", "", True, False
         for _ in range(MAX_PAGES):
             response, names, size = self._page(url, last, size)
-            if url and ordered and names[:1] == (first,) and _asks_behind(url, before):
-                return
+            if url and ordered and names and _asks_behind(url, before):
+                anew = names[0] == first or (start is not None and names[0] <= start)
+                if anew and before in names:
+                    return
             if names in seen:
-                if url and names:
+                if url and names and not anew:
                     raise ProtocolError(
                         f"{redact_url(url)}: Link leads back to a page that was read"
                     )

@@ -20,7 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dockercomms.errors import AuthError, DockerCommsError, Unsupported
 from dockercomms.mailbox import Mailbox, TrustOptions
+from dockercomms.oci.model import Digest
 from dockercomms.protocol import bell_tag, parse_tag, recipient_tag
+from dockercomms.state.delivery_rows import head_of
 from dockercomms.stores import open_store
 from dockercomms.trust.keystore import KeyStore
 from dockercomms.trust.policy import Policy, Sender, TrustedKey
@@ -34,7 +36,7 @@ HERE, MIRROR = "here", "mirror"
 """The registry, where Alice sends to, and the folder that it is relayed to and from."""
 HOUR, DAY = 3600, 86_400
 MAX_EARLY_SECONDS = 300
-"""What is created later than that by the reader's clock has to wait."""
+"""What is created later than that by both clocks has to wait."""
 SKEWS = (0, 200, -200, 3000, -3000)
 """Seconds by which somebody's clock is ahead: less than the hour from which it is called wrong."""
 STEP_SECONDS = 2
@@ -113,6 +115,8 @@ class Letter:
     text: bytes
     created: datetime
     expires: datetime
+    published: datetime
+    """By its tag: that of the first try, where a later one of the same day published it."""
     places: set[str] = field(default_factory=lambda: {HERE})
     """Where it is."""
     delivered: str = ""
@@ -199,7 +203,19 @@ class InboxMachine(RuleBasedStateMachine):
         known = {letter.digest for letter in self.letters}
         assert sent.digest not in known
         text, created = path.read_bytes(), sent.expires_at - timedelta(seconds=ttl)
-        self.letters.append(Letter(sent.digest, sent.id, text, created, sent.expires_at))
+        published = self.tag_time(sent.digest)
+        self.letters.append(Letter(sent.digest, sent.id, text, created, sent.expires_at, published))
+
+    def tag_time(self, digest: Digest) -> datetime:
+        """Return when a message was published, by its tag."""
+        said = [parse_tag(tag) for tag in self.fake.repository(REPOSITORY).tags]
+        (published,) = [
+            tag.published
+            for tag in said
+            if tag is not None and tag.kind == "message" and tag.head == head_of(digest)
+        ]
+        assert published is not None
+        return published
 
     def new_file(self) -> Path:
         self.count += 1
@@ -213,6 +229,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule(ttl=st.sampled_from([DAY, 7 * DAY]))
     def send_and_be_cut_off_before_publication(self, ttl: int) -> None:
+        self.clock.advance(STEP_SECONDS)
         path = self.new_file()
 
         def is_publication(request) -> bool:
@@ -262,7 +279,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule(place=places, most=st.sampled_from([None, 1, 2]), complete=st.booleans())
     def receive(self, place: str, most: int | None, *, complete: bool) -> None:
-        due = [letter for letter in self.due(place) if self.may_have(letter)]
+        due = [letter for letter in self.due(place) if self.may_have(letter, place)]
         with self.mailbox(BOB, place) as mailbox:
             results = list(mailbox.receive(out=self.folder / "in", max=most, complete=complete))
             note(f"receive: {mailbox.last_poll}")
@@ -270,7 +287,7 @@ class InboxMachine(RuleBasedStateMachine):
         arrived = [result for result in results if result.status == "received"]
         assert all(result.error is None for result in arrived)
         got = [result.digest for result in arrived]
-        wanted = [letter.digest for letter in due[:most]]
+        wanted = [x.digest for x in sorted(due, key=lambda x: x.published)[:most]]
         if place == MIRROR or (most is not None and any(place in x.held for x in due)):
             # In which order held ones are tried again is not said; a relay draws tags anew.
             assert len(got) == len(set(got)) == len(wanted)
@@ -285,12 +302,16 @@ class InboxMachine(RuleBasedStateMachine):
 
     def looked_at(self, place: str) -> None:
         for letter in self.due(place):
-            if not self.may_have(letter):
+            if not self.may_have(letter, place):
                 letter.held.add(place)
 
-    def may_have(self, letter: Letter) -> bool:
-        """Whether Bob's policy lets it in, and it was not written in his future."""
-        early = (letter.created - self.bobs.now()).total_seconds()
+    def may_have(self, letter: Letter, place: str) -> bool:
+        """Whether Bob's policy lets it in, and it was not written in the future.
+
+        By the later of his clock and the registry's: a folder has none but his.
+        """
+        now = max(self.bobs.now(), self.clock.now() if place == HERE else self.bobs.now())
+        early = (letter.created - now).total_seconds()
         return self.trusted and early <= MAX_EARLY_SECONDS
 
     @precondition(lambda self: self.answerable)

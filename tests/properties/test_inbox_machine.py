@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.fakes.examples import TIMES, examples
 from tests.properties.inbox_machine import InboxMachine
@@ -13,5 +13,6 @@ TestInbox.settings = settings(
     stateful_step_count=20 if TIMES == 1 else 40,
     deadline=None,
     database=None,
+    phases=[Phase.generate],  # shrinking takes five minutes, and the whole run is printed anyhow
     suppress_health_check=list(HealthCheck),
 )

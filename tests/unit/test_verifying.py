@@ -7,7 +7,9 @@ import pytest
 
 from dockercomms.errors import (
     ConfigError,
+    DigestMismatch,
     NetworkError,
+    ProtocolError,
     RegistryError,
     TooEarly,
     UnknownSender,
@@ -217,6 +219,25 @@ def test_verify_says_what_could_not_be_read(plain):
 
     assert "1048577 bytes" in verdict.error.message
     assert "no bundle can be read" in verdict.error.message
+
+
+@pytest.mark.parametrize(
+    ("error", "curable"),
+    [(DigestMismatch("other bytes"), True), (ProtocolError("no bundle"), False)],
+)
+def test_verify_tries_again_what_a_fault_on_the_way_hid(plain, error, curable):
+    """Also of a sender whom the policy does not know: our own key may have signed."""
+    sent = plain.send(signer=ALICE_SIGNS)
+    judging = Judging(plain, Policy(), own_key=ALICES.public_key())
+    message, verifier = message_of(plain, sent), judging.verifier()
+
+    def fault(name, _):
+        if name in ("get_manifest", "get_tag"):
+            raise error
+
+    plain.registry.before = fault
+    verdict = fails(verifier.verify(message), HELD_SIGNATURE, VerificationError, curable=curable)
+    assert error.message in verdict.error.message
 
 
 def test_verify_withholds_what_is_older_than_the_policy_takes(plain):

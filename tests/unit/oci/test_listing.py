@@ -287,3 +287,8 @@ def test_tag_pages_end_where_a_link_asks_behind_the_last_name_and_the_list_begin
         fill(server)
         assert list(registry.tags(R, page_size=7)) == TAGS
         assert list(registry.tags(R)) == TAGS
+        assert list(registry.tags(R, start_after="t20")) == TAGS[21:]
+        paged = list(registry.tags(R, start_after="t20", page_size=7))
+        assert paged[:4] == TAGS[21:]
+        assert sorted(paged) == TAGS
+        assert server.count("GET") < 20
