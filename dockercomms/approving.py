@@ -24,7 +24,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ from dockercomms.protocol import (
 )
 from dockercomms.publishing import NoticeHook, Publisher, ReferrersIndex
 from dockercomms.receipts_verifying import ReceiptVerifier
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.trust.approvals import verify_approval
 from dockercomms.trust.signing import SignedBy, Signer

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from dockercomms.discovery import ListingReader
@@ -36,6 +36,7 @@ from dockercomms.oci.interface import BlobReader, Reader, read_all
 from dockercomms.oci.model import MEDIA_TYPE_EMPTY_CONFIG, Descriptor, Digest
 from dockercomms.oci.referrers import tag_schema_entries
 from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE
+from dockercomms.records import dataclass
 from dockercomms.seeking import seek_tags
 from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
 from dockercomms.trust.checks import MAX_BUNDLES

@@ -21,7 +21,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date, datetime
 from typing import Literal
 
@@ -55,6 +55,7 @@ from dockercomms.oci.model import Digest, digest_of, parse_index
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, bell_tag, receipt_id, recipient_tag
+from dockercomms.records import dataclass
 from dockercomms.retention import advice_for
 
 ANCHOR_DAYS = 2

@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, time
 
 from dockercomms.errors import AuthError, Unsupported
@@ -23,6 +23,7 @@ from dockercomms.inventory import HeldTag, list_tags, message_about
 from dockercomms.manifest import Receipt
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import bell_tag, receipt_id, recipient_tag
+from dockercomms.records import dataclass
 from dockercomms.stores import Store
 
 Key = tuple[str, str]

@@ -20,12 +20,13 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from dockercomms.errors import ConfigError, UsageError
 from dockercomms.protocol import DEFAULT_TTL_SECONDS
+from dockercomms.records import dataclass
 
 Format = Literal["text", "json", "jsonl"]
 FORMATS: tuple[Format, ...] = ("text", "json", "jsonl")

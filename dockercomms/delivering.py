@@ -21,7 +21,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +41,7 @@ from dockercomms.platforms import local_errors
 from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
 from dockercomms.publishing import Publisher, ReferrersIndex
 from dockercomms.receipts import store_receipt
+from dockercomms.records import dataclass
 from dockercomms.transport.payload import TAR_SUFFIX, safe_filename, unpack_files
 from dockercomms.transport.transfer import Progress, PullJournal, pull_payload
 

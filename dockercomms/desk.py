@@ -20,7 +20,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from dockercomms.approving import ObjectVerifier
 from dockercomms.inbox import Inbox
@@ -29,6 +29,7 @@ from dockercomms.owner import Owner
 from dockercomms.platforms import Clock
 from dockercomms.polling import Discovery
 from dockercomms.receipts_verifying import ReceiptVerifier
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.stores import Store
 from dockercomms.verifying import MessageVerifier

@@ -13,7 +13,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, date, datetime, time
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -32,6 +32,7 @@ from dockercomms.protocol import (
     bell_tag,
     parse_tag,
 )
+from dockercomms.records import dataclass
 
 Way = Literal["referrers", "tag-schema", "tags"]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, date, datetime
 
 from dockercomms import __version__
@@ -23,6 +23,7 @@ from dockercomms.manifest import ManifestBuilder, Message, parse_message
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.protocol import DEFAULT_TTL_SECONDS, MessageHeader, recipient_tag
 from dockercomms.publishing import ReferrersIndex
+from dockercomms.records import dataclass
 from dockercomms.transport.payload import Payload, wire_filename
 from dockercomms.transport.transfer import Compress, Pushed
 from dockercomms.trust.signing import SignedBy, Signer

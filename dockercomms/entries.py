@@ -14,13 +14,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import MessageHeader
 from dockercomms.reading import HELD_FUTURE, READING_KINDS, InboxPlace, is_retried
+from dockercomms.records import dataclass
 from dockercomms.state.inbox_rows import Candidate, EntryState
 
 SINCE_MARGIN = timedelta(hours=1)

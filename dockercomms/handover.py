@@ -23,13 +23,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dockercomms.errors import LocalIOError, UsageError
 from dockercomms.manifest import Message
 from dockercomms.platforms import Clock, local_errors
 from dockercomms.protocol import MAX_TEXT_BYTES, format_time
+from dockercomms.records import dataclass
 
 DIR_FIELD = "{dir}"
 """What stands for the message's folder in a command."""

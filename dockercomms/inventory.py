@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import islice
 from typing import Literal
@@ -60,6 +60,7 @@ from dockercomms.protocol import (
     RECEIPT_FOR,
     parse_tag,
 )
+from dockercomms.records import dataclass
 from dockercomms.seeking import seek_tags
 
 HEAD_DIGITS = 16

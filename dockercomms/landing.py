@@ -22,7 +22,6 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +35,7 @@ from dockercomms.platforms import (
     rename_new,
     sync_folder,
 )
+from dockercomms.records import dataclass
 from dockercomms.state.locks import try_lock
 from dockercomms.transport.names import MAX_DISK_NAME_BYTES, shorten
 

@@ -16,7 +16,6 @@ from dockercomms.errors import ProtocolError
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
@@ -24,6 +23,7 @@ from dockercomms.entries import Entry
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import MAX_TITLE_CHARACTERS
+from dockercomms.records import dataclass
 from dockercomms.state.trust_rows import JudgedRow
 from dockercomms.trusting import SignatureStatus
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, date, datetime
 
 from dockercomms import protocol
@@ -40,6 +40,7 @@ from dockercomms.oci.model import (
     sorted_annotations,
 )
 from dockercomms.protocol import MessageHeader, ReceiptStatus
+from dockercomms.records import dataclass
 
 ANCHOR_VERSION = "1.1"
 """Part of the anchor's digest: another version would split senders into two inboxes."""

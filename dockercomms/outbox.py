@@ -9,7 +9,6 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -17,6 +16,7 @@ from dockercomms.errors import NetworkError, TooManyRequests
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
 from dockercomms.receipts import ReceiptEntry
+from dockercomms.records import dataclass
 from dockercomms.state.outbox_rows import OutboxRow
 
 FIRST_WAIT_SECONDS = 1.0

@@ -19,7 +19,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from dockercomms.errors import UsageError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
 from dockercomms.publishing import Notice, NoticeHook
+from dockercomms.records import dataclass
 from dockercomms.trust.address_book import AddressBook
 from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots
 from dockercomms.trust.keys import PublicKey

@@ -10,13 +10,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from dockercomms.errors import DockerCommsError
 from dockercomms.inventory import Attached
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
+from dockercomms.records import dataclass
 
 RelayedKind = Literal["message", "bundle", "receipt"]
 

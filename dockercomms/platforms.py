@@ -24,12 +24,12 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from dockercomms.errors import LocalIOError
+from dockercomms.records import dataclass
 
 _AT_FDCWD = -100
 _LINUX_RENAME_NOREPLACE = 1

@@ -17,7 +17,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Literal
 
@@ -50,6 +50,7 @@ from dockercomms.protocol import (
     bell_tag,
 )
 from dockercomms.reading import InboxPlace
+from dockercomms.records import dataclass
 from dockercomms.seeking import LISTING_FORBIDDEN
 from dockercomms.state.progress_rows import Capabilities, Progress
 

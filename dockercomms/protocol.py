@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -26,6 +25,7 @@ from dockercomms.fields import parse_chunk_index as parse_chunk_index
 from dockercomms.fields import parse_count as parse_count
 from dockercomms.fields import parse_time as parse_time
 from dockercomms.oci.model import Digest, parse_digest
+from dockercomms.records import dataclass
 from dockercomms.tags import InboxTag as InboxTag
 from dockercomms.tags import ReceiptStatus as ReceiptStatus
 from dockercomms.tags import TagKind as TagKind

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Literal
 
@@ -64,6 +64,7 @@ from dockercomms.protocol import (
     bundle_tag,
     receipts_anchor_tag,
 )
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.progress_rows import Capabilities
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dockercomms.discovery import ListingReader
@@ -38,6 +37,7 @@ from dockercomms.protocol import (
     UNDERSTOOD_KEYS,
     recipient_tag,
 )
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.delivery_rows import head_of
 from dockercomms.state.inbox_rows import Candidate

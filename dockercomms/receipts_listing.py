@@ -23,7 +23,6 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 
@@ -57,6 +56,7 @@ from dockercomms.protocol import (
     recipient_tag,
 )
 from dockercomms.receipts_verifying import ReceiptVerifier
+from dockercomms.records import dataclass
 from dockercomms.seeking import LISTING_FORBIDDEN, seek_tags
 from dockercomms.state import State
 from dockercomms.state.receipt_rows import ReceiptsProgress

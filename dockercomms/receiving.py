@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -45,6 +44,7 @@ from dockercomms.protocol import CLOCK_ERROR_SECONDS, MAX_UNTRUSTED_TOTAL_BYTES
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, REFUSED_MALFORMED
 from dockercomms.receipts import publish_receipt
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.transport.transfer import Progress
 from dockercomms.trust.signing import Signer

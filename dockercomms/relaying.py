@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 from dockercomms.carrying import Carrier
@@ -61,6 +61,7 @@ from dockercomms.parcels import Parcel, Relayed, Totals, message_relayed, receip
 from dockercomms.platforms import Clock
 from dockercomms.protocol import recipient_tag
 from dockercomms.publishing import NoticeHook, Publisher
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.stores import Store
 from dockercomms.trust.bundle import MAX_BUNDLE_BYTES

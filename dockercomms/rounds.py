@@ -11,7 +11,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 from dockercomms.errors import (
@@ -33,6 +33,7 @@ from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, HELD_TAG
 from dockercomms.receipts import publish_pending
 from dockercomms.receiving import Received, ReceiveOptions, Verifier, leftovers_of, receive
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.transport.transfer import Progress
 from dockercomms.trust.signing import Signer

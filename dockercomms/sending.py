@@ -34,7 +34,7 @@ Example:
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from dockercomms.drafting import (
@@ -55,6 +55,7 @@ from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, CLOCK_WARN_SECONDS, message_tag, parse_tag
 from dockercomms.proving import prove_own
 from dockercomms.publishing import NoticeHook, Publisher, lacks_blobs
+from dockercomms.records import dataclass
 from dockercomms.rehearsal import Rehearsal
 from dockercomms.state import State
 from dockercomms.state.outbox_rows import OutboxRow

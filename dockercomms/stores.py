@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from dockercomms.errors import UsageError
@@ -28,6 +28,7 @@ from dockercomms.oci.model import Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
 from dockercomms.oci.retry import RateLimiter, RetryHook, RetryPolicy
 from dockercomms.platforms import Clock, SystemClock
+from dockercomms.records import dataclass
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 """How long a registry may be silent: some collect garbage for half a minute."""

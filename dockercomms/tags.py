@@ -16,11 +16,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 
 from dockercomms.oci.model import Digest
+from dockercomms.records import dataclass
 
 ReceiptStatus = Literal["accepted", "rejected"]
 

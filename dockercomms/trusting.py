@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Literal
 
 from dockercomms.platforms import Clock, local_errors
+from dockercomms.records import dataclass
 from dockercomms.trust.checks import Terms
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PublicKey

@@ -22,7 +22,7 @@ import shlex
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dockercomms.bundles import SOURCES, BundleFinder, Look
 from dockercomms.discovery import ListingReader
@@ -40,6 +40,7 @@ from dockercomms.inbox import Entry, Inbox
 from dockercomms.manifest import Message
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
+from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.trust_rows import JudgedRow
 from dockercomms.transport.window import workers

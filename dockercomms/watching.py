@@ -24,7 +24,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -51,6 +51,7 @@ from dockercomms.protocol import MessageHeader, ReceiptStatus
 from dockercomms.publishing import Notice, NoticeHook
 from dockercomms.receipts import publish_receipt, store_receipt
 from dockercomms.receiving import Received
+from dockercomms.records import dataclass
 from dockercomms.rounds import Round
 from dockercomms.state.handover_rows import Handover
 from dockercomms.state.locks import sweep_locks, try_shared_lock

@@ -19,11 +19,12 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
 from dockercomms.errors import ProtocolError, UsageError
 from dockercomms.oci.model import Digest, digest_of, parse_children, parse_digest, parse_json
+from dockercomms.records import dataclass
 from dockercomms.stores import Place
 
 MAX_INPUT_BYTES = 256 * 2**20

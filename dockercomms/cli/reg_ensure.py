@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from dockercomms.errors import (
     PartialError,
     UsageError,
 )
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     from dockercomms.cli.reg_deploy import Job

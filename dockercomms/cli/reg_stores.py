@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from dockercomms.oci.location import Location
 from dockercomms.oci.model import Digest, Platform
 from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS, Reference
 from dockercomms.oci.retry import RateLimiter, RetryPolicy
+from dockercomms.records import dataclass
 from dockercomms.stores import Place, Store, open_local, open_registry, parse_place
 
 if TYPE_CHECKING:

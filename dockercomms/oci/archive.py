@@ -22,7 +22,6 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Literal, cast
 
 import zstandard
@@ -30,6 +29,7 @@ import zstandard
 from dockercomms.errors import LimitError, ProtocolError
 from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.model import READ_BYTES
+from dockercomms.records import dataclass
 
 MAX_UNPACKED_BYTES = 16 * 2**30
 """What one layer may unpack to; the largest image layers seen have a few GiB. gzip shrinks zeros

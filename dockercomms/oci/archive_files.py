@@ -24,7 +24,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -49,6 +49,7 @@ from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_
 from dockercomms.oci.model import READ_BYTES, Digest
 from dockercomms.oci.reference import is_valid_digest
 from dockercomms.platforms import LOCK_POLL_SECONDS, local_errors, make_folder, open_regular
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     from filelock import FileLock

@@ -36,7 +36,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,6 +54,7 @@ from dockercomms.oci.token import (
     parse_response,
 )
 from dockercomms.platforms import Clock
+from dockercomms.records import dataclass
 
 __all__ = [
     "BACKEND_NAME",

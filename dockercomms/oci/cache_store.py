@@ -14,13 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from dockercomms.errors import DockerCommsError
 from dockercomms.oci.interface import BlobReader
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.stored import StoredReader
+from dockercomms.records import dataclass
 
 MAX_DESCRIPTORS = 100_000
 """Descriptors kept, and tags: some 50 MB at most."""

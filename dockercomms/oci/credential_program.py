@@ -12,9 +12,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from dockercomms.errors import ConfigError
+from dockercomms.records import dataclass
 
 HELPER_TIMEOUT_SECONDS = 60.0
 """A keychain may ask its user to unlock it; a cloud's program goes over the network."""

@@ -21,13 +21,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from dockercomms.errors import ConfigError
 from dockercomms.oci.credential_program import HELPER_TIMEOUT_SECONDS, ask_program
 from dockercomms.oci.reference import HUB_HOSTS
+from dockercomms.records import dataclass
 
 HUB_KEY = "https://index.docker.io/v1/"
 """Under this name docker keeps the login of Docker Hub."""

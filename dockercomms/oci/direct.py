@@ -21,11 +21,12 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from dockercomms.errors import ProtocolError
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     import ssl

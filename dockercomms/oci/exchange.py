@@ -12,7 +12,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from dockercomms.oci.reference import is_valid_repository
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.scope import Scope
 from dockercomms.platforms import Clock
+from dockercomms.records import dataclass
 
 SUCCESS = frozenset(range(200, 300))
 ANY_STATUS = frozenset(range(100, 600))

@@ -18,7 +18,6 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -34,6 +33,7 @@ from dockercomms.oci.interface import BlobReader, ProgressHook, Reader
 from dockercomms.oci.model import READ_BYTES, Descriptor, Manifest
 from dockercomms.oci.stored import StoredReader
 from dockercomms.platforms import create_new, local_errors, rename_new, sync_folder
+from dockercomms.records import dataclass
 
 ANNOTATION_TITLE = "org.opencontainers.image.title"
 """The file name of a layer (image-spec v1.1.1, annotations.md)."""

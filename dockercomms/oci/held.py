@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.interface import BlobSource
 from dockercomms.oci.model import READ_BYTES, Descriptor
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

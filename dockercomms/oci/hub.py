@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from dockercomms.oci.reference import DEFAULT_HOST, is_valid_host
 from dockercomms.oci.retry import RateLimiter, RetryHook, RetryPolicy
 from dockercomms.oci.session import TIMEOUT_SECONDS
 from dockercomms.platforms import Clock, SystemClock
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     import requests  # noqa: TID251 - a type only

@@ -11,7 +11,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from dockercomms.errors import PlatformNotFound, ProtocolError, UsageError
 from dockercomms.oci.interface import BlobReader, Reader, read_all
@@ -37,6 +37,7 @@ from dockercomms.oci.selection import (
     resolve_content,
     select,
 )
+from dockercomms.records import dataclass
 
 MEDIA_TYPE_DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 CONFIG_MEDIA_TYPES = frozenset({MEDIA_TYPE_IMAGE_CONFIG, MEDIA_TYPE_DOCKER_CONFIG})

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.records import dataclass
 
 BlobSource = Callable[[], BinaryIO]
 """Opens the same bytes again, from their start, each time it is called. The stream is seekable."""

@@ -23,7 +23,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import (
@@ -35,6 +35,7 @@ from dockercomms.oci.model import (
     parse_json,
 )
 from dockercomms.oci.reference import is_valid_tag
+from dockercomms.records import dataclass
 
 ANNOTATION_SUBJECT = "dev.dockercomms.layout.subject"
 """Where our entries say which manifest theirs refers to; a hint, see the module's text."""

@@ -18,10 +18,9 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dockercomms.errors import BlobUnknown, NameUnknown
 from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.records import dataclass
 
 SWEEP_SECONDS = 24 * 3600.0
 """How old content has to be: an interrupted send is continued for a day."""

@@ -10,7 +10,7 @@ Source: distribution-spec v1.1.1, "Listing Tags", "Listing Referrers".
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, pairwise
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -28,6 +28,7 @@ from dockercomms.oci.model import Descriptor, Digest, parse_json
 from dockercomms.oci.reading import HTTPReader
 from dockercomms.oci.referrers import MAX_LIST_BYTES, MAX_PAGES, ReferrersAPI, tag_schema_entries
 from dockercomms.oci.scope import Scope
+from dockercomms.records import dataclass
 
 _BAD_REQUEST = 400
 _TOO_LARGE = 413

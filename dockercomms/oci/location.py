@@ -13,13 +13,14 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, replace
 
 from dockercomms.errors import DigestMismatch, UsageError
 from dockercomms.oci.http_registry import HTTPRegistry
 from dockercomms.oci.interface import Reader, Registry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
+from dockercomms.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

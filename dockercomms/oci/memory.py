@@ -19,7 +19,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 from dockercomms.errors import (
@@ -57,6 +57,7 @@ from dockercomms.oci.stored import (
     tag_pages,
 )
 from dockercomms.platforms import Clock, SystemClock
+from dockercomms.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

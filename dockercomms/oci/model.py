@@ -16,7 +16,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NewType
 
 from dockercomms.errors import DigestMismatch, ProtocolError
@@ -25,6 +25,7 @@ from dockercomms.oci.strict_json import MAX_JSON_DEPTH as MAX_JSON_DEPTH  # noqa
 from dockercomms.oci.strict_json import canonical_json as canonical_json  # noqa: PLC0414 - the same
 from dockercomms.oci.strict_json import parse_json as parse_json  # noqa: PLC0414 - the same
 from dockercomms.oci.strict_json import refuse_colliding_keys
+from dockercomms.records import dataclass
 
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits (or sha384/sha512 with theirs)."""

@@ -15,7 +15,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypedDict, Unpack
 
@@ -40,6 +40,7 @@ from dockercomms.oci.reference import Reference
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.selection import Fallback, ResolvedManifest, get_reference, resolve_content
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 
 __all__ = [
     "MAX_ARTIFACT_BYTES",

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 from dockercomms.errors import ProtocolError, UsageError
 from dockercomms.oci.model import Digest, parse_digest
+from dockercomms.records import dataclass
 
 DEFAULT_HOST = "docker.io"
 HUB_HOSTS = frozenset(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from dockercomms.errors import (
@@ -35,6 +34,7 @@ from dockercomms.oci.model import (
 )
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.oci.scope import Scope
+from dockercomms.records import dataclass
 
 MAX_PAGES = 1000
 """Pages of one listing; more is a server that goes round in circles."""

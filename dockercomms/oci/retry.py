@@ -45,7 +45,7 @@ import math
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Self, TypeVar
@@ -58,6 +58,7 @@ from dockercomms.errors import (
     TooManyRequests,
 )
 from dockercomms.platforms import Clock, SystemClock
+from dockercomms.records import dataclass
 
 T = TypeVar("T")
 

@@ -13,7 +13,9 @@ Source: distribution's "Token Scope Documentation".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from dockercomms.records import dataclass
 
 _WORD = re.compile(r"[\x21-\x7e]+")
 _ANY = "*"

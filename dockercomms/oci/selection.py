@@ -14,7 +14,7 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from dockercomms.errors import PlatformNotFound, ProtocolError, SizeMismatch
@@ -36,6 +36,7 @@ from dockercomms.oci.model import (
     parse_manifest,
 )
 from dockercomms.oci.reference import Reference
+from dockercomms.records import dataclass
 
 INDEX_MEDIA_TYPES = frozenset({MEDIA_TYPE_INDEX, MEDIA_TYPE_DOCKER_LIST})
 IMAGE_MEDIA_TYPES = frozenset({MEDIA_TYPE_MANIFEST, MEDIA_TYPE_DOCKER_MANIFEST})

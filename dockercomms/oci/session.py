@@ -26,7 +26,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,7 @@ from dockercomms.oci.statuses import error_from_response
 from dockercomms.oci.tls import certificate_folders, make_context
 from dockercomms.oci.wire import HTTPResponse, SizedBody, open_body
 from dockercomms.platforms import Clock
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     import ssl

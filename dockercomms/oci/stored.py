@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
@@ -41,6 +41,7 @@ from dockercomms.oci.model import (
 )
 from dockercomms.oci.reference import is_valid_repository, is_valid_tag
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 
 DEFAULT_CHUNK_BYTES = 2**20
 """The chunk size a local store names when it is left the choice; it writes whatever it is given."""

@@ -14,11 +14,11 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dockercomms.errors import ConfigError
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from dockercomms.errors import (
@@ -27,6 +27,7 @@ from dockercomms.errors import (
 from dockercomms.oci.challenge import Challenge
 from dockercomms.oci.credentials import Credentials
 from dockercomms.oci.scope import Scope
+from dockercomms.records import dataclass
 
 MAX_TOKEN_BYTES = 2**20
 """A token server's answer is a few KiB; more is not read."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from dockercomms.errors import LimitError, ManifestUnknown, NotFoundError, ProtocolError
 from dockercomms.oci.hub import direct
@@ -32,6 +32,7 @@ from dockercomms.oci.selection import (
     get_content,
 )
 from dockercomms.oci.stored import ManifestFacts, read_facts
+from dockercomms.records import dataclass
 
 MAX_TREE_MANIFESTS = 10_000
 """Manifests of one copy: an index of 20 platforms has 40, a message with all its receipts fewer."""

@@ -16,13 +16,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import KEEP_DELIVERED_SECONDS
+from dockercomms.records import dataclass
 from dockercomms.state.database import Database, from_unix, to_unix
 
 KEEP_AFTER_EXPIRY = timedelta(days=1)

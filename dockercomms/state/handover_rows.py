@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
 from datetime import datetime
 
 from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.records import dataclass
 from dockercomms.state.database import Database, to_unix
 from dockercomms.state.delivery_rows import storable
 

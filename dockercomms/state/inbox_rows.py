@@ -22,13 +22,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Literal
 
 from dockercomms.discovery import MessageRef
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import MESSAGE_ID
+from dockercomms.records import dataclass
 from dockercomms.state.database import from_unix, to_unix
 from dockercomms.state.delivery_rows import DeliveryRows, head_of, storable
 

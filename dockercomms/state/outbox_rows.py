@@ -11,11 +11,12 @@ Example:
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from datetime import datetime, timedelta
 
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import KEEP_DELIVERED_SECONDS
+from dockercomms.records import dataclass
 from dockercomms.state.database import Database, from_unix, to_unix
 from dockercomms.state.delivery_rows import KEEP_AFTER_EXPIRY, storable
 

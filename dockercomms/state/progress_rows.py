@@ -13,10 +13,10 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from dockercomms.oci.model import Digest
+from dockercomms.records import dataclass
 from dockercomms.state.database import Database, from_unix, to_unix
 
 SCHEMA = (

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date, datetime
 
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import ReceiptStatus
+from dockercomms.records import dataclass
 from dockercomms.state.database import Database, from_unix, to_unix
 
 SCHEMA = (

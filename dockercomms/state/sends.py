@@ -25,13 +25,14 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CONTINUE_SEND_SECONDS, KEEP_DELIVERED_SECONDS
+from dockercomms.records import dataclass
 from dockercomms.state.database import Database, from_unix, to_unix
 from dockercomms.state.locks import try_lock
 

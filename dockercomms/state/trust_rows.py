@@ -13,11 +13,11 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import KEEP_DELIVERED_SECONDS
+from dockercomms.records import dataclass
 from dockercomms.state.database import Database, to_unix
 from dockercomms.state.delivery_rows import KEEP_AFTER_EXPIRY, storable
 

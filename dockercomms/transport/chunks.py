@@ -18,12 +18,12 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from dockercomms.errors import LimitError, UsageError
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import DEFAULT_CHUNK_BYTES, MAX_CHUNKS, MAX_TOTAL_BYTES
+from dockercomms.records import dataclass
 from dockercomms.transport.buffers import PIECE_BYTES, allocate
 from dockercomms.transport.tar import BLOCK_BYTES, END, padding_bytes
 

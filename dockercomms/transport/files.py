@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +33,7 @@ from dockercomms.errors import LimitError, LocalIOError, UsageError
 from dockercomms.oci.model import READ_BYTES
 from dockercomms.platforms import local_errors
 from dockercomms.protocol import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
+from dockercomms.records import dataclass
 from dockercomms.transport.links import resolve_link
 from dockercomms.transport.names import collision_key
 from dockercomms.transport.tar import (

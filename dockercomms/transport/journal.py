@@ -9,10 +9,10 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.records import dataclass
 
 DEFAULT_CONCURRENCY = 4
 """Chunks under way at once: enough to hide a registry's latency, little enough memory."""

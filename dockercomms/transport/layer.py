@@ -23,7 +23,6 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import BinaryIO, Literal, Protocol, cast
@@ -34,6 +33,7 @@ from dockercomms.errors import ProtocolError
 from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import MAX_ZSTD_WINDOW_BYTES, Compression
+from dockercomms.records import dataclass
 from dockercomms.transport.buffers import PIECE_BYTES, allocate
 from dockercomms.transport.chunks import Chunk, room_bytes
 from dockercomms.transport.tar import (

@@ -20,13 +20,14 @@ import json
 import os
 import stat
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from dockercomms.errors import LocalIOError, UsageError
 from dockercomms.platforms import local_errors
 from dockercomms.protocol import CONTENT_TYPE_FILES_TAR, NOTE_FILENAME
+from dockercomms.records import dataclass
 from dockercomms.transport.files import (
     FilesPlan,
     Identity,

@@ -18,11 +18,12 @@ from __future__ import annotations
 import io
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
 
 if TYPE_CHECKING:

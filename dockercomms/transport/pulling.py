@@ -15,7 +15,6 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import BinaryIO, cast
@@ -26,6 +25,7 @@ from dockercomms.oci.checked import ByteStream, FillingStream
 from dockercomms.oci.interface import Reader
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 from dockercomms.transport.buffers import PIECE_BYTES, Buffers
 from dockercomms.transport.chunks import join
 from dockercomms.transport.journal import (

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import BinaryIO, Literal
 
@@ -32,6 +32,7 @@ from dockercomms.protocol import (
     MAX_INLINE_TOTAL_BYTES,
     Compression,
 )
+from dockercomms.records import dataclass
 from dockercomms.transport.buffers import Buffers
 from dockercomms.transport.chunks import Chunk, choose_chunk_bytes, room_bytes, split
 from dockercomms.transport.journal import (

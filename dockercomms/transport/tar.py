@@ -15,11 +15,12 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.checked import ByteStream
 from dockercomms.protocol import MAX_TAR_PADDING_BYTES
+from dockercomms.records import dataclass
 
 BLOCK_BYTES = 512
 END = bytes(2 * BLOCK_BYTES)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +28,7 @@ from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import READ_BYTES
 from dockercomms.platforms import create_new, local_errors, sync_folder
 from dockercomms.protocol import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
+from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
 from dockercomms.transport.links import resolve_link
 from dockercomms.transport.names import collision_key, safe_component, safe_filename

@@ -23,13 +23,13 @@ import secrets
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dockercomms.errors import ConfigError, NotFoundError, UsageError
 from dockercomms.platforms import create_new, local_errors, sync_folder, write_all
+from dockercomms.records import dataclass
 from dockercomms.trust.keys import PublicKey, write_new
 from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root, Sender, TrustedKey
 from dockercomms.trust.policy_file import load_policy, parse_policy, read_policy_text

@@ -17,12 +17,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import canonical_json, parse_json
 from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE
+from dockercomms.records import dataclass
 from dockercomms.trust.dsse import Envelope
 from dockercomms.trust.members import (
     base64_bytes,

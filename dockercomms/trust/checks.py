@@ -14,7 +14,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
@@ -22,6 +22,7 @@ from dockercomms.errors import TooEarly, VerificationError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
+from dockercomms.records import dataclass
 from dockercomms.trust import dsse
 from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
 from dockercomms.trust.keyless import SigstoreRoots

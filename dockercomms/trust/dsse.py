@@ -10,8 +10,9 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from dockercomms.records import dataclass
 
 PAYLOAD_TYPE_INTOTO = "application/vnd.in-toto+json"
 

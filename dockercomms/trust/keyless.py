@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from dockercomms.errors import (
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
 from dockercomms.trust.policy import PUBLIC_ROOT, Root
 from dockercomms.trust.roots import KeylessProof, embedded, read_json, read_root, root_path

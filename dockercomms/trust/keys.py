@@ -21,7 +21,6 @@ import hashlib
 import os
 import secrets
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -37,6 +36,7 @@ from dockercomms.platforms import (
     rename_new,
     sync_folder,
 )
+from dockercomms.records import dataclass
 
 PRIVATE_KEY_MODE = 0o600
 MAX_KEY_FILE_BYTES = 64 * 1024

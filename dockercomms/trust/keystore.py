@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dockercomms.errors import UsageError
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 from dockercomms.trust.keys import PrivateKey, PublicKey, is_encrypted, read_key_file, write_new
 
 DEFAULT_KEY = "default"

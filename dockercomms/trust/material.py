@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from dockercomms.errors import ProtocolError, UsageError, VerificationError
 from dockercomms.oci.model import Digest, parse_json
+from dockercomms.records import dataclass
 from dockercomms.trust import dsse
 from dockercomms.trust.bundle import MAX_BUNDLE_BYTES, MAX_TIMESTAMPS, BundleKind, parse_envelope
 from dockercomms.trust.dsse import Envelope

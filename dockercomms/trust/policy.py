@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+from dockercomms.records import dataclass
 from dockercomms.trust.keys import PublicKey
 
 DEFAULT_CLOCK_SKEW = timedelta(minutes=5)

@@ -18,12 +18,12 @@ import stat
 import tomllib
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dockercomms.errors import ConfigError, DockerCommsError
 from dockercomms.platforms import local_errors, open_regular
+from dockercomms.records import dataclass
 from dockercomms.trust.keys import PublicKey
 from dockercomms.trust.policy import (
     DEFAULT_CLOCK_SKEW,

@@ -16,7 +16,6 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathlib import Path
 from dockercomms.errors import ConfigError, ProtocolError
 from dockercomms.oci.model import parse_json
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 from dockercomms.trust.members import json_object
 from dockercomms.trust.policy import Root
 

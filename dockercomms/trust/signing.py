@@ -16,12 +16,12 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from dockercomms.errors import VerificationError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest, matches
+from dockercomms.records import dataclass
 from dockercomms.trust import dsse
 from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json
 from dockercomms.trust.keys import PrivateKey

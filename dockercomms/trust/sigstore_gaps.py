@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dockercomms.errors import VerificationError
+from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

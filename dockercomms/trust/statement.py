@@ -21,7 +21,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 
 from dockercomms.errors import ProtocolError
 from dockercomms.manifest import Message, Receipt
@@ -32,6 +32,7 @@ from dockercomms.protocol import (
     format_time,
     parse_time,
 )
+from dockercomms.records import dataclass
 from dockercomms.trust.members import (
     base64_bytes,
     base64_text,

@@ -12,11 +12,11 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from dockercomms.errors import ConfigError, ProtocolError
 from dockercomms.fields import parse_time
+from dockercomms.records import dataclass
 from dockercomms.trust.members import base64_bytes, json_list, json_object, json_text
 
 _SHORTEST_CHAIN = 2

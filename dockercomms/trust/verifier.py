@@ -30,7 +30,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 from dockercomms.errors import (
@@ -41,6 +41,7 @@ from dockercomms.errors import (
     VerificationError,
 )
 from dockercomms.manifest import Message, Receipt
+from dockercomms.records import dataclass
 from dockercomms.trust import dsse
 from dockercomms.trust.bundle import BundleKind, SigstoreBundle
 from dockercomms.trust.checks import RULES, Claim, Evidence, Rules, Terms
