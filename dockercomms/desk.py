@@ -21,18 +21,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
+from typing import TYPE_CHECKING
 
-from dockercomms.approving import ObjectVerifier
 from dockercomms.inbox import Inbox
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.owner import Owner
 from dockercomms.platforms import Clock
 from dockercomms.polling import Discovery
-from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.stores import Store
 from dockercomms.verifying import MessageVerifier
+
+if TYPE_CHECKING:
+    from dockercomms.approving import ObjectVerifier
+    from dockercomms.receipts_verifying import ReceiptVerifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ class Desk:
         Raises:
             ConfigError, LocalIOError: as `verifier`.
         """
+        from dockercomms.receipts_verifying import ReceiptVerifier  # noqa: PLC0415 - few verbs need it
+
         owner = self.owner
         if not owner.verifies:
             return None
@@ -114,6 +119,8 @@ class Desk:
         Raises:
             ConfigError, LocalIOError: as `verifier`.
         """
+        from dockercomms.approving import ObjectVerifier  # noqa: PLC0415 - the same
+
         return ObjectVerifier(
             registry=self.store.registry,
             repository=self.store.repository,

@@ -28,27 +28,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, TypedDict, Unpack
+from typing import TYPE_CHECKING, BinaryIO, TypedDict, Unpack
 
-from dockercomms.approving import Signature, Verification
 from dockercomms.listing import InboxEntry, answer_to
 from dockercomms.mailbox_incoming import Incoming
 from dockercomms.mailbox_outgoing import Outgoing
 from dockercomms.mailbox_whole import Whole
 from dockercomms.owner import SigningOptions, TrustOptions
-from dockercomms.sending import Sent
 from dockercomms.stores import ConnectionSettings, Store, open_store
-from dockercomms.transport.transfer import Compress
+
+if TYPE_CHECKING:
+    from dockercomms.sending import Sent
+    from dockercomms.transport.transfer import Compress
 
 __all__ = [
     "ConnectionSettings",
     "InboxEntry",
     "Mailbox",
-    "Signature",
     "SigningOptions",
     "Store",
     "TrustOptions",
-    "Verification",
     "open_store",
 ]
 

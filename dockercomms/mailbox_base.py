@@ -16,19 +16,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from dockercomms.desk import Desk
-from dockercomms.inbox import PollResult
-from dockercomms.oci.retry import RetryHook
 from dockercomms.owner import Owner, SigningOptions, TrustOptions
 from dockercomms.platforms import Clock, SystemClock
-from dockercomms.polling import Discovery
-from dockercomms.publishing import NoticeHook, ReferrersIndex
-from dockercomms.receiving import Received
 from dockercomms.state import State, default_path
 from dockercomms.stores import ConnectionSettings, Store, default_mailbox, open_store
-from dockercomms.transport.transfer import Progress
+
+if TYPE_CHECKING:
+    from dockercomms.inbox import PollResult
+    from dockercomms.oci.retry import RetryHook
+    from dockercomms.polling import Discovery
+    from dockercomms.publishing import NoticeHook, ReferrersIndex
+    from dockercomms.receiving import Received
+    from dockercomms.transport.transfer import Progress
 
 
 class MailboxBase:

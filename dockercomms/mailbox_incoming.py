@@ -13,28 +13,24 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from dockercomms.approving import Signature, Verification, sign
 from dockercomms.errors import IntegrityError, NotFoundError, UsageError
-from dockercomms.handover import Command, parse_command
-from dockercomms.inbox import Entry, Inbox, PollResult
+from dockercomms.inbox import find_in, poll_all
 from dockercomms.listing import InboxEntry, inbox_entry
 from dockercomms.mailbox_base import MailboxBase
 from dockercomms.oci.model import Digest
+from dockercomms.polling import DEFAULT_INTERVAL_SECONDS
 from dockercomms.protocol import ReceiptStatus
-from dockercomms.receipts import acknowledge
-from dockercomms.receiving import Received, ReceiveOptions
-from dockercomms.rounds import Box, Round, find_in, poll_all
 from dockercomms.verifying import judge_entries
-from dockercomms.watching import (
-    DEFAULT_INTERVAL_SECONDS,
-    Ack,
-    Stop,
-    Watched,
-    Watcher,
-    WatchOptions,
-)
+
+if TYPE_CHECKING:
+    from dockercomms.approving import Signature, Verification
+    from dockercomms.handover import Command
+    from dockercomms.inbox import Entry, Inbox, PollResult
+    from dockercomms.receiving import Received, ReceiveOptions
+    from dockercomms.rounds import Round
+    from dockercomms.watching import Ack, Stop, Watched
 
 
 class Incoming(MailboxBase):
@@ -135,6 +131,8 @@ class Incoming(MailboxBase):
             SigningError, VerificationError: nothing was signed, and nothing added.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
+        from dockercomms.approving import sign  # noqa: PLC0415 - listing needs nothing of it
+
         signer = self._owner.signer()
         if signer is None:
             raise UsageError("signing is switched off")
@@ -165,6 +163,8 @@ class Incoming(MailboxBase):
             SigningError, RegistryError, NetworkError: the receipt stays stored, and is published
                 by a later `receive`.
         """
+        from dockercomms.receipts import acknowledge  # noqa: PLC0415 - the same
+
         inbox, entry = self._find(id)
         return acknowledge(
             self._store.registry,
@@ -220,6 +220,8 @@ class Incoming(MailboxBase):
             RegistryError, NetworkError: the registry did not let itself be looked at.
             LocalIOError: the state cannot be used.
         """
+        from dockercomms.receiving import ReceiveOptions  # noqa: PLC0415 - the same
+
         options = ReceiveOptions(
             out=Path(out),
             flat=flat,
@@ -239,6 +241,8 @@ class Incoming(MailboxBase):
 
     def _round(self, options: ReceiveOptions) -> Round:
         """Return a round by the policy as it is now."""
+        from dockercomms.rounds import Box, Round  # noqa: PLC0415 - the same
+
         return Round(
             boxes=[Box(inbox, self._desk.verifier(inbox)) for inbox in self._desk.inboxes()],
             registry=self._store.registry,
@@ -292,6 +296,10 @@ class Incoming(MailboxBase):
                 what may pass.
             LocalIOError: the state, or the command, cannot be used.
         """
+        from dockercomms.handover import parse_command  # noqa: PLC0415 - the same
+        from dockercomms.receiving import ReceiveOptions  # noqa: PLC0415 - the same
+        from dockercomms.watching import Watcher, WatchOptions  # noqa: PLC0415 - the same
+
         if isinstance(command, str):
             command = parse_command(command)
         options = ReceiveOptions(

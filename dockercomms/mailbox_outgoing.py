@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from dockercomms.errors import NotFoundError
 from dockercomms.mailbox_base import MailboxBase
 from dockercomms.oci.model import Digest
-from dockercomms.outbox import OutboxEntry, list_outbox, wait_for_answers
 from dockercomms.protocol import DEFAULT_TTL_SECONDS, MAX_TEXT_BYTES
-from dockercomms.publishing import Notice
-from dockercomms.receipts import ReceiptEntry, list_receipts
-from dockercomms.sending import SendOptions, Sent, send
-from dockercomms.transport.payload import payload_of
-from dockercomms.transport.transfer import Compress
+
+if TYPE_CHECKING:
+    from dockercomms.outbox import OutboxEntry
+    from dockercomms.receipts import ReceiptEntry
+    from dockercomms.sending import Sent
+    from dockercomms.transport.transfer import Compress
 
 
 class Outgoing(MailboxBase):
@@ -83,6 +83,10 @@ class Outgoing(MailboxBase):
             SigningError, VerificationError: it could not be signed; nothing was published.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
+        from dockercomms.publishing import Notice  # noqa: PLC0415 - who receives needs none of it
+        from dockercomms.sending import SendOptions, send  # noqa: PLC0415 - the same
+        from dockercomms.transport.payload import payload_of  # noqa: PLC0415 - the same
+
         payload = payload_of(
             [Path(path) for path in paths],
             name=name,
@@ -145,6 +149,8 @@ class Outgoing(MailboxBase):
         *,
         wanted: Collection[Digest] | None = None,
     ) -> list[ReceiptEntry]:
+        from dockercomms.receipts import list_receipts  # noqa: PLC0415 - the same
+
         found: list[ReceiptEntry] = []
         missing: NotFoundError | None = None
         verifier = self._desk.receipt_verifier(senders)
@@ -178,6 +184,8 @@ class Outgoing(MailboxBase):
         Raises:
             RegistryError, NetworkError: the registry cannot tell.
         """
+        from dockercomms.outbox import list_outbox  # noqa: PLC0415 - the same
+
         rows = self._state.outbox.rows(self.repo)
         senders = dict.fromkeys(row.sender for row in rows)
         receipts = self._receipts_for(senders)
@@ -200,7 +208,9 @@ class Outgoing(MailboxBase):
         Raises:
             RegistryError, NetworkError: the registry cannot tell.
         """
-        waited = [sent] if isinstance(sent, Sent) else list(sent)
+        from dockercomms.outbox import wait_for_answers  # noqa: PLC0415 - the same
+
+        waited = list(sent) if isinstance(sent, Sequence) else [sent]
         senders = dict.fromkeys(one.sender for one in waited)
         messages = {one.digest for one in waited}
         return wait_for_answers(

@@ -56,6 +56,9 @@ from dockercomms.state.progress_rows import Capabilities, Progress
 
 Discovery = Literal["auto", "referrers", "tags"]
 
+DEFAULT_INTERVAL_SECONDS = 30
+"""How often a watch looks, unless it is told otherwise."""
+
 FIRST_PASS_DAYS = 30
 """How far back anchors are asked for where tags cannot be listed and nothing is known yet: four
 times the default time to live, and one request for each day."""

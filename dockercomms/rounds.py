@@ -26,7 +26,7 @@ from dockercomms.errors import (
     UsageError,
     VerificationError,
 )
-from dockercomms.inbox import Entry, Inbox, PollResult
+from dockercomms.inbox import Entry, Inbox, PollResult, find_in, poll_all
 from dockercomms.oci.interface import Registry
 from dockercomms.platforms import Clock
 from dockercomms.publishing import NoticeHook, Publisher
@@ -217,56 +217,6 @@ class Round:
                 publisher.notify(
                     "receipt-waits", f"{publisher.repo}: a receipt has to wait: {error}"
                 )
-
-
-def poll_all(
-    inboxes: Sequence[Inbox], *, complete: bool = False, watching: bool = False
-) -> PollResult:
-    """Look at the repository for each of several names; return how that went altogether.
-
-    Args:
-        inboxes: One for each name.
-        complete: Look at the whole repository, whatever is known already.
-        watching: Look no further than to a bell that is silent, if nothing else is due.
-
-    Raises:
-        RegistryError, NetworkError: the registry did not let itself be looked at.
-        LocalIOError: the state cannot be used.
-    """
-    polls = [inbox.poll(complete=complete, watching=watching) for inbox in inboxes]
-    return PollResult(
-        complete=all(poll.complete for poll in polls),
-        errors=tuple(error for poll in polls for error in poll.errors),
-        repository_missing=all(poll.repository_missing for poll in polls),
-        idle=all(poll.idle for poll in polls),
-        rang=any(poll.rang for poll in polls),
-        clock_skew_seconds=polls[-1].clock_skew_seconds,
-    )
-
-
-def find_in(inboxes: Sequence[Inbox], prefix: str) -> tuple[int, Entry]:
-    """Return the one message that begins with `prefix`, and the number of its inbox.
-
-    Raises:
-        NotFoundError: it is in none of them.
-        IntegrityError: the same, and something there cannot be read.
-        UsageError: `prefix` is too short, or several messages begin with it.
-    """
-    found: list[tuple[int, Entry]] = []
-    missing: NotFoundError | IntegrityError | None = None
-    for number, inbox in enumerate(inboxes):
-        try:
-            found.append((number, inbox.find(prefix)))
-        except (NotFoundError, IntegrityError) as error:
-            missing = error
-    if len(found) > 1:
-        raise UsageError(
-            f"{len(found)} messages begin with {prefix!r:.100}",
-            hint="\n".join(f"{entry.digest or entry.key}, for {entry.me}" for _, entry in found),
-        )
-    for one in found:
-        return one
-    raise missing or AssertionError("internal: no inbox to find anything in")
 
 
 def _held_back(entry: Entry) -> Received:

@@ -46,7 +46,7 @@ from dockercomms.inbox import Inbox
 from dockercomms.landing import delivery_key
 from dockercomms.manifest import Message
 from dockercomms.platforms import Clock
-from dockercomms.polling import PollResult
+from dockercomms.polling import DEFAULT_INTERVAL_SECONDS, PollResult
 from dockercomms.protocol import MessageHeader, ReceiptStatus
 from dockercomms.publishing import Notice, NoticeHook
 from dockercomms.receipts import publish_receipt, store_receipt
@@ -56,8 +56,6 @@ from dockercomms.rounds import Round
 from dockercomms.state.handover_rows import Handover
 from dockercomms.state.locks import sweep_locks, try_shared_lock
 from dockercomms.state.receipt_rows import ReceiptRow
-
-DEFAULT_INTERVAL_SECONDS = 30
 
 JITTER = 0.2
 """Waits differ by so much to either side, so that a fleet that starts together drifts apart."""

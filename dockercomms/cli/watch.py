@@ -85,7 +85,7 @@ def watch_command(
     watch after the message in hand. Piped, a message is a line of JSON.
     """
     from dockercomms.handover import DEFAULT_TIMEOUT_SECONDS, parse_command
-    from dockercomms.watching import DEFAULT_INTERVAL_SECONDS
+    from dockercomms.polling import DEFAULT_INTERVAL_SECONDS
 
     warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
     refuse_network(session, offline=offline)
