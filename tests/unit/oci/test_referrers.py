@@ -24,6 +24,7 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_MANIFEST,
     Descriptor,
     Digest,
+    Index,
     canonical_json,
     digest_of,
     parse_index,
@@ -264,6 +265,49 @@ def test_append_entry_adds_once(store):
     assert append_entry(store, R, SUBJECT, entry(2)) is True
     assert append_entry(store, R, SUBJECT, entry(1)) is True
     assert tag_schema_entries(store, R, SUBJECT) == (entry(1), entry(2))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_append_entry_writes_what_put_index_would(count):
+    store = MemoryRegistry()
+    prepared(store)
+    put_index(store, R, SUBJECT, [entry(1), entry(2)][:count])
+    append_entry(store, R, SUBJECT, entry(3))
+    appended = store.get_tag(R, referrers_tag(SUBJECT)).read()
+    put_index(store, R, SUBJECT, [*[entry(1), entry(2)][:count], entry(3)])
+    assert store.get_tag(R, referrers_tag(SUBJECT)).read() == appended
+
+
+@pytest.mark.parametrize("change", ["indented", "annotated", "without a media type"])
+def test_append_entry_to_an_index_that_others_wrote(change):
+    store = MemoryRegistry()
+    prepared(store)
+    index = json.loads(Index(manifests=(entry(1), entry(2))).to_bytes())
+    if change == "annotated":
+        index["annotations"] = {"who": "somebody"}
+    if change == "without a media type":
+        del index["mediaType"]
+    data = json.dumps(index, indent=1 if change == "indented" else None).encode()
+    store.push_manifest(R, data, MEDIA_TYPE_INDEX, tags=(referrers_tag(SUBJECT),))
+    assert append_entry(store, R, SUBJECT, entry(2)) is True
+    assert store.get_tag(R, referrers_tag(SUBJECT)).read() == data
+    assert append_entry(store, R, SUBJECT, entry(3)) is True
+    assert tag_schema_entries(store, R, SUBJECT) == (entry(1), entry(2), entry(3))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [[1], ["x"], [{}], [{"digest": 7}], [{"digest": "sha256:short"}], [{"digest": None}], {}, "x"],
+    ids=repr,
+)
+def test_append_entry_leaves_alone_what_only_looks_like_an_index(entries):
+    index = {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": entries}
+    with serving(DISTRIBUTION) as (server, registry):
+        data, tag = canonical_json(index), referrers_tag(SUBJECT)
+        server.put_manifest_raw(R, data, tag=tag, media_type=MEDIA_TYPE_INDEX)
+        with pytest.raises(ProtocolError):
+            append_entry(registry, R, SUBJECT, entry(2))
+        assert server.count("PUT") == 0
 
 
 def test_append_entry_known_already_is_not_written():
