@@ -34,7 +34,7 @@ from dockercomms.errors import (
 from dockercomms.manifest import parse_bundle
 from dockercomms.oci.interface import BlobReader, Reader, read_all
 from dockercomms.oci.model import MEDIA_TYPE_EMPTY_CONFIG, Descriptor, Digest
-from dockercomms.oci.referrers import tag_schema_entries
+from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE
 from dockercomms.records import dataclass
 from dockercomms.seeking import seek_tags

@@ -42,7 +42,7 @@ from dockercomms.oci.interface import ProgressHook
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.location import Location
 from dockercomms.oci.model import EMPTY_CONFIG, Descriptor, Digest, parse_children
-from dockercomms.oci.referrers import put_index, tag_schema_entries
+from dockercomms.oci.tag_schema import put_index, tag_schema_entries
 from dockercomms.protocol import (
     anchor_tag,
     bundle_tag,

@@ -23,7 +23,7 @@ from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.interface import Lister, Reader, TagPage
 from dockercomms.oci.model import MEDIA_TYPE_EMPTY_CONFIG, Descriptor, Digest
 from dockercomms.oci.reference import is_valid_tag
-from dockercomms.oci.referrers import tag_schema_entries
+from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.protocol import (
     ARTIFACT_TYPE_MESSAGE,
     MAX_PAGES,

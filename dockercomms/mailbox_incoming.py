@@ -60,8 +60,7 @@ class Incoming(MailboxBase):
         for inbox in inboxes:
             listed = inbox.entries(since=since, all=all)
             verifier = self._desk.verifier(inbox)
-            if verifier is not None:
-                judge_entries(inbox, listed, verifier)
+            if verifier is not None and judge_entries(inbox, listed, verifier):
                 listed = inbox.entries(since=since, all=all)
             judged = {} if verifier is None else self._state.trust.judged(inbox.me, self.repo)
             entries += [

@@ -50,7 +50,7 @@ from dockercomms.oci.model import (
     Digest,
     digest_of,
 )
-from dockercomms.oci.referrers import append_entry, put_index, tag_schema_entries
+from dockercomms.oci.tag_schema import append_entry, put_index, tag_schema_entries
 from dockercomms.platforms import Clock
 from dockercomms.protocol import (
     MAX_FALLBACK_INDEX_ENTRIES,

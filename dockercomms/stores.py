@@ -17,18 +17,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dockercomms.errors import UsageError
-from dockercomms.oci.archive_layout import ArchiveRegistry
-from dockercomms.oci.client import HTTPRegistry
-from dockercomms.oci.credentials import Credentials, DockerConfig
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
-from dockercomms.oci.retry import RateLimiter, RetryHook, RetryPolicy
 from dockercomms.platforms import Clock, SystemClock
 from dockercomms.records import dataclass
+
+if TYPE_CHECKING:
+    from dockercomms.oci.client import HTTPRegistry
+    from dockercomms.oci.credentials import Credentials
+    from dockercomms.oci.retry import RateLimiter, RetryHook, RetryPolicy
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 """How long a registry may be silent: some collect garbage for half a minute."""
@@ -225,6 +227,8 @@ def open_local(
         clock: Ours.
     """
     if is_archive:
+        from dockercomms.oci.archive_layout import ArchiveRegistry  # noqa: PLC0415 - rarely wanted
+
         return ArchiveRegistry(path, create=create, clock=clock)
     return LayoutRegistry(path, create=create, clock=clock)
 
@@ -252,6 +256,10 @@ def open_registry(
         UsageError: `host` is none, or a password stands without a user name.
         ConfigError: the file of logins is wrong.
     """
+    from dockercomms.oci.client import HTTPRegistry  # noqa: PLC0415 - a folder needs none of this
+    from dockercomms.oci.credentials import DockerConfig  # noqa: PLC0415 - the same
+    from dockercomms.oci.retry import RetryPolicy  # noqa: PLC0415 - the same
+
     settings = settings or ConnectionSettings()
     return HTTPRegistry(
         host,
@@ -273,6 +281,8 @@ def _credentials(settings: ConnectionSettings) -> Credentials | None:
         if settings.password is not None:
             raise UsageError("a password without a user name", hint="give --username")
         return None
+    from dockercomms.oci.credentials import Credentials  # noqa: PLC0415 - the same
+
     return Credentials(
         username=settings.username, password=settings.password or "", source="--username"
     )

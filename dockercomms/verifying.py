@@ -392,7 +392,7 @@ def judge_entries(
     *,
     insist: bool = False,
     concurrency: int = 4,
-) -> None:
+) -> bool:
     """Judge the messages that are listed as new, or held by the policy and due; rows remember it.
 
     What the same policy has let pass before is not asked for again: whoever receives it checks it
@@ -400,14 +400,19 @@ def judge_entries(
 
     What cannot be fetched now stays as it is, and is told by whoever receives it.
 
+    Returns:
+        Whether any was looked at, so that its row may say something else now.
+
     Raises:
         ConfigError, LocalIOError: the policy's roots, or the state.
     """
     messages = []
+    looked = False
     proven = frozenset() if insist else verifier.proven()
     for entry in entries:
         due = insist or (_is_due(entry) and entry.digest not in proven)
         if entry.header is not None and due:
+            looked = True
             try:
                 messages.append(inbox.fetch(entry))
             except (RegistryError, NetworkError, ProtocolError):
@@ -419,12 +424,15 @@ def judge_entries(
         except (RegistryError, NetworkError, ProtocolError):
             return None
 
+    if not messages:
+        return looked
     with workers(concurrency) as pool:
         verdicts = list(pool.map(judge, messages))
     with inbox.batch():
         for message, verdict in zip(messages, verdicts, strict=True):
             if isinstance(verdict, Withheld):
                 set_withheld(inbox, message, verdict)
+    return looked
 
 
 def set_withheld(inbox: Inbox, message: Message, verdict: Withheld) -> None:

@@ -7,6 +7,7 @@ It appears when it is whole. Names that a registry chose (`reg get`) are another
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
@@ -19,7 +20,7 @@ from dockercomms.cli.render import visible
 from dockercomms.errors import LocalIOError, ProtocolError, UsageError
 from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.model import READ_BYTES, parse_json
-from dockercomms.platforms import local_errors
+from dockercomms.platforms import begin_writing, local_errors
 
 if TYPE_CHECKING:
     from dockercomms.cli.render import Screen
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from dockercomms.oci.model import Descriptor, Digest
 
 STDOUT = "-"
+BEGUN_BYTES = 8 * 2**20
+"""So much of a file is written before the disk is told to begin with it."""
+
 SHOWN_BYTES = 16 * 2**20
 """Less than this is over before a bar is seen."""
 
@@ -106,12 +110,17 @@ def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: 
     Raises:
         LocalIOError: the target cannot be written.
     """
-    done = 0
+    is_new = isinstance(target, io.BufferedRandom)  # as `new_file` opens it, which will wait for it
+    done = begun = 0
     with contextlib.closing(_read_ahead(source, small=total <= READ_BYTES)) as pieces:
         for piece in pieces:
             with local_errors(what):
                 _write(target, piece)
-            done += len(piece)
+                done += len(piece)
+                if is_new and done - begun >= BEGUN_BYTES:
+                    target.flush()
+                    begin_writing(target.fileno(), begun, done)
+                    begun = done
             show(done, total)
     return done
 

@@ -94,8 +94,8 @@ def _list_referrer(session: Session, opened: Opened, data: bytes, done: Descript
 
     Source: distribution-spec v1.1.1, "Pushing Manifests with Subject".
     """
-    from dockercomms.oci.referrers import append_entry
     from dockercomms.oci.stored import read_facts, referrer_entry
+    from dockercomms.oci.tag_schema import append_entry
 
     facts = read_facts(data, done.digest)
     registry, repository = opened.registry, opened.repository
@@ -320,7 +320,7 @@ def _unlist_referrer(session: Session, opened: Opened, subject: Digest, digest: 
     Source: distribution-spec v1.1.1, "Referrers Tag Schema".
     """
     from dockercomms.errors import DockerCommsError
-    from dockercomms.oci.referrers import remove_entry
+    from dockercomms.oci.tag_schema import remove_entry
 
     try:
         remove_entry(opened.registry, opened.repository, subject, digest)

@@ -46,10 +46,10 @@ from dockercomms.oci.model import (
     matches,
     parse_children,
 )
-from dockercomms.oci.referrers import put_index, tag_schema_entries
 from dockercomms.oci.selection import INDEX_MEDIA_TYPES
 from dockercomms.oci.stored import referrer_entry
 from dockercomms.oci.streaming import StoppedError
+from dockercomms.oci.tag_schema import put_index, tag_schema_entries
 from dockercomms.oci.trees import Node, Plan, Planner, Sources
 
 T = TypeVar("T")

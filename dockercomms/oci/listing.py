@@ -26,8 +26,9 @@ from dockercomms.oci.headers import next_link
 from dockercomms.oci.interface import TagPage
 from dockercomms.oci.model import Descriptor, Digest, parse_json
 from dockercomms.oci.reading import HTTPReader
-from dockercomms.oci.referrers import MAX_LIST_BYTES, MAX_PAGES, ReferrersAPI, tag_schema_entries
+from dockercomms.oci.referrers import MAX_LIST_BYTES, MAX_PAGES, ReferrersAPI
 from dockercomms.oci.scope import Scope
+from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.records import dataclass
 
 _BAD_REQUEST = 400

@@ -41,7 +41,6 @@ from dockercomms.oci.interface import (
     TagPage,
 )
 from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, matches
-from dockercomms.oci.referrers import tag_schema_entries
 from dockercomms.oci.stored import (
     ManifestFacts,
     StoredReader,
@@ -56,6 +55,7 @@ from dockercomms.oci.stored import (
     referrer_entry,
     tag_pages,
 )
+from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.platforms import Clock, SystemClock
 from dockercomms.records import dataclass
 

@@ -22,7 +22,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import local_errors
+from dockercomms.platforms import begin_writing, local_errors
 from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
 
@@ -98,10 +98,8 @@ class _FilePlaces:
                 raise LocalIOError("payload: what was written cannot be read back")
             hashed.update(view[:count])
             at += count
-        if hasattr(os, "posix_fadvise"):
-            # Linux begins to write it to the disk now, and fsync at the end has less to wait for
-            with local_errors(_WHAT):
-                os.posix_fadvise(self.handle, start, stop - start, os.POSIX_FADV_DONTNEED)
+        with local_errors(_WHAT):
+            begin_writing(self.handle, start, stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,7 @@ class Bench:
         costs: dict[str, list[Cost]] = {label: [] for label in commands}
         for number in range(self.rounds):
             for label, command in commands.items():
+                os.sync()  # what the one before left to be written is not this one's to wait for
                 begin = time.perf_counter()
                 known = command()
                 taken = known if isinstance(known, Cost) else Cost(time.perf_counter() - begin)

@@ -35,7 +35,7 @@ from dockercomms.oci.model import (
     Digest,
     digest_of,
 )
-from dockercomms.oci.referrers import put_index
+from dockercomms.oci.tag_schema import put_index
 from dockercomms.platforms import SystemClock
 from dockercomms.protocol import (
     ARTIFACT_TYPE_BUNDLE,

@@ -29,7 +29,7 @@ from dockercomms.oci.model import (
     Descriptor,
     digest_of,
 )
-from dockercomms.oci.referrers import put_index
+from dockercomms.oci.tag_schema import put_index
 from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, bundle_tag
 from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
 from dockercomms.trust.checks import MAX_BUNDLES

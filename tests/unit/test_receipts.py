@@ -15,7 +15,7 @@ from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
 )
-from dockercomms.oci.referrers import tag_schema_entries
+from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.protocol import (
     parse_tag,
     receipt_id,

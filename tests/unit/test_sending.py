@@ -25,7 +25,7 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_MANIFEST,
     digest_of,
 )
-from dockercomms.oci.referrers import put_index, tag_schema_entries
+from dockercomms.oci.tag_schema import put_index, tag_schema_entries
 from dockercomms.protocol import (
     PREDICATE_TYPE_MESSAGE,
     anchor_tag,

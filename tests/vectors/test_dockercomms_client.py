@@ -28,7 +28,7 @@ from dockercomms.oci.model import (
     Descriptor,
     digest_of,
 )
-from dockercomms.oci.referrers import append_entry
+from dockercomms.oci.tag_schema import append_entry
 from tests.fakes.clock import FakeClock
 from tests.fakes.images import artifact
 from tests.fakes.registry import DISTRIBUTION, OLAREG, FakeRegistry
@@ -174,7 +174,7 @@ DIFFERENCES: dict[tuple[str, str], tuple[list[str], str]] = {
     },
     (NO_API, "PushManifest of a bundle with subject (first)"): (
         [f"PUT /v2/{BOX}/manifests/271e34c28784 201"],
-        "the client puts what it is given; `referrers.append_entry` adds it to the tag schema",
+        "the client puts what it is given; `tag_schema.append_entry` adds it to the tag schema",
     ),
     (NO_API, "Referrers, all"): (
         [f"{SCHEMA} 200"],

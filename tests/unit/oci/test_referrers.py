@@ -30,14 +30,9 @@ from dockercomms.oci.model import (
     parse_index,
 )
 from dockercomms.oci.reference import referrers_tag
-from dockercomms.oci.referrers import (
-    ZERO_DIGEST,
-    append_entry,
-    put_index,
-    remove_entry,
-    tag_schema_entries,
-)
+from dockercomms.oci.referrers import ZERO_DIGEST
 from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.tag_schema import append_entry, put_index, remove_entry, tag_schema_entries
 from tests.fakes.registry import (
     DISTRIBUTION,
     GGCR,
