@@ -183,7 +183,9 @@ class ObjectVerifier:
             raise Unsigned(f"receipt of {receipt.recipient!r:.100}: not signed")
         bundle = layer_content(self.registry, self.repository, receipt.layers[0])
         trust = self._trust_of(receipt.sender)
-        verifier = ReceiptVerifier(repo=self.repo, clock=self.clock, trust=trust)
+        verifier = ReceiptVerifier(
+            repo=self.repo, clock=self.clock, registry=self.registry, trust=trust
+        )
         return Verification(
             what="receipt",
             digest=receipt.descriptor.digest,

@@ -111,7 +111,13 @@ class Desk:
             return None
         trust = owner.trust()
         trust = replace(trust, me=tuple(dict.fromkeys((*trust.me, *senders))))
-        return ReceiptVerifier(repo=self.store.repo, clock=self.clock, trust=trust, pin=owner.pin)
+        return ReceiptVerifier(
+            repo=self.store.repo,
+            clock=self.clock,
+            registry=self.store.registry,
+            trust=trust,
+            pin=owner.pin,
+        )
 
     def object_verifier(self) -> ObjectVerifier:
         """Return what says who signed any object, by the policy as it is now.

@@ -17,8 +17,9 @@ from dataclasses import replace
 
 from dockercomms.errors import UnknownSender, VerificationError
 from dockercomms.manifest import Receipt
+from dockercomms.oci.interface import Reader
 from dockercomms.platforms import Clock
-from dockercomms.trust.checks import RULES, Claim, Rules, check_age
+from dockercomms.trust.checks import RULES, Claim, Rules, Terms, check_age
 from dockercomms.trust.verifier import Verified, key_of_new_sender, verify_receipt
 from dockercomms.trusting import Pin, SignatureStatus, Trust
 
@@ -29,6 +30,7 @@ class ReceiptVerifier:
     Args:
         repo: The whole name of the repository they are in.
         clock: The time.
+        registry: Where they are; by its clock they may be judged as well. None: by ours alone.
         trust: Whom we believe.
         pin: Pins the key of a recipient who is not in the policy; None: nobody's is.
         rules: What is checked.
@@ -39,16 +41,22 @@ class ReceiptVerifier:
         *,
         repo: str,
         clock: Clock,
+        registry: Reader | None = None,
         trust: Trust,
         pin: Pin | None = None,
         rules: Rules = RULES,
     ) -> None:
         self._repo = repo
         self._clock = clock
+        self._registry = registry
         self._trust = trust
         self._pin = pin
         # Proof does not grow old: `max_age` is about what is let in.
         self._rules = rules.without(check_age)
+
+    def _terms(self) -> Terms:
+        theirs = None if self._registry is None else self._registry.server_time()
+        return self._trust.terms(self._repo, self._clock, theirs)
 
     def prove(self, receipt: Receipt, bundle: bytes) -> Verified:
         """Return who signed a receipt.
@@ -58,7 +66,7 @@ class ReceiptVerifier:
             VerificationError: the bundle does not prove that they wrote it.
             ConfigError, LocalIOError: a root cannot be read.
         """
-        terms = self._trust.terms(self._repo, self._clock)
+        terms = self._terms()
         return verify_receipt(receipt, [bundle], terms, rules=self._rules)
 
     def verify(self, receipt: Receipt, bundle: bytes) -> tuple[SignatureStatus, Verified | None]:
@@ -78,7 +86,7 @@ class ReceiptVerifier:
     def _pinned(self, receipt: Receipt, bundle: bytes) -> Verified | None:
         if self._pin is None:
             return None
-        terms = self._trust.terms(self._repo, self._clock)
+        terms = self._terms()
         try:
             key, verified = key_of_new_sender(
                 Claim.of_receipt(receipt), [bundle], terms, rules=self._rules

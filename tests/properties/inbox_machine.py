@@ -254,7 +254,8 @@ class InboxMachine(RuleBasedStateMachine):
         with self.mailbox(ALICE) as mailbox:
             found = mailbox.receipts()
         said = {(entry.message, entry.status) for entry in found}
-        assert len(found) == len(said)
+        listed = {(entry.message, entry.status, entry.signature_status) for entry in found}
+        assert len(found) == len(said if strict else listed)
         assert {entry.signer for entry in found} <= ({BOB} if strict else {BOB, None})
         collected = {letter.digest for letter in self.letters if HERE not in letter.places}
         assert said <= self.receipts[HERE]
@@ -340,7 +341,9 @@ class InboxMachine(RuleBasedStateMachine):
         ):
             run = mailbox.relay(target=open_store(other.repo, clock=self.clock, create=True))
             assert [relayed.error for relayed in run.run() if relayed.status == "failed"] == []
-        carried = {x.digest for x in self.letters if source in x.places and not x.is_past(now)}
+        held = [letter for letter in self.letters if source in letter.places]
+        # What is past its time is not carried; where it is already, its receipts still come to it.
+        carried = {x.digest for x in held if target in x.places or not x.is_past(now)}
         for letter in self.letters:
             if letter.digest in carried:
                 letter.places.add(target)

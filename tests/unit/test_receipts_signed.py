@@ -31,6 +31,7 @@ from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.state.trust_rows import JudgedRow
 from dockercomms.trust.policy import Policy, Sender
 from dockercomms.trusting import Trust
+from tests.fakes.clock import FakeClock
 from tests.fakes.mail import (
     ALICE,
     BOB,
@@ -416,3 +417,19 @@ def test_receipts_are_read_from_the_registry_once(mail):
         mail.reader.get_manifest(REPOSITORY, only(mail).descriptor.digest), MAX_MANIFEST_BYTES
     )
     assert parse_receipt(data).layers[0].data is not None
+
+
+@pytest.mark.parametrize(("registry_is_known", "status"), [(True, "valid"), (False, "invalid")])
+def test_receipt_is_judged_by_the_later_of_both_clocks(mail, registry_is_known, status):
+    sent = mail.send()
+    write(mail, sent, signer=BOB_SIGNS)
+    slow = FakeClock(mail.clock.now() - timedelta(hours=1))
+    trust = Trust(policy=KNOWS_BOB, me=(ALICE,), roots=ROOTS)
+    registry = mail.registry if registry_is_known else None
+    judging = ReceiptVerifier(repo=REPO, clock=slow, registry=registry, trust=trust)
+    receipt = only(mail)
+    bundle, _ = read_all(
+        mail.reader.get_blob(REPOSITORY, receipt.layers[0].digest), receipt.layers[0].size
+    )
+
+    assert judging.verify(receipt, bundle)[0] == status
