@@ -40,6 +40,10 @@ def main(
         from dockercomms.cli.session import process_session
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # while a class was made
+            sys.exit(INTERRUPTED)
+        raise
     code = run(words, process_session(mailbox_factory))
     if code == INTERRUPTED:
         _leave_at_once(code)

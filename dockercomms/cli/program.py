@@ -93,6 +93,8 @@ def run(arguments: Sequence[str], session: Session) -> int:
         local = LocalIOError(f"{error.filename or 'standard output'}: {error.strerror or error}")
         return _tell(session, error, failures.explain(local), local.exit_code)
     except Exception as error:  # noqa: BLE001 - the edge: nobody above could say it better
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python says so of classes being made
+            return _tell(session, error, failures.INTERRUPTION, failures.INTERRUPTED)
         return _tell(session, error, failures.explain_internal(error), failures.INTERNAL_ERROR)
 
 

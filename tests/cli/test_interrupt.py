@@ -50,6 +50,26 @@ def test_process_that_is_told_to_stop_exits_130(tmp_path: Path, number: signal.S
     ]
 
 
+class MakesAClass(FakeMailbox):
+    """Is interrupted where Python wraps whatever is raised, as imports may be."""
+
+    def inbox(self, **_: Any) -> Any:
+        class Field:
+            def __set_name__(self, owner: type, name: str) -> None:
+                raise KeyboardInterrupt
+
+        class Made:
+            field = Field()
+
+        return Made
+
+
+def test_interrupt_while_a_class_is_made_is_one() -> None:
+    result = invoke(["inbox"], factory=MakesAClass())
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "interrupted" in result.stderr
+
+
 # --- Ctrl-C behind the publication ---------------------------------------------------------------
 
 
