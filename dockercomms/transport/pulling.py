@@ -187,7 +187,7 @@ def _pull_at_once(
     )
     hashed = hashlib.sha256()
     following = 0
-    running = run_window(tasks, concurrency=concurrency, stop=puller.stop)
+    running = run_window(tasks, concurrency=concurrency, stop=puller.stop, alone=len(missing) == 1)
     with puller.rooms.lend() as room, looped(running) as window:
         for number, _ in window:
             index = missing[number].index

@@ -123,7 +123,8 @@ def push_payload(
             partial(pusher.push, index, chunk)
             for index, chunk in enumerate(reading.chunks(stream, cut, room, payload.filename))
         )
-        running = run_window(tasks, concurrency=concurrency + ENCODERS, stop=stop)
+        alone = payload.total_bytes is not None and payload.total_bytes <= cut
+        running = run_window(tasks, concurrency=concurrency + ENCODERS, stop=stop, alone=alone)
         with looped(running) as window:
             for index, result in window:
                 results[index] = result

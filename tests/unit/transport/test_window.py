@@ -150,3 +150,21 @@ def test_window_that_is_left_early_has_no_work_left(fails):
         loop()
     with pytest.raises(CancelledError):
         stop.check()
+
+
+def test_window_of_one_runs_in_the_callers_thread():
+    found = run_window([threading.get_ident] * 2, concurrency=3, stop=Stop(), alone=True)
+    with looped(found) as window:
+        assert list(window) == [(0, threading.get_ident()), (1, threading.get_ident())]
+
+
+def test_window_of_one_that_fails_is_stopped():
+    stop = Stop()
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        list(run_window([fail], concurrency=3, stop=stop, alone=True))
+    with pytest.raises(CancelledError):
+        stop.check()
