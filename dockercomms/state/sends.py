@@ -146,10 +146,12 @@ class Sends:
                 row = self._interrupted(repo, source, now, stack, forget=again)
             if row is None:
                 row = SendRow(
-                    id=str(uuid.uuid4()), repo=repo, sender=sender, recipient=recipient, started=now
+                    id=self._new_id(stack),
+                    repo=repo,
+                    sender=sender,
+                    recipient=recipient,
+                    started=now,
                 )
-                # The lock comes first: a row without a living holder counts as interrupted.
-                stack.enter_context(try_lock(self._lock_path(row.id)))
                 self._insert(row, source)
             yield row
 
@@ -300,6 +302,17 @@ class Sends:
             return _send_row(row)
         return None
 
+    def _new_id(self, stack: contextlib.ExitStack) -> str:
+        """Return the id of a new row, its lock on `stack`.
+
+        The lock comes first: a row without a living holder counts as interrupted. One whose file
+        a `_sweep` saw before we held it is given up.
+        """
+        while True:
+            found = str(uuid.uuid4())
+            if stack.enter_context(try_lock(self._lock_path(found))):
+                return found
+
     def _insert(self, row: SendRow, source: str | None) -> None:
         self.database.execute(
             """INSERT INTO sends (id, repo, source, sender, recipient, started)
@@ -316,9 +329,16 @@ class Sends:
             with try_lock(self._lock_path(row["id"])) as held:
                 if held:
                     self.forget(row["id"])
-        for path in self._folder.glob("*.lock"):  # of processes that were killed
-            with try_lock(path):
-                pass
+        paths = list(self._folder.glob("*.lock"))
+        if paths:
+            # Of processes that were killed. Never that of a row that is still to be continued: who
+            # runs it again meanwhile would take us for its living sender, and send another message.
+            rows = self.database.rows("SELECT id FROM sends WHERE published IS NULL")
+            unfinished = {row["id"] for row in rows}
+            for path in paths:
+                if path.stem not in unfinished:
+                    with try_lock(path):
+                        pass
         for table, column, age in (
             ("sends", "published", timedelta(seconds=KEEP_DELIVERED_SECONDS)),
             ("blobs", "confirmed", KEEP_BLOBS),

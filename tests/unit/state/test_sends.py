@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 
 import pytest
 
 from dockercomms.oci.model import Descriptor, digest_of
-from dockercomms.state import State
+from dockercomms.state import State, sends
 from dockercomms.state.sends import SendJournal
 from tests.fakes.clock import FakeClock
 
@@ -121,6 +122,39 @@ def test_claim_leaves_no_lock_behind(state, clock, tmp_path):
     start(state, clock)
 
     assert list((tmp_path / "sends").iterdir()) == []
+
+
+def test_claim_never_takes_the_lock_of_what_another_is_about_to_continue(
+    state, clock, tmp_path, monkeypatch
+):
+    """Not even for a moment: who wants to continue it would take us for its living sender."""
+    killed = start(state, clock)
+    (tmp_path / "sends").mkdir(exist_ok=True)
+    left = [tmp_path / "sends" / f"{name}.lock" for name in (killed, "of-a-finished-one")]
+    for path in left:
+        path.touch()
+    taken = []
+    real = sends.try_lock
+    monkeypatch.setattr(sends, "try_lock", lambda path: taken.append(path) or real(path))
+    start(state, clock, source="another")
+    assert left[0] not in taken
+    assert left[1] in taken
+    assert not left[1].exists()
+    assert start(state, clock) == killed
+
+
+def test_claim_of_a_new_one_holds_a_lock_whoever_sweeps(state, clock, monkeypatch):
+    refused = []
+    real = sends.try_lock
+
+    def try_lock(path):
+        refused.append(path)
+        return contextlib.nullcontext(False) if len(refused) == 1 else real(path)
+
+    monkeypatch.setattr(sends, "try_lock", try_lock)
+    with claim(state, clock) as row:
+        assert [path.stem for path in refused[1:]] == [row.id]
+        assert row.id != refused[0].stem
 
 
 def test_claim_lets_go_after_an_error(state, clock):
