@@ -97,12 +97,14 @@ def run_window(
 
 def _in_turn(tasks: Iterable[Callable[[], T]], stop: Stop) -> Iterator[tuple[int, T]]:
     """Yield the number and result of each task, run in the caller's thread."""
+    whole = False
     try:
         for number, task in enumerate(tasks):
             yield number, task()
-    except BaseException:
-        stop.set()
-        raise
+        whole = True
+    finally:
+        if not whole:
+            stop.set()
 
 
 @contextlib.contextmanager
