@@ -39,8 +39,10 @@ from dockercomms.errors import (
 from dockercomms.inventory import (
     Fetched,
     attached_to,
+    digest_at,
     fetch,
     fetch_all,
+    has_manifest,
     is_past,
     list_tags,
     message_about,
@@ -378,7 +380,7 @@ class Collector:
         try:
             self.registry.delete_manifest(self.repository, digest)
         except NotFoundError as error:
-            if self._is_there(digest):
+            if has_manifest(self.registry, self.repository, digest):
                 # ECR answers so to every deletion
                 raise Unsupported(error.message, status=error.status) from error
         except RegistryError as error:
@@ -402,18 +404,8 @@ class Collector:
             return False
         return bool(tags)
 
-    def _is_there(self, digest: Digest) -> bool:
-        try:
-            self.registry.resolve_manifest(self.repository, digest)
-        except NotFoundError:
-            return False
-        return True
-
     def _points_at(self, tag: str, digest: Digest) -> bool:
-        try:
-            return self.registry.resolve_tag(self.repository, tag).digest == digest
-        except NotFoundError:
-            return False
+        return digest_at(self.registry, self.repository, tag) == digest
 
     def _explained(self, error: RegistryError) -> RegistryError:
         """Return a refusal with what to do instead."""

@@ -108,6 +108,23 @@ class HeldTag:
     """When a bundle or receipt was published, as a unix time."""
 
 
+def has_manifest(reader: Reader, repository: str, digest: Digest) -> bool:
+    """Return whether a repository has a manifest, under whatever tag."""
+    try:
+        reader.resolve_manifest(repository, digest)
+    except NotFoundError:
+        return False
+    return True
+
+
+def digest_at(reader: Reader, repository: str, tag: str) -> Digest | None:
+    """Return what a tag points at, None if it is not there."""
+    try:
+        return reader.resolve_tag(repository, tag).digest
+    except NotFoundError:
+        return None
+
+
 def list_tags(
     lister: ListingReader, repository: str, prefix: str, *, start_after: Sequence[str] = ()
 ) -> Iterator[HeldTag]:

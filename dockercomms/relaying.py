@@ -47,7 +47,9 @@ from dockercomms.inventory import (
     Attached,
     HeldTag,
     attached_to,
+    digest_at,
     fetch_all,
+    has_manifest,
     is_past,
     message_about,
     message_head,
@@ -277,25 +279,14 @@ class Relay:
         known = [key for key in scope if key in there]
 
         def ask(key: Key) -> Digest | None:
-            return self._digest_at(self.target, there[key])
+            return digest_at(self.target.registry, self.target.repository, there[key])
 
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
             found = zip(known, executor.map(ask, known), strict=True)
             return {key: it for key, it in found if it and message_head(it) == key[1]}
 
-    def _digest_at(self, store: Store, tag: str) -> Digest | None:
-        try:
-            return store.registry.resolve_tag(store.repository, tag).digest
-        except NotFoundError:
-            return None
-
     def _is_there(self, digest: Digest) -> bool:
-        """Return whether the target has a manifest, under whatever tag."""
-        try:
-            self.target.registry.resolve_manifest(self.target.repository, digest)
-        except NotFoundError:
-            return False
-        return True
+        return has_manifest(self.target.registry, self.target.repository, digest)
 
     # --- what is missing -------------------------------------------------------------------------
 
@@ -364,7 +355,7 @@ class Relay:
         """Yield the receipts under `tags` that the target lacks."""
 
         def is_missing(tag: HeldTag) -> bool:
-            digest = self._digest_at(self.source, tag.name)
+            digest = digest_at(self.source.registry, self.source.repository, tag.name)
             if digest is None or digest in self._seen:
                 return False
             return not (self._there.has(tag) and self._is_there(digest))
