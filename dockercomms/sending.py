@@ -338,11 +338,22 @@ class _Sending:
         return bundle
 
     def _push_bundle(self, draft: Draft, bundle: bytes | None, *, fresh: bool) -> None:
-        if bundle is not None:
-            index = self.order.options.referrers_index
-            self.publisher.push_bundle(
-                draft.message.descriptor.bare(), bundle, index=index, fresh=fresh
-            )
+        if bundle is None:
+            return
+        push = partial(
+            self.publisher.push_bundle,
+            draft.message.descriptor.bare(),
+            bundle,
+            index=self.order.options.referrers_index,
+        )
+        try:
+            push(fresh=fresh)
+        except RegistryError as error:
+            if not lacks_blobs(error):
+                raise
+            # What was believed to be there is gone, or is being written once more this moment
+            self._repair(draft)
+            push(fresh=False)
 
     # --- 6 and 7: publication --------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ class Task:
     kills: int = 0
     told: str = ""
     """The digest that was printed."""
+    left: str = ""
+    """The id in the journal of one that was killed at or after its PUT."""
 
 
 def state_path(home: Path) -> Path:

@@ -322,21 +322,23 @@ def test_send_fails_when_the_tag_is_refused_and_not_there(mail):
     assert bell_tag(RT) not in mail.tags()
 
 
-def test_send_repairs_blobs_the_registry_has_lost(mail):
+@pytest.mark.parametrize("put", [f"inbox-{RT}-20261120-", "bundle-"], ids=["message", "bundle"])
+def test_send_repairs_blobs_the_registry_has_lost(mail, put):
     lost = []
 
     def before(name, said):
-        if name == "push_manifest" and parse_tag(said[3][0]).kind == "message" and not lost:
+        if name == "push_manifest" and said[3][0].startswith(put) and not lost:
             held = mail.reader._repositories[REPOSITORY]
             lost.extend(held.blobs)
             held.blobs.clear()
 
     mail.registry.before = before
 
-    sent = mail.send()
+    sent = mail.send(signer=ALICE_SIGNS)
 
-    assert len(lost) == 2
+    assert len(lost) == 3
     assert EMPTY_CONFIG.digest in lost
+    assert len([tag for tag in mail.tags() if tag.startswith("bundle-")]) == 1
     assert message_at(mail, sent.tag).digest == sent.digest
     for chunk in message_at(mail, sent.tag).chunks:
         mail.reader.resolve_blob(REPOSITORY, chunk.descriptor.digest)
