@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 from dockercomms.transport.window import Stop
 
-PIECE_BYTES = 512 * 2**10
+PIECE_BYTES = 2**18
 """How much is read, hashed or decoded at once: what is touched again is still in the cache."""
 
 MAPPED_BYTES = 2**18
