@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
-from typing import BinaryIO, Literal, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, cast
 
 import zstandard
 
@@ -45,6 +45,9 @@ from dockercomms.transport.tar import (
     write_header,
 )
 from dockercomms.transport.zstd_frames import FrameReader
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 
 def _optional(name: str) -> ModuleType | None:
@@ -134,9 +137,13 @@ def encode(
     """
     room = allocate(layer_bytes(chunk.size)) if into is None else into
     tar = _tar(chunk, index)
-    size = _zstd(tar, room) if compression == "zstd" else _gzip(tar, room, engine)
-    content = room[:size]
-    return Layer(content, Digest(f"sha256:{hashlib.sha256(content).hexdigest()}"))
+    hashed = hashlib.sha256()
+    if compression == "zstd":
+        size = _zstd(tar, room, hashed)
+    else:
+        size = _gzip(tar, room, engine)
+        hashed.update(room[:size])
+    return Layer(room[:size], Digest(f"sha256:{hashed.hexdigest()}"))
 
 
 def _tar(chunk: Chunk, index: int) -> memoryview:
@@ -148,15 +155,19 @@ def _tar(chunk: Chunk, index: int) -> memoryview:
     return tar
 
 
-def _zstd(tar: memoryview, room: memoryview) -> int:
-    """Write one frame with content size and checksum; raw blocks where nothing shrinks."""
+def _zstd(tar: memoryview, room: memoryview, hashed: _Hash) -> int:
+    """Write one frame with content size and checksum, and hash each piece while it is in the cache.
+
+    Raw blocks where nothing shrinks.
+    """
     compressor = zstandard.ZstdCompressor(
         level=ZSTD_LEVEL, write_checksum=True, write_content_size=True
     )
     # Straight into our buffer: `compress` would allocate one for each chunk
     reader = compressor.stream_reader(tar, size=len(tar), closefd=False)
     size = 0
-    while count := reader.readinto(room[size:]):
+    while count := reader.readinto(room[size : size + PIECE_BYTES]):
+        hashed.update(room[size : size + count])
         size += count
     return size
 

@@ -63,7 +63,7 @@ def test_split_reads_a_chunk_only_when_it_is_asked_for():
 
 def test_split_shows_each_piece_in_order():
     seen = []
-    data = bytes(range(256)) * 2**13
+    data = bytes(range(256)) * (4 * PIECE_BYTES // 256)
     chunks = split(
         io.BytesIO(data), 2 * PIECE_BYTES + 1, seen=lambda piece: seen.append(bytes(piece))
     )
