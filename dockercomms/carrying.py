@@ -52,7 +52,7 @@ from dockercomms.protocol import (
     receipts_tag,
     recipient_tag,
 )
-from dockercomms.publishing import Publisher, lacks_blobs
+from dockercomms.publishing import Publisher, put_or_repair
 from dockercomms.stores import Store
 
 _TagAt = Callable[[datetime], str]
@@ -155,17 +155,14 @@ class Carrier(AbstractContextManager["Carrier"]):
         drawn = publisher.draw_time(rt)
         self._note_anchor(rt, drawn.date())
         tag = message_tag(rt, drawn, message.digest)
-        try:
-            publisher.put(data, tag=tag)
-        except RegistryError as error:
-            if not lacks_blobs(error):
-                raise
-            # Collected since they were seen there
+
+        def repair() -> None:
             blobs = parse_children(data).blobs
             self._there.difference_update(blob.digest for blob in blobs)
             publisher.ensure_config(ask=True)
             self._copy(blobs)
-            publisher.put(data, tag=tag)
+
+        put_or_repair(partial(publisher.put, data, tag=tag), repair)
         self._newest[rt] = data
         if message.subject is not None:
             publisher.add_to_index(message.subject.digest, message.descriptor, "auto")

@@ -31,7 +31,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dockercomms.bundles import BUNDLE_CONTENT, BUNDLE_PREDICATE_TYPE
 from dockercomms.errors import (
@@ -70,6 +70,8 @@ from dockercomms.state.progress_rows import Capabilities
 
 ReferrersIndex = Literal["auto", "never", "always"]
 """Whether the fallback index is written: where the registry has no referrers API, or as said."""
+
+T = TypeVar("T")
 
 REFUSED_STATUSES = frozenset({400, 403, 409, 412})
 """How registries refuse to move a tag: immutable tags (ECR, Harbor), tag policies, conditions."""
@@ -114,6 +116,23 @@ def lacks_blobs(error: RegistryError) -> bool:
     return error.status in MISSING_STATUSES or isinstance(
         error, ManifestBlobUnknown | NotFoundError
     )
+
+
+def put_or_repair(put: Callable[[], T], repair: Callable[[], None]) -> T:
+    """Return what `put` does; where it lacks blobs, once more after `repair` has brought them back.
+
+    What was believed to be there may be gone, or be written once more by somebody this moment.
+
+    Raises:
+        RegistryError: refused for something else, or again. As `put` and `repair`.
+    """
+    try:
+        return put()
+    except RegistryError as error:
+        if not lacks_blobs(error):
+            raise
+        repair()
+        return put()
 
 
 def bundle_layer(content: bytes) -> Descriptor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from dockercomms.errors import (
     AuthError,
@@ -57,7 +58,7 @@ from dockercomms.publishing import (
     Publisher,
     ReferrersIndex,
     bundle_layer,
-    lacks_blobs,
+    put_or_repair,
 )
 from dockercomms.receipts_listing import ReceiptEntry, list_receipts
 from dockercomms.state import State
@@ -199,14 +200,7 @@ def publish_receipt(
         row = _signed(publisher, row, signer)
         if row.published is not None:
             return row.digest
-        try:
-            _put(publisher, row)
-        except RegistryError as error:
-            if not lacks_blobs(error):
-                raise
-            publisher.state.sends.forget_store(publisher.repo)
-            publisher.ensure_config(ask=True)
-            _put(publisher, row)
+        put_or_repair(partial(_put, publisher, row), partial(_repair, publisher))
     except DockerCommsError as error:
         publisher.state.receipts.record_failed(
             row.number, next_try=_next_try(error, row.tries, publisher.clock.now())
@@ -215,6 +209,12 @@ def publish_receipt(
     publisher.state.receipts.record_published(row.number, now=publisher.clock.now())
     publisher.add_to_index(row.message, parse_receipt(row.manifest).descriptor, publisher.index)
     return row.digest
+
+
+def _repair(publisher: Publisher) -> None:
+    """Believe nothing that was known of the store, and make sure of the one blob that is named."""
+    publisher.state.sends.forget_store(publisher.repo)
+    publisher.ensure_config(ask=True)
 
 
 def _signed(publisher: Publisher, row: ReceiptRow, signer: Signer | None) -> ReceiptRow:

@@ -54,7 +54,7 @@ from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, CLOCK_WARN_SECONDS, message_tag, parse_tag
 from dockercomms.proving import prove_own
-from dockercomms.publishing import NoticeHook, Publisher, lacks_blobs
+from dockercomms.publishing import NoticeHook, Publisher, put_or_repair
 from dockercomms.records import dataclass
 from dockercomms.rehearsal import Rehearsal
 from dockercomms.state import State
@@ -345,15 +345,9 @@ class _Sending:
             draft.message.descriptor.bare(),
             bundle,
             index=self.order.options.referrers_index,
+            fresh=fresh,
         )
-        try:
-            push(fresh=fresh)
-        except RegistryError as error:
-            if not lacks_blobs(error):
-                raise
-            # What was believed to be there is gone, or is being written once more this moment
-            self._repair(draft)
-            push(fresh=False)
+        put_or_repair(push, partial(self._repair, draft))
 
     # --- 6 and 7: publication --------------------------------------------------------------------
 
@@ -362,13 +356,7 @@ class _Sending:
         publisher = self.publisher
         tag = row.tag
         if tag is None or not publisher.holds(tag, draft.message.digest):
-            try:
-                tag = self._put(row, draft)
-            except RegistryError as error:
-                if not lacks_blobs(error):
-                    raise
-                self._repair(draft)
-                tag = self._put(row, draft)
+            tag = put_or_repair(partial(self._put, row, draft), partial(self._repair, draft))
         return tag
 
     def announce(self, draft: Draft) -> None:
