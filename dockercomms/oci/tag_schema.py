@@ -9,7 +9,7 @@ Source: distribution-spec v1.1.1, "Referrers Tag Schema".
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from dockercomms.errors import ManifestUnknown, NameUnknown, ProtocolError
 from dockercomms.oci.interface import Reader, Registry, read_all
@@ -87,10 +87,11 @@ def append_entry(
     if data is None:
         put_index(registry, repository, subject, (entry,))
         return True
-    listed: Collection[str] | None = _listed_digests(data)
+    listed = _listed_digests(data)
     if listed is None:
-        data = Index(manifests=_parsed(data, repository, subject)).to_bytes()  # as we write it
-        listed = _listed_digests(data) or ()
+        entries = _parsed(data, repository, subject)
+        data = Index(manifests=entries).to_bytes()  # as we write it
+        listed = {known.digest for known in entries}
     if entry.digest in listed:
         return True
     if len(listed) >= max_entries:
@@ -110,7 +111,7 @@ def _is_ours(data: bytes) -> bool:
     return data.startswith(_START) and data.endswith(_END)
 
 
-def _listed_digests(data: bytes) -> set[str] | None:
+def _listed_digests(data: bytes) -> set[Digest] | None:
     """Return what an index lists, None if it is not of our making or not quite one.
 
     A sender adds to an index of hundreds with every message: checking each word of each entry took

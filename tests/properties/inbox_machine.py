@@ -311,7 +311,7 @@ class InboxMachine(RuleBasedStateMachine):
 
         By the later of his clock and the registry's: a folder has none but his.
         """
-        now = max(self.bobs.now(), self.clock.now() if place == HERE else self.bobs.now())
+        now = max(self.bobs.now(), self.clock.now()) if place == HERE else self.bobs.now()
         early = (letter.created - now).total_seconds()
         return self.trusted and early <= MAX_EARLY_SECONDS
 
