@@ -138,7 +138,7 @@ def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryv
             yield data
         return
     from dockercomms.oci.checked import FillingStream
-    from dockercomms.transport.window import workers
+    from dockercomms.transport.window import Stop, workers
 
     def fill(room: memoryview) -> int:
         if isinstance(source, FillingStream):
@@ -147,13 +147,16 @@ def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryv
         room[: len(data)] = data
         return len(data)
 
-    free: SimpleQueue[memoryview | None] = SimpleQueue()
+    stop = Stop()
+    free: SimpleQueue[memoryview] = SimpleQueue()
     full: SimpleQueue[memoryview] = SimpleQueue()
 
     def read() -> None:
         count = 1
         try:
-            while count and (room := free.get()) is not None:
+            while count:
+                room = free.get()
+                stop.check()
                 count = fill(room)
                 full.put(room[:count])
         finally:
@@ -169,7 +172,8 @@ def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryv
                 free.put(memoryview(piece.obj))
             reading.result()
         finally:
-            free.put(None)
+            stop.set()
+            free.put(memoryview(b""))  # wakes who waits for one
 
 
 def _write(target: BinaryIO, piece: bytes | memoryview) -> None:
