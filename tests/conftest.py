@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
+
 MEMORY = Path("/dev/shm")
 """Linux has a file system in memory here, where `fsync` costs nothing: 45 s instead of 61."""
 ROOM_BYTES = 2 << 30
@@ -27,13 +29,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give this process, and those it starts, folders that are nobody's.
 
-    One key serves all tests of a process: one person on one machine, who trusts themselves.
+    One key serves all tests of a process: one person on one machine, who trusts themselves. It is
+    made here: what makes it says so, and no test is to hear that because it happens to come first.
     """
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))
         for kind in ("CONFIG", "DATA", "STATE"):
             patch.setenv(f"XDG_{kind}_HOME", str(folder / kind.lower()))
+        KeyStore(default_keys_folder(os.environ)).ensure(DEFAULT_KEY)
         yield
 
 
