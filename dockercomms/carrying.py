@@ -42,6 +42,7 @@ from dockercomms.oci.interface import ProgressHook
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.location import Location
 from dockercomms.oci.model import EMPTY_CONFIG, Descriptor, Digest, parse_children
+from dockercomms.oci.repair import put_or_repair
 from dockercomms.oci.tag_schema import put_index, tag_schema_entries
 from dockercomms.protocol import (
     anchor_tag,
@@ -52,7 +53,7 @@ from dockercomms.protocol import (
     receipts_tag,
     recipient_tag,
 )
-from dockercomms.publishing import Publisher, put_or_repair
+from dockercomms.publishing import Publisher
 from dockercomms.stores import Store
 
 _TagAt = Callable[[datetime], str]

@@ -31,12 +31,11 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime
-from typing import Literal, TypeVar
+from typing import Literal
 
 from dockercomms.bundles import BUNDLE_CONTENT, BUNDLE_PREDICATE_TYPE
 from dockercomms.errors import (
     DockerCommsError,
-    ManifestBlobUnknown,
     NotFoundError,
     RegistryError,
 )
@@ -71,13 +70,8 @@ from dockercomms.state.progress_rows import Capabilities
 ReferrersIndex = Literal["auto", "never", "always"]
 """Whether the fallback index is written: where the registry has no referrers API, or as said."""
 
-T = TypeVar("T")
-
 REFUSED_STATUSES = frozenset({400, 403, 409, 412})
 """How registries refuse to move a tag: immutable tags (ECR, Harbor), tag policies, conditions."""
-
-MISSING_STATUSES = frozenset({400, 404})
-"""How registries refuse a manifest whose blobs they do not have (measured: 400 on most)."""
 
 _UNMOVABLE_STATUSES = REFUSED_STATUSES | {405}
 
@@ -109,30 +103,6 @@ NoticeHook = Callable[[Notice], None]
 def was_refused(error: RegistryError) -> bool:
     """Return whether a PUT was refused as it stands, so that the tag's content decides."""
     return error.status in REFUSED_STATUSES
-
-
-def lacks_blobs(error: RegistryError) -> bool:
-    """Return whether a manifest may have been refused for blobs that are not there."""
-    return error.status in MISSING_STATUSES or isinstance(
-        error, ManifestBlobUnknown | NotFoundError
-    )
-
-
-def put_or_repair(put: Callable[[], T], repair: Callable[[], None]) -> T:
-    """Return what `put` does; where it lacks blobs, once more after `repair` has brought them back.
-
-    What was believed to be there may be gone, or be written once more by somebody this moment.
-
-    Raises:
-        RegistryError: refused for something else, or again. As `put` and `repair`.
-    """
-    try:
-        return put()
-    except RegistryError as error:
-        if not lacks_blobs(error):
-            raise
-        repair()
-        return put()
 
 
 def bundle_layer(content: bytes) -> Descriptor:

@@ -31,6 +31,7 @@ from dockercomms.errors import (
 from dockercomms.manifest import ManifestBuilder, Message, parse_message, parse_receipt
 from dockercomms.oci.interface import Registry, read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest
+from dockercomms.oci.repair import put_or_repair
 from dockercomms.platforms import Clock
 from dockercomms.protocol import (
     CREATED_AT,
@@ -58,7 +59,6 @@ from dockercomms.publishing import (
     Publisher,
     ReferrersIndex,
     bundle_layer,
-    put_or_repair,
 )
 from dockercomms.receipts_listing import ReceiptEntry, list_receipts
 from dockercomms.state import State

@@ -51,10 +51,11 @@ from dockercomms.errors import ConfigError, RegistryError
 from dockercomms.manifest import parse_message
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Digest
+from dockercomms.oci.repair import put_or_repair
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, CLOCK_WARN_SECONDS, message_tag, parse_tag
 from dockercomms.proving import prove_own
-from dockercomms.publishing import NoticeHook, Publisher, put_or_repair
+from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.records import dataclass
 from dockercomms.rehearsal import Rehearsal
 from dockercomms.state import State

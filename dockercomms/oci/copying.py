@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from dockercomms.errors import (
@@ -46,6 +47,7 @@ from dockercomms.oci.model import (
     matches,
     parse_children,
 )
+from dockercomms.oci.repair import put_or_repair
 from dockercomms.oci.selection import INDEX_MEDIA_TYPES
 from dockercomms.oci.stored import referrer_entry
 from dockercomms.oci.streaming import StoppedError
@@ -107,10 +109,9 @@ def copy_manifest(
         top = plan.nodes[found.digest]
         followed = any(top.digest in node.needs for node in plan.nodes.values())
         work.put_manifests(plan, but=None if followed else top.digest)
-        content = top.content
         if not published and (target.tag is not None or not (top.present or followed)):
-            put_manifest(target, content.data, content.descriptor.media_type, top.digest)
-    return content.descriptor.bare()
+            work.put_node(top, target)
+    return top.content.descriptor.bare()
 
 
 def ensure_manifest(
@@ -162,7 +163,7 @@ def ensure_manifest(
         work = TreeCopy(target, executor, progress)
         work.send_blobs(plan)
         work.put_manifests(plan, but=None)
-    return put_manifest(target, data, media_type, digest)
+        return work.put(target, data, media_type, digest, blobs=plan.blobs)
 
 
 def push_image(
@@ -194,8 +195,9 @@ def push_image(
     for layer in (image.config_blob, *image.layers):
         blobs[layer.descriptor.digest] = (layer.descriptor, layer.reader, layer.repository)
     with _executor(concurrency) as executor:
-        TreeCopy(target, executor, progress).send(tuple(blobs.values()))
-    return put_manifest(target, image.data, image.descriptor.media_type, digest)
+        work = TreeCopy(target, executor, progress)
+        work.send(tuple(blobs.values()))
+        return work.put(target, image.data, image.descriptor.media_type, digest, blobs=blobs)
 
 
 def push_index(target: Location, index: Index) -> Descriptor:
@@ -241,6 +243,7 @@ class TreeCopy:
         self._progress = progress
         self._luck = TargetLuck()
         self._stop = threading.Event()
+        self._sent: dict[Digest, tuple[Descriptor, Reader, str]] = {}
 
     def send_blobs(self, plan: Plan) -> None:
         """Copy all blobs of the plan.
@@ -252,16 +255,11 @@ class TreeCopy:
 
     def send(self, blobs: tuple[tuple[Descriptor, Reader, str], ...]) -> None:
         """Copy blobs, each from its store and repository, the largest first."""
+        self._sent.update({item[0].digest: item for item in blobs})
         total = TotalProgress(sum(blob.size for blob, _, _ in blobs), self._progress)
 
         def send_one(item: tuple[Descriptor, Reader, str]) -> None:
-            blob, reader, repository = item
-            copy = BlobCopy(reader, repository, self._target, luck=self._luck, stop=self._stop)
-            try:
-                copy.run(blob.digest, known=blob, progress=total.part(blob.size))
-            except NotFoundError:
-                if not _is_undistributed(blob.media_type):
-                    raise
+            self._send_one(item, total.part(item[0].size))
 
         # The largest first: what is begun last is then short, and all threads end together
         ordered = sorted(blobs, key=lambda item: -item[0].size)
@@ -270,7 +268,7 @@ class TreeCopy:
     def put_manifests(self, plan: Plan, *, but: Digest | None) -> None:
         """Put the plan's manifests that the target lacks, except `but`, and list the referrers."""
         for wave in plan.waves():
-            self._run(self._put, [node for node in wave if node.digest != but])
+            self._run(self.put_node, [node for node in wave if node.digest != but])
         referrers = plan.referrers()
         if referrers and self._wants_tag_schema():
             for subject, nodes in referrers.items():
@@ -286,10 +284,51 @@ class TreeCopy:
             return True
         return not registry.referrers_supported(self._target.repository)
 
-    def _put(self, node: Node) -> None:
-        put_manifest(
-            self._target, node.content.data, node.content.descriptor.media_type, node.digest
-        )
+    def put_node(self, node: Node, target: Location | None = None) -> None:
+        """Put one manifest of the plan, under the target's tag; None: by its digest."""
+        content, target = node.content, target or self._target
+        blobs = [blob.digest for blob in node.blobs]
+        self.put(target, content.data, content.descriptor.media_type, node.digest, blobs=blobs)
+
+    def put(
+        self,
+        target: Location,
+        data: bytes,
+        media_type: str,
+        digest: Digest,
+        *,
+        blobs: Iterable[Digest],
+    ) -> Descriptor:
+        """Put a manifest; if the target denies its blobs, they are sent once more before.
+
+        One after the other and without progress, as this may run in one of the threads.
+
+        Args:
+            target: Under its tag, by its digest where it has none.
+            data: The manifest or index.
+            media_type: Its media type.
+            digest: Its digest.
+            blobs: What it is made of, of what was sent.
+        """
+
+        def send_again() -> None:
+            for blob in blobs:
+                if blob in self._sent:
+                    self._send_one(self._sent[blob], None)
+
+        put = partial(put_manifest, target, data, media_type, digest)
+        return put_or_repair(put, send_again)
+
+    def _send_one(
+        self, item: tuple[Descriptor, Reader, str], progress: ProgressHook | None
+    ) -> None:
+        blob, reader, repository = item
+        copy = BlobCopy(reader, repository, self._target, luck=self._luck, stop=self._stop)
+        try:
+            copy.run(blob.digest, known=blob, progress=progress)
+        except NotFoundError:
+            if not _is_undistributed(blob.media_type):
+                raise
 
     def _list(self, subject: Digest, nodes: Iterable[Node]) -> None:
         """Add referrers to the tag schema's index of their subject, in one PUT."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,11 @@ from dockercomms.errors import (
     ManifestBlobUnknown,
     NameUnknown,
     NetworkError,
+    NotFoundError,
     ProtocolError,
     RegistryError,
 )
-from dockercomms.oci.copying import ensure_manifest, push_image, push_index
+from dockercomms.oci.copying import copy_manifest, ensure_manifest, push_image, push_index
 from dockercomms.oci.inspection import get_image
 from dockercomms.oci.location import Location
 from dockercomms.oci.memory import MemoryRegistry
@@ -25,11 +27,13 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_MANIFEST,
     Index,
     digest_of,
+    parse_children,
 )
 from dockercomms.oci.reference import Reference
 from dockercomms.oci.retry import RetryPolicy
-from tests.fakes.images import holds, image, index_of, push, push_tree
+from tests.fakes.images import Built, holds, image, index_of, push, push_tree
 from tests.fakes.registry import DISTRIBUTION, Fault
+from tests.fakes.watched import WatchedRegistry
 from tests.unit.oci.registries import R, serving
 
 CHILDREN = (image(1, architecture="amd64"), image(2, architecture="arm64"))
@@ -168,3 +172,54 @@ def test_push_index_needs_its_manifests() -> None:
     assert push_index(named, index).digest == named.digest
     with pytest.raises(DigestMismatch):
         push_index(named, Index())
+
+
+def losing(times: int) -> WatchedRegistry:
+    """Return a registry that has lost what it was sent when a manifest follows, as many times."""
+    memory, left = MemoryRegistry(), [times]
+
+    def before(name: str, said: tuple[Any, ...]) -> None:
+        if name != "push_manifest" or said[2] != MEDIA_TYPE_MANIFEST or not left[0]:
+            return
+        left[0] -= 1
+        for blob in parse_children(said[1], where="test").blobs:
+            with suppress(NotFoundError):
+                memory.delete_blob(said[0], blob.digest)
+
+    return WatchedRegistry(memory, before=before)
+
+
+def copy_it(source: MemoryRegistry, tree: Built, target: Location) -> None:
+    copy_manifest(Location(source, R, tag="v1"), target)
+
+
+def ensure_it(source: MemoryRegistry, tree: Built, target: Location) -> None:
+    ensure_manifest(target, tree.data, tree.media_type, {"": Location(source, R)})
+
+
+@pytest.mark.parametrize("publish", [copy_it, ensure_it])
+@pytest.mark.parametrize("children", [CHILDREN[:1], CHILDREN])
+def test_blobs_that_are_denied_once_they_were_sent_are_sent_again(
+    publish: Any, children: tuple[Built, ...]
+) -> None:
+    source, target = MemoryRegistry(), losing(1)
+    tree = push_tree(source, R, children, "v1")
+    publish(source, tree, Location(target, "to", tag="v2"))
+    assert target.inner.resolve_tag("to", "v2").digest == tree.descriptor.digest
+    assert all(holds(target.inner, "to", child) for child in children)
+
+
+def test_blobs_of_a_single_image_that_are_denied_are_sent_again() -> None:
+    source, built = MemoryRegistry(), image(layers=2)
+    push(source, R, built, "v1")
+    whole = get_image(source, Reference.parse("memory.example/team/box:v1"))
+    for times, publish in (
+        (1, lambda place: push_image(place, whole)),
+        (1, lambda place: copy_manifest(Location(source, R, tag="v1"), place)),
+        (2, lambda place: ensure_it(source, built, place)),  # it asks by a first refusal
+    ):
+        target = losing(times)
+        publish(Location(target, "to", tag="v1"))
+        assert holds(target.inner, "to", built)
+    with pytest.raises(ManifestBlobUnknown):
+        push_image(Location(losing(2), "to", tag="v1"), whole)
