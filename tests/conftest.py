@@ -47,12 +47,11 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the quick tier write to memory, if there is room; what kills and what is large does not.
+    """Let all but tests/real write to memory, if there is room: what is large does not.
 
     The folder is left where a test failed, until the next run.
     """
-    is_quick = any(Path(path).match("tests/real") for path in config.getoption("ignore") or ())
-    if not is_quick or hasattr(config, "workerinput") or "TMPDIR" in os.environ:
+    if has_real(config) or hasattr(config, "workerinput") or "TMPDIR" in os.environ:
         return
     if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
         return
@@ -63,6 +62,14 @@ def pytest_configure(config: pytest.Config) -> None:
     folder.mkdir(mode=0o700)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     config.stash[_FOLDER] = folder
+
+
+def has_real(config: pytest.Config) -> bool:
+    """Return whether a run has tests/real in it, or may have."""
+    if any(Path(path).match("tests/real") for path in config.getoption("ignore") or ()):
+        return False
+    named = [Path(arg.partition("::")[0]) for arg in config.args]
+    return any(path.name == "tests" or "real" in path.parts or path == Path() for path in named)
 
 
 def is_alive(name: str) -> bool:

@@ -181,7 +181,8 @@ class LayoutFiles:
                     )
                 data = stream.read(MAX_INDEX_BYTES)
         self._check_version()
-        index = parse_layout_index(data, where=str(self._index_path))
+        known = EMPTY_INDEX if cached is None else cached[1]
+        index = parse_layout_index(data, where=str(self._index_path), known=known)
         self._cached = (_generation(state), index)
         return index
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dockercomms.errors import IntegrityError, UsageError
+from dockercomms.errors import IntegrityError, ProtocolError, UsageError
 from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
+    ANNOTATION_REF_NAME,
     MEDIA_TYPE_MANIFEST,
     MEDIA_TYPE_OCTET_STREAM,
     Descriptor,
@@ -197,12 +198,79 @@ def test_layout_index_is_a_map_of_tags_and_a_set_of_manifests(steps: list[tuple[
             index = index.without_manifest(step[1].digest)
             held.discard(step[1].digest)
             tags = {tag: digest for tag, digest in tags.items() if digest != step[1].digest}
-        index = parse_layout_index(index.to_bytes(), where="index.json")
+        before, data = index, index.to_bytes()
+        index = parse_layout_index(data, where="index.json")
+        assert_same(parse_layout_index(data, where="index.json", known=before), index)
         assert index.tags() == sorted(tags)
         assert {tag: index.tagged(tag).digest for tag in tags} == tags  # type: ignore[union-attr]
         assert {entry.digest for entry in index.manifests()} == held
         # One entry a tag, and one without a tag for each manifest that has none.
         assert len(index.entries) == len(tags) + len(held - set(tags.values()))
+
+
+ODD = st.sampled_from(
+    [
+        {"urls": ["},{"]},
+        {"x": [{}, {}]},
+        {"annotations": {"a": '"},{"', "b": "\u2028\\"}},
+        {"data": "e30=", "x": "]}"},
+        {"annotations": {ANNOTATION_REF_NAME: "v1"}},
+    ]
+)
+"""Members of an entry that look like the end of it."""
+FRAMES = st.sampled_from(
+    [
+        {"schemaVersion": 2, "mediaType": "m"},
+        {"schemaVersion": 2, "manifests": None, "annotations": {"manifests": "},{"}},
+        {"manifests": None, "schemaVersion": 2},
+    ]
+)
+
+
+@quick
+@given(FRAMES, FRAMES, st.lists(st.tuples(ODD, st.booleans()), max_size=6), st.data())
+def test_layout_index_that_changed_is_parsed_as_if_nothing_was_known(
+    frame: dict[str, Any], other: dict[str, Any], items: list[tuple[Any, bool]], data: Any
+) -> None:
+    """What is known makes no difference, whoever wrote it, wherever entries come or go."""
+    entries = [
+        {"mediaType": MEDIA_TYPE_MANIFEST, "digest": digest_of(b"%d" % number), "size": 1, **more}
+        for number, (more, _) in enumerate(items)
+    ]
+    known = [entry for entry, (_, is_known) in zip(entries, items, strict=True) if is_known]
+    old = canonical_json({**frame, "manifests": known})
+    new = canonical_json({**other, "manifests": data.draw(st.permutations(entries))})
+    before = parse_layout_index(old, where="index.json")
+    whole = parse_layout_index(new, where="index.json")
+    assert_same(parse_layout_index(new, where="index.json", known=before), whole)
+    assert parse_json(whole.to_bytes()) == parse_json(new)
+
+
+@quick
+@given(st.integers(0), st.binary(min_size=1, max_size=3))
+def test_layout_index_that_is_broken_is_refused_whatever_is_known(at: int, junk: bytes) -> None:
+    index = EMPTY_INDEX
+    for manifest in MANIFESTS:
+        index = index.with_manifest(manifest, (f"v{len(index.entries)}",))
+    data = index.to_bytes()
+    at %= len(data)
+    broken = data[:at] + junk + data[at + len(junk) :]
+    assert outcome(broken, index) == outcome(broken, EMPTY_INDEX)
+
+
+def outcome(data: bytes, known: LayoutIndex) -> object:
+    try:
+        index = parse_layout_index(data, where="index.json", known=known)
+        return [entry.fields for entry in index.entries]
+    except ProtocolError as error:
+        return str(error)
+
+
+def assert_same(one: LayoutIndex, other: LayoutIndex) -> None:
+    assert [entry.fields for entry in one.entries] == [entry.fields for entry in other.entries]
+    assert [entry.descriptor for entry in one.entries] == [e.descriptor for e in other.entries]
+    assert one.tags() == other.tags()
+    assert parse_json(one.to_bytes()) == parse_json(other.to_bytes())
 
 
 @quick
