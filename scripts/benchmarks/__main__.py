@@ -37,6 +37,7 @@ BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
     "help": messages.help_page,
     "inbox": messages.inbox,
     "requests": messages.requests,
+    "signed": messages.signed,
     "push": blobs.blob_push,
     "pull": blobs.blob_pull,
     "copy": blobs.image_copy,

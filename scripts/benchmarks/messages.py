@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from dockercomms.transport.layer import encode
 
 SMALL_FILES = 20_000
 INBOX_MESSAGES = 100
+SMALL_MESSAGES = 1000
 REQUESTS_LIMIT = {"signed send": 10, "unsigned send": 7, "receive": 4, "receipt": 6}
 """Requests per message on a registry without the referrers API."""
 
@@ -276,6 +279,42 @@ def requests(bench: Bench) -> Result:
         counts["unsigned send"] / REQUESTS_LIMIT["unsigned send"],
     )
     return Result(name="requests per message", seconds={}, ratio=worst, bar=1.0, note=said)
+
+
+def signed(bench: Bench) -> Result:
+    """`recv` of 1,000 small signed messages, receipts and all, against unsigned ones."""
+    ours("trust", "add", "carol", "--allow-unsigned")
+    with_receipts = _signed_against_unsigned(bench)
+    without = _signed_against_unsigned(bench, "--no-receipt")
+    note = f"{without.ratio:.2f} without receipts, where an unsigned one is a single GET"
+    return replace(with_receipts, note=note)
+
+
+def _signed_against_unsigned(bench: Bench, *options: str) -> Result:
+    repos = {}
+    for kind, sender in (("signed", "alice"), ("unsigned", "carol")):
+        repo = repos[kind] = f"{bench.server.host}/mail/{fresh()}"
+        signing = SigningOptions(sign=kind == "signed")
+        with Mailbox(repo, me=sender, signing=signing) as mailbox:
+            for number in range(SMALL_MESSAGES):
+                content = io.BytesIO(b"%04d" % number * 256)
+                mailbox.send([Path("-")], stdin=content, name="small", to="bob")
+
+    def take(repo: str) -> Cost:
+        """Receive all of it, as a machine that has not received anything."""
+        target = bench.folder / "small"
+        shutil.rmtree(target, ignore_errors=True)
+        os.environ["XDG_STATE_HOME"] = str(bench.folder / fresh())
+        words = ("recv", "--me", "bob", "--repo", repo, "--out", str(target))
+        cost = ours(*words, *options)
+        if len(list(target.iterdir())) != SMALL_MESSAGES:
+            raise SystemExit(f"recv of {repo}: not all messages came")
+        return cost
+
+    name = f"recv of {SMALL_MESSAGES:,} signed messages of unsigned ones {' '.join(options)}"
+    return bench.compare(
+        name.strip(), {kind: partial(take, repo) for kind, repo in repos.items()}, bar=2.5
+    )
 
 
 def sizes(bench: Bench) -> list[tuple[int, Cost, Cost]]:
