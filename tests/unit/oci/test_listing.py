@@ -31,6 +31,7 @@ from tests.fakes.registry import (
 )
 from tests.fakes.scripted import Reply, ScriptedServer, Seen
 from tests.unit.oci.registries import R, client, serving
+from tests.unit.oci.traffic import is_get
 
 TAGS = [f"t{number:02d}" for number in range(25)]
 
@@ -38,10 +39,6 @@ TAGS = [f"t{number:02d}" for number in range(25)]
 def fill(server: FakeRegistry, *, repository: str = R) -> None:
     for tag in TAGS:
         server.put_manifest_raw(repository, b"{}", tag=tag)
-
-
-def is_get(request) -> bool:
-    return request.method == "GET"
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,7 +10,6 @@ import pytest
 from dockercomms.errors import (
     NetworkError,
 )
-from dockercomms.oci.model import Descriptor
 from dockercomms.oci.pushing import BLOCK_BYTES, MAX_REPAIRS, ONE_REQUEST_BYTES
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import (
@@ -22,35 +21,11 @@ from tests.fakes.registry import (
     OLAREG,
     PRESETS,
     ZOT,
-    FakeRegistry,
     Fault,
 )
 from tests.fakes.scripted import Drop, Reply, ScriptedServer, Seen
 from tests.unit.oci.registries import MIB, R, client, content, described, serving
-
-LARGE = ONE_REQUEST_BYTES + 300_000
-UPLOADS = "/blobs/uploads/"
-NOT_THERE = Reply(404)
-
-
-def is_patch(request) -> bool:
-    return request.method == "PATCH"
-
-
-def is_put(request) -> bool:
-    return request.method == "PUT"
-
-
-def is_post(request) -> bool:
-    return request.method == "POST"
-
-
-def stored(server: FakeRegistry, descriptor: Descriptor) -> bytes:
-    return server.repository(R).blobs[descriptor.digest].data
-
-
-def methods(server: FakeRegistry) -> list[str]:
-    return [record.method for record in server.requests]
+from tests.unit.oci.traffic import LARGE, is_patch, is_post, is_put, methods, stored
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -9,42 +9,16 @@ from dockercomms.errors import (
     NetworkError,
     RetryAborted,
 )
-from dockercomms.oci.model import Descriptor
-from dockercomms.oci.pushing import ONE_REQUEST_BYTES
 from dockercomms.oci.retry import RetryEvent, RetryPolicy
 from dockercomms.oci.writing import LAYER_CHUNK_BYTES, LAYER_WHOLE_BYTES
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import (
     DISTRIBUTION,
-    FakeRegistry,
     Fault,
 )
 from tests.fakes.scripted import Reply, ScriptedServer
 from tests.unit.oci.registries import MIB, R, client, content, described, serving
-
-LARGE = ONE_REQUEST_BYTES + 300_000
-UPLOADS = "/blobs/uploads/"
-NOT_THERE = Reply(404)
-
-
-def is_patch(request) -> bool:
-    return request.method == "PATCH"
-
-
-def is_put(request) -> bool:
-    return request.method == "PUT"
-
-
-def is_post(request) -> bool:
-    return request.method == "POST"
-
-
-def stored(server: FakeRegistry, descriptor: Descriptor) -> bytes:
-    return server.repository(R).blobs[descriptor.digest].data
-
-
-def methods(server: FakeRegistry) -> list[str]:
-    return [record.method for record in server.requests]
+from tests.unit.oci.traffic import NOT_THERE, is_patch, methods, stored
 
 
 def test_push_layer_that_is_there_is_not_sent():

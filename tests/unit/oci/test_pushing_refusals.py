@@ -22,41 +22,17 @@ from dockercomms.errors import (
     UploadUnknown,
 )
 from dockercomms.oci.model import Descriptor
-from dockercomms.oci.pushing import MAX_REPAIRS, ONE_REQUEST_BYTES
+from dockercomms.oci.pushing import MAX_REPAIRS
 from dockercomms.oci.upload import SMALL_CHUNK_BYTES
 from tests.fakes.registry import (
     DISTRIBUTION,
     GHCR,
     OCI,
-    FakeRegistry,
     Fault,
 )
 from tests.fakes.scripted import Drop, Reply, ScriptedServer
 from tests.unit.oci.registries import MIB, R, client, content, described, serving
-
-LARGE = ONE_REQUEST_BYTES + 300_000
-UPLOADS = "/blobs/uploads/"
-NOT_THERE = Reply(404)
-
-
-def is_patch(request) -> bool:
-    return request.method == "PATCH"
-
-
-def is_put(request) -> bool:
-    return request.method == "PUT"
-
-
-def is_post(request) -> bool:
-    return request.method == "POST"
-
-
-def stored(server: FakeRegistry, descriptor: Descriptor) -> bytes:
-    return server.repository(R).blobs[descriptor.digest].data
-
-
-def methods(server: FakeRegistry) -> list[str]:
-    return [record.method for record in server.requests]
+from tests.unit.oci.traffic import LARGE, UPLOADS, is_patch, is_put, methods, stored
 
 
 def test_push_blob_sends_small_pieces_where_large_ones_are_refused():

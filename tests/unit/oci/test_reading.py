@@ -19,41 +19,18 @@ from dockercomms.errors import (
     TrailingData,
     Unsupported,
 )
-from dockercomms.oci.interface import BlobReader
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
     MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED,
     MEDIA_TYPE_MANIFEST,
     MEDIA_TYPE_OCTET_STREAM,
-    Digest,
     digest_of,
 )
-from dockercomms.oci.retry import RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import DISTRIBUTION, DOCKER_REGISTRY_2_8, GGCR, OCI, Fault
 from tests.fakes.scripted import Reply, ScriptedServer
-from tests.unit.oci.registries import MIB, R, client, content, serving
-
-DATA = content(100_000)
-DIGEST = digest_of(DATA)
-UNKNOWN = Digest("sha256:" + "0" * 64)
-NO_RETRY = RetryPolicy.none()
-
-
-def is_get(request) -> bool:
-    return request.method == "GET"
-
-
-def is_head(request) -> bool:
-    return request.method == "HEAD"
-
-
-def whole(reader: BlobReader, size: int = -1) -> bytes:
-    with reader:
-        parts = []
-        while part := reader.read(size):
-            parts.append(part)
-        return b"".join(parts)
+from tests.unit.oci.registries import MIB, R, client, serving
+from tests.unit.oci.traffic import DATA, DIGEST, NO_RETRY, UNKNOWN, is_get, is_head, whole
 
 
 @pytest.mark.parametrize("size", [-1, 1000, 10**9])

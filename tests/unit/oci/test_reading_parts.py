@@ -12,37 +12,14 @@ from dockercomms.errors import (
     ProtocolError,
     RangeInvalid,
 )
-from dockercomms.oci.interface import BlobReader
 from dockercomms.oci.model import (
-    Digest,
     digest_of,
 )
-from dockercomms.oci.retry import RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import OCI, PRESETS, Fault
 from tests.fakes.scripted import Drop, Raw, Reply, ScriptedServer
-from tests.unit.oci.registries import R, client, content, serving
-
-DATA = content(100_000)
-DIGEST = digest_of(DATA)
-UNKNOWN = Digest("sha256:" + "0" * 64)
-NO_RETRY = RetryPolicy.none()
-
-
-def is_get(request) -> bool:
-    return request.method == "GET"
-
-
-def is_head(request) -> bool:
-    return request.method == "HEAD"
-
-
-def whole(reader: BlobReader, size: int = -1) -> bytes:
-    with reader:
-        parts = []
-        while part := reader.read(size):
-            parts.append(part)
-        return b"".join(parts)
+from tests.unit.oci.registries import R, client, serving
+from tests.unit.oci.traffic import DATA, DIGEST, NO_RETRY, is_get, whole
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -31,16 +31,7 @@ from tests.fakes.registry import (
 )
 from tests.fakes.scripted import Reply, ScriptedServer
 from tests.unit.oci.registries import R, client, content, serving
-
-UPLOADS = "/blobs/uploads/"
-
-
-def is_patch(request) -> bool:
-    return request.method == "PATCH"
-
-
-def is_put(request) -> bool:
-    return request.method == "PUT"
+from tests.unit.oci.traffic import UPLOADS, is_patch, is_put
 
 
 @pytest.mark.parametrize("preset", PRESETS)

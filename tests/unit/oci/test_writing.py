@@ -44,8 +44,8 @@ from tests.fakes.registry import (
 )
 from tests.fakes.scripted import Reply, ScriptedServer
 from tests.unit.oci.registries import R, client, content, described, serving
+from tests.unit.oci.traffic import UNKNOWN, is_put
 
-UNKNOWN = Digest("sha256:" + "0" * 64)
 MANIFEST = canonical_json(
     {
         "schemaVersion": 2,
@@ -54,10 +54,6 @@ MANIFEST = canonical_json(
         "layers": [EMPTY_CONFIG.to_json()],
     }
 )
-
-
-def is_put(request) -> bool:
-    return request.method == "PUT" and "/manifests/" in request.target
 
 
 def push_config(registry) -> None:
