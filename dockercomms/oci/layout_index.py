@@ -126,12 +126,9 @@ class LayoutIndex:
             return self
         names: Sequence[str | None] = tuple(dict.fromkeys(tags)) or (None,)
         added = [_new_entry(descriptor, tag, subject) for tag in names]
-        if held is not None and held.tag is None:
-            return self._changed(set(tags), descriptor.digest, added)
-        if self._by_tag.keys().isdisjoint(tags):
-            index: LayoutIndex = self._copy()
-            return index._append(added)
-        moved = self._moved(dict.fromkeys(tags), descriptor.digest, added)
+        moved = None
+        if held is None or held.tag is not None:
+            moved = self._moved(names, descriptor.digest, added)
         return moved or self._changed(set(tags), descriptor.digest, added)
 
     def without_tag(self, tag: str) -> LayoutIndex:
@@ -254,16 +251,16 @@ class LayoutIndex:
         return self
 
     def _moved(
-        self, tags: Iterable[str], pushed: Digest, added: Sequence[IndexEntry]
+        self, tags: Iterable[str | None], pushed: Digest, added: Sequence[IndexEntry]
     ) -> LayoutIndex | None:
-        """Add entries that take `tags` from other manifests, as every bell does.
+        """Add entries under new `tags`, or under those that others have, as every bell does.
 
         None if that is not as simple as it mostly is. Of many entries, a tenth of the time of
         `_changed`.
         """
         held = [self._by_tag[tag] for tag in tags if tag in self._by_tag]
         digests = {entry.digest for entry in held}
-        if self._has_equal_tags or pushed in digests or len(digests) < len(held):
+        if pushed in digests or len(digests) < len(held) or (held and self._has_equal_tags):
             return None
         index: LayoutIndex = self._copy()
         held.sort(key=self.entries.index)

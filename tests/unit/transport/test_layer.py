@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import random
 import tracemalloc
 import zlib
 from random import Random
@@ -135,7 +134,7 @@ def test_decode_needs_little_memory_for_a_bomb(compression, engine):
 
 @pytest.mark.parametrize(("compression", "engine"), WAYS)
 def test_encode_of_a_large_chunk_that_does_not_shrink_fits_its_buffer(compression, engine):
-    data = random.Random(5).randbytes(16 * 2**20)
+    data = Random(5).randbytes(16 * 2**20)
     assert len(data) < len(encoded(data, compression, engine)) < len(data) + 2**20
 
 
