@@ -42,7 +42,6 @@ from dockercomms.inventory import (
     digest_at,
     fetch,
     fetch_all,
-    has_manifest,
     is_past,
     list_tags,
     message_about,
@@ -53,8 +52,10 @@ from dockercomms.oci.hub import direct
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.layout_sweep import Swept, sweep_layout
+from dockercomms.oci.location import Location
 from dockercomms.oci.model import Digest, digest_of, parse_index
 from dockercomms.oci.reference import referrers_tag
+from dockercomms.oci.trees import has_manifest
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, bell_tag, receipt_id, recipient_tag
 from dockercomms.records import dataclass
@@ -380,7 +381,7 @@ class Collector:
         try:
             self.registry.delete_manifest(self.repository, digest)
         except NotFoundError as error:
-            if has_manifest(self.registry, self.repository, digest):
+            if has_manifest(Location(self.registry, self.repository), digest):
                 # ECR answers so to every deletion
                 raise Unsupported(error.message, status=error.status) from error
         except RegistryError as error:

@@ -108,15 +108,6 @@ class HeldTag:
     """When a bundle or receipt was published, as a unix time."""
 
 
-def has_manifest(reader: Reader, repository: str, digest: Digest) -> bool:
-    """Return whether a repository has a manifest, under whatever tag."""
-    try:
-        reader.resolve_manifest(repository, digest)
-    except NotFoundError:
-        return False
-    return True
-
-
 def digest_at(reader: Reader, repository: str, tag: str) -> Digest | None:
     """Return what a tag points at, None if it is not there."""
     try:

@@ -49,7 +49,6 @@ from dockercomms.inventory import (
     attached_to,
     digest_at,
     fetch_all,
-    has_manifest,
     is_past,
     message_about,
     message_head,
@@ -58,7 +57,9 @@ from dockercomms.inventory import (
 )
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.interface import ProgressHook
+from dockercomms.oci.location import Location
 from dockercomms.oci.model import Digest
+from dockercomms.oci.trees import has_manifest
 from dockercomms.parcels import Parcel, Relayed, Totals, message_relayed, receipt_relayed
 from dockercomms.platforms import Clock
 from dockercomms.protocol import recipient_tag
@@ -286,7 +287,7 @@ class Relay:
             return {key: it for key, it in found if it and message_head(it) == key[1]}
 
     def _is_there(self, digest: Digest) -> bool:
-        return has_manifest(self.target.registry, self.target.repository, digest)
+        return has_manifest(Location(self.target.registry, self.target.repository), digest)
 
     # --- what is missing -------------------------------------------------------------------------
 
