@@ -17,6 +17,8 @@ MEMORY = Path("/dev/shm")
 """Linux has a file system in memory here, where `fsync` costs nothing: 45 s instead of 61."""
 ROOM_BYTES = 2 << 30
 """More than twice what the quick tier writes."""
+REAL_ROOM_BYTES = 10 << 30
+"""More than twice what tests/real write in their small sizes, registries and all."""
 FOLDER = "dockercomms-tests-"
 _FOLDER = pytest.StashKey[Path]()
 
@@ -47,13 +49,16 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all but tests/real write to memory, if there is room: what is large does not.
+    """Let the tests write to memory, if there is room; the full sizes of tests/real go to a disk.
 
     The folder is left where a test failed, until the next run.
     """
-    if has_real(config) or hasattr(config, "workerinput") or "TMPDIR" in os.environ:
+    if hasattr(config, "workerinput") or "TMPDIR" in os.environ:
         return
-    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+    real = has_real(config)
+    if real and os.environ.get("DOCKERCOMMS_TEST_SIZE") == "full":
+        return
+    if not os.access(MEMORY, os.W_OK) or free_bytes() < (REAL_ROOM_BYTES if real else ROOM_BYTES):
         return
     for left in MEMORY.glob(f"{FOLDER}*"):
         if not is_alive(left.name):
@@ -62,6 +67,16 @@ def pytest_configure(config: pytest.Config) -> None:
     folder.mkdir(mode=0o700)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     config.stash[_FOLDER] = folder
+
+
+def free_bytes() -> int:
+    """Return what may be written to `MEMORY`: its size is a limit, and what is in use elsewhere another."""
+    free = shutil.disk_usage(MEMORY).free
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return min(free, int(line.split()[1]) << 10)
+    return free
 
 
 def has_real(config: pytest.Config) -> bool:
