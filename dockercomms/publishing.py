@@ -12,7 +12,6 @@ Example:
     >>> from dockercomms.platforms import SystemClock
     >>> from dockercomms.publishing import Publisher
     >>> from dockercomms.state import State
-from dockercomms.state.progress_rows import Capabilities
     >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
     ...     registry = MemoryRegistry()
     ...     publisher = Publisher(
