@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -186,8 +187,16 @@ def publish_receipt(
     row: ReceiptRow,
     *,
     signer: Signer | None = None,
+    later: Callable[[Callable[[], None]], None] | None = None,
 ) -> Digest:
     """Put a stored receipt under its two tags, then into the message's index; return its digest.
+
+    Args:
+        publisher: The repository.
+        row: The receipt.
+        signer: Signs it, if it is to be signed.
+        later: Takes what is left when the receipt is published, which is best effort: the index.
+            None: it is done here.
 
     Raises:
         SigningError: it is to be signed, and cannot be now.
@@ -207,8 +216,17 @@ def publish_receipt(
         )
         raise
     publisher.state.receipts.record_published(row.number, now=publisher.clock.now())
-    publisher.add_to_index(row.message, parse_receipt(row.manifest).descriptor, publisher.index)
+    job = partial(_index, publisher, row)
+    if later is None:
+        job()
+    else:
+        later(job)
     return row.digest
+
+
+def _index(publisher: Publisher, row: ReceiptRow) -> None:
+    entry = parse_receipt(row.manifest).descriptor
+    publisher.add_to_index(row.message, entry, publisher.index)
 
 
 def _repair(publisher: Publisher) -> None:

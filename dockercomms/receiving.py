@@ -21,8 +21,9 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -95,6 +96,41 @@ class Verifier(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A message, and whether the policy lets it pass."""
+
+    message: Message
+    verdict: Verdict
+
+
+class Beside(Protocol):
+    """What goes on while a message is received; `overlap.Overlap` is one."""
+
+    def result(self, key: Entry, work: Callable[[], Examined], /) -> Examined:
+        """Return what `work` does, which may have been done already for that entry."""
+        ...
+
+    def delivered(self) -> None:
+        """Called when a message is delivered, and its receipt to be published."""
+        ...
+
+    def later(self, job: Callable[[], None], /) -> None:
+        """Do what nothing waits for, now or in another thread."""
+        ...
+
+
+def examine(inbox: Inbox, entry: Entry, verifier: Verifier | None) -> Examined:
+    """Return the message of an entry, and who signed it.
+
+    Raises:
+        ProtocolError, IntegrityError, NotFoundError: as `Inbox.fetch`, which notes it.
+        AuthError, NetworkError, RegistryError, LocalIOError: nothing can be said now.
+    """
+    message = inbox.fetch(entry)
+    return Examined(message, UNCHECKED if verifier is None else verifier.verify(message))
+
+
 def receive(
     inbox: Inbox,
     entry: Entry,
@@ -108,6 +144,7 @@ def receive(
     verifier: Verifier | None = None,
     signer: Signer | None = None,
     on_notice: NoticeHook | None = None,
+    beside: Beside | None = None,
 ) -> Received:
     """Receive one message; what stands against it is in the result, not raised.
 
@@ -123,6 +160,7 @@ def receive(
         verifier: Says who signed it; None: nobody asks.
         signer: Signs the receipt; None: it is a claim.
         on_notice: Called with what the user may want to know.
+        beside: What goes on meanwhile.
     """
     options = options or ReceiveOptions()
     publisher = Publisher(
@@ -136,8 +174,9 @@ def receive(
     )
     leftovers = leftovers_of(state, clock)
     try:
-        message = inbox.fetch(entry)
-        accepted = UNCHECKED if verifier is None else _verify(inbox, message, verifier)
+        work = partial(examine, inbox, entry, verifier)
+        examined = work() if beside is None else beside.result(entry, work)
+        message, accepted = examined.message, _accepted(inbox, examined)
         delivery = DeliveryRun(
             message=message,
             me=inbox.me,
@@ -157,7 +196,7 @@ def receive(
                 with _judged(inbox, message):
                     _check_size(message, options.max_total_bytes, accepted)
                     files = delivery.deliver()
-        return _acknowledged(delivery, accepted, files, signer)
+        return _acknowledged(delivery, accepted, files, signer, beside)
     except DockerCommsError as error:
         return _failed(entry, error)
 
@@ -169,10 +208,11 @@ def leftovers_of(state: State, clock: Clock) -> Leftovers:
     )
 
 
-def _verify(inbox: Inbox, message: Message, verifier: Verifier) -> Accepted:
-    verdict = verifier.verify(message)
+def _accepted(inbox: Inbox, examined: Examined) -> Accepted:
+    """Return why the policy lets a message pass; one that it does not is noted, and raised."""
+    verdict = examined.verdict
     if isinstance(verdict, Withheld):
-        set_withheld(inbox, message, verdict)
+        set_withheld(inbox, examined.message, verdict)
         raise verdict.error
     return verdict
 
@@ -230,15 +270,23 @@ def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
 
 
 def _acknowledged(
-    delivery: DeliveryRun, accepted: Accepted, files: tuple[Path, ...], signer: Signer | None
+    delivery: DeliveryRun,
+    accepted: Accepted,
+    files: tuple[Path, ...],
+    signer: Signer | None,
+    beside: Beside | None,
 ) -> Received:
     """Publish the receipt; that it has to wait does not make the delivery undone."""
     receipt, error = None, None
     publisher, message = delivery.publisher, delivery.message
     if delivery.options.receipt and not delivery.options.handover:
         row = publisher.state.receipts.last(publisher.repo, delivery.me, message.digest)
+        if beside is not None:
+            beside.delivered()
+        later = None if beside is None else beside.later
         try:
-            receipt = None if row is None else publish_receipt(publisher, row, signer=signer)
+            if row is not None:
+                receipt = publish_receipt(publisher, row, signer=signer, later=later)
         except DockerCommsError as failure:
             error = failure
     return _result(message, "received", accepted, files=files, receipt=receipt, error=error)

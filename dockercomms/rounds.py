@@ -10,9 +10,10 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from datetime import datetime
+from functools import partial
 
 from dockercomms.errors import (
     AuthError,
@@ -28,11 +29,20 @@ from dockercomms.errors import (
 )
 from dockercomms.inbox import Entry, Inbox, PollResult, find_in, poll_all
 from dockercomms.oci.interface import Registry
+from dockercomms.overlap import Overlap, with_next
 from dockercomms.platforms import Clock
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, HELD_TAG
 from dockercomms.receipts import publish_pending
-from dockercomms.receiving import Received, ReceiveOptions, Verifier, leftovers_of, receive
+from dockercomms.receiving import (
+    Examined,
+    Received,
+    ReceiveOptions,
+    Verifier,
+    examine,
+    leftovers_of,
+    receive,
+)
 from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.transport.transfer import Progress
@@ -130,21 +140,37 @@ class Round:
         if self.last_poll.idle:
             return
         delivered = unreachable = 0
-        for found in self._wanted(ids, since):
-            if isinstance(found, Received):
-                yield found
-                continue
-            box, entry = found
-            result = self._receive_one(box, entry, insist=bool(ids) or self.options.again)
-            if result is None:
-                continue
-            yield result
-            delivered += result.status == "received"
-            unreachable = unreachable + 1 if _is_unreachable(result.error) else 0
-            if result.status == "failed":
-                box.inbox.mark_reported([entry])
-            if unreachable >= HOPELESS_FAILURES or delivered == max:
-                return
+        insist = bool(ids) or self.options.again
+        overlap: Overlap[Entry, Examined] = Overlap()
+        with overlap:
+            for found, following in with_next(self._wanted(ids, since)):
+                if isinstance(found, Received):
+                    yield found
+                    continue
+                box, entry = found
+                is_last = max is not None and delivered + 1 == max
+                overlap.expect(None if is_last else self._following(following, insist=insist))
+                result = self._receive_one(box, entry, overlap, insist=insist)
+                if result is None:
+                    continue
+                yield result
+                delivered += result.status == "received"
+                unreachable = unreachable + 1 if _is_unreachable(result.error) else 0
+                if result.status == "failed":
+                    box.inbox.mark_reported([entry])
+                if unreachable >= HOPELESS_FAILURES or delivered == max:
+                    return
+
+    def _following(
+        self, following: tuple[Box, Entry] | Received | None, *, insist: bool
+    ) -> tuple[Entry, Callable[[], Examined]] | None:
+        """Return the next message, if it is one to be examined, and how that is done."""
+        if following is None or isinstance(following, Received):
+            return None
+        box, entry = following
+        if not _is_due(entry, insist=insist):
+            return None
+        return entry, partial(examine, box.inbox, entry, box.verifier)
 
     def _wanted(
         self, ids: Sequence[str], since: datetime | None
@@ -161,14 +187,14 @@ class Round:
             else:
                 yield self.boxes[number], entry
 
-    def _receive_one(self, box: Box, entry: Entry, *, insist: bool) -> Received | None:
+    def _receive_one(
+        self, box: Box, entry: Entry, overlap: Overlap[Entry, Examined], *, insist: bool
+    ) -> Received | None:
         """Receive or report one message; None if there is nothing new to say of it."""
-        known = entry.reported and not insist
-        if entry.state == "refused":
-            return None if known else _held_back(entry)
-        waits = entry.state == "held" and not (entry.retried or insist)
-        # A listing that held it said why, but not what to do: that is said when it is judged
-        if waits and (known or entry.reason_kind not in POLICY_KINDS):
+        if not _is_due(entry, insist=insist):
+            known = entry.reported and not insist
+            if entry.state == "refused":
+                return None if known else _held_back(entry)
             return self._told(_held_back(entry), known=known)
         result = receive(
             box.inbox,
@@ -182,6 +208,7 @@ class Round:
             verifier=box.verifier,
             signer=self.signer,
             on_notice=self.on_notice,
+            beside=overlap,
         )
         known = result.status == "failed" and not insist and self._is_reported(entry)
         return self._told(result, known=known)
@@ -217,6 +244,15 @@ class Round:
                 publisher.notify(
                     "receipt-waits", f"{publisher.repo}: a receipt has to wait: {error}"
                 )
+
+
+def _is_due(entry: Entry, *, insist: bool) -> bool:
+    """Return whether a message is tried, and not only reported."""
+    if entry.state == "refused":
+        return False
+    waits = entry.state == "held" and not (entry.retried or insist)
+    # A listing that held it said why, but not what to do: that is said when it is judged
+    return not waits or ((insist or not entry.reported) and entry.reason_kind in POLICY_KINDS)
 
 
 def _held_back(entry: Entry) -> Received:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from dockercomms import rounds, sending
 from dockercomms.errors import (
     Denied,
     IntegrityError,
@@ -11,10 +14,15 @@ from dockercomms.errors import (
     Unsigned,
     UsageError,
 )
+from dockercomms.manifest import parse_receipt
 from dockercomms.oci.model import EMPTY_CONFIG
 from dockercomms.owner import TrustOptions
+from dockercomms.state import State
 from dockercomms.trust.policy import Policy
 from tests.fakes.mail import ALICE, REPOSITORY, Mail, files_below, open_mail, three
+from tests.fakes.people import ALICE_SIGNS, KNOWS_ALICE
+
+WAIT_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -197,3 +205,86 @@ def test_mailbox_does_not_ask_a_read_only_registry_again_at_once(mail):
     mail.receive()
 
     assert mail.registry.writes() == []
+
+
+# --- beside one another --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def examined(monkeypatch):
+    """Notes which message is examined in which thread, and whether it was."""
+    seen: dict[str, tuple[str, threading.Event]] = {}
+    real = rounds.examine
+
+    def note(inbox, entry, verifier):
+        result = real(inbox, entry, verifier)
+        seen.setdefault(entry.digest, ("", threading.Event()))
+        seen[entry.digest] = (threading.current_thread().name, seen[entry.digest][1])
+        seen[entry.digest][1].set()
+        return result
+
+    monkeypatch.setattr(rounds, "examine", note)
+    return seen
+
+
+def test_the_next_message_is_examined_while_a_receipt_is_published(mail, examined):
+    one, two, last = three(mail)
+    for sent in (one, two, last):
+        examined[sent.digest] = ("", threading.Event())
+    after = {one.digest: two.digest, two.digest: last.digest}
+    met = []
+
+    def before(name, said):
+        if name != "push_manifest" or not said[-1][0].startswith("receipt-"):
+            return
+        subject = parse_receipt(said[1]).subject.digest
+        if subject in after:
+            met.append(examined[after.pop(subject)][1].wait(WAIT_SECONDS))
+
+    mail.registry.before = before
+
+    assert [item.id for item in mail.receive()] == [one.id, two.id, last.id]
+    assert met == [True, True]
+
+
+def test_what_is_examined_beside_others_is_delivered_once_in_its_order(mail, examined):
+    sent = three(mail)
+
+    got = mail.receive()
+
+    assert [(item.id, item.status) for item in got] == [(one.id, "received") for one in sent]
+    assert len({item.receipt for item in got}) == 3
+    assert list(examined) == [one.digest for one in sent[1:]]
+
+
+@pytest.mark.parametrize("options", [{"max": 1}, {"receipt": False}], ids=["max", "no receipt"])
+def test_nothing_is_examined_ahead_where_that_saves_nothing(mail, examined, options):
+    three(mail)
+
+    mail.receive(**options)
+
+    assert examined == {}
+
+
+def test_an_id_used_twice_is_found_out_in_one_round(mail, monkeypatch, tmp_path):
+    monkeypatch.setattr(sending.uuid, "uuid4", lambda: "6f1f7f4e-1b1d-4c55-9a50-3d1d9f6f0c11")
+    first = mail.send(mail.file(data=b"one"), signer=ALICE_SIGNS)
+    mail.clock.advance(1)
+    with State(tmp_path / "another machine of hers" / "state.db") as mail.alice:
+        mail.send(mail.file(data=b"two"), signer=ALICE_SIGNS)
+
+    got = mail.receive(mailbox={"trust": TrustOptions(policy=KNOWS_ALICE)})
+
+    assert [item.status for item in got] == ["received", "failed"]
+    assert got[0].digest == first.digest
+    assert "used this id for another message" in str(got[1].error)
+
+
+def test_who_stops_after_a_message_finds_the_next_one_new(mail):
+    sent = three(mail)
+    with mail.mailbox() as box:
+        for item in box.receive(out=mail.out):
+            assert item.id == sent[0].id
+            break
+
+    assert [item.id for item in mail.receive()] == [one.id for one in sent[1:]]
