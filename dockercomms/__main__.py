@@ -1,6 +1,6 @@
 """`python -m dockercomms`."""
 
-from dockercomms.cli.main import main
+from dockercomms.cli.main import process
 
 if __name__ == "__main__":
-    main()
+    process()

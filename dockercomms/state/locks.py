@@ -21,12 +21,8 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dockercomms.platforms import local_errors
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 INHERITABLE = find_spec("fcntl") is not None
 """Whether locks belong to open files, which programs inherit: not on Windows."""
@@ -42,21 +38,8 @@ def try_lock(path: Path) -> Iterator[bool]:
     Raises:
         LocalIOError: the file cannot be made.
     """
-    from filelock import FileLock  # noqa: PLC0415 - looking takes no lock, and need not load it
-
-    lock = FileLock(path, mode=0o600)
-    with local_errors(f"lock {path}"):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = _try(lock)
-    if not held:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        with contextlib.suppress(OSError):  # Windows keeps open files; the next holder removes it
-            path.unlink()
-        lock.release()
+    with try_shared_lock(path) as held:
+        yield held is not None
 
 
 @contextlib.contextmanager
@@ -71,11 +54,10 @@ def try_shared_lock(path: Path) -> Iterator[tuple[int, ...] | None]:
         LocalIOError: the file cannot be made.
     """
     if not INHERITABLE:
-        with try_lock(path) as held:
+        with _file_lock(path) as held:
             yield () if held else None
         return
     with local_errors(f"lock {path}"):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = _flocked(path)
     if handle is None:
         yield None
@@ -106,7 +88,7 @@ def _flocked(path: Path) -> int | None:
     import fcntl  # noqa: PLC0415 - not everywhere
 
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = _opened(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -120,11 +102,32 @@ def _flocked(path: Path) -> int | None:
         os.close(handle)  # its last holder removed it in between: it is nobody's lock any more
 
 
-def _try(lock: BaseFileLock) -> bool:
-    from filelock import Timeout  # noqa: PLC0415 - the same
-
+def _opened(path: Path) -> int:
+    """Return a descriptor of `path`; it and its folder are made if they are not there."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o600)
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path) -> Iterator[bool]:
+    """Yield whether this block holds the lock `path`, where the system has no `flock`."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - for few, and 8 ms to load
+
+    lock = FileLock(path, mode=0o600)
+    with local_errors(f"lock {path}"):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps open files; the next holder removes it
+            path.unlink()
+        lock.release()

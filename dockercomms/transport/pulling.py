@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate
@@ -39,6 +39,9 @@ from dockercomms.transport.layer import decode
 from dockercomms.transport.places import Places
 from dockercomms.transport.places import places as _places
 from dockercomms.transport.window import Stop, looped, run_window
+
+SMALL_PIECE_BYTES = 2**13
+"""Buffers are as large as the payload where that is smaller than a piece, but no smaller."""
 
 
 def pull_payload(
@@ -76,7 +79,8 @@ def pull_payload(
         LocalIOError: `sink` cannot be written, or does not keep what is written.
     """
     stop = Stop()
-    rooms = Buffers(2 * PIECE_BYTES, count=concurrency + 1, stop=stop)
+    piece = min(PIECE_BYTES, max(SMALL_PIECE_BYTES, message.header.total_bytes))
+    rooms = Buffers(2 * piece, count=concurrency + 1, stop=stop)
     puller = _Puller(registry, repository, message, stop, rooms)
     expected = message.header.payload_digest
     if any(chunk.chunk_bytes is None for chunk in message.chunks):
@@ -113,7 +117,9 @@ class _Puller:
         """
         header = self.message.header
         with self._open(chunk.descriptor) as layer, self.rooms.lend() as room:
-            source = _Stoppable(layer, self.stop, room[:PIECE_BYTES])
+            half = len(room) // 2
+            fill = layer.readinto if isinstance(layer, FillingStream) else None
+            source = _Stoppable(layer, fill, self.stop, room[:half])
             try:
                 yield from decode(
                     cast("ByteStream", source),
@@ -121,7 +127,7 @@ class _Puller:
                     chunk.index,
                     limit=chunk.bound(header),
                     exact=chunk.chunk_bytes is not None,
-                    room=room[PIECE_BYTES:],
+                    room=room[half:],
                 )
             except IntegrityError:
                 raise
@@ -157,16 +163,18 @@ class _Stoppable:
     """
 
     stream: ByteStream
+    fill: Callable[[memoryview], int] | None
+    """Reads of the stream into a buffer, where it can."""
     stop: Stop
     room: memoryview
 
     def read(self, size: int = -1, /) -> bytes | memoryview:
         """Return up to `size` bytes."""
         self.stop.check()
-        if not isinstance(self.stream, FillingStream):
+        if self.fill is None:
             return self.stream.read(size)
         view = self.room[: min(size, len(self.room))]
-        return view[: self.stream.readinto(view)]
+        return view[: self.fill(view)]
 
 
 def _pull_at_once(

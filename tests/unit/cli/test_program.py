@@ -254,6 +254,46 @@ def test_process_session_stands_in_for_missing_streams(monkeypatch: pytest.Monke
         assert isinstance(session.stdout, io.TextIOBase)
 
 
+ENDING = """
+import atexit, sys, threading
+from dockercomms.cli.main import process
+sys.argv[1:] = ["--version"]
+atexit.register(print, "registered", flush=True)
+{before}
+try:
+    process()
+except SystemExit as done:
+    print("the long way", done.code)
+"""
+
+
+def ended(before: str = "", end: str = "") -> list[str]:
+    """Return what a process prints that ends as the program does."""
+    code = ENDING.format(before=before) + end
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_process_ends_at_once_when_all_is_done() -> None:
+    assert ended() == ["dockercomms 1.1.0", "registered"]
+
+
+@pytest.mark.parametrize("trace", ["settrace", "setprofile"])
+def test_process_ends_the_long_way_for_who_traces_it(trace: str) -> None:
+    said = ended(f"sys.{trace}(lambda *seen: None)")
+    assert said == ["dockercomms 1.1.0", "the long way 0", "registered"]
+
+
+def test_process_waits_for_its_threads() -> None:
+    said = ended(
+        "go = threading.Event()\n"
+        "threading.Thread(target=lambda: (go.wait(), print('a thread', flush=True))).start()",
+        "go.set()",
+    )
+    assert said == ["dockercomms 1.1.0", "the long way 0", "a thread", "registered"]
+
+
 PYTHON = [sys.executable, "-m", "dockercomms"]
 
 
