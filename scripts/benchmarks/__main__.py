@@ -101,6 +101,8 @@ def _row(result: Result) -> str:
     peak = next(iter(result.peak_mib.values()), None)
     memory = "" if peak is None else f"; peak {peak:.0f} MiB"
     note = f"; {result.note}" if result.note else ""
+    if result.of_floor is not None:
+        note += f"; {result.of_floor:.2f} of the floor"
     return f"{result.name:36} {result.ratio:5.2f}x  {bar:22} {times}{memory}{note}"
 
 
@@ -112,7 +114,9 @@ def _markdown(result: Result) -> str:
     bar = "" if result.bar is None else f"{result.bar:g}"
     peak = next(iter(result.peak_mib.values()), None)
     memory = "" if peak is None else f"{peak:.0f} MiB"
-    cells = (result.name, own, others or result.note, f"{result.ratio:.2f}", bar, memory)
+    floor = "" if result.of_floor is None else f"{result.of_floor:.2f}"
+    ratio = f"{result.ratio:.2f}"
+    cells = (result.name, own, others or result.note, ratio, bar, floor, memory)
     return f"| {' | '.join(cells)} |\n"
 
 

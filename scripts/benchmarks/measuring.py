@@ -46,6 +46,8 @@ class Result:
     """At most this; None: no bar was set."""
     peak_mib: Mapping[str, float] = field(default_factory=dict, hash=False)
     note: str = ""
+    of_floor: float | None = None
+    """The ratio to the least that Python can do (`floor.py`), where that was run."""
 
     @property
     def kept(self) -> bool:
@@ -101,6 +103,7 @@ class Bench:
             bar=bar,
             peak_mib={label: peak for label, peak in peaks.items() if peak},
             note=note,
+            of_floor=ours / medians["floor"] if "floor" in medians else None,
         )
 
 

@@ -40,6 +40,14 @@ REQUESTS_LIMIT = {"signed send": 10, "unsigned send": 7, "receive": 4, "receipt"
 """Requests per message on a registry without the referrers API."""
 
 
+FLOOR = str(Path(__file__).with_name("floor.py"))
+
+
+def _floor(*arguments: str, stdout: Path | None = None) -> Cost:
+    """Run the least that a Python program can do for the same work."""
+    return run(sys.executable, FLOOR, *arguments, stdout=stdout)
+
+
 def _send(path: Path, repo: str, *options: str) -> Cost:
     return ours("send", str(path), "--to", "bob", "--repo", repo, *options)
 
@@ -65,8 +73,10 @@ def _against_upload(bench: Bench, name: str, payload: tuple[Path, str], *, bar: 
         {
             "dockercomms": lambda: _send(path, f"{host}/mail/{fresh()}"),
             "curl": lambda: curl_upload(host, path, digest),
+            "floor": lambda: _floor("send", str(path), host, f"floor/{fresh()}"),
         },
         bar=bar,
+        against="curl",
     )
 
 
@@ -94,6 +104,8 @@ def receive(bench: Bench) -> Result:
     target = bench.folder / "received"
     words = ("recv", "--me", "bob", "--repo", repo, "--out", str(target), "--all", "--no-receipt")
     url = f"http://{host}/v2/{raw}/blobs/{digest}"
+    layers, least = bench.folder / "layers", f"floor/{fresh()}"
+    _floor("send", str(path), host, least, stdout=layers)
 
     def emptied(command: Command) -> Command:
         def take() -> object:
@@ -110,8 +122,10 @@ def receive(bench: Bench) -> Result:
             "curl, openssl": emptied(
                 lambda: shell(f"curl -sSf {url} | tee {target}/file | openssl dgst -sha256")
             ),
+            "floor": emptied(lambda: _floor("receive", str(layers), host, least, f"{target}/file")),
         },
         bar=0.7,
+        against="curl, openssl",
     )
 
 
@@ -186,8 +200,10 @@ def folder(bench: Bench) -> Result:
         {
             "dockercomms": lambda: _send(tree, f"{host}/mail/{fresh()}"),
             "tar, curl": piped,
+            "floor": lambda: _floor("folder", str(tree), host, f"floor/{fresh()}"),
         },
         bar=1.3,
+        against="tar, curl",
     )
 
 
