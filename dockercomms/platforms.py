@@ -89,13 +89,17 @@ def local_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = None
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or choose a folder on another disk"
-        elif error.errno in (errno.EACCES, errno.EPERM):
-            hint = "check the permissions of the file and of its folder"
-        reason = error.strerror or str(error)
-        raise LocalIOError(f"{what}: {reason}", hint=hint) from error
+        raise local_error(error, what) from error
+
+
+def local_error(error: OSError, what: str) -> LocalIOError:
+    """Return the LocalIOError for an OSError, as `local_errors` raises it."""
+    hint = None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space, or choose a folder on another disk"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        hint = "check the permissions of the file and of its folder"
+    return LocalIOError(f"{what}: {error.strerror or error}", hint=hint)
 
 
 def begin_writing(handle: int, start: int, stop: int) -> None:

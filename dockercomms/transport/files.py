@@ -31,7 +31,7 @@ from typing import BinaryIO
 
 from dockercomms.errors import LimitError, LocalIOError, UsageError
 from dockercomms.oci.model import READ_BYTES
-from dockercomms.platforms import local_errors
+from dockercomms.platforms import local_error, local_errors
 from dockercomms.protocol import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
 from dockercomms.records import dataclass
 from dockercomms.transport.links import resolve_link
@@ -62,8 +62,14 @@ class PlannedFile:
     """One entry of the tar, and what on disk it is made of."""
 
     member: TarMember
-    source: Path
+    source: str
+    """Its path: a string, of which there may be very many."""
     identity: Identity
+
+    @property
+    def is_top(self) -> bool:
+        """Whether the user named it; what is named may be a link, which is followed."""
+        return "/" not in self.member.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +132,14 @@ class _Planner:
         name = os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119 - no resolving of links
         with local_errors(str(path)):
             status = path.stat()
-        pending = [(path, name or "root", status)]
+        pending = [(str(path), name or "root", status)]
         while pending:
             source, inside, status = pending.pop()
             self._add(source, inside, status)
             if stat.S_ISDIR(status.st_mode):
                 pending += _children(source, inside)
 
-    def _add(self, source: Path, inside: str, status: os.stat_result) -> None:
+    def _add(self, source: str, inside: str, status: os.stat_result) -> None:
         self._check_path(source, inside)
         mtime = max(0, int(status.st_mtime)) if self.keep_mtime else 0
         mode, size, target = MODE_EXECUTABLE, 0, ""
@@ -144,7 +150,7 @@ class _Planner:
             kind = TYPE_FOLDER
         elif stat.S_ISLNK(status.st_mode):
             kind = TYPE_LINK
-            with local_errors(str(source)):
+            with local_errors(source):
                 target = os.readlink(source)  # noqa: PTH115 - the text itself, not a Path of it
         else:
             raise UsageError(
@@ -157,7 +163,7 @@ class _Planner:
         )
         self.entries[inside] = PlannedFile(member, source, identity_of(status))
 
-    def _check_path(self, source: Path, inside: str) -> None:
+    def _check_path(self, source: str, inside: str) -> None:
         """Refuse what no receiver would take, and what two file systems see differently."""
         _check_unicode(source, inside)
         other = self.keys.setdefault(collision_key(inside), inside)
@@ -190,20 +196,20 @@ class _Planner:
                 )
 
 
-def _children(source: Path, inside: str) -> list[tuple[Path, str, os.stat_result]]:
+def _children(source: str, inside: str) -> list[tuple[str, str, os.stat_result]]:
     """Return what is in a folder, with the status of links themselves."""
-    with local_errors(str(source)), os.scandir(source) as entries:
+    with local_errors(source), os.scandir(source) as entries:
         return [
-            (Path(entry.path), f"{inside}/{entry.name}", entry.stat(follow_symlinks=False))
+            (entry.path, f"{inside}/{entry.name}", entry.stat(follow_symlinks=False))
             for entry in entries
         ]
 
 
-def _check_unicode(source: Path, text: str) -> None:
+def _check_unicode(source: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UsageError(f"{source!s:.200}: a name that is not UTF-8") from error
+        raise UsageError(f"{source:.200}: a name that is not UTF-8") from error
 
 
 def pack_files(plan: FilesPlan) -> Generator[bytes, None, None]:
@@ -225,27 +231,32 @@ def pack_files(plan: FilesPlan) -> Generator[bytes, None, None]:
     yield END
 
 
-def _open_flags(*, follow: bool) -> int:
-    """Return how a file is opened: one swapped for a pipe must not block, nor a link lead on."""
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    return flags | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+_OPEN = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+)
+"""How a file is opened: one that was swapped for a pipe must not block."""
+_OPEN_NO_LINK = _OPEN | getattr(os, "O_NOFOLLOW", 0)
+"""Nor one that was swapped for a link lead on."""
 
 
-def open_unchanged(path: Path, identity: Identity, *, follow: bool) -> BinaryIO:
+def open_unchanged(path: Path | str, identity: Identity, *, follow: bool) -> BinaryIO:
     """Open a file that must still be the one with `identity`.
 
     Raises:
         LocalIOError: it cannot be opened, or is another.
     """
     with local_errors(str(path)):
-        stream = os.fdopen(os.open(path, _open_flags(follow=follow)), "rb", buffering=0)
+        stream = os.fdopen(os.open(path, _OPEN if follow else _OPEN_NO_LINK), "rb", buffering=0)
     if identity_of(os.fstat(stream.fileno())) != identity:
         stream.close()
         raise changed(path)
     return stream
 
 
-def changed(path: Path) -> LocalIOError:
+def changed(path: Path | str) -> LocalIOError:
     """Return the error for a file that did not hold still."""
     return LocalIOError(
         f"{path}: changed while it was sent; nothing was published",
@@ -260,35 +271,35 @@ def check_unchanged(plan: FilesPlan) -> None:
         LocalIOError: something is not.
     """
     for entry in plan.entries:
-        with local_errors(str(entry.source)):
-            # Entries the user named may be links, which were followed.
-            top = "/" not in entry.member.path
-            status = os.stat(entry.source, follow_symlinks=top)  # noqa: PTH116 - follow_symlinks
+        try:
+            status = os.stat(entry.source, follow_symlinks=entry.is_top)  # noqa: PTH116 - of a string
+        except OSError as error:
+            raise local_error(error, entry.source) from error
         if identity_of(status) != entry.identity:
             raise changed(entry.source)
 
 
 def _small_content(entry: PlannedFile) -> bytes:
     """Return all of a file, by four calls of the system: there may be very many of them."""
-    with local_errors(str(entry.source)):
-        handle = os.open(entry.source, _open_flags(follow="/" not in entry.member.path))
+    try:
+        handle = os.open(entry.source, _OPEN if entry.is_top else _OPEN_NO_LINK)
         try:
-            if identity_of(os.fstat(handle)) != entry.identity:
-                raise changed(entry.source)
+            identity = identity_of(os.fstat(handle))
             data = os.read(handle, entry.member.size)
         finally:
             os.close(handle)
-    if len(data) != entry.member.size:
+    except OSError as error:
+        raise local_error(error, entry.source) from error
+    if identity != entry.identity or len(data) != entry.member.size:
         raise changed(entry.source)
     return data
 
 
 def _content(entry: PlannedFile) -> Iterator[bytes]:
     left = entry.member.size
-    top = "/" not in entry.member.path
-    with open_unchanged(entry.source, entry.identity, follow=top) as stream:
+    with open_unchanged(entry.source, entry.identity, follow=entry.is_top) as stream:
         while left:
-            with local_errors(str(entry.source)):
+            with local_errors(entry.source):
                 piece = stream.read(min(left, READ_BYTES))
             if not piece:
                 raise changed(entry.source)

@@ -137,21 +137,14 @@ class FilesPayload:
     plan: FilesPlan
     filename: str
     total_bytes: int
+    source_id: str
+    """Made of all paths and what changes when the files do."""
     content_type: str = CONTENT_TYPE_FILES_TAR
 
     @property
     def files_count(self) -> int:
         """How many files and links there are."""
         return self.plan.files_count
-
-    @property
-    def source_id(self) -> str:
-        """Made of all paths and what changes when the files do."""
-        entries = [
-            (entry.member.path, entry.member.mtime, os.path.abspath(entry.source), entry.identity)  # noqa: PTH100 - no resolving of links
-            for entry in self.plan.entries
-        ]
-        return _source_id("files", self.filename, entries)
 
     def open(self) -> BinaryIO:
         """Return the tar, made while it is read."""
@@ -280,8 +273,11 @@ def _one(path: Path, name: str | None, stdin: BinaryIO | None, *, keep_mtime: bo
 
 def _files(paths: Sequence[Path], name: str, *, keep_mtime: bool) -> FilesPayload:
     plan = plan_files(paths, keep_mtime=keep_mtime)
+    filename = name if name.endswith(TAR_SUFFIX) else name + TAR_SUFFIX
+    tops = [os.path.abspath(entry.source) for entry in plan.entries if entry.is_top]  # noqa: PTH100 - no resolving of links
+    files = [(entry.member.path, entry.member.mtime, entry.identity) for entry in plan.entries]
     return FilesPayload(
-        plan, name if name.endswith(TAR_SUFFIX) else name + TAR_SUFFIX, plan.total_bytes
+        plan, filename, plan.total_bytes, source_id=_source_id("files", filename, tops, files)
     )
 
 
