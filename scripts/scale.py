@@ -1,7 +1,8 @@
 """Measure how cost grows with what is there, on distribution; run by `scripts/bench --only scale`.
 
 1. Small messages: 1 KiB each, sent and received by one process, against a bare http.client loop of
-   the very same requests, taken in turn (A B A B ...), on one connection and on several.
+   the very same requests, taken in turn (A B A B ...), on one connection and on several. Receiving
+   also against that loop when it keeps what it gets, as whoever loses and doubles nothing has to.
 2. An inbox of 100,000 old messages against one of 1,000: what looking costs.
 
 The inboxes are built once, in the registry's own file layout, into the cache outside the checkout.
@@ -17,6 +18,7 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -109,11 +111,57 @@ def recording(server: Server, asked: list[Asked]) -> Iterator[str]:
         yield proxy.host
 
 
-def replay(host: str, asked: Sequence[Asked], repository: str) -> None:
-    """Make the same requests by http.client and read the answers; nothing is looked at."""
+class Keeper:
+    """Makes 1 KiB durable, as one delivery has to: a file under its name, and two commits."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+        self._known = sqlite3.connect(folder / "known.db", isolation_level=None)
+        self._known.execute("PRAGMA journal_mode = WAL")
+        self._known.execute("PRAGMA synchronous = FULL")
+        self._known.execute("CREATE TABLE known (number INTEGER PRIMARY KEY, state TEXT)")
+
+    def keep(self, number: int) -> None:
+        """Keep file `number`: what is to come is durable, then the file, then that it is there."""
+        part, final = self._folder / f"{number}.part", self._folder / f"{number}.bin"
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        os.write(handle, bytes(KIB))
+        os.fsync(handle)
+        os.close(handle)
+        self._known.execute("INSERT INTO known VALUES (?, 'coming')", (number,))
+        part.rename(final)
+        handle = os.open(self._folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+        self._known.execute("UPDATE known SET state = 'there' WHERE number = ?", (number,))
+
+    def close(self) -> None:
+        """Remove all of it."""
+        self._known.close()
+        shutil.rmtree(self._folder)
+
+
+def replay(
+    host: str,
+    asked: Sequence[Asked],
+    repository: str,
+    *,
+    messages: int = 0,
+    folder: Path | None = None,
+) -> None:
+    """Make the same requests by http.client and read the answers; nothing is looked at.
+
+    With a folder, each of the `messages` that they are about is made durable there.
+    """
     connection = http.client.HTTPConnection(host)
     location = ""
-    for one in asked:
+    keeper = None if folder is None else Keeper(folder)
+    kept = 0
+    for number, one in enumerate(asked, 1):
+        while keeper is not None and kept < number * messages // len(asked):
+            keeper.keep(kept)
+            kept += 1
         url = re.sub(
             r"/v2/.*?/(?=(?:blobs|manifests|tags|referrers)/)", f"/v2/{repository}/", one.url
         )
@@ -129,6 +177,8 @@ def replay(host: str, asked: Sequence[Asked], repository: str) -> None:
             parts = urllib.parse.urlsplit(answer.headers["Location"])
             location = f"{parts.path}?{parts.query}" if parts.query else parts.path
     connection.close()
+    if keeper is not None:
+        keeper.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +215,25 @@ class Small:
     """Of one message, median."""
     bare_seconds: float
     """Of the same requests by http.client."""
+    durable_seconds: float | None = None
+    """Of the same, where what is received is made durable."""
 
     @property
     def throughput(self) -> float:
         """Ours as a share of the bare loop's."""
         return self.bare_seconds / self.seconds
+
+    def told(self) -> str:
+        """Return a line about it."""
+        line = (
+            f"{self.verb:4} {self.manner:22} {self.connections} connection(s): "
+            f"{self.throughput:4.2f} of the bare loop (bar >= 0.7), {self.requests:.2f} requests, "
+            f"{self.seconds * 1000:.1f} ms ({self.bare_seconds * 1000:.1f} ms) a message"
+        )
+        if self.durable_seconds is not None:
+            share = self.durable_seconds / self.seconds
+            line += f"; {share:.2f} of a durable loop ({self.durable_seconds * 1000:.1f} ms)"
+        return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +305,21 @@ def small_messages(
         targets = [repository or fresh() for _ in workers]
         return at_once(lambda target: replay(server.host, asked, target), targets)
 
-    times: dict[str, list[float]] = {"send": [], "recv": [], "bare send": [], "bare recv": []}
+    def durable(asked: Sequence[Asked]) -> float:
+        def one(home: Path) -> None:
+            replay(server.host, asked, recorded, messages=count, folder=home / uuid.uuid4().hex)
+
+        return at_once(one, [worker.folder for worker in workers])
+
+    kinds = ("send", "recv", "bare send", "bare recv", "durable recv")
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         repositories = [fresh() for _ in workers]
         times["send"].append(at_once(Worker.send, workers, repositories))
         times["bare send"].append(bare(sends))
         times["recv"].append(at_once(Worker.receive, workers, repositories))
         times["bare recv"].append(bare(receives, recorded))
+        times["durable recv"].append(durable(receives))
         last = ", ".join(f"{key} {value[-1]:.2f} s" for key, value in times.items())
         print(f"  {manner.name}, {connections} connection(s): {last}", file=sys.stderr)
     each = count * connections
@@ -260,6 +332,7 @@ def small_messages(
             len(asked) / count,
             medians[verb],
             medians[f"bare {verb}"],
+            medians.get(f"durable {verb}"),
         )
         for verb, asked in (("send", sends), ("recv", receives))
     ]
@@ -585,11 +658,7 @@ def main() -> None:
                 large[messages] = large_inbox(messages, folder / str(messages))
     print(machine())
     for one in small:
-        print(
-            f"{one.verb:4} {one.manner:22} {one.connections} connection(s): "
-            f"{one.throughput:4.2f} of the bare loop (bar >= 0.7), {one.requests:.2f} requests, "
-            f"{one.seconds * 1000:.1f} ms ({one.bare_seconds * 1000:.1f} ms) a message"
-        )
+        print(one.told())
     for what in large.get(OLD_MESSAGES, ()):
         few, many = (large[messages][what] for messages in (FEW_MESSAGES, OLD_MESSAGES))
         print(
