@@ -72,6 +72,7 @@ def _leave(code: int) -> None:
     """End the process; return where that needs the interpreter's own way."""
     import atexit
     import os
+    import signal
 
     threading = sys.modules.get("threading")
     if sys.gettrace() or sys.getprofile() or (threading and threading.active_count() > 1):
@@ -82,6 +83,7 @@ def _leave(code: int) -> None:
                 stream.flush()
     except (OSError, ValueError):
         return  # Python says so, in its own way
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done, and told: there is nothing to stop
     atexit._run_exitfuncs()  # noqa: SLF001 - as the long way does
     os._exit(code)
 

@@ -110,10 +110,11 @@ def _run(order: Mapping[str, Any]) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     code = 99
     try:
-        from dockercomms.cli.main import main
+        from dockercomms.cli.main import process
 
+        sys.argv[1:] = order["start"]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
-        main(order["start"])
+        process()
     except SystemExit as done:
         code = int(done.code or 0)
         sys.stdout.flush()
