@@ -20,6 +20,7 @@ from dockercomms.cli.session import Session, process_session
 from dockercomms.errors import LocalIOError, NetworkError, NotFoundError
 from tests.cli.harness import Input, Stream, invoke
 from tests.fakes.mailbox import FakeMailbox, entry, poll, received, sent
+from tests.fakes.signalled import unmeasured
 
 
 def labels(stderr: str) -> list[str]:
@@ -268,9 +269,15 @@ except SystemExit as done:
 
 
 def ended(before: str = "", end: str = "") -> list[str]:
-    """Return what a process prints that ends as the program does."""
+    """Return what a process prints that ends as the program does; coverage would trace it."""
     code = ENDING.format(before=before) + end
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=unmeasured(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr == ""
     return done.stdout.splitlines()
 
