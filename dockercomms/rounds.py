@@ -252,7 +252,7 @@ def _is_due(entry: Entry, *, insist: bool) -> bool:
         return False
     waits = entry.state == "held" and not (entry.retried or insist)
     # A listing that held it said why, but not what to do: that is said when it is judged
-    return not waits or ((insist or not entry.reported) and entry.reason_kind in POLICY_KINDS)
+    return not waits or (not entry.reported and entry.reason_kind in POLICY_KINDS)
 
 
 def _held_back(entry: Entry) -> Received:
