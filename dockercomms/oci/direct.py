@@ -382,7 +382,7 @@ def _pieces(
             yield head
             yield body
     elif int(headers.get("Content-Length", JOINED_BYTES + 1)) <= JOINED_BYTES:
-        yield head + b"".join(body)
+        yield head + b"".join([bytes(block) for block in body])  # each may be gone with the next
     else:
         yield head
         yield from body

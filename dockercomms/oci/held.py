@@ -1,4 +1,4 @@
-"""A blob in memory whose digest was computed from these very bytes, so that nobody does it twice.
+"""A blob whose digest was computed from these very bytes, so that nobody does it twice.
 
 A third of the time of a push went into hashing what had just been hashed (measured). Everything
 else that is pushed is checked while it is read (see `pushing.CheckedSource`).
@@ -28,9 +28,32 @@ BLOCK_BYTES = 2**18
 """How much goes out at once: the other side's time limit holds for one of these."""
 
 
+class ProvenBlob:
+    """A `BlobSource` whose owner made the descriptor's digest from these very bytes.
+
+    They are not hashed again while they are sent; a registry checks the digest, as must any other
+    store of content that may have changed meanwhile (see `checked_blocks`).
+    """
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        raise NotImplementedError
+
+    def blocks(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the bytes from `start` to `stop`; a block is good until the next is asked for."""
+        raise NotImplementedError
+
+    def __call__(self) -> BinaryIO:
+        """Return a stream of the content."""
+        return cast("BinaryIO", ProvenStream(self))
+
+
 @dataclass(frozen=True, slots=True)
-class HeldBlob:
-    """A `BlobSource` over bytes that do not change while they are pushed.
+class HeldBlob(ProvenBlob):
+    """A `BlobSource` over bytes in memory that do not change while they are pushed.
 
     Only for a caller that made the descriptor's digest from `view` itself.
     """
@@ -40,9 +63,10 @@ class HeldBlob:
     check: Callable[[], None] = lambda: None
     """Called before each block; what it raises ends the push."""
 
-    def __call__(self) -> BinaryIO:
-        """Return a stream of the content."""
-        return cast("BinaryIO", HeldStream(self))
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return len(self.view)
 
     def blocks(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield the bytes from `start` to `stop`, without copying them."""
@@ -51,10 +75,10 @@ class HeldBlob:
             yield self.view[at : min(at + BLOCK_BYTES, stop)]
 
 
-class HeldStream(io.RawIOBase):
-    """The content of a `HeldBlob` as one seekable stream."""
+class ProvenStream(io.RawIOBase):
+    """The content of a `ProvenBlob` as one seekable stream."""
 
-    def __init__(self, blob: HeldBlob) -> None:
+    def __init__(self, blob: ProvenBlob) -> None:
         super().__init__()
         self._blob = blob
         self._at = 0
@@ -69,8 +93,7 @@ class HeldStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Go to `offset` bytes from the start, from here, or from the end."""
-        size = len(self._blob.view)
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._blob.size}[whence]
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")
         self._at = base + offset
@@ -81,13 +104,14 @@ class HeldStream(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill `buffer`; less only at the end."""
-        self._blob.check()
+        """Fill `buffer` as far as the next block goes; 0 at the end."""
         with memoryview(buffer).cast("B") as room:
-            piece = self._blob.view[self._at : self._at + len(room)]
-            room[: len(piece)] = piece
-            self._at += len(piece)
-            return len(piece)
+            stop = min(self._at + len(room), self._blob.size)
+            for block in self._blob.blocks(self._at, stop):
+                room[: len(block)] = block
+                self._at += len(block)
+                return len(block)
+        return 0
 
 
 def checked_blocks(
@@ -95,10 +119,12 @@ def checked_blocks(
 ) -> Generator[bytes | memoryview, None, None]:
     """Yield what `source` opens, proven to be `descriptor`'s content when the last block is out.
 
+    Only what is held in memory is believed; a file may have changed since it was hashed.
+
     Raises:
         IntegrityError: it is other content.
     """
-    if isinstance(source, HeldBlob) and len(source.view) == descriptor.size:
+    if isinstance(source, HeldBlob) and source.size == descriptor.size:
         yield from source.blocks(0, descriptor.size)
         return
     with source() as stream:

@@ -1,6 +1,6 @@
 """Pushing one blob whose digest and size are known, whatever happens to the connection.
 
-1. Up to `ONE_REQUEST_BYTES`, of what is in memory up to `HELD_REQUEST_BYTES`: POST, PUT. Larger:
+1. Up to `ONE_REQUEST_BYTES`, of what is proven up to `PROVEN_REQUEST_BYTES`: POST, PUT. Larger:
    POST, one PATCH that streams, PUT.
 2. After a break: has the closing PUT arrived? Then done. Else the session is asked where it is and
    the PATCH goes on from there; where the registry cannot say, from the start.
@@ -29,7 +29,7 @@ from dockercomms.errors import (
     Unsupported,
 )
 from dockercomms.oci.exchange import Body, Sender
-from dockercomms.oci.held import BLOCK_BYTES, HeldBlob
+from dockercomms.oci.held import BLOCK_BYTES, ProvenBlob
 from dockercomms.oci.interface import BlobSource, ProgressHook
 from dockercomms.oci.model import Descriptor
 from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
@@ -39,9 +39,9 @@ from dockercomms.platforms import local_errors
 ONE_REQUEST_BYTES = 2**20
 """Up to this a blob goes in one PUT: sending it again costs less than asking where it is."""
 
-HELD_REQUEST_BYTES = 32 * 2**20
-"""What is in memory goes in one PUT up to this, which saves the registry a file and a request; what
-breaks goes on in pieces from where the registry is."""
+PROVEN_REQUEST_BYTES = 40 * 2**20
+"""What is proven already goes in one PUT up to this, which saves the registry a file and a request;
+what breaks goes on in pieces from where the registry is."""
 
 MAX_REPAIRS = 8
 """How often one blob is begun again, or sent another way, without getting further."""
@@ -68,7 +68,7 @@ class CheckedSource:
         self.moved = 0
         """Bytes handed out so far, those that were handed out again included."""
         self._open = source
-        self.held = isinstance(source, HeldBlob) and len(source.view) == descriptor.size
+        self.proven = isinstance(source, ProvenBlob) and source.size == descriptor.size
         self._progress = progress
         self._hash = hashlib.new(descriptor.digest.partition(":")[0])
         self._hashed = 0
@@ -85,13 +85,13 @@ class CheckedSource:
             self._progress(done, self.descriptor.size)
 
     def _blocks(self, start: int, stop: int) -> Iterator[bytes | memoryview]:
-        if not (self.held and isinstance(self._open, HeldBlob)):
+        if not (self.proven and isinstance(self._open, ProvenBlob)):
             yield from self._checked_blocks(start, stop)
             return
-        for held in self._open.blocks(start, stop):
-            start += len(held)
-            self.moved += len(held)
-            yield held
+        for block in self._open.blocks(start, stop):
+            start += len(block)
+            self.moved += len(block)
+            yield block
             self.show(start)
 
     def _checked_blocks(self, start: int, stop: int) -> Iterator[bytes]:
@@ -160,7 +160,7 @@ class BlobPush:
         self._patient = patient
         self._chunk = chunk_bytes
         self._size = source.descriptor.size
-        limit = HELD_REQUEST_BYTES if source.held else ONE_REQUEST_BYTES
+        limit = PROVEN_REQUEST_BYTES if source.proven else ONE_REQUEST_BYTES
         self._whole = self._size <= min(limit, chunk_bytes or limit)
         self._may_go_in_pieces = self._whole and self._size > ONE_REQUEST_BYTES
         self._session: UploadSession | None = None

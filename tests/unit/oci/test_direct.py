@@ -11,7 +11,8 @@ import time
 import pytest
 
 from dockercomms.errors import NetworkError, ProtocolError
-from dockercomms.oci.direct import Connection, Connections, request_head
+from dockercomms.oci.direct import JOINED_BYTES, Connection, Connections, request_head
+from dockercomms.oci.exchange import Body
 from tests.fakes.scripted import Raw, Reply, ScriptedServer
 from tests.unit.oci.sessions import pull, session
 
@@ -136,6 +137,20 @@ def test_direct_read_answer_before_a_refused_body_was_taken():
     with ScriptedServer(Raw(raw)) as server, session(server.host) as one:
         response = one.send(pull(method="PUT", body=b"x" * 10, ok=frozenset({413})))
         assert response.status == 413
+
+
+@pytest.mark.parametrize("count", [3, JOINED_BYTES])
+def test_direct_sends_a_body_whose_blocks_share_one_buffer(count):
+    def blocks():
+        room = bytearray(2)
+        for number in range(count):
+            room[:] = number.to_bytes(2, "big")
+            yield memoryview(room)
+
+    sent = Body(2 * count, blocks)
+    with ScriptedServer(Reply(201)) as server, session(server.host) as one:
+        one.send(pull(method="PUT", body=sent, ok=frozenset({201})))
+        assert server.requests[0].body == b"".join(n.to_bytes(2, "big") for n in range(count))
 
 
 def test_direct_closed_session_keeps_no_connection():

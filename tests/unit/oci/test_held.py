@@ -7,7 +7,7 @@ import io
 import pytest
 
 from dockercomms.errors import DigestMismatch
-from dockercomms.oci.held import BLOCK_BYTES, HeldBlob, checked_blocks
+from dockercomms.oci.held import BLOCK_BYTES, HeldBlob, ProvenBlob, checked_blocks
 from dockercomms.oci.model import Descriptor
 
 DATA = b"abcdefgh"
@@ -55,6 +55,24 @@ def test_stream_and_blocks_ask_each_time():
         stream(check=stop).read(1)
     with pytest.raises(InterruptedError):
         next(HeldBlob(memoryview(DATA), stop).blocks(0, 1))
+
+
+def test_bare_blob_has_neither_size_nor_blocks():
+    with pytest.raises(NotImplementedError):
+        _ = ProvenBlob().size
+    with pytest.raises(NotImplementedError):
+        ProvenBlob().blocks(0, 1)
+
+
+def test_blob_that_is_not_in_memory_is_checked_by_a_store_of_ours():
+    class Elsewhere(ProvenBlob):
+        size = len(DATA)
+
+        def blocks(self, start, stop):
+            yield memoryview(b"ABCDEFGH")[start:stop]
+
+    with pytest.raises(DigestMismatch):
+        list(checked_blocks(Descriptor.of(DATA, "text/plain"), Elsewhere()))
 
 
 def test_blocks_are_views_of_one_size():
