@@ -22,6 +22,7 @@ import random
 import shutil
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ _LINUX_RENAME_NOREPLACE = 1
 _DARWIN_RENAME_EXCL = 4
 LOCK_POLL_SECONDS = 0.02
 """How often a lock held by another process is asked for again."""
+_POSITION = threading.Lock()
+"""Held from a seek to its read, where a system cannot read at a place."""
 
 
 class Clock(Protocol):
@@ -144,6 +147,24 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(handle)
         raise LocalIOError(f"{path}: not a regular file")
     return os.fdopen(handle, "rb")
+
+
+def read_at(handle: int, room: memoryview, at: int, *, native: bool = True) -> int:
+    """Read into `room` what the descriptor `handle` has from `at` on; return how many bytes.
+
+    0 is its end; less than `room` may come before it. Several threads may read one descriptor,
+    whose own position does not count and may move.
+
+    Raises:
+        OSError: as `os.preadv`.
+    """
+    if native and hasattr(os, "preadv"):
+        return os.preadv(handle, [room], at)
+    with _POSITION:
+        os.lseek(handle, at, os.SEEK_SET)
+        data = os.read(handle, len(room))
+    room[: len(data)] = data
+    return len(data)
 
 
 def write_all(handle: int, data: bytes | bytearray | memoryview) -> None:

@@ -35,7 +35,7 @@ class Body:
     length: int
     """Bytes in all."""
     open: Callable[[], Iterator[bytes | memoryview]]
-    """Gives the bytes from their start each time; a block may be gone when the next is asked for."""
+    """Gives the bytes from their start each time; a block may be gone with the next one."""
 
     def __bool__(self) -> bool:
         """Return whether there is anything in it."""

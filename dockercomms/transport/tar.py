@@ -59,6 +59,11 @@ class TarMember:
     link_target: str = ""
 
 
+def chunk_name(index: int) -> str:
+    """Return the path of the entry that holds chunk `index`."""
+    return f"chunk_{index}.bin"
+
+
 def write_header(member: TarMember) -> bytes:
     """Return the header blocks of `member`: one, or three where PAX is needed.
 

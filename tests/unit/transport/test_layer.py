@@ -15,14 +15,13 @@ from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.model import Descriptor
 from dockercomms.transport.chunks import Chunk, split
 from dockercomms.transport.layer import (
-    _optional,
     decode,
     encode,
-    entry_name,
     gzip_engine,
     layer_bytes,
 )
-from dockercomms.transport.tar import END, TarMember, write_header
+from dockercomms.transport.raw_frames import optional_module
+from dockercomms.transport.tar import END, TarMember, chunk_name, write_header
 
 RANDOM = Random(1).randbytes(700_000)
 WAYS = [("zstd", None), ("gzip", "isal"), ("gzip", "zlib")]
@@ -94,8 +93,8 @@ def test_gzip_engine_is_the_fast_one_where_it_is_there():
 
 
 def test_gzip_engine_that_is_not_installed_is_none():
-    assert _optional("isal.missing") is None
-    assert _optional("zlib") is zlib
+    assert optional_module("isal.missing") is None
+    assert optional_module("zlib") is zlib
 
 
 def test_stored_gzip_is_read_by_anybody():
@@ -104,7 +103,7 @@ def test_stored_gzip_is_read_by_anybody():
 
 
 def test_entry_is_named_for_the_index():
-    assert entry_name(12) == "chunk_12.bin"
+    assert chunk_name(12) == "chunk_12.bin"
 
 
 @pytest.mark.parametrize(("compression", "engine"), WAYS)

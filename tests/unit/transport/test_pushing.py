@@ -12,9 +12,16 @@ from random import Random
 
 import pytest
 
-from dockercomms.errors import LimitError, LocalIOError, NetworkError
+from dockercomms.errors import (
+    DigestInvalid,
+    DigestMismatch,
+    LimitError,
+    LocalIOError,
+    NetworkError,
+)
 from dockercomms.oci.model import Descriptor
 from dockercomms.protocol import CHUNK_INDEX, CHUNK_SIZE, MEDIA_TYPE_CHUNK_GZIP
+from dockercomms.transport import pushing
 from dockercomms.transport.payload import payload_of
 from dockercomms.transport.transfer import NullJournal, confirm_blobs, push_payload
 from tests.fakes.clock import FakeClock
@@ -241,6 +248,110 @@ def test_push_reads_through_a_source_that_can_be_opened_again(file):
     assert len(push(Twice(), file).layers) == 10
 
 
+# --- files, whose chunks stay where they are -----------------------------------------------------
+
+LARGE = 400_000
+LARGE_TEXT = b" ".join(b"%d" % number for number in range(200_000))[: 2 * LARGE]
+CONTENTS = [DATA, LARGE_TEXT, DATA[:LARGE] + LARGE_TEXT]
+CONTENT_NAMES = ["random", "text", "both"]
+
+
+@pytest.mark.parametrize("data", CONTENTS, ids=CONTENT_NAMES)
+@pytest.mark.parametrize("compress", ["zstd", "gzip"])
+@pytest.mark.parametrize("chunk_bytes", [LARGE, 2 * LARGE, None])
+def test_file_becomes_the_layers_of_a_stream_with_its_bytes(file, data, compress, chunk_bytes):
+    file.write_bytes(data)
+    stream = payload_of([Path("-")], name="n", stdin=io.BytesIO(data))
+    options = {"chunk_bytes": chunk_bytes, "compress": compress}
+    there, piped = WatchedRegistry(), WatchedRegistry()
+    pushed = push(there, file, **options)
+    assert pushed.layers == push_payload(piped, REPO, stream, **options).layers
+    assert pushed.payload_digest == "sha256:" + hashlib.sha256(data).hexdigest()
+    assert pushed.total_bytes == len(data)
+    for layer in pushed.layers:
+        assert (
+            there.get_blob(REPO, layer.digest).read() == piped.get_blob(REPO, layer.digest).read()
+        )
+
+
+@pytest.mark.parametrize("data", CONTENTS, ids=CONTENT_NAMES)
+def test_large_chunks_that_are_recorded_are_not_made_again(file, data):
+    file.write_bytes(data)
+    registry, journal = WatchedRegistry(), MemoryJournal()
+    first = push(registry, file, journal=journal, chunk_bytes=LARGE)
+    registry.calls.clear()
+    again = push(registry, file, journal=journal, chunk_bytes=LARGE)
+    assert again.layers == first.layers
+    assert again.payload_digest == first.payload_digest
+    assert again.reused_chunks == len(first.layers)
+    assert registry.names("push") == []
+
+
+@pytest.mark.parametrize("data", CONTENTS, ids=CONTENT_NAMES)
+def test_large_chunks_that_are_recorded_and_gone_are_made_again(file, data):
+    file.write_bytes(data)
+    journal = MemoryJournal()
+    first = push(WatchedRegistry(), file, journal=journal, chunk_bytes=LARGE)
+    registry = WatchedRegistry()
+    assert push(registry, file, journal=journal, chunk_bytes=LARGE).layers == first.layers
+    assert sorted(registry.names("push")) == sorted(layer.digest for layer in first.layers)
+
+
+@pytest.mark.parametrize("data", CONTENTS, ids=CONTENT_NAMES)
+def test_confirm_pushes_large_chunks_again(file, data):
+    file.write_bytes(data)
+    registry = WatchedRegistry()
+    pushed = push(registry, file, chunk_bytes=LARGE)
+    gone = [layer.digest for layer in pushed.layers]
+    for digest in gone:
+        registry.delete_blob(REPO, digest)
+    registry.calls.clear()
+    assert confirm(registry, payload_of([file]), pushed) == len(gone)
+    assert registry.names("push") == gone
+
+
+def test_large_file_that_does_not_shrink_has_large_chunks(file, monkeypatch):
+    monkeypatch.setattr(pushing, "LARGE_TOTAL_BYTES", len(DATA))
+    monkeypatch.setattr(pushing, "LARGE_CHUNK_BYTES", 700_000)
+    monkeypatch.setattr(pushing, "choose_chunk_bytes", lambda total, asked: asked or 300_000)
+    assert push(WatchedRegistry(), file, chunk_bytes=None).chunk_bytes == 700_000
+    assert push(WatchedRegistry(), file).chunk_bytes == CHUNK
+    assert push(WatchedRegistry(), file, chunk_bytes=None, compress="gzip").chunk_bytes == 300_000
+    file.write_bytes((LARGE_TEXT * 2)[: len(DATA)])
+    assert push(WatchedRegistry(), file, chunk_bytes=None).chunk_bytes == 300_000
+    file.write_bytes(DATA[:-1])
+    assert push(WatchedRegistry(), file, chunk_bytes=None).chunk_bytes == 300_000
+
+
+@pytest.mark.parametrize("error", [DigestInvalid, DigestMismatch])
+def test_bytes_that_change_between_hashing_and_sending_are_the_files_change(file, error):
+    def change(name, digest):
+        if name == "push":
+            file.write_bytes(DATA[::-1])
+            os.utime(file, ns=(0, 0))
+            raise error("other bytes")
+
+    with pytest.raises(LocalIOError, match="changed while it was sent"):
+        push(WatchedRegistry(change), file, chunk_bytes=LARGE)
+
+
+def test_bytes_that_arrive_wrongly_are_not_blamed_on_the_file(file):
+    def refuse(name, digest):
+        if name == "push":
+            raise DigestInvalid("other bytes")
+
+    with pytest.raises(DigestInvalid, match="other bytes"):
+        push(WatchedRegistry(refuse), file, chunk_bytes=LARGE)
+
+
+def test_file_that_becomes_shorter_while_it_is_read_is_noticed(file):
+    def cut(name, digest):
+        os.truncate(file, LARGE)
+
+    with pytest.raises(LocalIOError, match=r"it ends at 400000; it changed while it was sent"):
+        push(WatchedRegistry(cut), file, chunk_bytes=LARGE, concurrency=1)
+
+
 # --- confirm_blobs -------------------------------------------------------------------------------
 
 
@@ -341,6 +452,18 @@ class Endless(io.RawIOBase):
         buffer[:count] = self.random.randbytes(count)
         self.left -= count
         return count
+
+
+def test_push_of_a_file_that_does_not_shrink_keeps_none_of_it_in_memory(file):
+    with file.open("wb") as target:
+        for _ in range(20):
+            target.write(os.urandom(2**20))
+    tracemalloc.start()
+    pushed = push(Discarding(), file, chunk_bytes=5 * 2**20, concurrency=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pushed.total_bytes == 20 * 2**20
+    assert peak < 4 * 2**20
 
 
 def test_push_keeps_a_few_chunks_in_memory_and_never_the_payload():
