@@ -84,6 +84,8 @@ _SHRINKS = 0.98
 """What a sample must shrink to for a compressor to be worth its time: zlib takes 25 s for 1 GiB of
 random bytes, zstd 0.35 s, and the samples 0.03 s."""
 
+_MOST_BYTES = 2**20
+"""What zstd asks its source for, which gives as much as it has a buffer for."""
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 """Deflate, no flags, time 0, operating system unknown."""
 _RAW_DEFLATE = -15
@@ -283,7 +285,7 @@ def decode(
     engine: GzipEngine | None = None,
     room: memoryview | None = None,
 ) -> Iterator[bytes | memoryview]:
-    """Yield the payload bytes in `layer`, each piece at most 512 KiB.
+    """Yield the payload bytes in `layer`, each piece at most 256 KiB or as long as `room`.
 
     Bounds hold before a byte is handed out; that all of it was right is known only when the
     iterator has ended: then `layer` has been read to its own end too.
@@ -312,7 +314,7 @@ def decode(
         raise ProtocolError(f"chunk {index}: {expected} bytes expected, {member.size} announced")
     left = member.size
     while left:
-        piece = _piece(plain, min(left, PIECE_BYTES), room)
+        piece = _piece(plain, min(left, PIECE_BYTES if room is None else len(room)), room)
         if not piece:
             raise ProtocolError(f"chunk {index}: ends {left} bytes early")
         left -= len(piece)
@@ -383,7 +385,7 @@ class _ZstdReader:
             max_window_size=MAX_ZSTD_WINDOW_BYTES
         ).stream_reader(
             cast("BinaryIO", self._frames),
-            read_size=PIECE_BYTES,
+            read_size=_MOST_BYTES,
             read_across_frames=True,
             closefd=False,
         )

@@ -47,8 +47,8 @@ class PlacedFile:
                 count = read_at(self.handle, room, at)
             if not count:
                 raise LocalIOError(
-                    f"{self.name}: {at + len(room)} bytes or more expected, it ends at {at};"
-                    " it changed while it was sent"
+                    f"{self.name}: {at + len(room)} bytes or more expected, nothing is left at"
+                    f" {at}; it changed while it was sent"
                 )
             room, at = room[count:], at + count
 

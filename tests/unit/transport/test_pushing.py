@@ -348,7 +348,7 @@ def test_file_that_becomes_shorter_while_it_is_read_is_noticed(file):
     def cut(name, digest):
         os.truncate(file, LARGE)
 
-    with pytest.raises(LocalIOError, match=r"it ends at 400000; it changed while it was sent"):
+    with pytest.raises(LocalIOError, match="changed while it was sent"):
         push(WatchedRegistry(cut), file, chunk_bytes=LARGE, concurrency=1)
 
 
