@@ -89,5 +89,9 @@ class Buffers:
 
 
 def allocate(size: int) -> memoryview:
-    """Return a new buffer of `size` bytes; of a large one only what is touched takes memory."""
+    """Return a new buffer of `size` bytes; of a large one only what is touched takes memory.
+
+    A large one is never the allocator's, which would keep what is as large in its heaps from then
+    on: a bytearray of 512 KiB for each chunk cost 50 MiB (measured, gzip of random bytes).
+    """
     return memoryview(mmap.mmap(-1, size) if size >= MAPPED_BYTES else bytearray(size))

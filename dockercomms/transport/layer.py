@@ -270,7 +270,7 @@ def _sample(tar: memoryview | PlacedTar, at: int, size: int) -> memoryview:
     """Return up to `size` bytes of `tar` from `at` on."""
     if isinstance(tar, memoryview):
         return tar[at : at + size]
-    room = memoryview(bytearray(min(size, len(tar) - at)))
+    room = allocate(min(size, len(tar) - at))
     tar.fill(room, at)
     return room
 

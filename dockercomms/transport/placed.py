@@ -23,7 +23,7 @@ from dataclasses import field
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import local_errors, read_at
 from dockercomms.records import dataclass
-from dockercomms.transport.buffers import PIECE_BYTES
+from dockercomms.transport.buffers import PIECE_BYTES, allocate
 from dockercomms.transport.chunks import room_bytes
 from dockercomms.transport.tar import BLOCK_BYTES, TarMember, chunk_name, write_header
 
@@ -95,7 +95,7 @@ class PlacedTar:
 
     def reader(self, piece_bytes: int = PIECE_BYTES) -> PlacedReader:
         """Return it as a stream that gives up to `piece_bytes` at once."""
-        return PlacedReader(self, memoryview(bytearray(piece_bytes)))
+        return PlacedReader(self, allocate(piece_bytes))
 
 
 class PlacedReader:

@@ -36,7 +36,7 @@ from dockercomms.protocol import (
     Compression,
 )
 from dockercomms.records import dataclass
-from dockercomms.transport.buffers import PIECE_BYTES, Buffers
+from dockercomms.transport.buffers import PIECE_BYTES, Buffers, allocate
 from dockercomms.transport.chunks import Chunk, choose_chunk_bytes, room_bytes, split
 from dockercomms.transport.journal import (
     DEFAULT_CONCURRENCY,
@@ -213,7 +213,7 @@ def _tasks_in_place(
     pusher: _Pusher, reading: _Reading, file: PlacedFile, chunk_bytes: int, total_bytes: int
 ) -> Iterator[Callable[[], _PushedChunk]]:
     """Yield what is to be done for each chunk of a file."""
-    room = memoryview(bytearray(PIECE_BYTES))
+    room = allocate(PIECE_BYTES)
     for index, start in enumerate(range(0, total_bytes, chunk_bytes)):
         chunk = PlacedChunk(file, start, min(chunk_bytes, total_bytes - start))
         if pusher.goes_raw(index, chunk):

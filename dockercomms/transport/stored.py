@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from dockercomms.oci.held import BLOCK_BYTES, ProvenBlob
 from dockercomms.oci.model import Digest
 from dockercomms.records import dataclass
+from dockercomms.transport.buffers import allocate
 from dockercomms.transport.placed import PlacedTar
 from dockercomms.transport.raw_frames import (
     BLOCK_HEAD_BYTES,
@@ -80,7 +81,7 @@ class StoredBlob(ProvenBlob):
         Raises:
             LocalIOError: the file cannot be read, or is shorter than it was.
         """
-        room = memoryview(bytearray(_UNITS * _UNIT_BYTES))
+        room = allocate(_UNITS * _UNIT_BYTES)
         while start < stop:
             self.check()
             piece = self._from(start, room)[: stop - start]
@@ -111,7 +112,7 @@ def store(tar: PlacedTar, seen: Seen = lambda _: None) -> StoredLayer:
     """
     hashed = hashlib.sha256(frame_head(len(tar)))
     checksum = Checksum(len(tar))
-    room = memoryview(bytearray(_UNITS * _UNIT_BYTES))
+    room = allocate(_UNITS * _UNIT_BYTES)
     for at in range(0, len(tar), _UNITS * RAW_BLOCK_BYTES):
         hashed.update(_blocks(tar, at, room, seen, checksum.update))
     hashed.update(end := checksum.end())
