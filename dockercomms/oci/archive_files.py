@@ -48,7 +48,13 @@ from dockercomms.oci.layout_files import (
 from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
 from dockercomms.oci.model import READ_BYTES, Digest
 from dockercomms.oci.reference import is_valid_digest
-from dockercomms.platforms import LOCK_POLL_SECONDS, local_errors, make_folder, open_regular
+from dockercomms.platforms import (
+    LOCK_POLL_SECONDS,
+    local_errors,
+    make_folder,
+    open_regular,
+    read_at,
+)
 from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
@@ -468,10 +474,9 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self._size - self._at))
-        data = os.pread(self._handle, wanted, self._start + self._at)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        count = read_at(self._handle, buffer[:wanted], self._start + self._at)
+        self._at += count
+        return count
 
     def close(self) -> None:
         if not self.closed:

@@ -22,7 +22,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import begin_writing, local_errors
+from dockercomms.platforms import begin_writing, local_errors, read_at
 from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
 
@@ -96,7 +96,7 @@ class _FilePlaces:
         while at < stop:
             view = room[: min(len(room), stop - at)]
             with local_errors(_WHAT):
-                count = os.preadv(self.handle, [view], at)
+                count = read_at(self.handle, view, at)
             if not count:
                 raise LocalIOError("payload: what was written cannot be read back")
             hashed.update(view[:count])
