@@ -37,14 +37,7 @@ from dockercomms.records import dataclass
 from dockercomms.transport.buffers import PIECE_BYTES, allocate
 from dockercomms.transport.chunks import Chunk, room_bytes
 from dockercomms.transport.placed import PlacedChunk, PlacedTar
-from dockercomms.transport.raw_frames import (
-    RAW_BLOCK_BYTES,
-    Checksum,
-    block_head,
-    frame_bytes,
-    frame_head,
-    optional_module,
-)
+from dockercomms.transport.raw_frames import RAW_BLOCK_BYTES, optional_module, raw_frame
 from dockercomms.transport.tar import (
     BLOCK_BYTES,
     TYPE_FILE,
@@ -124,9 +117,7 @@ def layer_bytes(chunk_bytes: int) -> int:
 
     zstd grows by 3 bytes in 128 KiB and a few more, isal by 5 in 32 KiB, zlib by 5 in 16 KiB.
     """
-    return max(
-        frame_bytes(room_bytes(chunk_bytes)), room_bytes(chunk_bytes) + chunk_bytes // 2**11 + 2**10
-    )
+    return room_bytes(chunk_bytes) + chunk_bytes // 2**11 + 2**10
 
 
 def encode(
@@ -182,22 +173,10 @@ def goes_raw(tar: memoryview | PlacedTar) -> bool:
 def _raw(tar: memoryview | PlacedTar, room: memoryview, hashed: _Hash) -> int:
     """Write one frame of raw blocks, and hash each while it is in the cache."""
     size = 0
-
-    def put(piece: bytes | memoryview) -> None:
-        nonlocal size
-        room[size : size + len(piece)] = piece
-        hashed.update(piece)
-        size += len(piece)
-
-    put(frame_head(len(tar)))
-    checksum = Checksum(len(tar))
-    left = len(tar)
-    for block in _cut(tar, RAW_BLOCK_BYTES):
-        left -= len(block)
-        put(block_head(len(block), last=not left))
-        put(block)
-        checksum.update(block)
-    put(checksum.end())
+    for part in raw_frame(_cut(tar, RAW_BLOCK_BYTES), len(tar)):
+        room[size : size + len(part)] = part
+        hashed.update(part)
+        size += len(part)
     return size
 
 
@@ -239,14 +218,10 @@ def _gzip(tar: memoryview | PlacedTar, room: memoryview, wanted: GzipEngine | No
 
 
 def _cut(tar: memoryview | PlacedTar, size: int) -> Iterator[memoryview]:
-    """Yield `tar` in pieces of `size` bytes, each good until the next is asked for."""
+    """Return `tar` in pieces of `size` bytes, each good until the next is asked for."""
     if isinstance(tar, memoryview):
-        for at in range(0, len(tar), size):
-            yield tar[at : at + size]
-        return
-    reader = tar.reader(size)
-    while piece := reader.read():
-        yield piece
+        return (tar[at : at + size] for at in range(0, len(tar), size))
+    return tar.pieces(size)
 
 
 def shrinks(tar: memoryview | PlacedTar) -> bool:

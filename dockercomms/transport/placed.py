@@ -12,20 +12,23 @@ Example:
     ...     _ = file.write(b"abcdefgh")
     ...     file.flush()
     ...     tar = PlacedChunk(PlacedFile(file.fileno(), "f"), 2, 3).tar(0)
-    ...     bytes(tar.reader().read())[512:515]
+    ...     bytes(next(tar.pieces(1024)))[512:515]
     b'cde'
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import field
 
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import local_errors, read_at
 from dockercomms.records import dataclass
-from dockercomms.transport.buffers import PIECE_BYTES, allocate
+from dockercomms.transport.buffers import allocate
 from dockercomms.transport.chunks import room_bytes
 from dockercomms.transport.tar import BLOCK_BYTES, TarMember, chunk_name, write_header
+
+Seen = Callable[[memoryview], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +96,18 @@ class PlacedTar:
         room[last:] = bytes(len(room) - last)
         return room[first:last]
 
-    def reader(self, piece_bytes: int = PIECE_BYTES) -> PlacedReader:
-        """Return it as a stream that gives up to `piece_bytes` at once."""
-        return PlacedReader(self, allocate(piece_bytes))
+    def pieces(self, size: int, seen: Seen = lambda _: None) -> Iterator[memoryview]:
+        """Yield it from its start in pieces of `size` bytes, each good until the next is asked for.
 
+        Args:
+            size: How long a piece is; the last one may be shorter.
+            seen: Called with the part of each piece that is payload, in order.
 
-class PlacedReader:
-    """A `PlacedTar` read from its start to its end."""
-
-    def __init__(self, tar: PlacedTar, room: memoryview) -> None:
-        self._tar = tar
-        self._room = room
-        self._at = 0
-
-    def read(self, size: int = -1, /) -> memoryview:
-        """Return up to `size` bytes, as many as the buffer holds, good until the next are read."""
-        most = len(self._room) if size < 0 else min(size, len(self._room))
-        piece = self._room[: min(most, len(self._tar) - self._at)]
-        self._tar.fill(piece, self._at)
-        self._at += len(piece)
-        return piece
+        Raises:
+            LocalIOError: see `PlacedFile.fill`.
+        """
+        room = allocate(size)
+        for at in range(0, len(self), size):
+            piece = room[: len(self) - at]
+            seen(self.fill(piece, at))
+            yield piece

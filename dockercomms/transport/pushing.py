@@ -36,7 +36,7 @@ from dockercomms.protocol import (
     Compression,
 )
 from dockercomms.records import dataclass
-from dockercomms.transport.buffers import PIECE_BYTES, Buffers, allocate
+from dockercomms.transport.buffers import PIECE_BYTES, Buffers
 from dockercomms.transport.chunks import Chunk, choose_chunk_bytes, room_bytes, split
 from dockercomms.transport.journal import (
     DEFAULT_CONCURRENCY,
@@ -68,7 +68,7 @@ LARGE_CHUNK_BYTES = 32 * 2**20
 WINDOW_BYTES = 64 * 2**20
 """Chunks and layers in memory, all together; two chunks and their layers where those are larger."""
 _COMPRESSIONS: dict[Compress, Compression] = {"auto": "zstd", "zstd": "zstd", "gzip": "gzip"}
-"""zstd adapts by itself: what does not shrink becomes raw blocks, at 2 GB/s."""
+"""`encode` spares zstd what does not shrink."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +213,6 @@ def _tasks_in_place(
     pusher: _Pusher, reading: _Reading, file: PlacedFile, chunk_bytes: int, total_bytes: int
 ) -> Iterator[Callable[[], _PushedChunk]]:
     """Yield what is to be done for each chunk of a file."""
-    room = allocate(PIECE_BYTES)
     for index, start in enumerate(range(0, total_bytes, chunk_bytes)):
         chunk = PlacedChunk(file, start, min(chunk_bytes, total_bytes - start))
         if pusher.goes_raw(index, chunk):
@@ -221,7 +220,7 @@ def _tasks_in_place(
             yield partial(pusher.push_placed, index, chunk, layer)
         else:
             yield partial(pusher.push_placed, index, chunk, None)
-            reading.placed(chunk, room)
+            reading.placed(chunk.tar(index))
 
 
 def _inlined(results: list[_PushedChunk]) -> tuple[Descriptor, ...]:
@@ -273,13 +272,11 @@ class _Reading:
             self.total_bytes += chunk.size
             yield chunk
 
-    def placed(self, chunk: PlacedChunk, room: memoryview) -> None:
-        """Read a chunk through `room`."""
-        for at in range(0, chunk.size, len(room)):
-            piece = room[: min(len(room), chunk.size - at)]
-            chunk.file.fill(piece, chunk.start + at)
-            self._hash.update(piece)
-        self.total_bytes += chunk.size
+    def placed(self, tar: PlacedTar) -> None:
+        """Read a chunk."""
+        for _ in tar.pieces(PIECE_BYTES, self._hash.update):
+            pass
+        self.total_bytes += tar.chunk.size
 
     def stored(self, tar: PlacedTar) -> StoredLayer:
         """Read a chunk, and return the layer that holds it in raw blocks."""
@@ -355,20 +352,15 @@ class _Pusher:
 
     def goes_raw(self, index: int, chunk: PlacedChunk) -> bool:
         """Return whether the layer of `chunk` is to be its bytes, as far as is known."""
-        recorded = self.journal.chunk(index)
-        if self.compression != "zstd" or (
-            recorded is not None and self._fits(recorded, index, chunk.size)
-        ):
+        if self.compression != "zstd" or self._recorded(index, chunk.size) is not None:
             return False
         return goes_raw(chunk.tar(index))
 
     def _known(self, index: int, chunk_bytes: int) -> _PushedChunk | None:
         """Return the layer that an earlier run made, if the store has it."""
         self.stop.check()
-        recorded = self.journal.chunk(index)
-        if recorded is None or not self._fits(recorded, index, chunk_bytes):
-            return None
-        if not self.has(recorded):
+        recorded = self._recorded(index, chunk_bytes)
+        if recorded is None or not self.has(recorded):
             return None
         return _PushedChunk(recorded, chunk_bytes, reused=True, content=recorded.data)
 
@@ -409,12 +401,13 @@ class _Pusher:
             self.registry.push_blob(self.repository, descriptor, blob)
         self.journal.confirm(descriptor.digest)
 
-    def _fits(self, recorded: Descriptor, index: int, chunk_bytes: int) -> bool:
-        """Return whether a recorded layer is what this run would make of the chunk."""
-        return recorded.media_type == CHUNK_MEDIA_TYPES[self.compression] and (
-            recorded.annotations.get(CHUNK_INDEX),
-            recorded.annotations.get(CHUNK_SIZE),
-        ) == (str(index), str(chunk_bytes))
+    def _recorded(self, index: int, chunk_bytes: int) -> Descriptor | None:
+        """Return the layer that is noted for a chunk, if this run would make such a one of it."""
+        recorded = self.journal.chunk(index)
+        if recorded is None or recorded.media_type != CHUNK_MEDIA_TYPES[self.compression]:
+            return None
+        place = (recorded.annotations.get(CHUNK_INDEX), recorded.annotations.get(CHUNK_SIZE))
+        return recorded if place == (str(index), str(chunk_bytes)) else None
 
     def has(self, descriptor: Descriptor) -> bool:
         """Return whether the store has this blob, in this size."""

@@ -9,16 +9,14 @@ Source: RFC 8878 section 3.1.
 
 Example:
     >>> import zstandard
-    >>> from dockercomms.transport.raw_frames import Checksum, block_head, frame_head
-    >>> checksum = Checksum(5)
-    >>> checksum.update(b"hello")
-    >>> frame = frame_head(5) + block_head(5, last=True) + b"hello" + checksum.end()
-    >>> zstandard.decompress(frame)
+    >>> from dockercomms.transport.raw_frames import raw_frame
+    >>> zstandard.decompress(b"".join(raw_frame([b"hello"], 5)))
     b'hello'
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -93,3 +91,20 @@ class Checksum:
             return made[-CHECKSUM_BYTES:]
         low: int = self._hash.intdigest() & 0xFFFFFFFF
         return low.to_bytes(CHECKSUM_BYTES, "little")
+
+
+def raw_frame(blocks: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
+    """Yield the parts of the frame that holds `blocks`, the last part being its checksum.
+
+    Args:
+        blocks: The content, each `RAW_BLOCK_BYTES` long but the last.
+        size: How many bytes they have together, 1 or more.
+    """
+    checksum = Checksum(size)
+    yield frame_head(size)
+    for block in blocks:
+        size -= len(block)
+        yield block_head(len(block), last=not size)
+        yield block
+        checksum.update(block)
+    yield checksum.end()

@@ -27,22 +27,20 @@ from dockercomms.oci.held import BLOCK_BYTES, ProvenBlob
 from dockercomms.oci.model import Digest
 from dockercomms.records import dataclass
 from dockercomms.transport.buffers import allocate
-from dockercomms.transport.placed import PlacedTar
+from dockercomms.transport.placed import PlacedTar, Seen
 from dockercomms.transport.raw_frames import (
     BLOCK_HEAD_BYTES,
     FRAME_HEAD_BYTES,
     RAW_BLOCK_BYTES,
-    Checksum,
     block_head,
     frame_bytes,
     frame_head,
+    raw_frame,
 )
 
 _UNIT_BYTES = BLOCK_HEAD_BYTES + RAW_BLOCK_BYTES
 _UNITS = BLOCK_BYTES // RAW_BLOCK_BYTES
 """Blocks that are read and sent at once."""
-
-Seen = Callable[[memoryview], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,35 +108,23 @@ def store(tar: PlacedTar, seen: Seen = lambda _: None) -> StoredLayer:
     Raises:
         LocalIOError: the file cannot be read, or is shorter than it was.
     """
-    hashed = hashlib.sha256(frame_head(len(tar)))
-    checksum = Checksum(len(tar))
-    room = allocate(_UNITS * _UNIT_BYTES)
-    for at in range(0, len(tar), _UNITS * RAW_BLOCK_BYTES):
-        hashed.update(_blocks(tar, at, room, seen, checksum.update))
-    hashed.update(end := checksum.end())
-    return StoredLayer(tar, Digest(f"sha256:{hashed.hexdigest()}"), end)
+    hashed = hashlib.sha256()
+    part: bytes | memoryview = b""
+    for part in raw_frame(tar.pieces(RAW_BLOCK_BYTES, seen), len(tar)):
+        hashed.update(part)
+    return StoredLayer(tar, Digest(f"sha256:{hashed.hexdigest()}"), checksum=bytes(part))
 
 
-def _blocks(
-    tar: PlacedTar, at: int, room: memoryview, seen: Seen | None = None, held: Seen | None = None
-) -> memoryview:
+def _blocks(tar: PlacedTar, at: int, room: memoryview) -> memoryview:
     """Put the blocks of a tar from `at` on into `room`, as many as it has place for; return them.
 
-    Args:
-        tar: What is in them.
-        at: Where in it the first one begins.
-        room: Where they go.
-        seen: Called with what is payload of each.
-        held: Called with all that each holds.
+    Together with their heads, so that the network is handed one large piece.
     """
     done = 0
     while at < len(tar) and done < len(room):
         size = min(RAW_BLOCK_BYTES, len(tar) - at)
         begin, end = done + BLOCK_HEAD_BYTES, done + BLOCK_HEAD_BYTES + size
         room[done:begin] = block_head(size, last=at + size == len(tar))
-        payload = tar.fill(room[begin:end], at)
-        if seen is not None and held is not None:
-            seen(payload)
-            held(room[begin:end])
+        tar.fill(room[begin:end], at)
         at, done = at + size, end
     return room[:done]

@@ -16,6 +16,7 @@ from dockercomms.transport.raw_frames import (
     frame_bytes,
     frame_head,
     optional_module,
+    raw_frame,
 )
 
 ENGINES = ["xxhash", "missing.xxhash"]
@@ -41,6 +42,13 @@ def test_frame_is_what_zstd_reads(engine, size):
     parameters = zstandard.get_frame_parameters(made)
     assert (parameters.content_size, parameters.window_size) == (size, RAW_BLOCK_BYTES)
     assert parameters.has_checksum
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_frame_is_put_together_from_its_blocks(size):
+    data = Random(size).randbytes(size)
+    blocks = [data[at : at + RAW_BLOCK_BYTES] for at in range(0, size, RAW_BLOCK_BYTES)]
+    assert b"".join(raw_frame(iter(blocks), size)) == frame(data, "xxhash")
 
 
 @pytest.mark.parametrize("size", SIZES)
