@@ -341,26 +341,26 @@ def test_where_there_is_no_referrers_api_the_index_lists_what_was_carried(town):
 # --- archives and folders ------------------------------------------------------------------------
 
 
-def archive(path: Path) -> Store:
-    return open_store(f"oci-archive:{path}", create=True)
+def archive(town: Town, path: Path) -> Store:
+    return open_store(f"oci-archive:{path}", clock=town.clock, create=True)
 
 
 def test_an_air_gap_is_crossed_by_a_tar_and_the_receipt_comes_back_the_same_way(town, tmp_path):
     here, there = town.memory("a"), town.memory("b")
     sent = town.send(here, signed=True, ttl_seconds=30 * DAY)
-    out = archive(tmp_path / "out.tar")
+    out = archive(town, tmp_path / "out.tar")
     town.relay(here, out, to=[BOB])
     out.registry.close()
     town.clock.advance(7 * DAY)
 
-    disk = archive(tmp_path / "out.tar")
+    disk = archive(town, tmp_path / "out.tar")
     town.relay(disk, there)
     disk.registry.close()
     assert town.receive(there, signed=True) == [sent.id]
-    back = archive(tmp_path / "back.tar")
+    back = archive(town, tmp_path / "back.tar")
     assert kinds(town.relay(there, back, to=[ALICE])) == [("receipt", "relayed")]
     back.registry.close()
-    disk = archive(tmp_path / "back.tar")
+    disk = archive(town, tmp_path / "back.tar")
     town.relay(disk, here)
     disk.registry.close()
 
@@ -374,13 +374,13 @@ def test_a_second_export_copies_nothing_and_leaves_the_file_alone(town, tmp_path
         town.send(here, f"note {number}", signed=True)
     town.receive(here, signed=True)
     file = tmp_path / "out.tar"
-    out = archive(file)
+    out = archive(town, file)
     town.relay(here, out)
     out.registry.close()
     assert blobs(town) > 0
     before = generation(file)
 
-    out = archive(file)
+    out = archive(town, file)
     assert town.relay(here, out) == []
     out.registry.close()
 
@@ -391,14 +391,14 @@ def test_a_second_export_copies_nothing_and_leaves_the_file_alone(town, tmp_path
 def test_an_archive_can_be_received_from_as_it_is(town, tmp_path):
     here = town.memory("a")
     sent = town.send(here, signed=True)
-    out = archive(tmp_path / "out.tar")
+    out = archive(town, tmp_path / "out.tar")
     town.relay(here, out)
     out.registry.close()
 
-    box = archive(tmp_path / "out.tar")
+    box = archive(town, tmp_path / "out.tar")
     assert town.receive(box, signed=True) == [sent.id]
     box.registry.close()
-    box = archive(tmp_path / "out.tar")
+    box = archive(town, tmp_path / "out.tar")
     assert len(town.mailbox(box, ALICE, signed=True).receipts()) == 1
     box.registry.close()
 
