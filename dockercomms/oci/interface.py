@@ -392,7 +392,10 @@ class Lister(Protocol):
         ...
 
     def referrers_supported(self, repository: str) -> bool:
-        """Return whether the store has the referrers API; asks once per repository.
+        """Return whether the store has the referrers API; asks once per repository and day.
+
+        Every answer that is no index says no, and so does none: a question of convenience stops
+        no flow.
 
         Source: distribution-spec v1.1.1, "Unavailable Referrers API".
         """

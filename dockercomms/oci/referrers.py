@@ -5,13 +5,16 @@ Source: distribution-spec v1.1.1, "Listing Referrers".
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
 from dockercomms.errors import (
+    DockerCommsError,
     ManifestUnknown,
     NameUnknown,
+    NetworkError,
     NotFoundError,
     ProtocolError,
     RegistryError,
@@ -25,7 +28,9 @@ from dockercomms.oci.model import (
     Digest,
     parse_digest,
     parse_index,
+    parse_json,
 )
+from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.scope import Scope
 from dockercomms.records import dataclass
 
@@ -34,6 +39,9 @@ MAX_PAGES = 1000
 
 MAX_LIST_BYTES = 32 * 2**20
 """One page of a listing: zot sends 10,000 referrers in one answer of 6.6 MB (measured)."""
+
+ABSENT_SECONDS = 86_400.0
+"""How long a registry counts as one without the API: registries are upgraded, and failures pass."""
 
 ZERO_DIGEST = Digest("sha256:" + "0" * 64)
 """A subject that nobody has: asking for its referrers asks for the API and nothing else."""
@@ -47,24 +55,23 @@ class ReferrersAPI:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._lock = threading.Lock()
-        self._known: dict[str, bool] = {}
+        self._known: dict[str, tuple[bool, float]] = {}
 
     def supported(self, repository: str) -> bool:
         """Return whether `repository` has the API; asks once, but again while it does not exist.
 
-        A 404 means no only if it is not NAME_UNKNOWN, which registries with the API say of a
-        repository that is not there yet (ggcr, ocimem).
+        Any answer that is no index says no: registries without the API redirect to a web page
+        (GHCR), refuse, or fail. Only a 404 with NAME_UNKNOWN decides nothing: registries with the
+        API say it of a repository that is not there yet (ggcr, ocimem).
 
-        Raises:
-            RegistryError, NetworkError: the answer decides nothing.
+        Source: distribution-spec v1.1.1, "Unavailable Referrers API"; SPEC.md 7.2.
         """
-        with self._lock:
-            known = self._known.get(repository)
+        known = self._known_of(repository)
         if known is not None:
             return known
         try:
-            return self._ask(repository, self._path(repository, ZERO_DIGEST)) is not None
-        except NameUnknown:
+            return self._first(repository, self._path(repository, ZERO_DIGEST)) is not None
+        except (NameUnknown, ProtocolError):  # the second: an index, and an entry of it is wrong
             return True
 
     def entries(
@@ -73,17 +80,20 @@ class ReferrersAPI:
         """Return the entries of all pages, which the registry may or may not filter.
 
         Returns:
-            None where there is no API. The first answer tells, so that nothing else is asked.
+            None where there is no API, or it says that there is no such repository. The first
+            answer tells, so that nothing else is asked.
 
         Raises:
-            NameUnknown: no such repository.
-            ProtocolError: an answer that is no index, or pages without end.
+            ProtocolError: an index that breaks the rules, or pages without end.
+            NetworkError, RegistryError: the API has answered before, and does not now.
         """
-        with self._lock:
-            if self._known.get(repository) is False:
-                return None
+        if self._known_of(repository) is False:
+            return None
         query = "" if artifact_type is None else "?" + urlencode({"artifactType": artifact_type})
-        first = self._ask(repository, self._path(repository, digest) + query)
+        try:
+            first = self._first(repository, self._path(repository, digest) + query)
+        except NameUnknown:
+            return None
         return None if first is None else self._pages(repository, first)
 
     def _pages(self, repository: str, page: _Page) -> Iterator[Descriptor]:
@@ -98,15 +108,20 @@ class ReferrersAPI:
             seen.add(url)
             page = self._fetch(repository, self._sender.adopt(url))
 
-    def _ask(self, repository: str, url: str) -> _Page | None:
-        """Return the first page, None where there is no API; remembers which it was."""
+    def _first(self, repository: str, url: str) -> _Page | None:
+        """Return the first page, None where there is no API; remembers which it was.
+
+        As long as the API has not shown itself, each question is asked once: a registry without it
+        may answer 503 or 429 for ever.
+        """
+        known = self._known_of(repository)
+        retry = None if known else self._sender.retry.for_probes()
         try:
-            page = self._fetch(repository, url)
+            page = self._fetch(repository, url, retry)
         except NameUnknown:
             raise
-        except RegistryError as error:
-            no = isinstance(error, NotFoundError | Unsupported) or error.status == _BAD_REQUEST
-            if not no:
+        except (RegistryError, NetworkError, ProtocolError) as error:
+            if self._known_of(repository) and not _is_no(error):
                 raise
             if not isinstance(error, ManifestUnknown):  # that may be about the subject alone
                 self._remember(repository, supported=False)
@@ -114,26 +129,55 @@ class ReferrersAPI:
         self._remember(repository, supported=True)
         return page
 
-    def _fetch(self, repository: str, url: str) -> _Page:
+    def _fetch(self, repository: str, url: str, retry: RetryPolicy | None = None) -> _Page:
         request = Request(
             method="GET",
             url=url,
             scope=Scope.pull(repository),
             headers={"Accept": MEDIA_TYPE_INDEX},
+            retry=retry,
+            redirects=True,
         )
         response, data = fetch(self._sender, request, MAX_LIST_BYTES)
         where = redact_url(response.url)
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise Unsupported(f"GET {where}: a page for people", status=response.status)
-        entries = parse_index(data, where=where).manifests
+        try:
+            entries = parse_index(data, where=where).manifests
+        except ProtocolError:
+            if _is_index(data):  # somebody pushed what is wrong in it: the API is there
+                self._remember(repository, supported=True)
+            raise
         return _Page(entries, next_link(response))
 
-    def _remember(self, repository: str, *, supported: bool) -> None:
+    def _known_of(self, repository: str) -> bool | None:
         with self._lock:
-            self._known.setdefault(repository, supported)
+            supported, until = self._known.get(repository, (None, 0.0))
+        return supported if self._sender.clock.monotonic() < until else None
+
+    def _remember(self, repository: str, *, supported: bool) -> None:
+        """Keep the answer: that there is an API for good, that there is none for a day."""
+        if self._known_of(repository) is None:
+            lasts = math.inf if supported else ABSENT_SECONDS
+            with self._lock:
+                self._known[repository] = supported, self._sender.clock.monotonic() + lasts
 
     def _path(self, repository: str, digest: Digest) -> str:
         return api_path(repository, "referrers", parse_digest(digest))
+
+
+def _is_no(error: DockerCommsError) -> bool:
+    """Return whether an error says that there is no API, from a registry that had one."""
+    return isinstance(error, NotFoundError | Unsupported) or (
+        isinstance(error, RegistryError) and error.status == _BAD_REQUEST
+    )
+
+
+def _is_index(data: bytes) -> bool:
+    """Return whether `data` has the shape of an index, whatever its entries are."""
+    try:
+        value = parse_json(data)
+    except ProtocolError:
+        return False
+    return isinstance(value, dict) and isinstance(value.get("manifests", ""), list | None)
 
 
 @dataclass(frozen=True, slots=True)

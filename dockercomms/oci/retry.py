@@ -45,7 +45,7 @@ import math
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Self, TypeVar
@@ -63,7 +63,9 @@ from dockercomms.records import dataclass
 T = TypeVar("T")
 
 _TOO_MANY_REQUESTS = 429
-_SERVER_ERRORS = frozenset(range(500, 600))
+_FINAL = frozenset({501, 505})
+"""Not implemented, no such HTTP version: a second try changes neither (RFC 9110 section 15.6)."""
+_SERVER_ERRORS = frozenset(range(500, 600)) - _FINAL
 REQUESTS_MAX_ELAPSED_SECONDS = 30.0
 """One HTTP request with all its repetitions; a user who waits longer thinks that it hangs."""
 
@@ -72,6 +74,8 @@ MAX_DELAY_SECONDS = 60.0
 
 HUB_MAX_ELAPSED_SECONDS = 300.0
 """Docker Hub fills a bucket of 300 at 5 per second in 60 s; five times that has seen it refill."""
+
+_PROBE_ATTEMPTS = 2
 
 HUB_RATE_PER_SECOND = 5.0
 HUB_BURST = 300
@@ -171,7 +175,8 @@ class RetryPolicy:
     def requests(cls, *, on_retry: RetryHook | None = None) -> RetryPolicy:
         """Return the policy of single HTTP requests: what passes by itself within 30 s.
 
-        Connections that fail and every 5xx; of the 4xx only a 429 that says when to come back.
+        Connections that fail, and every 5xx but 501 and 505; of the 4xx only a 429 that says when
+        to come back.
         """
         return cls(
             jitter=(-0.5, 0.5),
@@ -220,10 +225,25 @@ class RetryPolicy:
         """Return the policy that tries once."""
         return cls(max_attempts=1)
 
+    def for_probes(self) -> RetryPolicy:
+        """Return this policy for a question that any answer decides: its answers are final.
+
+        A connection that breaks is tried once more: one that was kept open may have ended.
+        """
+        return replace(
+            self,
+            max_attempts=min(_PROBE_ATTEMPTS, self.max_attempts or _PROBE_ATTEMPTS),
+            statuses=frozenset(),
+            codes=frozenset(),
+            respect_retry_after=False,
+        )
+
     def retryable(self, failure: Failure) -> bool:
         """Return whether `failure` is of a kind that is tried again, time and tries permitting."""
         if failure.connection:
             return self.retry_connection
+        if failure.status in _FINAL:
+            return False  # whatever its code says
         if failure.status in self.statuses or failure.code in self.codes:
             return True
         return (

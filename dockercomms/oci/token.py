@@ -43,6 +43,8 @@ _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _TOO_MANY = 429
 _SERVER_ERRORS = range(500, 600)
+_LASTING = frozenset({501, 505})
+"""Those that trying again does not cure; `RetryPolicy` has the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,9 @@ def _refusal(
     parts = urlsplit(request.url)
     server = parts.netloc
     if status in _SERVER_ERRORS:
-        return NetworkError(f"token server {server} answered {status}")
+        return NetworkError(
+            f"token server {server} answered {status}", retryable=status not in _LASTING
+        )
     method, url = request.method, urlunsplit(parts._replace(query=""))
     if status == _TOO_MANY:
         return TooManyRequests(

@@ -13,6 +13,7 @@ from dockercomms.errors import (
     NameUnknown,
     NetworkError,
     ProtocolError,
+    TooManyRequests,
 )
 from dockercomms.oci.auth import Credentials, DockerConfig
 from dockercomms.oci.client import HTTPRegistry
@@ -30,9 +31,11 @@ from dockercomms.oci.model import (
     parse_index,
 )
 from dockercomms.oci.reference import referrers_tag
-from dockercomms.oci.referrers import ZERO_DIGEST
+from dockercomms.oci.referrers import ABSENT_SECONDS, ZERO_DIGEST
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.tag_schema import append_entry, put_index, remove_entry, tag_schema_entries
+from tests.fakes.clock import FakeClock
+from tests.fakes.no_referrers import NO_INDEX, asks_for_referrers
 from tests.fakes.registry import (
     DISTRIBUTION,
     GGCR,
@@ -78,6 +81,10 @@ def push(registry, *numbers: int, kind: str = KIND) -> None:
     registry.push_blob(R, descriptor, source)
     for number in numbers:
         registry.push_manifest(R, manifest(number, kind), MEDIA_TYPE_MANIFEST, tags=(f"m{number}",))
+
+
+def about_referrers(server: FakeRegistry) -> list[object]:
+    return [request for request in server.requests if "/referrers/" in request.target]
 
 
 def answering(body: bytes, status: int = 200, **headers: str) -> Reply:
@@ -161,29 +168,101 @@ def test_referrers_of_a_subject_that_the_api_does_not_know_decides_nothing():
         assert len(server.requests) == 3
 
 
-def test_referrers_supported_a_page_for_people_is_no_api():
-    with ScriptedServer(
-        answering(b"<html>welcome</html>", **{"Content-Type": "text/html; charset=utf-8"})
-    ) as server:
-        with client(server.host) as registry:
-            assert registry.referrers_supported(R) is False
+@pytest.mark.parametrize("name", NO_INDEX)
+def test_referrers_any_answer_that_is_no_index_means_no_api(name):
+    """Asked once, whatever the answer, and the tag schema is read instead; for a day."""
+    clock = FakeClock()
+    with serving(clock=clock) as (server, registry):
+        push(registry, 1)
+        put_index(registry, R, SUBJECT, (entry(1),))
+        server.faults.fail_when(asks_for_referrers, NO_INDEX[name], times=10**6)
+        server.forget_requests()
+
+        assert registry.referrers_supported(R) is False
+        assert [found.digest for found in registry.referrers(R, SUBJECT)] == [entry(1).digest]
+
+        broken = NO_INDEX[name].kind != "answer"
+        assert len(about_referrers(server)) == (2 if broken else 1)
+        assert len(clock.sleeps) == broken
+        server.faults.clear()
+        assert registry.referrers_supported(R) is False
+        clock.advance(ABSENT_SECONDS)
+        assert registry.referrers_supported(R) is True
+
+
+@pytest.mark.parametrize("name", NO_INDEX)
+def test_referrers_are_read_from_the_tag_schema_where_nothing_was_asked_before(name):
+    with serving() as (server, registry):
+        push(registry, 1)
+        put_index(registry, R, SUBJECT, (entry(1),))
+        server.faults.fail_when(asks_for_referrers, NO_INDEX[name], times=10**6)
+
+        assert [found.digest for found in registry.referrers(R, SUBJECT)] == [entry(1).digest]
+        assert registry.referrers_supported(R) is False
+
+
+def test_referrers_redirected_to_another_host_are_read_there_without_credentials():
+    listed = Index(manifests=(entry(1),)).to_bytes()
+    challenge = Reply(401, headers={"WWW-Authenticate": "Basic realm=r"})
+    with ScriptedServer(rest=answering(listed)) as other:
+        moved = Reply(307, headers={"Location": f"{other.url}/index"})
+        with (
+            ScriptedServer(challenge, moved) as server,
+            HTTPRegistry(
+                server.host,
+                auth=DockerConfig(),
+                credentials=Credentials(username="a", password="b"),
+                retry=RetryPolicy.none(),
+            ) as registry,
+        ):
+            assert [found.digest for found in registry.referrers(R, SUBJECT)] == [entry(1).digest]
+            assert registry.referrers_supported(R) is True
+        assert "authorization" not in other.requests[0].headers
+
+
+@pytest.mark.parametrize("where", ["{url}/v2/x", "/v2/x", "{url}/login", "", "file:///etc/passwd"])
+def test_referrers_redirected_without_end_or_to_nowhere_are_no_api(where):
+    with ScriptedServer() as server, client(server.host) as registry:
+        server.rest = Reply(302, headers={"Location": where.format(url=server.url)})
+        assert registry.referrers_supported(R) is False
+        assert len(server.requests) <= 6
+
+
+@pytest.mark.parametrize("bad", [{"mediaType": 7}, {}, 7])
+def test_referrers_an_index_with_a_wrong_entry_is_one_of_the_api(bad):
+    listed = json.dumps({"schemaVersion": 2, "manifests": [bad]}).encode()
+    with ScriptedServer(rest=answering(listed)) as server, client(server.host) as registry:
+        with pytest.raises(ProtocolError, match="entry 0"):
+            list(registry.referrers(R, SUBJECT))
+        assert registry.referrers_supported(R) is True
 
 
 @pytest.mark.parametrize(
-    ("reply", "expected"),
+    ("fault", "expected"),
     [
-        (answering(b"", 403), Denied),
-        (answering(b"", 500), NetworkError),
-        (answering(b"nonsense"), ProtocolError),
-        (answering(b'{"schemaVersion":2}'), ProtocolError),
+        (Fault.answer(403), Denied),
+        (Fault.answer(429), TooManyRequests),
+        (Fault.answer(503), NetworkError),
+        (Fault.garbage(), ProtocolError),
     ],
 )
-def test_referrers_answers_that_decide_nothing_are_errors(reply, expected):
-    with ScriptedServer(rest=reply) as server, client(server.host) as registry:
-        with pytest.raises(expected):
-            registry.referrers_supported(R)
+def test_referrers_of_an_api_that_has_answered_fail_aloud(fault, expected):
+    with serving() as (server, registry):
+        push(registry, 1)
+        assert registry.referrers_supported(R) is True
+        server.faults.fail_when(asks_for_referrers, fault, times=10**6)
         with pytest.raises(expected):
             list(registry.referrers(R, SUBJECT))
+
+
+def test_referrers_of_a_repository_that_is_said_not_to_be_there_are_looked_for_by_tag():
+    """A registry without the API may say NAME_UNKNOWN of every path that it does not know."""
+    unknown = Fault.answer(404, b'{"errors":[{"code":"NAME_UNKNOWN"}]}')
+    with serving() as (server, registry):
+        push(registry, 1)
+        put_index(registry, R, SUBJECT, (entry(1),))
+        server.faults.fail_when(asks_for_referrers, unknown, times=10**6)
+        assert [found.digest for found in registry.referrers(R, SUBJECT)] == [entry(1).digest]
 
 
 @pytest.mark.parametrize("loop", [True, False])
