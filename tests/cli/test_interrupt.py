@@ -19,7 +19,7 @@ from tests.fakes.mailbox import FakeMailbox, sent
 from tests.fakes.scripted import Reply, ScriptedServer, Stall
 from tests.fakes.signalled import unmeasured
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 """For a process to start and to end on a busy machine."""
 
 

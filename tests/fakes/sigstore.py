@@ -40,9 +40,6 @@ from tests.fakes.sigstore_identity import Issuer, TokenRefused
 from tests.fakes.sigstore_log import TransparencyLog
 from tests.fakes.sigstore_time import time_stamp
 
-SILENCE_SECONDS = 20.0
-"""How long a silent service keeps a client that does not give up waiting."""
-
 
 class SigstoreStub(AbstractContextManager["SigstoreStub"]):
     """The services, each under its path of one server.
@@ -130,7 +127,7 @@ class SigstoreStub(AbstractContextManager["SigstoreStub"]):
         name = {"/api/v2/signingCert": "fulcio", "/tsa": "tsa"}.get(path, "rekor")
         self.asked.append(name)
         if name in self.silent:
-            self._over.wait(SILENCE_SECONDS)
+            self._over.wait()
         if name in self.silent or name in self.fail:
             return 500, self.failure
         if name in self.garbage:

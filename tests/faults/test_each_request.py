@@ -28,7 +28,7 @@ from tests.faults.zygote import Ended, Zygote
 DATA = os.urandom(3000)
 MOST_REQUESTS = 60
 FOREVER = 10_000
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 """For a process to start and to get to its request on a busy machine."""
 
 REGISTRIES = {"referrers-api": OCI, "tag-schema": DISTRIBUTION}

@@ -15,7 +15,7 @@ import pytest
 from dockercomms import Mailbox
 
 MESSAGES = 12
-SECONDS = 60
+SECONDS = 240
 PROGRAM = (sys.executable, "-m", "dockercomms")
 # Says when it begins and ends; two of them for one message at once would find each other's folder.
 SCRIPT = """

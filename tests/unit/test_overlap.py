@@ -9,7 +9,7 @@ from dockercomms import overlap as module
 from dockercomms.errors import NetworkError
 from dockercomms.overlap import Overlap, with_next
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 
 
 def here() -> str:

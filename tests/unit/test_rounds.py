@@ -22,7 +22,7 @@ from dockercomms.trust.policy import Policy
 from tests.fakes.mail import ALICE, REPOSITORY, Mail, files_below, open_mail, three
 from tests.fakes.people import ALICE_SIGNS, KNOWS_ALICE
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -143,12 +142,10 @@ def test_stop_cuts_a_wait_short():
     stop = SignalStop()
     assert (stop.is_set(), stop.wait(0.001)) == (False, False)
     stop.set()
-    started = time.monotonic()
-    assert stop.wait(60)
+    assert stop.wait(1_000_000)
     for _ in range(100_000):  # more than any socket holds
         stop.set()
     assert stop.is_set()
-    assert time.monotonic() - started < 30
     stop.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -97,6 +98,8 @@ def test_silent_server_never_answers(fault: Fault, done: int, registry: FakeRegi
     connection.request("POST", "/v2/new/blobs/uploads/")
     with pytest.raises(TimeoutError):
         connection.getresponse()
+    while len(registry.store.uploads) < done:
+        time.sleep(0.001)
     connection.close()
     assert len(registry.store.uploads) == done
 

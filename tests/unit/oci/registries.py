@@ -37,7 +37,7 @@ def client(
         auth=DockerConfig(),
         retry=RetryPolicy.requests() if retry is None else retry,
         clock=clock or FakeClock(),
-        timeout=5.0,
+        timeout=60.0,
     )
 
 

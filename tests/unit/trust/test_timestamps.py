@@ -116,10 +116,11 @@ def test_root_without_authorities_has_none():
 
 
 def test_source_gives_the_answer_of_the_authority(sigstore):
+    before = datetime.now(UTC).replace(microsecond=0)
     found = timestamp_source(sigstore.instance.tsa_url)(b"signature")
     root = Root(name="stub", path=sigstore.trusted_root)
     moment = SigstoreRoots().signed_at([found], b"signature", [root])
-    assert abs(moment - datetime.now(UTC)) < timedelta(seconds=30)
+    assert before <= moment <= datetime.now(UTC)
 
 
 def test_source_that_is_down_is_named(sigstore):
@@ -133,7 +134,7 @@ def test_source_that_is_down_is_named(sigstore):
 def test_source_that_is_silent_is_given_up(sigstore):
     sigstore.silent.add("tsa")
     with pytest.raises(SigningUnreachable, match=r"no time stamp: .*timed out"):
-        timestamp_source(sigstore.instance.tsa_url, timeout_seconds=0.05)(b"signature")
+        timestamp_source(sigstore.instance.tsa_url, timeout_seconds=0.2)(b"signature")
 
 
 def test_source_that_answers_nonsense_is_refused(sigstore):
