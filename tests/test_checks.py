@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -124,3 +125,34 @@ def test_no_file_names_a_package_index() -> None:
 def test_a_planted_package_index_is_found(tmp_path: Path, address: str) -> None:
     (tmp_path / "planted.txt").write_text(f"see {address}\n")
     assert addresses(tmp_path).returncode == 1
+
+
+# --- the clock that tests run by -----------------------------------------------------------------
+
+
+def in_environment(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f". scripts/environment; {script}"],
+        cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_commands_run_at_another_date_and_what_they_start_too() -> None:
+    done = in_environment("at_date '2040-02-29 12:00' sh -c 'date -u +%F'; date -u +%Y")
+    there, here = done.stdout.split()
+    assert there == "2040-02-29", done.stderr
+    assert here != "2040"
+
+
+def test_date_that_is_drawn_is_printed_and_can_be_given() -> None:
+    assert in_environment("draw_date", DOCKERCOMMS_TEST_DATE="2030-01-02").stdout == (
+        "2030-01-02 00:00:00\n"
+    )
+    assert in_environment("draw_date").stdout > f"{time.strftime('%Y-%m-%d', time.gmtime())}"
+
+
+def test_compiler_that_is_missing_is_named() -> None:
+    done = in_environment("at_date 2040-02-29 true", CC="no-such-compiler")
+    assert done.returncode == 1
+    assert "no C compiler: no program 'no-such-compiler'" in done.stderr
+    assert "apt-get install gcc" in done.stderr
