@@ -32,12 +32,13 @@ from dockercomms.landing import (
     is_in_place,
     need_space,
     put_in_place,
+    sync_in_place,
     tree,
     tree_digest,
 )
 from dockercomms.manifest import Message
 from dockercomms.oci.model import READ_BYTES, Digest
-from dockercomms.platforms import local_errors
+from dockercomms.platforms import local_errors, make_folder
 from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
 from dockercomms.publishing import Publisher, ReferrersIndex
 from dockercomms.receipts import store_receipt
@@ -110,6 +111,7 @@ class DeliveryRun:
         if known.path is None or not in_place:
             rows.forget_delivery(self.me, digest)
             return None
+        sync_in_place(known.path)  # that run may have ended before its rename was on the disk
         self._finish()
         return files_at(known.path)
 
@@ -253,17 +255,13 @@ class DeliveryRun:
         """Return the absolute folder that takes messages, made if need be."""
         out = self.options.out.absolute()
         with local_errors(str(out)):
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
         return out
 
     def _own_folder(self) -> Path:
         """Return the folder for the message's file: its own, or with `flat` the common one."""
         out = self._out()
-        if self.options.flat:
-            return out
-        folder = out / self.message.header.short_id
-        self.leftovers.make_folder(self.key, folder)
-        return folder
+        return out if self.options.flat else out / self.message.header.short_id
 
     def _begin(self, final: Path | None, digest: Digest | None) -> None:
         """Write down, durably, where the message goes and what will be there."""

@@ -1,8 +1,8 @@
 """Where a payload lands: temporaries that never stay for ever, and names nothing is replaced at.
 
-A temporary is written down before it is made, under the key of its delivery, whose lock its maker
-holds while it lives. So what a killed process left behind is known, and is removed by the next run
-that gets the lock, in whatever folder it is.
+A temporary is written down, on the disk, before it is made, under the key of its delivery, whose
+lock its maker holds while it lives. So what a killed process or a power failure left behind is
+known, and is removed by the next run that gets the lock, in whatever folder it is.
 
 Source: SPEC.md section 8.
 
@@ -89,10 +89,19 @@ class Leftovers:
     def new_file(self, key: str, folder: Path) -> tuple[Path, int]:
         """Return a new temporary file in `folder` and its descriptor.
 
+        A missing `folder` is made; one that stays empty is removed with the leftovers.
+
         Raises:
             LocalIOError: it cannot be made.
         """
-        path = self._name_temporary(key, folder)
+        path = _temporary_in(folder)
+        with local_errors(str(folder)):
+            if folder.is_dir():
+                self._note(key, ("t", path))
+            else:
+                self._note(key, ("d", folder), ("t", path))
+                folder.mkdir(exist_ok=True)
+                sync_folder(folder.parent)
         with local_errors(str(path)):
             return path, create_new(path, mode=0o666)
 
@@ -102,33 +111,24 @@ class Leftovers:
         Raises:
             LocalIOError: it cannot be made.
         """
-        path = self._name_temporary(key, folder)
+        path = _temporary_in(folder)
+        self._note(key, ("t", path))
         with local_errors(str(path)):
             path.mkdir()
         return path
 
-    def make_folder(self, key: str, folder: Path) -> None:
-        """Make sure that `folder` is there; one that stays empty is removed with the leftovers.
-
-        Raises:
-            LocalIOError: it cannot be made.
-        """
-        with local_errors(str(folder)):
-            if folder.is_dir():
-                return
-            self._note(key, "d", folder)
-            folder.mkdir(exist_ok=True)
-            sync_folder(folder.parent)
-
-    def _name_temporary(self, key: str, folder: Path) -> Path:
-        path = folder / f".dockercomms-{secrets.token_hex(8)}.part"
-        self._note(key, "t", path)
-        return path
-
-    def _note(self, key: str, kind: str, path: Path) -> None:
+    def _note(self, key: str, *made: tuple[str, Path]) -> None:
+        """Write down, durably, what is to be made next."""
         note = self.folder / f"{key}.made"
-        with local_errors(str(note)), note.open("ab") as out:
-            out.write(kind.encode("ascii") + os.fsencode(path.absolute()) + b"\0")
+        with local_errors(str(note)):
+            is_new = not note.exists()
+            with note.open("ab") as out:
+                for kind, path in made:
+                    out.write(kind.encode("ascii") + os.fsencode(path.absolute()) + b"\0")
+                out.flush()
+                os.fsync(out.fileno())
+            if is_new:
+                sync_folder(self.folder)
 
     def reopen(self, path: Path) -> int | None:
         """Return a descriptor of a temporary that was kept; None if it is not there any more.
@@ -160,7 +160,7 @@ class Leftovers:
             lines = note.read_bytes().split(b"\0")[:-1]
             kept = self.kept(key)
             stays = []
-            for line in reversed(lines):
+            for line in filter(None, reversed(lines)):  # zeros are what a power failure left of it
                 path, kind = Path(os.fsdecode(line[1:])), _MAKES.get(chr(line[0]))
                 if kept is not None and kept in (path, path / kept.name) and kept.exists():
                     stays.append(line)
@@ -170,8 +170,15 @@ class Leftovers:
                 note.unlink(missing_ok=True)
             elif len(stays) < len(lines):
                 fresh = note.with_suffix(".new")
-                fresh.write_bytes(b"".join(line + b"\0" for line in reversed(stays)))
+                with fresh.open("wb") as out:
+                    out.write(b"".join(line + b"\0" for line in reversed(stays)))
+                    out.flush()
+                    os.fsync(out.fileno())
                 fresh.replace(note)
+
+
+def _temporary_in(folder: Path) -> Path:
+    return folder / f".dockercomms-{secrets.token_hex(8)}.part"
 
 
 def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> None:
@@ -268,14 +275,30 @@ def _replace(temporary: Path, final: Path) -> None:
     if not (temporary.is_dir() and final.is_dir()):
         os.replace(temporary, final)  # noqa: PTH105 - beside rename_new
         return
+    merged = []
     for folder, _, _ in os.walk(temporary):
         inside = final / Path(folder).relative_to(temporary)
         inside.mkdir(exist_ok=True)
+        merged.append(inside)
         for path in Path(folder).iterdir():
             if path.is_symlink() or not path.is_dir():
                 os.replace(path, inside / path.name)  # noqa: PTH105 - as above
+    for inside in reversed(merged):
         sync_folder(inside)
     shutil.rmtree(temporary)
+
+
+def sync_in_place(final: Path) -> None:
+    """Make the name `final` durable, and all names in it if it is a folder.
+
+    Raises:
+        LocalIOError: a folder cannot be synced.
+    """
+    with local_errors(str(final)):
+        if final.is_dir() and not final.is_symlink():
+            for folder, _, _ in os.walk(final, topdown=False):
+                sync_folder(Path(folder))
+        sync_folder(final.parent)
 
 
 def file_digest(path: Path) -> Digest:

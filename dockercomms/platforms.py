@@ -264,8 +264,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
     """Make `folder` and what is missing above it, durably; nothing if it is there.
+
+    Args:
+        folder: The folder.
+        mode: Of each folder that is made, less the umask.
 
     Raises:
         FileExistsError: something else is there.
@@ -273,8 +277,8 @@ def make_folder(folder: Path) -> None:
     """
     if folder.is_dir():
         return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder.parent, mode=mode)
+    folder.mkdir(mode, exist_ok=True)
     sync_folder(folder.parent)
 
 

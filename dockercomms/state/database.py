@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import overload
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import SystemClock, create_new, local_errors, sync_folder
+from dockercomms.platforms import SystemClock, create_new, local_errors, make_folder, sync_folder
 
 SCHEMA_VERSION = 5
 """Counted up with every change that an older release could not work with.
@@ -146,7 +146,7 @@ class Database(AbstractContextManager["Database"]):
 
     def _open(self) -> sqlite3.Connection:
         with local_errors(f"state {self.path}"):
-            _make_private_folder(self.path.parent)
+            make_folder(self.path.parent, mode=0o700)
             with contextlib.suppress(FileExistsError):
                 _create_private_file(self.path)
         connection = sqlite3.connect(
@@ -244,13 +244,6 @@ def from_unix(seconds: float | None) -> datetime | None:
 
 def _is_inside(connection: sqlite3.Connection) -> bool:
     return connection.in_transaction
-
-
-def _make_private_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_private_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _create_private_file(path: Path) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from dockercomms.platforms import local_errors
+from dockercomms.platforms import local_errors, make_folder
 
 INHERITABLE = find_spec("fcntl") is not None
 """Whether locks belong to open files, which programs inherit: not on Windows."""
@@ -108,7 +108,7 @@ def _opened(path: Path) -> int:
     try:
         return os.open(path, flags, 0o600)
     except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent, mode=0o700)
         return os.open(path, flags, 0o600)
 
 
@@ -119,7 +119,7 @@ def _file_lock(path: Path) -> Iterator[bool]:
 
     lock = FileLock(path, mode=0o600)
     with local_errors(f"lock {path}"):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent, mode=0o700)
         try:
             lock.acquire(blocking=False)
         except Timeout:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dockercomms.errors import ConfigError, NotFoundError, UsageError
-from dockercomms.platforms import create_new, local_errors, sync_folder, write_all
+from dockercomms.platforms import create_new, local_errors, make_folder, sync_folder, write_all
 from dockercomms.records import dataclass
 from dockercomms.trust.keys import PublicKey, write_new
 from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root, Sender, TrustedKey
@@ -181,7 +181,7 @@ class AddressBook:
 
         target = self.path.resolve()  # the file may be a link into somebody's collection of them
         with local_errors(str(target)):
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(target.parent, mode=0o700)
         with local_errors(str(target)), FileLock(target.with_name(f".{target.name}.lock")):
             text = read_policy_text(target)
             document = tomlkit.parse(_FIRST_LINES if text is None else text)

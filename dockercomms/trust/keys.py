@@ -32,6 +32,7 @@ from dockercomms.errors import LocalIOError, UsageError
 from dockercomms.platforms import (
     create_new,
     local_errors,
+    make_folder,
     open_regular,
     rename_new,
     sync_folder,
@@ -258,7 +259,7 @@ def write_new(path: Path, data: bytes, *, mode: int) -> None:
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     with local_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent, mode=0o700)
         handle = create_new(part, mode=mode)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -63,7 +63,6 @@ def test_delivery_key_tells_recipients_and_messages_apart():
 def test_leftovers_are_removed_when_the_block_ends(leftovers, tmp_path):
     with leftovers.claim(KEY) as ours:
         assert ours
-        leftovers.make_folder(KEY, tmp_path / "own")
         path, handle = leftovers.new_file(KEY, tmp_path / "own")
         os.close(handle)
         folder = leftovers.new_folder(KEY, tmp_path)
@@ -76,7 +75,6 @@ def test_leftovers_are_removed_when_the_block_ends(leftovers, tmp_path):
 
 def test_leftovers_keep_what_was_given_its_name(leftovers, tmp_path):
     with leftovers.claim(KEY):
-        leftovers.make_folder(KEY, tmp_path / "own")
         path, handle = leftovers.new_file(KEY, tmp_path / "own")
         os.close(handle)
         path.rename(tmp_path / "own" / "final")
@@ -125,7 +123,7 @@ def test_leftovers_remove_nothing_but_temporaries(leftovers, tmp_path):
     full.mkdir()
     (full / "x").write_text("x")
     note = leftovers.folder / f"{KEY}.made"
-    note.write_bytes(b"t%b\0d%b\0x%b\0tcut off" % tuple(map(os.fsencode, (mine, full, mine))))
+    note.write_bytes(b"t%b\0d%b\0x%b\0\0\0tcut off" % tuple(map(os.fsencode, (mine, full, mine))))
 
     leftovers.sweep()
 
@@ -168,15 +166,16 @@ def test_leftovers_unlink_a_link_and_not_what_it_leads_to(leftovers, tmp_path):
 
 def test_leftovers_say_what_cannot_be_made(leftovers, tmp_path):
     with leftovers.claim(KEY):
-        for make in (leftovers.new_file, leftovers.new_folder, leftovers.make_folder):
+        for make in (leftovers.new_file, leftovers.new_folder):
             with pytest.raises(LocalIOError, match="missing"):
                 make(KEY, tmp_path / "missing" / "deep")
 
 
-def test_make_folder_leaves_one_that_was_there(leftovers, tmp_path):
+def test_leftovers_leave_a_folder_that_was_there(leftovers, tmp_path):
     (tmp_path / "own").mkdir()
     with leftovers.claim(KEY):
-        leftovers.make_folder(KEY, tmp_path / "own")
+        _, handle = leftovers.new_file(KEY, tmp_path / "own")
+        os.close(handle)
 
     assert (tmp_path / "own").is_dir()
 

@@ -355,7 +355,6 @@ def test_receive_removes_what_a_killed_run_left(mail):
     elsewhere = mail.folder / "elsewhere"
     elsewhere.mkdir()
     leftovers.folder.mkdir(parents=True)
-    leftovers.make_folder(key, elsewhere / "12345678")
     path, handle = leftovers.new_file(key, elsewhere / "12345678")
     os.close(handle)
     unpacked = leftovers.new_folder(key, elsewhere)
