@@ -13,13 +13,12 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import MessageHeader
-from dockercomms.reading import HELD_FUTURE, READING_KINDS, InboxPlace, is_retried
+from dockercomms.reading import InboxPlace, is_retried
 from dockercomms.records import dataclass
 from dockercomms.state.inbox_rows import Candidate, EntryState
 
@@ -92,24 +91,6 @@ def id_of(row: Candidate) -> str:
     """Return the message id of a row, "" if it is not known."""
     header = _header(row)
     return "" if header is None else header.id
-
-
-def is_unread(row: Candidate, now: datetime) -> bool:
-    """Return whether the row's manifest has to be fetched before it can be listed.
-
-    A row that was read and is held since is left to whoever receives it.
-    """
-    if row.state == "new":
-        return row.header is None
-    if row.header is not None and row.reason_kind != HELD_FUTURE:
-        return False
-    return row.reason_kind in READING_KINDS and is_retried(row, now)
-
-
-def may_be_since(group: Iterable[Candidate], since: datetime | None) -> bool:
-    """Return whether a message was published late enough, as far as its tags say."""
-    times = [row.published for row in group if row.published is not None]
-    return since is None or not times or max(times) >= since - SINCE_MARGIN
 
 
 def _header(row: Candidate) -> MessageHeader | None:

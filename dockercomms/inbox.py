@@ -34,7 +34,7 @@ from dockercomms.discovery import (
     discover_by_tag_schema,
     discover_by_tags,
 )
-from dockercomms.entries import SINCE_MARGIN, Entry, entry_of, id_of, is_unread, may_be_since
+from dockercomms.entries import SINCE_MARGIN, Entry, entry_of, id_of
 from dockercomms.errors import (
     DockerCommsError,
     IntegrityError,
@@ -47,14 +47,18 @@ from dockercomms.platforms import Clock
 from dockercomms.polling import Discovery, Poller, PollResult
 from dockercomms.protocol import MAX_FETCHED_MANIFESTS
 from dockercomms.reading import (
+    EAGER_TRIES,
     HELD_INTEGRITY,
     HELD_TAG,
+    READING_KINDS,
+    SHARE_FOR_READ,
+    Allowance,
     Held,
     InboxPlace,
     MessageCache,
     Reading,
+    Refused,
     examined,
-    group_rows,
     is_recorded,
     read_groups,
     record,
@@ -101,7 +105,8 @@ class Inbox:
         discovery: "referrers" lists no tags, "tags" asks no anchors, "auto" does both.
         audiences: Repositories, beside this one, that a message may be meant for.
         concurrency: How many manifests are fetched at the same time.
-        max_fetched: How many manifests are fetched in one run at most.
+        max_fetched: How many manifests are fetched from one `poll` to the next at most, beside
+            those that are asked for by their name.
 
     Raises:
         UsageError: `me` is empty or not Unicode text.
@@ -135,6 +140,8 @@ class Inbox:
         self._poller = Poller(self._place, discovery=discovery)
         self._concurrency = concurrency
         self._max_fetched = max_fetched
+        self._allowance = Allowance(max_fetched)
+        self._unread = self._left_out = 0
         self._rows = state.inbox
         self._messages = MessageCache(CACHED_MANIFEST_BYTES)
         self._failures: dict[str, DockerCommsError] = {}
@@ -150,9 +157,16 @@ class Inbox:
         """The repository's whole name."""
         return self._place.repo
 
+    @property
+    def waiting(self) -> int:
+        """How many candidates the run had no fetches left for; a later run reads them."""
+        return self._unread + self._left_out
+
     def poll(self, *, complete: bool = False, watching: bool = False) -> PollResult:
         """Find what is new in the repository; see `Poller.poll`."""
         self._failures.clear()
+        self._allowance = Allowance(self._max_fetched)
+        self._unread = self._left_out = 0
         self._messages = MessageCache(CACHED_MANIFEST_BYTES)  # a watch polls for months
         return self._poller.poll(complete=complete, watching=watching)
 
@@ -161,7 +175,7 @@ class Inbox:
     def entries(self, *, since: datetime | None = None, all: bool = False) -> list[Entry]:  # noqa: A002 - as the option is called
         """Return what the inbox holds: new before held before refused, each oldest first.
 
-        Manifests not seen before are fetched, at most `max_fetched` a call; the rest
+        Manifests not seen before are fetched, at most `max_fetched` a run; the rest
         stays new and has no header yet. One that cannot be read never hides another.
 
         Args:
@@ -181,6 +195,43 @@ class Inbox:
         else:
             rows = self._candidates(listed, live, published)
             rows += self._candidates(_REFUSED, live, published, unreported=True)
+        return self._listed(rows, since)
+
+    def receivable(self, *, since: datetime | None = None, all: bool = False) -> list[Entry]:  # noqa: A002 - as the option is called
+        """Return what a run is to deliver or report, in the order of `entries`.
+
+        What could not be read in this run is left out, and so is what it has no fetches left for:
+        `waiting` says how many.
+
+        Args:
+            since: As in `entries`.
+            all: As in `entries`; what was delivered before needs no fetch of the run's allowance.
+
+        Raises:
+            LocalIOError: the state, or a local store.
+        """
+        if all:
+            entries = self.entries(since=since, all=True)
+            read = [entry for entry in entries if entry.header or entry.state != "new"]
+            failed = [entry for entry in entries if entry.key in self._failures]
+            return self._affordable([*read, *(entry for entry in failed if entry not in read)])
+        self._read(since=since)
+        rows = self._rows.receivable(
+            self.me,
+            self.repo,
+            unexpired_at=self._place.clock.now() if self._place.can_tell_expiry() else None,
+            published_after=None if since is None else since - SINCE_MARGIN,
+            limit=max(1, self._max_fetched),
+        )
+        found = {row.key for row in rows}
+        failed_rows = (self._rows.candidate(self.me, self.repo, key) for key in self._failures)
+        rows += [row for row in failed_rows if row is not None and row.key not in found]
+        return self._affordable(self._listed(rows, since))
+
+    def _listed(self, rows: Iterable[Candidate], since: datetime | None) -> list[Entry]:
+        """Return the entries of rows; a tag's row is left out where its message has its own."""
+        rows = list(rows)
+        now = self._place.clock.now()
         heads = {row.head for row in rows if row.digest is not None}
         entries = [
             entry_of(self._place, row, now)
@@ -189,6 +240,32 @@ class Inbox:
         ]
         entries = [entry for entry in entries if since is None or entry.created >= since]
         return sorted(entries, key=lambda entry: (_LISTED_ORDER[entry.state], entry.time))
+
+    def can_fetch(self, entry: Entry) -> bool:
+        """Return whether the run's allowance lets the message be fetched."""
+        return self._is_free(entry) or self._allowance.left > 0
+
+    def _is_free(self, entry: Entry) -> bool:
+        """Return whether receiving or reporting an entry takes no fetch of the allowance."""
+        if entry.key in self._failures or self._messages.get(entry.digest) is not None:
+            return True
+        if entry.state in ("refused", "delivered"):
+            return True
+        return entry.state == "held" and not entry.retried and (entry.reported or not entry.header)
+
+    def _affordable(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return the entries that the run can fetch: at least half of the held ones' share."""
+        waits = {e.key for e in entries if e.state == "held" and not e.header and e.retried}
+        entries = [e for e in entries if self._is_free(e) or e.key not in waits]  # read in turn
+        costly = [entry for entry in entries if not self._is_free(entry)]
+        held = [entry for entry in costly if entry.state == "held"]
+        left = max(0, self._allowance.left)
+        first = [entry for entry in costly if entry.state != "held"]
+        chosen = first[: left - min(len(held), left // 2)]
+        chosen += held[: left - len(chosen)]
+        self._left_out = len(costly) - len(chosen)
+        kept = {entry.key for entry in chosen}
+        return [entry for entry in entries if entry.key in kept or self._is_free(entry)]
 
     def find(self, prefix: str) -> Entry:
         """Return the one message whose id or digest begins with `prefix`.
@@ -285,32 +362,48 @@ class Inbox:
 
     def _read(self, *, since: datetime | None = None, expired: bool = False) -> None:
         """Read what was not read before; and where a tag was changed, what its anchors list."""
-        left = self._max_fetched
-        left -= self._read_rows(left, since=since, expired=expired)
+        self._read_rows(since=since, expired=expired)
         if self._look_behind_changed_tags():
-            self._read_rows(left, since=since, expired=expired)
+            self._read_rows(since=since, expired=expired)
 
-    def _read_rows(self, limit: int, *, since: datetime | None, expired: bool) -> int:
+    def _read_rows(self, *, since: datetime | None, expired: bool) -> None:
+        """Fetch the candidates whose turn it is, as far as the run's allowance goes."""
         now = self._place.clock.now()
-        live = None if expired or not self._place.can_tell_expiry() else now
-        rows = [
-            row
-            for row in self._candidates(("new", "held"), live, None)
-            if is_unread(row, now) and row.key not in self._failures
-        ]
-        groups = [group for group in group_rows(rows) if may_be_since(group, since)][:limit]
-        for batch in read_groups(self._place, groups, concurrency=self._concurrency):
+        share = self._max_fetched // SHARE_FOR_READ
+        read_before = self._rows.receivable(self.me, self.repo, unexpired_at=now, limit=share)
+        entries = [entry_of(self._place, row, now) for row in read_before if row.header]
+        keep = min(share, sum(not self._is_free(entry) for entry in entries))
+        groups = self._rows.next_unread(
+            self.me,
+            self.repo,
+            now=now,
+            live=None if expired or not self._place.can_tell_expiry() else now,
+            since=None if since is None else since - SINCE_MARGIN,
+            limit=max(0, self._allowance.left - keep),
+            kinds=READING_KINDS,
+            eager_tries=EAGER_TRIES,
+        )
+        groups = [group for group in groups if not any(row.key in self._failures for row in group)]
+        for batch in read_groups(
+            self._place,
+            groups,
+            concurrency=self._concurrency,
+            allowance=self._allowance,
+            keep=keep,
+        ):
             for reading in batch:
                 self._note(reading)
-        return len(groups)
+        self._unread = 0
+        if self._allowance.left <= keep:
+            self._unread = self._rows.count_unread(self.me, self.repo, live=now)
 
     def _note(self, reading: Reading) -> None:
         if reading.message is not None:
             self._messages.put(reading.message)
-        if reading.error is not None and reading.verdict is None:
-            self._failures[reading.row.key] = reading.error
         if isinstance(reading.verdict, Held) and reading.verdict.kind == HELD_TAG:
             self._tag_changed |= reading.row.reason_kind != HELD_TAG
+        elif reading.error is not None and not isinstance(reading.verdict, Refused):
+            self._failures[reading.digest or reading.row.key] = reading.error
 
     def _look_behind_changed_tags(self) -> bool:
         """Ask all anchors if a tag was found changed since the last time; return whether."""
@@ -328,6 +421,7 @@ class Inbox:
             if not is_recorded(reading):
                 record(self._place, [reading])
         else:
+            self._allowance.take()
             (batch,) = read_groups(self._place, [[row]], concurrency=1)
             reading = batch[-1]
             self._note(reading)

@@ -77,6 +77,9 @@ class MailboxBase:
         """How the last look at the repository went."""
         self.held_before: tuple[Received, ...] = ()
         """What the last `receive` did not yield: held back still, and reported before."""
+        self.waiting = 0
+        """How many candidates the last `inbox` or `receive` left for the next one: a run fetches
+        at most 2,000 manifests."""
 
     @property
     def me(self) -> str:

@@ -67,6 +67,7 @@ class Incoming(MailboxBase):
                 inbox_entry(entry, judged.get(entry.digest) if entry.digest else None)
                 for entry in listed
             ]
+        self.waiting = sum(inbox.waiting for inbox in inboxes)
         return entries
 
     def _find(self, prefix: str) -> tuple[Inbox, Entry]:
@@ -237,6 +238,7 @@ class Incoming(MailboxBase):
             yield result
         self.last_poll = run.last_poll
         self.held_before = tuple(run.held_before)
+        self.waiting = sum(box.inbox.waiting for box in run.boxes)
 
     def _round(self, options: ReceiveOptions) -> Round:
         """Return a round by the policy as it is now."""

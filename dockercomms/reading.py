@@ -62,6 +62,9 @@ READING_KINDS = frozenset({HELD_INTEGRITY, HELD_MISSING, HELD_TAG, HELD_FUTURE, 
 
 FIRST_RETRY_SECONDS = 60
 LAST_RETRY_SECONDS = 3600
+SHARE_FOR_READ = 4
+"""One fetch in so many is left for messages that an earlier run read, where some wait."""
+
 EAGER_TRIES = 5
 """So often a held row is tried by each run; then only when it is due, or an index that lists what
 was deleted long ago would cost a request for each of its entries for ever."""
@@ -230,11 +233,33 @@ def _held(row: Candidate, kind: str, error: DockerCommsError) -> Reading:
     return Reading(row=row, verdict=Held(kind=kind, reason=str(error)), error=error)
 
 
-def read_group(place: InboxPlace, rows: Sequence[Candidate]) -> list[Reading]:
+class Allowance:
+    """How many manifests may be fetched in this run; safe for several threads."""
+
+    def __init__(self, manifests: int) -> None:
+        self._lock = threading.Lock()
+        self.left = manifests
+
+    def take(self, *, keep: int = 0) -> bool:
+        """Return whether one more may be fetched, so that `keep` are left for other work."""
+        with self._lock:
+            has = self.left > keep
+            self.left -= has
+            return has
+
+
+def read_group(
+    place: InboxPlace,
+    rows: Sequence[Candidate],
+    allowance: Allowance | None = None,
+    *,
+    keep: int = 0,
+) -> list[Reading]:
     """Return what came of reading rows that may be one message: digests first, then tags.
 
     A tag that ends in the head of a digest that was read is that message's, which saves a
-    request. Where the digest cannot be read, the tag is asked: an index may lie.
+    request. Where the digest cannot be read, the tag is asked: an index may lie. When the
+    allowance is used up, the other rows are left for another run.
     """
     readings: list[Reading] = []
     proven: Digest | None = None
@@ -245,46 +270,39 @@ def read_group(place: InboxPlace, rows: Sequence[Candidate]) -> list[Reading]:
         if row.digest is None and proven is not None:
             readings.append(Reading(row=row, digest=proven))
             continue
+        if allowance is not None and not allowance.take(keep=keep):
+            break
         reading = read_row(place, row)
         readings.append(reading)
         proven = reading.digest if not row.legacy else None
     return readings
 
 
-def group_rows(rows: Iterable[Candidate]) -> list[list[Candidate]]:
-    """Return rows in groups that may be one message each, the oldest group first.
-
-    Groups with a row that failed before come last, or such rows could use up every run.
-    """
-    groups: dict[str, list[Candidate]] = {}
-    for row in rows:
-        groups.setdefault(row.key if row.head is None else row.head, []).append(row)
-
-    def age(group: list[Candidate]) -> tuple[bool, bool, datetime]:
-        held = all(row.state == "held" for row in group)
-        times = [row.published for row in group if row.published is not None]
-        return (
-            held,
-            any(row.tries for row in group),
-            min(times or [row.first_seen for row in group]),
-        )
-
-    return sorted(groups.values(), key=age)
-
-
 def read_groups(
-    place: InboxPlace, groups: Sequence[Sequence[Candidate]], *, concurrency: int
+    place: InboxPlace,
+    groups: Sequence[Sequence[Candidate]],
+    *,
+    concurrency: int,
+    allowance: Allowance | None = None,
+    keep: int = 0,
 ) -> Iterator[list[Reading]]:
     """Yield readings of `groups` in batches, each written to the state before it is yielded.
 
     After `HOPELESS_FAILURES` in a row the rest is yielded as failed without being asked for.
+
+    Args:
+        place: The inbox.
+        groups: Rows that may be one message each.
+        concurrency: How many manifests are fetched at the same time.
+        allowance: How many may be fetched; None: all.
+        keep: So many of the allowance are left for other work.
     """
     hope = _Hope(HOPELESS_FAILURES)
 
     def read(group: Sequence[Candidate]) -> list[Reading]:
         if hope.lost is not None:
             return [Reading(row=row, error=hope.lost, asked=False) for row in group]
-        readings = read_group(place, group)
+        readings = read_group(place, group, allowance, keep=keep)
         hope.note(next((r.error for r in readings if r.error and r.verdict is None), None))
         return readings
 

@@ -177,7 +177,7 @@ class Round:
     ) -> Iterator[tuple[Box, Entry] | Received]:
         if not ids:
             for box in self.boxes:
-                for entry in box.inbox.entries(since=since, all=self.options.again):
+                for entry in box.inbox.receivable(since=since, all=self.options.again):
                     yield box, entry
         for prefix in ids:
             try:

@@ -411,7 +411,7 @@ def judge_entries(
     proven = frozenset() if insist else verifier.proven()
     for entry in entries:
         due = insist or (_is_due(entry) and entry.digest not in proven)
-        if entry.header is not None and due:
+        if entry.header is not None and due and inbox.can_fetch(entry):
             looked = True
             try:
                 messages.append(inbox.fetch(entry))

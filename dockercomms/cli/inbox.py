@@ -72,6 +72,7 @@ def inbox_command(
                 *((entry.thread, entry.in_reply_to or "") if threads else ()),
             )
             listing.add(inbox_record(entry), cells, _row(entry, depth))
+        session.tell_waiting(mailbox.waiting)
         if entries:
             return 0
         session.screen.note(f"no messages for {', '.join(session.names)}")

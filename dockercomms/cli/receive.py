@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,7 +20,7 @@ from dockercomms.cli.options import (
     verb,
 )
 from dockercomms.cli.progress import meter_for
-from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, shown_sender, visible
+from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_bytes, shown_sender, visible
 from dockercomms.cli.trust_options import (
     refuse_network,
     sign_options,
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from dockercomms.cli.session import Session
     from dockercomms.polling import PollResult
     from dockercomms.receiving import Received
+
+
+SHOWN_ALIKE = 5
+"""So many messages that failed alike are named; data on standard output names all."""
 
 
 @verb(
@@ -119,13 +123,19 @@ def recv_command(
                 raise received.error
             received = tally.add(received)
             _report(screen, listing, received)
-            explain(session, received)
+            if ids or not tally.is_alike(received):
+                explain(session, received)
         poll = mailbox.last_poll
         session.tell_poll(poll)
         if strict:
             tally.add_held_before(mailbox.held_before)
-    screen.note(str(tally) or f"no new messages for {', '.join(session.names)}")
-    return tally.exit_code(poll, fail_empty=fail_empty, strict=strict)
+    for line in tally.alike_lines():
+        screen.note(line)
+    waiting = mailbox.waiting
+    session.tell_waiting(waiting)
+    nothing = "nothing received yet" if waiting else "no new messages"
+    screen.note(str(tally) or f"{nothing} for {', '.join(session.names)}")
+    return tally.exit_code(poll, fail_empty=fail_empty and not waiting, strict=strict)
 
 
 class Tally:
@@ -142,6 +152,7 @@ class Tally:
         self.skipped = 0
         self.failed: list[DockerCommsError] = []
         self.withheld: list[DockerCommsError] = []
+        self._alike: dict[tuple[str, str], list[str]] = {}
 
     def add(self, received: Received) -> Received:
         """Count one message; returns it as it counts: skipped, if it is held back."""
@@ -156,6 +167,22 @@ class Tally:
         else:
             self.failed.append(error or DockerCommsError("no reason given"))
         return received
+
+    def is_alike(self, received: Received) -> bool:
+        """Return whether a message failed as one before it, whose error was told."""
+        if received.error is None:
+            return False
+        names = self._alike.setdefault((received.status, received.error.kind), [])
+        names.append(message_name(received))
+        return len(names) > 1
+
+    def alike_lines(self) -> Iterator[str]:
+        """Yield a line for each kind of failure that several messages had: it was told once."""
+        for (status, kind), (_, *others) in self._alike.items():
+            if others:
+                what = "failed" if status == "failed" else "are held"
+                names = ", ".join(others[:SHOWN_ALIKE]) + ", ..." * (len(others) > SHOWN_ALIKE)
+                yield f"{count_of(len(others), 'more message')} {what} alike ({kind}): {names}"
 
     def add_held_before(self, held: Sequence[Received]) -> None:
         """Count what is held back still, though it was reported by an earlier run."""

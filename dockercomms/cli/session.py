@@ -417,6 +417,16 @@ class Session:
         for way, error in poll.errors:
             self.screen.warn(f"looking by {way} failed, the inbox may hold more: {error}")
 
+    def tell_waiting(self, candidates: int) -> None:
+        """Say how many candidates a run left for the next one, if any."""
+        from dockercomms.protocol import MAX_FETCHED_MANIFESTS
+
+        if candidates:
+            self.screen.warn(
+                f"{candidates} more candidates were not read: a run fetches at most "
+                f"{MAX_FETCHED_MANIFESTS} manifests; run the same command again"
+            )
+
 
 def process_session(mailbox_factory: MailboxFactory | None = None) -> Session:
     """Return the session of this process, with the streams it was started with."""

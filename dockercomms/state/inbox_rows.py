@@ -38,6 +38,10 @@ EntryState = Literal["new", "delivering", "delivered", "held", "refused"]
 KEEP_UNSEEN = timedelta(days=30)
 """How long a candidate is remembered that no complete pass sees: it was deleted."""
 
+MAX_GROUP_ROWS = 4
+"""Of the digests that begin alike, and of the tags with the same head, so many are read in a run:
+anybody who can push can make more of them."""
+
 REFRESH_SEEN = timedelta(hours=12)
 """How old `last_seen` gets before it is written anew: an idle poll must write no rows."""
 
@@ -110,6 +114,60 @@ _SET_READ = f"""INSERT INTO candidates
         tag = COALESCE(tag, excluded.tag), published = {_LATER},
         header = COALESCE(excluded.header, header), expires = COALESCE(excluded.expires, expires),
         message_id = COALESCE(excluded.message_id, message_id)"""  # noqa: S608 - constants
+
+_UNREAD = """COALESCE(expires > :live, 1) AND (state = 'new' AND header IS NULL
+        OR state = 'held' AND (header IS NULL OR reason_kind = 'future')
+            AND reason_kind IN (SELECT value FROM json_each(:kinds))
+            AND (next_try <= :now OR tries < :eager AND next_try IS NOT NULL
+                AND reason_kind NOT IN ('tag', 'future')))"""
+"""Which rows have to be fetched: `reading.is_retried` says the same of held ones."""
+
+_NEXT_UNREAD = f"""
+    WITH message AS (
+        SELECT COALESCE(head, key) AS message, MAX(digest IS NOT NULL) AS listed,
+            MIN(state = 'held' OR tries > 0) AS again,
+            MIN(COALESCE(next_try, first_seen + 60 * tries)) AS waits_since,
+            COALESCE(MIN(published), MIN(first_seen)) AS published
+        FROM candidates WHERE me = :me AND repo = :repo AND {_UNREAD}
+        GROUP BY COALESCE(head, key) HAVING COALESCE(MAX(published) >= :since, 1)),
+    queued AS (
+        SELECT *, CASE WHEN again THEN 2 ELSE 1 - listed END AS queue FROM message),
+    turn AS (
+        SELECT message, queue, published, (ROW_NUMBER() OVER (
+            PARTITION BY queue ORDER BY waits_since, published, message) - 1)
+            / CASE queue WHEN 0 THEN 2 ELSE 1 END AS turn
+        FROM queued ORDER BY turn, queue LIMIT :limit)
+    SELECT message FROM turn ORDER BY queue = 2, published, message"""  # noqa: S608 - constants
+"""The order in which candidates are read, in the one place that decides it (SPEC.md 7.5).
+
+There are three queues: those that referrers or a tag schema list, those known by tags only, and
+those that failed before. Of four turns the first has two and each of the others one; where a queue
+is empty the others have its turns. Within a queue the one that waits longest comes first, so
+whoever goes on adding candidates never keeps back one that was there before. Those whose turn it
+is are read oldest first, and those last that failed before."""
+
+_UNREAD_GROUP = " UNION ALL ".join(
+    f"""SELECT * FROM (SELECT * FROM candidates WHERE me = :me AND repo = :repo AND {which}
+        AND {_UNREAD} ORDER BY tries, first_seen, key LIMIT {MAX_GROUP_ROWS})"""  # noqa: S608 - constants
+    for which in (
+        "head = :message AND digest IS NOT NULL",
+        "head = :message AND digest IS NULL",
+        "key = :message AND head IS NULL",
+    )
+)
+"""The rows of one message that have to be fetched, digests before tags."""
+
+_RECEIVABLE = " UNION ALL ".join(
+    f"""SELECT * FROM (SELECT * FROM candidates WHERE me = :me AND repo = :repo AND {which}
+        AND COALESCE(expires > :live, 1) AND COALESCE(published >= :since, 1)
+        ORDER BY {order}, COALESCE(published, first_seen), key LIMIT :limit)"""  # noqa: S608 - constants
+    for which, order in (
+        ("state = 'delivering'", "tries"),
+        ("state = 'new' AND header IS NOT NULL", "tries > 0"),
+        ("state = 'held'", "reported, COALESCE(next_try, 1e12)"),
+        ("state = 'refused' AND NOT reported", "tries"),
+    )
+)
 
 _SET_STATE = """UPDATE candidates SET state = :state, reason_kind = :kind, reason = :reason,
         next_try = :next_try, tries = tries + 1,
@@ -201,6 +259,87 @@ class InboxRows(DeliveryRows):
             (me, repo, *states, to_unix(unexpired_at), to_unix(published_after), unreported),
         )
         return [_candidate(row) for row in rows]
+
+    def next_unread(
+        self,
+        me: str,
+        repo: str,
+        *,
+        now: datetime,
+        live: datetime | None,
+        since: datetime | None,
+        limit: int,
+        kinds: Collection[str],
+        eager_tries: int,
+    ) -> list[list[Candidate]]:
+        """Return the rows that are to be read next, in groups that may be one message each.
+
+        Args:
+            me: The recipient.
+            repo: The repository.
+            now: The time.
+            live: Leave out what has expired by then, as far as that is known.
+            since: Leave out messages whose tags are all older.
+            limit: At most so many groups, each of at most `MAX_GROUP_ROWS` digests and tags.
+            kinds: The reasons of held rows that reading may cure.
+            eager_tries: Held rows that failed fewer times are tried before they are due.
+        """
+        values = {
+            "me": me,
+            "repo": repo,
+            "now": to_unix(now),
+            "live": to_unix(live),
+            "since": to_unix(since),
+            "limit": limit,
+            "kinds": json.dumps(sorted(kinds)),
+            "eager": eager_tries,
+        }
+        return [
+            [
+                _candidate(row)
+                for row in self._database.rows(
+                    _UNREAD_GROUP, {**values, "message": turn["message"]}
+                )
+            ]
+            for turn in self._database.rows(_NEXT_UNREAD, values)
+        ]
+
+    def count_unread(self, me: str, repo: str, *, live: datetime | None) -> int:
+        """Return how many candidates were never read, apart from what expired by `live`."""
+        row = self._database.row(
+            """SELECT COUNT(DISTINCT COALESCE(head, key)) AS number FROM candidates
+                WHERE me = ? AND repo = ? AND state = 'new' AND header IS NULL AND tries = 0
+                AND COALESCE(expires > ?, 1)""",
+            (me, repo, to_unix(live)),
+        )
+        return 0 if row is None else int(row["number"])
+
+    def receivable(
+        self,
+        me: str,
+        repo: str,
+        *,
+        unexpired_at: datetime | None = None,
+        published_after: datetime | None = None,
+        limit: int,
+    ) -> list[Candidate]:
+        """Return what was read and is to be delivered or reported, at most `limit` of each state.
+
+        Args:
+            me: The recipient.
+            repo: The repository.
+            unexpired_at: Leave out what has expired by then, as far as that is known.
+            published_after: Leave out what was published earlier, as far as that is known.
+            limit: At most so many to be delivered, so many held, and so many refused ones.
+        """
+        values = {
+            "me": me,
+            "repo": repo,
+            "live": to_unix(unexpired_at),
+            "since": to_unix(published_after),
+            "limit": limit,
+        }
+        return [_candidate(row) for row in self._database.rows(_RECEIVABLE, values)]
 
     def candidate(self, me: str, repo: str, key: str) -> Candidate | None:
         """Return one row; for a 1.0 tag that was read, the row of its message."""

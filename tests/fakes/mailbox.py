@@ -138,6 +138,7 @@ class FakeMailbox:
     receipts_held: list[ReceiptEntry] = field(default_factory=list)
     poll: Any = None
     held_before: tuple[Received, ...] = ()
+    waiting: int = 0
     progress_events: tuple[Any, ...] = ()
     retry_events: tuple[Any, ...] = ()
     relayed: list[Relayed | BaseException] = field(default_factory=list)

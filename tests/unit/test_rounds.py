@@ -15,11 +15,15 @@ from dockercomms.errors import (
     UsageError,
 )
 from dockercomms.manifest import parse_receipt
-from dockercomms.oci.model import EMPTY_CONFIG
+from dockercomms.oci.interface import read_all
+from dockercomms.oci.model import EMPTY_CONFIG, MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST
 from dockercomms.owner import TrustOptions
+from dockercomms.protocol import recipient_tag
+from dockercomms.receiving import ReceiveOptions
+from dockercomms.rounds import Box, Round
 from dockercomms.state import State
 from dockercomms.trust.policy import Policy
-from tests.fakes.mail import ALICE, REPOSITORY, Mail, files_below, open_mail, three
+from tests.fakes.mail import ALICE, BOB, REPOSITORY, Mail, files_below, open_mail, three
 from tests.fakes.people import ALICE_SIGNS, KNOWS_ALICE
 
 WAIT_SECONDS = 120.0
@@ -150,6 +154,70 @@ def test_mailbox_network_errors_are_reported_every_time(mail):
     mail.registry.before = before
 
     assert [len(mail.receive()) for _ in range(3)] == [1, 1, 1]
+
+
+def limited(mail, most):
+    """Return a round over Bob's inbox that may fetch so many manifests."""
+    return Round(
+        boxes=[Box(mail.inbox(max_fetched=most))],
+        registry=mail.registry,
+        repository=REPOSITORY,
+        state=mail.bob,
+        clock=mail.clock,
+        options=ReceiveOptions(out=mail.out, receipt=False),
+    )
+
+
+def spam(mail, count):
+    """Add tags of Bob's inbox that lead to a manifest that is none of theirs."""
+    digest = mail.send(to="somebody").digest
+    data, _ = read_all(mail.reader.get_manifest(REPOSITORY, digest), MAX_MANIFEST_BYTES)
+    rt = recipient_tag(BOB)
+    tags = tuple(f"inbox-{rt}-20261101-{number:08x}-{number:016x}" for number in range(count))
+    mail.reader.push_manifest(REPOSITORY, data, MEDIA_TYPE_MANIFEST, tags=tags)
+
+
+def test_round_fetches_no_more_manifests_than_a_run_may(mail):
+    spam(mail, 50)
+    fetched = []
+    mail.registry.before = lambda name, said: (
+        fetched.append(name) if name in {"get_manifest", "get_tag"} else None
+    )
+    round_ = limited(mail, 8)
+    seen = 0
+    for run in range(1, 12):
+        fetched.clear()
+        seen += len(list(round_.receive()))
+        assert len(fetched) <= 8, run
+        assert round_.boxes[0].inbox.waiting == max(0, 50 - 8 * run)
+    assert seen == 50
+
+
+def test_round_delivers_what_referrers_list_in_the_run_that_finds_it(mail):
+    spam(mail, 50)
+    sent = mail.send()
+    got = [item.id for item in limited(mail, 8).receive() if item.status == "received"]
+    assert got == [sent.id]
+
+
+def test_round_delivers_in_turn_what_only_a_tag_shows(mail):
+    spam(mail, 50)
+    sent = mail.send()
+    mail.reader.referrers = lambda *_args, **_named: iter(())
+    found = []
+    for run in range(1, 8):
+        found += [run for item in limited(mail, 8).receive() if item.status == "received"]
+    assert found == [7]
+    assert sent.id
+
+
+def test_round_that_delivers_one_fetches_what_an_earlier_run_read(mail):
+    """Messages that were read and not delivered get a share of the fetches beside new ones."""
+    sent = three(mail)
+    assert [item.id for item in limited(mail, 8).receive(max=1)] == [sent[0].id]
+    spam(mail, 50)
+    got = [item.id for item in limited(mail, 8).receive() if item.status == "received"]
+    assert got == [item.id for item in sent[1:]]
 
 
 def test_round_reports_once_what_the_policy_withholds(mail):

@@ -17,6 +17,7 @@ from dockercomms.errors import (
     LocalIOError,
     ManifestUnknown,
     NetworkError,
+    NotFoundError,
     ProtocolError,
     Truncated,
     VerificationError,
@@ -491,6 +492,31 @@ def test_recv_strict_minds_what_was_held_back_and_reported_before() -> None:
     held = "1 held back by your policy ('dockercomms inbox --all' shows why)\n"
     assert code("--strict") == (2, held)
     assert code("--strict", "--fail-empty") == (2, held)
+
+
+def test_recv_tells_failures_of_one_kind_once_with_their_number() -> None:
+    gone = [failed(NotFoundError(f"tag {n}"), id=f"{n:08x}-1", sender="") for n in range(1, 10)]
+    short = failed(Truncated("short"))
+    result = invoke(["recv"], factory=FakeMailbox(messages=[*gone, short], poll=poll()))
+    assert result.stderr.count("error: ") == 2
+    assert "8 more messages failed alike (NotFoundError): 00000002, 00000003," in result.stderr
+    assert "00000007" not in result.stderr
+    assert len(result.stdout.splitlines()) == 10
+
+
+def test_recv_tells_of_each_message_that_was_named() -> None:
+    gone = [failed(NotFoundError(f"tag {n}"), id=f"{n:08x}-1") for n in range(1, 4)]
+    result = invoke(["recv", "a", "b", "c"], factory=FakeMailbox(messages=gone, poll=poll()))
+    assert result.stderr.count("error: ") == 3
+
+
+@pytest.mark.parametrize("verb", ["recv", "inbox"])
+def test_verb_says_what_a_run_left_for_the_next_one(verb: str) -> None:
+    result = invoke([verb, "--fail-empty"][: 1 + (verb == "recv")], factory=FakeMailbox(
+        poll=poll(), waiting=18_000))  # fmt: skip
+    assert result.exit_code == 0
+    assert "18000 more candidates were not read" in result.stderr
+    assert "no new messages" not in result.stderr
 
 
 def test_recv_whose_receipt_has_to_wait_is_received() -> None:
