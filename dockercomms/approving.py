@@ -46,6 +46,7 @@ from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.trust.approvals import verify_approval
+from dockercomms.trust.checks import MAX_BUNDLES
 from dockercomms.trust.signing import SignedBy, Signer
 from dockercomms.trust.statement import PREDICATE_TYPE_COSIGN_SIGN
 from dockercomms.trust.verifier import Verified
@@ -201,17 +202,28 @@ class ObjectVerifier:
         failures: list[VerificationError | ProtocolError] = []
         known: frozenset[Digest] = frozenset()
         for source in SOURCES:
-            look = finder.look(source, subject.digest, known=known)
-            known |= look.tried
-            failures += [ProtocolError(problem) for problem in look.problems]
-            for bundle in look.bundles:
-                try:
-                    verified = verify_approval(bundle, subject.digest, terms, title=subject.digest)
-                except (VerificationError, ProtocolError) as error:
-                    failures.append(error)
-                    continue
-                return Verification(what="object", digest=subject.digest, verified=verified)
+            for look in finder.looks(source, subject.digest, known=known, signers=self._signers()):
+                known |= look.tried
+                reasons: list[VerificationError | ProtocolError] = [
+                    ProtocolError(problem) for problem in look.problems
+                ]
+                for bundle in look.bundles:
+                    try:
+                        verified = verify_approval(
+                            bundle, subject.digest, terms, title=subject.digest
+                        )
+                    except (VerificationError, ProtocolError) as error:
+                        reasons.append(error)
+                        continue
+                    return Verification(what="object", digest=subject.digest, verified=verified)
+                failures = [*failures, *reasons][:MAX_BUNDLES]
         raise _nobody(subject.digest, failures)
+
+    def _signers(self) -> frozenset[str]:
+        """Return the `spki_sha256` of every key whose approval counts."""
+        keys = [key.key for sender in self.trust.policy.senders for key in sender.keys]
+        own = [] if self.trust.own_key is None else [self.trust.own_key]
+        return frozenset(key.spki_sha256 for key in (*keys, *own))
 
 
 def verify(

@@ -1,8 +1,9 @@
 """The bundles of a message: what refers to it first, then what is tagged for it.
 
-Anybody who may write to the repository can add bundles, so each look takes a limited number of
-them, and the next one goes on behind: `mark` says where. What cannot be read is told and counts as
-tried; nothing here says what a bundle is worth.
+Anybody who may write to the repository can add bundles. One listing is read in parts, those first
+that name a key which may prove the message; a run reads a limited number, and the next run goes on
+behind: `mark` says where. What cannot be read is told and counts as tried; nothing here says what a
+bundle is worth.
 
 Source: SPEC.md sections 2, 5 and 8.
 
@@ -11,20 +12,20 @@ Example:
     >>> from dockercomms.oci.memory import MemoryRegistry
     >>> from dockercomms.oci.model import digest_of
     >>> finder = BundleFinder(MemoryRegistry(), "team/box")
-    >>> finder.look("tags", digest_of(b"a message")).bundles
-    ()
+    >>> [look.bundles for look in finder.looks("tags", digest_of(b"a message"))]
+    []
 """
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import field, replace
 from typing import Literal
 
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     AuthError,
+    DockerCommsError,
     IntegrityError,
     LimitError,
     NotFoundError,
@@ -38,12 +39,19 @@ from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE
 from dockercomms.records import dataclass
 from dockercomms.seeking import seek_tags
-from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
+from dockercomms.transport.window import workers
+from dockercomms.trust.bundle import MAX_BUNDLE_BYTES, SigstoreBundle
 from dockercomms.trust.checks import MAX_BUNDLES
 
 BUNDLE_CONTENT = "dev.sigstore.bundle.content"
 BUNDLE_PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
 """What cosign writes beside a bundle, and looks for (SPEC.md section 2)."""
+BUNDLE_SIGNER = "dockercomms.signer"
+"""The `spki_sha256` of the signing key: its bundle is found among many (SPEC.md section 2)."""
+
+BUNDLES_A_RUN = 20_000
+"""So many bundles of each source are read for one message in a run, and as many more that name a
+key which may prove it: each costs one request and 0.1 ms (SPEC.md 8.4)."""
 
 Source = Literal["referrers", "tags"]
 SOURCES: tuple[Source, ...] = ("referrers", "tags")
@@ -57,7 +65,7 @@ _FORBIDDEN = frozenset({401, 403, 404, 405, 501})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What one look at one source brought."""
+    """Some of the bundles of one source."""
 
     bundles: tuple[bytes, ...] = field(default=(), repr=False)
     """Sigstore bundles as JSON, at most `MAX_BUNDLES`, none above `MAX_BUNDLE_BYTES`."""
@@ -86,50 +94,77 @@ class BundleFinder:
     repository: str
     has_referrers: bool | None = None
 
-    def look(
+    def looks(
         self,
         source: Source,
         subject: Digest,
         *,
         after: str = "",
         known: Collection[Digest] = (),
-    ) -> Look:
-        """Return the next bundles of `subject` in one of the two sources.
+        signers: Collection[str] = (),
+        limit: int = BUNDLES_A_RUN,
+        concurrency: int = 4,
+    ) -> Iterator[Look]:
+        """Yield the next bundles of `subject` in one of the two sources, part by part.
+
+        One listing is made; the bundles of a part are read when it is asked for.
 
         Args:
             source: Where to look.
             subject: The message.
             after: The `mark` of an earlier look; "" begins anew.
             known: Manifests of bundles that need not be read again.
+            signers: The `spki_sha256` of keys: bundles that name one come first.
+            limit: At most so many that name one of these keys, and as many others.
+            concurrency: How many are read at the same time.
 
         Raises:
             AuthError, NetworkError, RegistryError, LocalIOError: the store cannot tell.
             ProtocolError: what it tells is no list.
         """
-        refs: Iterator[tuple[str, Digest | str]]
         if source == "referrers":
-            refs = ((_rank(entry), entry.digest) for entry in self._referring(subject))
+            keys = (f"{_rank(item, signers)} {item.digest}" for item in self._referring(subject))
         else:
-            refs = ((tag, tag) for tag in self._tags(subject))
-        wanted, mark = _next(refs, after)
-        bundles, problems, tried, curable = [], [], set(), False
-        for ref in wanted:
-            try:
-                with self._open(ref) as reader:
-                    digest = reader.descriptor.digest
-                    tried.add(digest)
-                    if digest not in known:
-                        bundles.append(self._read(reader, subject))
-            except (NotFoundError, ProtocolError, LimitError) as error:
-                problems.append(f"{ref}: {error.message}")
-                curable |= isinstance(error, NotFoundError | IntegrityError)
+            keys = (f"{_TAGGED} {tag}" for tag in self._tags(subject))
+        known = set(known)
+        marks = _Marks.of(after)
+        wanted, more = _next(keys, marks, limit)
+        for start in range(0, len(wanted), MAX_BUNDLES):
+            part = wanted[start : start + MAX_BUNDLES]
+            look = self._look([key.partition(" ")[2] for key in part], subject, known, concurrency)
+            known |= look.tried
+            marks = marks.moved(part)
+            has_more = more or start + MAX_BUNDLES < len(wanted)
+            yield replace(look, mark=str(marks) if has_more else "")
+
+    def _look(
+        self, refs: Sequence[str], subject: Digest, known: Collection[Digest], concurrency: int
+    ) -> Look:
+        """Read the bundles under tags or digests."""
+        if len(refs) == 1:  # a thread takes longer than many a request to a folder
+            found = [self._try(refs[0], subject, known)]
+        else:
+            with workers(concurrency) as pool:
+                found = list(pool.map(lambda ref: self._try(ref, subject, known), refs))
         return Look(
-            bundles=tuple(bundles),
-            problems=tuple(problems),
-            curable=curable,
-            tried=frozenset(tried),
-            mark=mark,
+            bundles=tuple(data for _, data, _ in found if data is not None),
+            problems=tuple(f"{ref}: {e.message}" for ref, (_, _, e) in zip(refs, found) if e),  # noqa: B905
+            curable=any(isinstance(e, NotFoundError | IntegrityError) for _, _, e in found),
+            tried=frozenset(digest for digest, _, _ in found if digest is not None),
         )
+
+    def _try(
+        self, ref: str, subject: Digest, known: Collection[Digest]
+    ) -> tuple[Digest | None, bytes | None, DockerCommsError | None]:
+        """Return the digest and the content of a bundle, and why it cannot be read."""
+        digest: Digest | None = None
+        try:
+            with self._open(ref) as reader:
+                digest = reader.descriptor.digest
+                data = None if digest in known else self._read(reader, subject)
+        except (NotFoundError, ProtocolError, LimitError) as error:
+            return digest, None, error
+        return digest, data, None
 
     # --- where they are --------------------------------------------------------------------------
 
@@ -160,7 +195,7 @@ class BundleFinder:
 
     # --- what they are ---------------------------------------------------------------------------
 
-    def _open(self, ref: Digest | str) -> BlobReader:
+    def _open(self, ref: str) -> BlobReader:
         if ":" in ref:  # no tag has a colon
             return self.registry.get_manifest(self.repository, Digest(ref))
         return self.registry.get_tag(self.repository, ref)
@@ -204,22 +239,54 @@ def layer_content(reader: Reader, repository: str, layer: Descriptor) -> bytes:
     return data
 
 
-def _next(refs: Iterable[tuple[str, Digest | str]], after: str) -> tuple[list[Digest | str], str]:
-    """Return the next refs behind the key `after`, by their keys, and the mark for those behind.
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """How far the bundles were read that name a key which is asked for, and how far all others."""
 
-    Where nothing is behind it, the look begins anew: something may have come in between. Of a
-    list of any length no more is kept than is taken.
+    named: str = ""
+    others: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> _Marks:
+        """Return the marks in `text`; `str` is the inverse."""
+        named, _, others = text.partition("\n")
+        return cls(named, others)
+
+    def __str__(self) -> str:
+        """Return the text that the state keeps."""
+        return f"{self.named}\n{self.others}"
+
+    def moved(self, keys: Iterable[str]) -> _Marks:
+        """Return the marks behind `keys`, which are in their order."""
+        marks = self
+        for key in keys:
+            is_named = key.startswith(_NAMED)
+            marks = replace(marks, named=key) if is_named else replace(marks, others=key)
+        return marks
+
+
+def _next(keys: Iterable[str], after: _Marks, limit: int) -> tuple[list[str], bool]:
+    """Return the next keys in their order, at most `limit` of either kind, and if there are more.
+
+    Where nothing is behind the marks, the look begins anew: something may have come in between. Of
+    a list of any length no more is kept than may be taken, twice.
     """
-    first: list[tuple[str, Digest | str]] = []
-    behind: list[tuple[str, Digest | str]] = []
-    for ref in refs:
-        for kept in (first, behind) if ref[0] > after else (first,):
-            if ref not in kept:
-                insort(kept, ref)
-                del kept[MAX_BUNDLES + 1 :]
-    chosen = behind or first
-    taken = chosen[:MAX_BUNDLES]
-    return [ref for _, ref in taken], taken[-1][0] if len(chosen) > len(taken) else ""
+    first: tuple[set[str], set[str]] = (set(), set())
+    behind: tuple[set[str], set[str]] = (set(), set())
+    for key in keys:
+        kind = 0 if key.startswith(_NAMED) else 1
+        is_behind = key > (after.others if kind else after.named)
+        for kept in (first, behind) if is_behind else (first,):
+            kept[kind].add(key)
+            if len(kept[kind]) > 2 * limit:
+                kept[kind].difference_update(sorted(kept[kind])[limit + 1 :])
+    named, others = map(sorted, behind if any(behind) else first)
+    return [*named[:limit], *others[:limit]], max(len(named), len(others)) > limit
+
+
+def named_signer(bundle: SigstoreBundle) -> dict[str, str]:
+    """Return the annotation that names the key which signed; none where a certificate did."""
+    return {BUNDLE_SIGNER: bundle.hint} if bundle.hint else {}
 
 
 def _may_be_bundle(entry: Descriptor) -> bool:
@@ -230,10 +297,14 @@ def _may_be_bundle(entry: Descriptor) -> bool:
     return entry.artifact_type in (None, MEDIA_TYPE_EMPTY_CONFIG) and not entry.annotations
 
 
-def _rank(entry: Descriptor) -> str:
-    """Return what sorts entries: first what says that it is a message's, then bundles of others."""
+_NAMED, _TAGGED = "0", "1"
+"""The ranks of bundles that name a key which is asked for, and of tags, which tell nothing."""
+
+
+def _rank(entry: Descriptor, signers: Collection[str]) -> str:
+    """Return what sorts entries: named signers, messages' bundles, others, what says nothing."""
+    if entry.annotations.get(BUNDLE_SIGNER) in signers:
+        return _NAMED
     if entry.annotations.get(BUNDLE_PREDICATE_TYPE) == PREDICATE_TYPE_MESSAGE:
-        rank = 0
-    else:
-        rank = 1 if entry.artifact_type == ARTIFACT_TYPE_BUNDLE else 2
-    return f"{rank} {entry.digest}"
+        return "1"
+    return "2" if entry.artifact_type == ARTIFACT_TYPE_BUNDLE else "3"

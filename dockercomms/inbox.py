@@ -339,7 +339,15 @@ class Inbox:
         """
         return self._rows.batch()
 
-    def hold(self, digest: Digest, kind: str, reason: str, *, curable: bool = True) -> None:
+    def hold(
+        self,
+        digest: Digest,
+        kind: str,
+        reason: str,
+        *,
+        curable: bool = True,
+        at_once: bool = False,
+    ) -> None:
         """Hold a message that was fetched, to be tried again if time can cure it.
 
         Args:
@@ -347,11 +355,12 @@ class Inbox:
             kind: Why, as a word for programs.
             reason: Why, for people.
             curable: Time can cure it.
+            at_once: The very next run tries it again.
         """
         row = self._rows.candidate(self.me, self.repo, digest)
-        again = None
-        if curable:
-            again = retry_time(self._place.clock.now(), tries=0 if row is None else row.tries)
+        now = again = self._place.clock.now() if curable else None
+        if now is not None and not at_once:
+            again = retry_time(now, tries=0 if row is None else row.tries)
         self._rows.set_held(self.me, self.repo, digest, kind, reason, next_try=again)
 
     def refuse(self, digest: Digest, kind: str, reason: str) -> None:

@@ -28,14 +28,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Literal
 
-from dockercomms.bundles import BUNDLE_CONTENT, BUNDLE_PREDICATE_TYPE
+from dockercomms.bundles import BUNDLE_CONTENT, BUNDLE_PREDICATE_TYPE, named_signer
 from dockercomms.errors import (
     DockerCommsError,
     NotFoundError,
+    ProtocolError,
     RegistryError,
 )
 from dockercomms.manifest import ManifestBuilder
@@ -65,6 +67,7 @@ from dockercomms.protocol import (
 from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.progress_rows import Capabilities
+from dockercomms.trust.bundle import parse_bundle_json
 
 ReferrersIndex = Literal["auto", "never", "always"]
 """Whether the fallback index is written: where the registry has no referrers API, or as said."""
@@ -243,6 +246,8 @@ class Publisher:
             BUNDLE_PREDICATE_TYPE: predicate_type,
             VERSION: PROTOCOL_VERSION,
         }
+        with suppress(ProtocolError):  # a receiver judges what is no bundle
+            annotations |= named_signer(parse_bundle_json(bundle))
         builder = replace(ManifestBuilder.bundle(subject, annotations, layer), subject=subject)
         data, entry = builder.build()
         self.put(data, tag=bundle_tag(subject.digest, self.now(), layer.digest))

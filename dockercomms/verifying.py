@@ -22,9 +22,9 @@ import shlex
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import field, replace
 
-from dockercomms.bundles import SOURCES, BundleFinder, Look
+from dockercomms.bundles import BUNDLES_A_RUN, SOURCES, BundleFinder, Look
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     DockerCommsError,
@@ -44,8 +44,14 @@ from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.trust_rows import JudgedRow
 from dockercomms.transport.window import workers
-from dockercomms.trust.checks import RULES, Claim, Rules, Terms
-from dockercomms.trust.verifier import Verified, key_of_new_sender, signatories, verify_message
+from dockercomms.trust.checks import MAX_BUNDLES, RULES, Claim, Rules, Terms
+from dockercomms.trust.verifier import (
+    Verified,
+    key_of_new_sender,
+    signatories,
+    signers_of,
+    verify_message,
+)
 from dockercomms.trusting import Pin, SignatureStatus, Trust
 
 HELD_UNSIGNED = "unsigned"
@@ -85,7 +91,9 @@ class Withheld:
     error: VerificationError
     """Why, and what can be done."""
     curable: bool = False
-    """Time can cure it: a bundle may come yet, or there are more to look at."""
+    """Time can cure it: a bundle may come yet."""
+    more: bool = False
+    """There are more bundles than one run reads: the next one goes on behind."""
     refused: bool = False
     """The policy rejects such messages: they are not listed as waiting."""
 
@@ -96,22 +104,30 @@ UNCHECKED = Accepted(status="unchecked")
 """What is accepted with its eyes closed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Tried:
     """What came of looking at the bundles of one message."""
 
     verified: Verified | None = None
-    bundles: tuple[bytes, ...] = ()
-    problems: tuple[str, ...] = ()
-    failures: tuple[VerificationError, ...] = ()
+    error: VerificationError | None = None
+    """Why none satisfies; None if there was no bundle at all."""
+    bundles: list[bytes] = field(default_factory=list)
+    """The first of them."""
+    problems: list[str] = field(default_factory=list)
+    """Why the first of those cannot be read that cannot be."""
+    number: int = 0
+    """How many there were."""
     more: bool = False
+    """There are more than one run reads."""
     curable: bool = False
     """Some could not be read, which may pass."""
 
-    @property
-    def error(self) -> VerificationError | None:
-        """The failure that tells most; None if there was no bundle at all."""
-        return next(iter(self.failures), None)
+    def add(self, look: Look) -> None:
+        """Count the bundles of a look; of many no more is kept than a person reads."""
+        self.bundles = [*self.bundles, *look.bundles][:MAX_BUNDLES]
+        self.problems = [*self.problems, *look.problems][:MAX_BUNDLES]
+        self.number += len(look.bundles) + len(look.problems)
+        self.curable = self.curable or look.curable
 
 
 class MessageVerifier:
@@ -206,12 +222,9 @@ class MessageVerifier:
             )
         if self._may_be_claim(claim) and not self._can_sign(claim):  # 1
             return Accepted(status="none")
-        tried = self._try(message, terms)  # 2
-        verified = tried.verified
-        if verified is None and self._pin is not None and isinstance(tried.error, UnknownSender):
-            verified = self._pinned(self._pin, claim, tried.bundles, terms)  # 3
-        if verified is not None:
-            return self._unless_conflict(message, verified)  # 4
+        tried = self._try(message, claim, terms)  # 2, 3
+        if tried.verified is not None:
+            return self._unless_conflict(message, tried.verified)  # 4
         return self._unproven(message, claim, tried, terms)  # 5
 
     # --- who may do without ----------------------------------------------------------------------
@@ -227,53 +240,56 @@ class MessageVerifier:
 
     # --- bundles ---------------------------------------------------------------------------------
 
-    def _try(self, message: Message, terms: Terms) -> _Tried:
-        """Judge the next bundles of both sources, until one satisfies."""
-        bundles: list[bytes] = []
-        problems: list[str] = []
-        failures: list[VerificationError] = []
+    def _try(self, message: Message, claim: Claim, terms: Terms) -> _Tried:
+        """Judge the bundles of both sources, those that name a known key first, until one will do.
+
+        Where no bundle can satisfy, only as many are read as tell who signed.
+        """
+        tried = _Tried()
         known: frozenset[Digest] = frozenset()
         broken: DockerCommsError | None = None
-        more = curable = False
+        hopeful = self._pin is not None or self._can_sign(claim)
         for source in SOURCES:
             marks = (self._me, self._repo, message.digest, source)
-            after = self._state.trust.mark(*marks)
+            mark = after = self._state.trust.mark(*marks)
             try:
-                look = self._finder.look(source, message.digest, after=after, known=known)
+                for look in self._finder.looks(
+                    source,
+                    message.digest,
+                    after=after,
+                    known=known,
+                    signers=signers_of(claim.name, terms),
+                    limit=BUNDLES_A_RUN if hopeful else MAX_BUNDLES,
+                ):
+                    known |= look.tried
+                    tried.add(look)
+                    self._judge(message, claim, look, terms, tried)
+                    if tried.verified is not None:
+                        return tried
+                    mark = look.mark
             except (RegistryError, ProtocolError) as error:
                 if broken is not None:
                     raise
                 broken = error  # the other source may do
-                continue
-            verified, failure = self._judge(message, look, terms)
-            if verified is not None:
-                return _Tried(verified=verified)
-            self._state.trust.set_mark(*marks, look.mark)
-            known |= look.tried
-            bundles += look.bundles
-            problems += look.problems
-            failures += [] if failure is None else [failure]
-            more = more or bool(look.mark)
-            curable = curable or look.curable
-        if broken is not None and not bundles:
+            finally:
+                self._state.trust.set_mark(*marks, mark)
+            tried.more = tried.more or bool(mark)
+        if broken is not None and not tried.bundles:
             raise broken
-        return _Tried(
-            bundles=tuple(bundles),
-            problems=tuple(problems),
-            failures=tuple(failures),
-            more=more,
-            curable=curable,
-        )
+        return tried
 
     def _judge(
-        self, message: Message, look: Look, terms: Terms
-    ) -> tuple[Verified | None, VerificationError | None]:
+        self, message: Message, claim: Claim, look: Look, terms: Terms, tried: _Tried
+    ) -> None:
+        """Note in `tried` who is proven by the bundles of `look`, or why nobody is."""
         if not look.bundles:
-            return None, None
+            return
         try:
-            return verify_message(message, look.bundles, terms, rules=self._rules), None
+            tried.verified = verify_message(message, look.bundles, terms, rules=self._rules)
         except VerificationError as error:
-            return None, error
+            tried.error = tried.error or error
+            if self._pin is not None and isinstance(error, UnknownSender):
+                tried.verified = self._pinned(self._pin, claim, look.bundles, terms)  # 3
 
     def _pinned(
         self, pin: Pin, claim: Claim, bundles: Sequence[bytes], terms: Terms
@@ -316,14 +332,17 @@ class MessageVerifier:
             error = error or VerificationError(f"{claim.title}: no bundle can be read")
         if self._may_be_claim(claim):
             return Accepted(status=status)
-        more = "\n  there are more bundles; the next look goes on behind these" * tried.more
+        more = (
+            f"\n  {tried.number} bundles were read and there are more: the next run goes on behind"
+        ) * tried.more
         return self._withheld(
             type(error)(
                 f"{error.message}{problems}{more}",
                 hint="\n".join(self._ways_out(message, error, tried, terms)),
             ),
             status,
-            curable=tried.more or tried.curable or self._can_sign(claim),
+            curable=tried.curable or self._can_sign(claim),
+            more=tried.more,
         )
 
     def _ways_out(
@@ -371,7 +390,7 @@ class MessageVerifier:
         return False
 
     def _withheld(
-        self, error: VerificationError, status: SignatureStatus, *, curable: bool
+        self, error: VerificationError, status: SignatureStatus, *, curable: bool, more: bool
     ) -> Withheld:
         policy = self._trust.policy
         kind, refused = HELD_SIGNATURE, False
@@ -379,7 +398,9 @@ class MessageVerifier:
             kind, refused = HELD_UNSIGNED, policy.unsigned == "reject"
         elif isinstance(error, UnknownSender):
             kind, refused = HELD_UNKNOWN, policy.unknown_sender == "reject"
-        return Withheld(kind=kind, status=status, error=error, curable=curable, refused=refused)
+        return Withheld(
+            kind=kind, status=status, error=error, curable=curable, more=more, refused=refused
+        )
 
 
 # --- listings ------------------------------------------------------------------------------------
@@ -438,10 +459,16 @@ def judge_entries(
 def set_withheld(inbox: Inbox, message: Message, verdict: Withheld) -> None:
     """Write to the message's row why it is withheld."""
     reason = "; ".join(line.strip() for line in str(verdict.error).splitlines())
-    if verdict.refused:
+    if verdict.refused and not verdict.more:
         inbox.refuse(message.digest, verdict.kind, reason)
     else:
-        inbox.hold(message.digest, verdict.kind, reason, curable=verdict.curable)
+        inbox.hold(
+            message.digest,
+            verdict.kind,
+            reason,
+            curable=verdict.curable or verdict.more,
+            at_once=verdict.more,
+        )
 
 
 def _is_due(entry: Entry) -> bool:

@@ -273,9 +273,7 @@ class _Run:
     def _is_known(self, bundle: SigstoreBundle) -> bool:
         if bundle.kind == "keyless":
             return self.sender is not None and bool(self.sender.identities)
-        hints = {key.key.spki_sha256 for key in self.sender.keys} if self.sender else set()
-        own = self.terms.own_key
-        return bundle.hint in hints or (own is not None and bundle.hint == own.spki_sha256)
+        return bundle.hint in signers_of(self.claim.name, self.terms)
 
     def _examine(
         self,
@@ -311,6 +309,14 @@ class _Run:
                 continue
             return evidence
         raise reason
+
+
+def signers_of(name: str, terms: Terms) -> frozenset[str]:
+    """Return the `spki_sha256` of every key that may speak for `name`."""
+    sender = terms.policy.sender(name)
+    keys = [] if sender is None else [key.key for key in sender.keys]
+    own = [] if terms.own_key is None else [terms.own_key]
+    return frozenset(key.spki_sha256 for key in (*keys, *own))
 
 
 def _is_hinted(candidate: Candidate, hint: str) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from dockercomms.manifest import Message
-from dockercomms.oci.model import Descriptor
-from dockercomms.protocol import PREDICATE_TYPE_MESSAGE
+from dockercomms.manifest import ManifestBuilder, Message
+from dockercomms.oci.interface import read_all
+from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST, Descriptor
+from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, bundle_tag
+from dockercomms.publishing import bundle_layer
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PrivateKey, PublicKey
 from dockercomms.trust.policy import Policy, Sender, TrustedKey
@@ -76,3 +79,16 @@ def attach(
         for name in set(mail.tags()) - before:
             if name.startswith("bundle-"):
                 mail.reader.delete_tag(REPOSITORY, name)
+
+
+def sign_as_others_do(mail: Mail, message: Message, *, tagged: bool = True) -> None:
+    """Attach Alice's signature as programs do that name nobody beside it: it comes last."""
+    data, _ = read_all(mail.reader.get_manifest(REPOSITORY, message.digest), MAX_MANIFEST_BYTES)
+    bundle = ALICE_SIGNS.sign(message, data)
+    mail.publisher().push_layer(bundle)
+    layer = bundle_layer(bundle)
+    manifest, _ = ManifestBuilder.bundle(message.descriptor.bare(), {}, layer).build()
+    tag = bundle_tag(message.digest, mail.clock.now() + timedelta(days=1), layer.digest)
+    mail.reader.push_manifest(
+        REPOSITORY, manifest, MEDIA_TYPE_MANIFEST, tags=[tag] if tagged else []
+    )

@@ -7,8 +7,10 @@ import pytest
 from dockercomms.bundles import (
     BUNDLE_CONTENT,
     BUNDLE_PREDICATE_TYPE,
+    BUNDLE_SIGNER,
     SOURCES,
     BundleFinder,
+    Look,
     layer_content,
 )
 from dockercomms.errors import (
@@ -69,6 +71,7 @@ class Shelf:
         listed: bool = True,
         tagged: bool = False,
         annotated: bool = True,
+        signer: str = "",
     ) -> Descriptor:
         """Attach a bundle; returns its manifest's entry."""
         layer = self.put_blob(content)
@@ -77,6 +80,8 @@ class Shelf:
         annotations = {BUNDLE_CONTENT: "dsse-envelope"}
         if annotated:
             annotations[BUNDLE_PREDICATE_TYPE] = PREDICATE_TYPE_MESSAGE
+        if signer:
+            annotations[BUNDLE_SIGNER] = signer
         data, entry = ManifestBuilder.bundle(subject, annotations, layer).build()
         tags = [bundle_tag(SUBJECT.digest, self.clock.now(), layer.digest)] if tagged else []
         self.inner.push_manifest(REPOSITORY, data, MEDIA_TYPE_MANIFEST, tags=tags)
@@ -92,6 +97,11 @@ class Shelf:
         return BundleFinder(self.registry, REPOSITORY, has_referrers)
 
 
+def first(finder: BundleFinder, *where, **options) -> Look:
+    """Return the first look, an empty one if there is nothing to look at."""
+    return next(iter(finder.looks(*where, **options)), Look())
+
+
 @pytest.fixture(params=[True, False], ids=["api", "index"])
 def shelf(request):
     return Shelf(referrers=request.param)
@@ -101,7 +111,7 @@ def test_look_finds_what_refers_to_the_message(shelf):
     entry = shelf.bundle(b'{"one":1}')
     shelf.bundle(b"of another", subject=OTHER, listed=False)
 
-    look = shelf.finder().look("referrers", SUBJECT.digest)
+    look = first(shelf.finder(), "referrers", SUBJECT.digest)
 
     assert (look.bundles, look.problems, look.mark) == ((b'{"one":1}',), (), "")
     assert look.tried == {entry.digest}
@@ -110,14 +120,14 @@ def test_look_finds_what_refers_to_the_message(shelf):
 def test_look_finds_what_is_tagged_for_the_message(shelf):
     shelf.bundle(b"tagged", tagged=True, listed=False)
 
-    assert shelf.finder().look("tags", SUBJECT.digest).bundles == (b"tagged",)
+    assert first(shelf.finder(), "tags", SUBJECT.digest).bundles == (b"tagged",)
 
 
 def test_look_needs_two_requests_for_a_bundle_that_is_inline():
     shelf = Shelf()
     shelf.bundle(b"inline")
 
-    shelf.finder().look("referrers", SUBJECT.digest)
+    first(shelf.finder(), "referrers", SUBJECT.digest)
 
     assert shelf.registry.methods() == ["referrers", "get_manifest"]
 
@@ -126,7 +136,7 @@ def test_look_fetches_the_blob_of_a_bundle_that_is_not_inline():
     shelf = Shelf()
     shelf.bundle(b"apart", inline=False)
 
-    assert shelf.finder().look("referrers", SUBJECT.digest).bundles == (b"apart",)
+    assert first(shelf.finder(), "referrers", SUBJECT.digest).bundles == (b"apart",)
     assert shelf.registry.methods() == ["referrers", "get_manifest", "get_blob"]
 
 
@@ -134,13 +144,13 @@ def test_look_asks_the_index_alone_where_no_api_is_known():
     shelf = Shelf(referrers=False)
     shelf.bundle(b"listed")
 
-    assert shelf.finder(has_referrers=False).look("referrers", SUBJECT.digest).bundles
+    assert first(shelf.finder(has_referrers=False), "referrers", SUBJECT.digest).bundles
     assert shelf.registry.methods() == ["get_tag", "get_manifest"]
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_look_finds_nothing_where_nothing_is(shelf, source):
-    look = shelf.finder().look(source, SUBJECT.digest)
+    look = first(shelf.finder(), source, SUBJECT.digest)
 
     assert (look.bundles, look.problems, look.tried, look.mark) == ((), (), frozenset(), "")
 
@@ -149,39 +159,87 @@ def test_look_finds_nothing_where_nothing_is(shelf, source):
 def test_look_finds_nothing_in_a_repository_that_is_not_there(source):
     finder = BundleFinder(MemoryRegistry(clock=FakeClock(), referrers=False), "no/such", False)
 
-    assert finder.look(source, SUBJECT.digest).bundles == ()
+    assert first(finder, source, SUBJECT.digest).bundles == ()
 
 
 def test_look_does_not_read_again_what_is_known(shelf):
     entry = shelf.bundle(b"one", tagged=True)
 
-    look = shelf.finder().look("tags", SUBJECT.digest, known={entry.digest})
+    look = first(shelf.finder(), "tags", SUBJECT.digest, known={entry.digest})
 
     assert (look.bundles, look.tried) == ((), {entry.digest})
     assert "get_blob" not in shelf.registry.methods()
 
 
-def test_look_takes_so_many_and_goes_on_behind(shelf):
+def test_looks_reads_all_of_a_list_in_parts(shelf):
     contents = {b"%d" % number for number in range(MAX_BUNDLES * 2 + 3)}
+    for content in contents:
+        shelf.bundle(content)
+
+    looks = list(shelf.finder().looks("referrers", SUBJECT.digest))
+
+    assert [len(look.bundles) for look in looks] == [MAX_BUNDLES, MAX_BUNDLES, 3]
+    assert {data for look in looks for data in look.bundles} == contents
+    assert [bool(look.mark) for look in looks] == [True, True, False]
+    assert sum(name in ("referrers", "resolve_tag") for name in shelf.registry.methods()) <= 1
+
+
+def test_looks_takes_so_many_and_goes_on_behind(shelf):
+    contents = {b"%d" % number for number in range(25)}
     for content in contents:
         shelf.bundle(content)
     finder = shelf.finder()
 
     found, after = [], ""
     for _ in range(3):
-        look = finder.look("referrers", SUBJECT.digest, after=after)
-        found.append(set(look.bundles))
-        after = look.mark
+        for look in finder.looks("referrers", SUBJECT.digest, after=after, limit=10):
+            found.append(set(look.bundles))
+            after = look.mark
 
-    assert [len(part) for part in found] == [MAX_BUNDLES, MAX_BUNDLES, 3]
+    assert [len(part) for part in found] == [10, 10, 5]
     assert set.union(*found) == contents
     assert after == ""
 
 
-def test_look_begins_anew_where_nothing_is_behind(shelf):
+def test_looks_begins_anew_where_nothing_is_behind(shelf):
     shelf.bundle(b"one")
 
-    assert shelf.finder().look("referrers", SUBJECT.digest, after="9").bundles == (b"one",)
+    assert first(shelf.finder(), "referrers", SUBJECT.digest, after="9\n9").bundles == (b"one",)
+
+
+def test_looks_takes_first_what_names_a_key_that_is_asked_for():
+    shelf = Shelf()
+    for number in range(40):
+        shelf.bundle(b"%d" % number)
+        shelf.bundle(b"x%d" % number, signer="of somebody else")
+    shelf.bundle(b"the one", signer="alice's", annotated=False)
+
+    look = first(shelf.finder(), "referrers", SUBJECT.digest, signers={"alice's"})
+
+    assert look.bundles[0] == b"the one"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_looks_has_a_limit_for_named_ones_and_one_for_others(named):
+    """Neither kind hides the other, however many there are."""
+    shelf = Shelf()
+    for number in range(40):
+        shelf.bundle(b"%d" % number, signer="alice's" if named else "")
+    shelf.bundle(b"the one", signer="" if named else "alice's")
+
+    found: list[bytes] = []
+    for look in shelf.finder().looks("referrers", SUBJECT.digest, signers={"alice's"}, limit=5):
+        found += look.bundles
+        after = look.mark
+
+    assert b"the one" in found
+    assert len(found) == 6
+    again = list(
+        shelf.finder().looks(
+            "referrers", SUBJECT.digest, after=after, signers={"alice's"}, limit=100
+        )
+    )
+    assert not {data for look in again for data in look.bundles} & set(found)
 
 
 def test_look_takes_first_what_says_that_it_is_a_messages():
@@ -190,7 +248,7 @@ def test_look_takes_first_what_says_that_it_is_a_messages():
         shelf.bundle(b"%d" % number, annotated=False)
     shelf.bundle(b"the one")
 
-    assert shelf.finder().look("referrers", SUBJECT.digest).bundles[0] == b"the one"
+    assert first(shelf.finder(), "referrers", SUBJECT.digest).bundles[0] == b"the one"
 
 
 def test_look_tells_what_could_not_be_read(shelf):
@@ -198,7 +256,7 @@ def test_look_tells_what_could_not_be_read(shelf):
     shelf.bundle(b"x" * (MAX_BUNDLE_BYTES + 1), inline=False)
     shelf.bundle(b"good")
 
-    look = shelf.finder().look("referrers", SUBJECT.digest)
+    look = first(shelf.finder(), "referrers", SUBJECT.digest)
 
     assert look.bundles == (b"good",)
     assert len(look.problems) == 2
@@ -217,13 +275,13 @@ def test_look_tells_what_an_index_only_claims():
     put_index(shelf.inner, REPOSITORY, SUBJECT.digest, [wrong, missing, silent])
     shelf.inner._repositories[REPOSITORY].manifests.pop(missing.digest)
 
-    look = shelf.finder().look("referrers", SUBJECT.digest)
+    look = first(shelf.finder(), "referrers", SUBJECT.digest)
 
     assert look.bundles == ()
     assert len(look.problems) == 3
     assert any("its subject is" in problem for problem in look.problems)
     put_index(shelf.inner, REPOSITORY, SUBJECT.digest, [receipt])
-    assert shelf.finder().look("referrers", SUBJECT.digest).problems == ()
+    assert first(shelf.finder(), "referrers", SUBJECT.digest).problems == ()
 
 
 def test_look_refuses_a_huge_manifest():
@@ -233,7 +291,7 @@ def test_look_refuses_a_huge_manifest():
     data, _ = ManifestBuilder.bundle(SUBJECT, annotations, layer).build()
     shelf.inner.push_manifest(REPOSITORY, data, MEDIA_TYPE_MANIFEST)
 
-    (problem,) = shelf.finder().look("referrers", SUBJECT.digest).problems
+    (problem,) = first(shelf.finder(), "referrers", SUBJECT.digest).problems
 
     assert "at most 1048576" in problem
 
@@ -262,7 +320,7 @@ def test_look_passes_on_that_the_registry_cannot_tell(method, source, error):
     shelf.bundle(b"one", tagged=True)
 
     with pytest.raises(type(error)):
-        failing(shelf, method, error).look(source, SUBJECT.digest)
+        first(failing(shelf, method, error), source, SUBJECT.digest)
 
 
 @pytest.mark.parametrize("error", [Denied("no lists", status=403), RegistryError("no", status=405)])
@@ -270,7 +328,7 @@ def test_look_takes_tags_that_may_not_be_listed_for_none(error):
     shelf = Shelf()
     shelf.bundle(b"one", tagged=True)
 
-    assert failing(shelf, "tag_pages", error).look("tags", SUBJECT.digest).bundles == ()
+    assert first(failing(shelf, "tag_pages", error), "tags", SUBJECT.digest).bundles == ()
 
 
 def test_look_ends_where_tags_have_no_end(monkeypatch):
@@ -281,7 +339,7 @@ def test_look_ends_where_tags_have_no_end(monkeypatch):
                 number += 1
                 yield TagPage((f"a{number:09}",), has_link=True)
 
-    assert BundleFinder(Endless(), "r").look("tags", SUBJECT.digest).bundles == ()
+    assert first(BundleFinder(Endless(), "r"), "tags", SUBJECT.digest).bundles == ()
 
 
 def test_layer_content_proves_what_it_returns():
@@ -300,10 +358,8 @@ def test_limit_error_is_no_more_than_a_problem():
     shelf = Shelf()
     shelf.bundle(b"one")
 
-    (problem,) = (
-        failing(shelf, "get_manifest", LimitError("too much"))
-        .look("referrers", SUBJECT.digest)
-        .problems
-    )
+    (problem,) = first(
+        failing(shelf, "get_manifest", LimitError("too much")), "referrers", SUBJECT.digest
+    ).problems
 
     assert problem.endswith("too much")

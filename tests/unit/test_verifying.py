@@ -42,6 +42,7 @@ from tests.fakes.people import (
     Judging,
     attach,
     knows,
+    sign_as_others_do,
 )
 from tests.fakes.watched import WatchedRegistry
 
@@ -349,32 +350,72 @@ def parts(mail: Mail, sent):
     return message_of(mail, sent), data
 
 
-def test_verify_goes_on_behind_the_bundles_that_it_looked_at(tmp_path):
+@pytest.mark.parametrize("tag", [True, False], ids=["tagged", "referring"])
+def test_verify_reads_all_bundles_in_one_run(tmp_path, tag):
     mail = Mail(tmp_path)
     sent = mail.send()
-    junk(mail, sent, MAX_BUNDLES * 2, tag=False)
-    # cosign's own entries say less, so ours come first; this one is made to come last
-    attach(
-        mail,
-        message_of(mail, sent),
-        ALICE_SIGNS.sign(*parts(mail, sent)),
-        predicate_type="https://example.com/other",
-        tag=False,
-    )
+    junk(mail, sent, MAX_BUNDLES * 3, tag=tag)
+    sign_as_others_do(mail, message_of(mail, sent))
 
-    verdicts = [Judging(mail).judge(sent) for _ in range(3)]
+    assert Judging(mail).judge(sent).status == "valid"
+    mail.close()
+
+
+def test_verify_goes_on_in_the_next_run_where_there_are_more_than_one_reads(plain, monkeypatch):
+    sent = plain.send()
+    junk(plain, sent, 50, tag=False)
+    sign_as_others_do(plain, message_of(plain, sent), tagged=False)
+    monkeypatch.setattr("dockercomms.verifying.BUNDLES_A_RUN", 20)
+
+    verdicts = [Judging(plain).judge(sent) for _ in range(3)]
 
     assert [v.status for v in verdicts] == ["invalid", "invalid", "valid"]
-    assert [v.curable for v in verdicts[:2]] == [True, True]
-    assert "the next look goes on" in verdicts[0].error.message
-    mail.close()
+    assert [v.more for v in verdicts[:2]] == [True, True]
+    assert "20 bundles were read and there are more" in verdicts[0].error.message
+
+
+def test_verify_keeps_how_far_it_got_where_the_network_breaks_off(plain):
+    sent = plain.send()
+    junk(plain, sent, MAX_BUNDLES * 2, tag=False)
+    sign_as_others_do(plain, message_of(plain, sent), tagged=False)
+    read = 0
+
+    def before(name, said):
+        nonlocal read
+        read += name == "get_manifest" and said[1] != sent.digest
+        if read > MAX_BUNDLES * 2:
+            raise NetworkError("cut")
+
+    message = message_of(plain, sent)
+    plain.registry.before = before
+    with pytest.raises(NetworkError):
+        Judging(plain).verifier().verify(message)
+    plain.registry.before = None
+    plain.registry.calls.clear()
+
+    assert Judging(plain).judge(sent).status == "valid"
+    assert len(plain.registry.calls) < MAX_BUNDLES
+
+
+def test_verify_pins_a_new_senders_key_though_junk_comes_first(plain):
+    sent = plain.send()
+    junk(plain, sent, MAX_BUNDLES * 2, tag=False)
+    sign_as_others_do(plain, message_of(plain, sent), tagged=False)
+    judging = Judging(plain, Policy())
+
+    assert judging.judge(sent, pin=judging.pin).status == "valid"
 
 
 def test_verify_goes_on_though_the_sender_is_unknown(plain):
     sent = plain.send(signer=ALICE_SIGNS)
     junk(plain, sent, MAX_BUNDLES + 1, tag=False)
 
-    assert Judging(plain, Policy()).judge(sent).curable
+    verdict = Judging(plain, Policy()).judge(sent)
+
+    assert verdict.more
+    plain.registry.calls.clear()
+    Judging(plain, Policy()).judge(sent)
+    assert len(plain.registry.calls) < 2 * MAX_BUNDLES  # none of them could prove anything
 
 
 # --- faults --------------------------------------------------------------------------------------
