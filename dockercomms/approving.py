@@ -177,20 +177,23 @@ class ObjectVerifier:
         )
 
     def _trust_of(self, recipient: str) -> Trust:
-        return replace(self.trust, me=(*self.trust.me, recipient))
+        return replace(self.trust, me=(*self.trust.me, recipient), own_names=self.trust.me)
 
     def _verify_receipt(self, receipt: Receipt) -> Verification:
         if len(receipt.layers) != 1:
             raise Unsigned(f"receipt of {receipt.recipient!r:.100}: not signed")
         bundle = layer_content(self.registry, self.repository, receipt.layers[0])
         trust = self._trust_of(receipt.sender)
+        is_ours = self.state.receipts.has_written(
+            self.repo, receipt.recipient, receipt.message, receipt.descriptor.digest
+        )
         verifier = ReceiptVerifier(
             repo=self.repo, clock=self.clock, registry=self.registry, trust=trust
         )
         return Verification(
             what="receipt",
             digest=receipt.descriptor.digest,
-            verified=verifier.prove(receipt, bundle),
+            verified=verifier.prove(receipt, bundle, is_ours=is_ours),
             id=receipt.message_id,
             recipient=receipt.sender,
         )

@@ -110,13 +110,13 @@ class Desk:
         if not owner.verifies:
             return None
         trust = owner.trust()
-        trust = replace(trust, me=tuple(dict.fromkeys((*trust.me, *senders))))
+        names = tuple(dict.fromkeys((*trust.me, *senders)))
+        trust = replace(trust, me=names, own_names=trust.me)
         return ReceiptVerifier(
             repo=self.store.repo,
             clock=self.clock,
             registry=self.store.registry,
             trust=trust,
-            pin=owner.pin,
         )
 
     def object_verifier(self) -> ObjectVerifier:

@@ -189,7 +189,8 @@ class Outgoing(MailboxBase):
         rows = self._state.outbox.rows(self.repo)
         senders = dict.fromkeys(row.sender for row in rows)
         receipts = self._receipts_for(senders)
-        return list_outbox(rows, receipts, now=self._clock.now())
+        claims = not self._owner.verifies
+        return list_outbox(rows, receipts, now=self._clock.now(), claims=claims)
 
     def sent_elsewhere(self) -> dict[str, int]:
         """Return to what other repositories messages were sent from here, and how many."""

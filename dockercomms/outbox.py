@@ -44,9 +44,9 @@ class OutboxEntry:
     published_at: datetime
     expires_at: datetime
     fate: Fate
-    """silent: nobody said anything so far; expired: and nobody can receive it any more."""
+    """silent: no proven answer so far; expired: and nobody can receive it any more."""
     receipt: ReceiptEntry | None = None
-    """What says so; a claim unless its signature is valid."""
+    """The answer, proven or claimed: a claim leaves the message silent."""
 
     @property
     def proven(self) -> bool:
@@ -77,16 +77,29 @@ def _rank(receipt: ReceiptEntry) -> tuple[bool, float, bool]:
 
 
 def list_outbox(
-    rows: Iterable[OutboxRow], receipts: Iterable[ReceiptEntry], *, now: datetime
+    rows: Iterable[OutboxRow],
+    receipts: Iterable[ReceiptEntry],
+    *,
+    now: datetime,
+    claims: bool = False,
 ) -> list[OutboxEntry]:
-    """Return what was sent with what became of it, in the order of `rows`."""
+    """Return what was sent with what became of it, in the order of `rows`.
+
+    Args:
+        rows: What was sent.
+        receipts: The receipts there are.
+        now: The time.
+        claims: An answer that is not proven counts as well.
+    """
     known = answers(receipts)
-    return [_entry(row, known.get(row.digest), now) for row in rows]
+    return [_entry(row, known.get(row.digest), now, claims=claims) for row in rows]
 
 
-def _entry(row: OutboxRow, receipt: ReceiptEntry | None, now: datetime) -> OutboxEntry:
+def _entry(
+    row: OutboxRow, receipt: ReceiptEntry | None, now: datetime, *, claims: bool
+) -> OutboxEntry:
     fate: Fate = "expired" if row.expires <= now else "silent"
-    if receipt is not None:
+    if receipt is not None and (claims or receipt.signature_status == "valid"):
         fate = receipt.status
     return OutboxEntry(
         id=row.id,

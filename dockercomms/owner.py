@@ -23,15 +23,17 @@ from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
-from dockercomms.errors import UsageError
+from dockercomms.errors import UnknownSender, UsageError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
 from dockercomms.publishing import Notice, NoticeHook
 from dockercomms.records import dataclass
 from dockercomms.trust.address_book import AddressBook
+from dockercomms.trust.checks import Claim
 from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots
 from dockercomms.trust.keys import PublicKey
 from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
+from dockercomms.trust.lookalikes import reason_not_to_pin
 from dockercomms.trust.policy import Policy
 from dockercomms.trust.policy_file import load_policy
 from dockercomms.trust.signing import KeySigner, SignedBy, Signer
@@ -167,13 +169,26 @@ class Owner:
         """What writes down a new sender's key; None if new senders are not to be trusted."""
         return self._pin if self._options.accept_new else None
 
-    def _pin(self, name: str, key: PublicKey) -> Policy:
-        AddressBook(self._file).pin(name, key)
+    def _pin(self, claim: Claim, key: PublicKey, repo: str) -> Policy:
+        """Trust the key of who wrote a message, for messages to this recipient in `repo`."""
+        policy, name = self.policy(), claim.name
+        known = [*self.names, *policy.me, *(sender.name for sender in policy.senders)]
+        reason = reason_not_to_pin(name, known=known)
+        if name in {*self.names, *policy.me}:
+            reason = "it is a name of yours"
+        if claim.kind != "message" or reason is not None:
+            raise UnknownSender(
+                f"{claim.title}: this name is not trusted on first use: "
+                f"{reason or 'only the sender of a message is'}"
+            )
+        AddressBook(self._file).pin(name, key, recipient=claim.recipient, repo=repo)
+        others = [*policy.names_of(key), *(self.names[:1] if key == self.own_key() else ())]
+        also = "" if not others else f" WARNING: {others[0]!r:.100} signs with the same key."
         self._notify(
             Notice(
                 "pinned",
-                f"{name!r:.100} is trusted from now on to sign with {key.spki_sha256}; "
-                f"{self._file} says so",
+                f"{name!r:.100} is trusted from now on to sign with {key.spki_sha256}, for "
+                f"messages to {claim.recipient!r:.100} in {repo}; {self._file} says so.{also}",
             )
         )
         return self.policy()

@@ -275,7 +275,10 @@ class _Search:
             bundle = layer_content(self.registry, self.repository, receipt.layers[0])
         except (NotFoundError, ProtocolError):
             return "invalid", None
-        return verifier.verify(receipt, bundle)
+        is_ours = self.state.receipts.has_written(
+            self.repo, receipt.recipient, receipt.message, receipt.descriptor.digest
+        )
+        return verifier.verify(receipt, bundle, is_ours=is_ours)
 
     def _is_recipients(self, receipt: Receipt) -> bool:
         """Return whether the message was sent to who wrote the receipt, as far as that is known.

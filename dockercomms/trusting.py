@@ -19,7 +19,7 @@ from typing import Literal
 
 from dockercomms.platforms import Clock, local_errors
 from dockercomms.records import dataclass
-from dockercomms.trust.checks import Terms
+from dockercomms.trust.checks import Claim, Terms
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PublicKey
 from dockercomms.trust.policy import Policy
@@ -32,8 +32,10 @@ no signature satisfies the policy · untrusted: signed, and the policy does not 
 Identity = Verified
 """What was verified of whoever signed."""
 
-Pin = Callable[[str, PublicKey], Policy]
-"""Writes a new sender's key into the policy, and returns that."""
+Pin = Callable[[Claim, PublicKey, str], Policy]
+"""Writes the key of who made a claim in a repository into the policy, and returns that.
+
+Raises UnknownSender where that name is not to be pinned on first use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,9 @@ class Trust:
     me: tuple[str, ...]
     """The names that we answer to."""
     own_key: PublicKey | None = None
-    """Ours: trusted for every name."""
+    """Ours: it speaks for our own names."""
+    own_names: tuple[str, ...] | None = None
+    """The names that our own key speaks for; None: those in `me`."""
     roots: SigstoreRoots = field(default_factory=SigstoreRoots, repr=False)
 
     def terms(self, repo: str, clock: Clock, registry_now: datetime | None = None) -> Terms:
@@ -54,6 +58,7 @@ class Trust:
             me=self.me,
             repo=repo,
             own_key=self.own_key,
+            own_names=self.me if self.own_names is None else self.own_names,
             now=clock.now(),
             registry_now=registry_now,
             roots=self.roots,
@@ -65,7 +70,7 @@ class Trust:
         Raises:
             LocalIOError: the file of a root cannot be read.
         """
-        hashed = hashlib.sha256(repr((self.policy, self.own_key, self.me)).encode())
+        hashed = hashlib.sha256(repr((self.policy, self.own_key, self.me, self.own_names)).encode())
         for root in self.policy.roots.values():
             if root.path is not None:
                 with local_errors(f"root {root.name}: {root.path}"):

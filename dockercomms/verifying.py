@@ -210,6 +210,9 @@ class MessageVerifier:
         """Return the same, and remember nothing but how far bundles were tried; see `verify`."""
         terms = self._trust.terms(self._repo, self._clock, self._registry.server_time())
         claim = Claim.of_message(message)
+        if self._state.outbox.sender_of(message.header.id, message.digest) == claim.name:
+            # Sent from here under a name that is not among ours today: we need no proof of it
+            terms = replace(terms, own_names=(*(terms.own_names or ()), claim.name))
         try:
             for check in self._rules.claim_checks:
                 check(claim, terms)
@@ -220,7 +223,7 @@ class MessageVerifier:
                 error=type(error)(f"{claim.title}: {error.message}"),
                 curable=isinstance(error, TooEarly),
             )
-        if self._may_be_claim(claim) and not self._can_sign(claim):  # 1
+        if self._may_be_claim(claim) and not self._can_sign(claim, terms):  # 1
             return Accepted(status="none")
         tried = self._try(message, claim, terms)  # 2, 3
         if tried.verified is not None:
@@ -232,11 +235,11 @@ class MessageVerifier:
     def _may_be_claim(self, claim: Claim) -> bool:
         return self._trust.policy.accepts_unsigned(claim.name, self._repo)
 
-    def _can_sign(self, claim: Claim) -> bool:
+    def _can_sign(self, claim: Claim, terms: Terms) -> bool:
         """Return whether any bundle could prove that name."""
-        sender = self._trust.policy.sender(claim.name)
-        listed = sender is not None and bool(sender.keys or sender.identities)
-        return listed or (self._trust.own_key is not None and claim.name in self._trust.me)
+        sender = terms.policy.sender(claim.name)
+        identities = sender is not None and bool(sender.identities)
+        return identities or bool(signers_of(claim.name, terms))
 
     # --- bundles ---------------------------------------------------------------------------------
 
@@ -248,7 +251,7 @@ class MessageVerifier:
         tried = _Tried()
         known: frozenset[Digest] = frozenset()
         broken: DockerCommsError | None = None
-        hopeful = self._pin is not None or self._can_sign(claim)
+        hopeful = self._pin is not None or self._can_sign(claim, terms)
         for source in SOURCES:
             marks = (self._me, self._repo, message.digest, source)
             mark = after = self._state.trust.mark(*marks)
@@ -289,21 +292,24 @@ class MessageVerifier:
         except VerificationError as error:
             tried.error = tried.error or error
             if self._pin is not None and isinstance(error, UnknownSender):
-                tried.verified = self._pinned(self._pin, claim, look.bundles, terms)  # 3
+                self._pinned(self._pin, claim, look.bundles, terms, tried)  # 3
 
     def _pinned(
-        self, pin: Pin, claim: Claim, bundles: Sequence[bytes], terms: Terms
-    ) -> Verified | None:
-        """Pin the key of a new sender; returns who they are from now on, None if there is none."""
+        self, pin: Pin, claim: Claim, bundles: Sequence[bytes], terms: Terms, tried: _Tried
+    ) -> None:
+        """Pin the key of a new sender, if a bundle names one and the name may be pinned."""
         with self._pinning:
             try:
                 key, verified = key_of_new_sender(
                     claim, bundles, replace(terms, policy=self._trust.policy), rules=self._rules
                 )
+                self._trust = replace(self._trust, policy=pin(claim, key, self._repo))
+            except UnknownSender as error:
+                tried.error = error
             except VerificationError:
-                return None
-            self._trust = replace(self._trust, policy=pin(claim.name, key))
-            return verified
+                return
+            else:
+                tried.verified = verified
 
     # --- what follows ----------------------------------------------------------------------------
 
@@ -341,7 +347,7 @@ class MessageVerifier:
                 hint="\n".join(self._ways_out(message, error, tried, terms)),
             ),
             status,
-            curable=tried.curable or self._can_sign(claim),
+            curable=tried.curable or self._can_sign(claim, terms),
             more=tried.more,
         )
 

@@ -54,7 +54,7 @@ def _told(
         failure = NoAnswerError(
             f"somebody says it was {receipt.status}, but it is not proven that "
             f"{sent.recipient!r:.100} says so (signature: {receipt.signature_status})",
-            hint=f"tell how they sign: dockercomms trust add {name} KEY.pub, or use --accept-new",
+            hint=f"tell how they sign: dockercomms trust add {name} KEY.pub",
         )
     elif receipt.status == "rejected":
         failure = RejectedError(receipt.reason or "no reason given")

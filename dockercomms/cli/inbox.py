@@ -38,7 +38,6 @@ def inbox_command(
     include_all: bool,
     threads: bool,
     no_verify: bool,
-    accept_new: bool,
     offline: bool,
 ) -> int:
     """List what has been sent to you.
@@ -49,10 +48,10 @@ def inbox_command(
     from dockercomms.cli.records import inbox_record, time_or_none
     from dockercomms.listing import by_thread
 
-    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    warn_unverified(session, no_verify=no_verify)
     refuse_network(session, offline=offline)
     with (
-        session.mailbox(verify=not no_verify, accept_new=accept_new) as mailbox,
+        session.mailbox(verify=not no_verify) as mailbox,
         session.screen.listing(COLUMNS) as listing,
     ):
         entries = mailbox.inbox(since=since, all=include_all)
@@ -106,18 +105,16 @@ def _state(entry: InboxEntry) -> str:
 @verb("show", example="dockercomms show 1a2b3c4d")
 @click.argument("message", metavar="ID")
 @trust_options
-def show_command(
-    session: Session, *, message: str, no_verify: bool, accept_new: bool, offline: bool
-) -> None:
+def show_command(session: Session, *, message: str, no_verify: bool, offline: bool) -> None:
     """Show one message without receiving it.
 
     ID is any unambiguous beginning of its id or digest.
     """
     from dockercomms.cli.records import show_record
 
-    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    warn_unverified(session, no_verify=no_verify)
     refuse_network(session, offline=offline)
-    with session.mailbox(verify=not no_verify, accept_new=accept_new) as mailbox:
+    with session.mailbox(verify=not no_verify) as mailbox:
         entry = mailbox.show(message)
     rows = [
         ("id", entry.id),

@@ -23,7 +23,7 @@ FATES = ("accepted", "rejected", "silent", "expired")
         help="Only what came to this; may be given several times.")  # fmt: skip
 @trust_options
 def outbox_command(
-    session: Session, *, fates: tuple[str, ...], no_verify: bool, accept_new: bool, offline: bool
+    session: Session, *, fates: tuple[str, ...], no_verify: bool, offline: bool
 ) -> None:
     """List what you sent from here, and what became of it.
 
@@ -34,10 +34,10 @@ def outbox_command(
     from dockercomms.cli.records import outbox_record
     from dockercomms.protocol import format_time
 
-    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    warn_unverified(session, no_verify=no_verify)
     refuse_network(session, offline=offline)
     with (
-        session.mailbox(verify=not no_verify, accept_new=accept_new) as mailbox,
+        session.mailbox(verify=not no_verify) as mailbox,
         session.screen.listing(COLUMNS) as listing,
     ):
         found = [one for one in mailbox.outbox() if not fates or one.fate in fates]
@@ -65,7 +65,10 @@ def outbox_command(
 
 
 def _row(entry: OutboxEntry) -> tuple[str, ...]:
-    claimed = " (claimed)" if entry.receipt is not None and not entry.proven else ""
+    claimed = ""
+    if entry.receipt is not None and not entry.proven:
+        said = "" if entry.fate == entry.receipt.status else f"{entry.receipt.status} "
+        claimed = f" ({said}claimed)"
     return (
         entry.id[:SHORT_ID_CHARACTERS],
         entry.recipient,

@@ -54,7 +54,7 @@ def ack_command(
 @click.argument("message", metavar="[ID]", required=False)
 @trust_options
 def receipts_command(
-    session: Session, *, message: str | None, no_verify: bool, accept_new: bool, offline: bool
+    session: Session, *, message: str | None, no_verify: bool, offline: bool
 ) -> None:
     """List what became of the messages you sent.
 
@@ -64,10 +64,10 @@ def receipts_command(
     """
     from dockercomms.cli.records import receipt_record, time_or_none
 
-    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    warn_unverified(session, no_verify=no_verify)
     refuse_network(session, offline=offline)
     with (
-        session.mailbox(verify=not no_verify, accept_new=accept_new) as mailbox,
+        session.mailbox(verify=not no_verify) as mailbox,
         session.screen.listing(COLUMNS) as listing,
     ):
         receipts = mailbox.receipts(message)
@@ -91,7 +91,7 @@ def _row(receipt: ReceiptEntry) -> tuple[str, ...]:
     return (
         receipt.id[:SHORT_ID_CHARACTERS],
         shown_sender(receipt.sender, receipt.signer),
-        receipt.status,
+        receipt.status if receipt.signature_status == "valid" else f"{receipt.status} (claimed)",
         human_time(receipt.created_at),
         receipt.reason,
         receipt.signature_status,

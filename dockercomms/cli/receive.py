@@ -22,6 +22,7 @@ from dockercomms.cli.options import (
 from dockercomms.cli.progress import meter_for
 from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_bytes, shown_sender, visible
 from dockercomms.cli.trust_options import (
+    pin_option,
     refuse_network,
     sign_options,
     trust_options,
@@ -71,6 +72,7 @@ SHOWN_ALIKE = 5
 @option("--strict", is_flag=True, help="Exit 2 if the policy holds a message back.")
 @discovery_option()
 @index_option()
+@pin_option()
 @trust_options
 @sign_options
 def recv_command(

@@ -49,7 +49,6 @@ def reply_command(
     name: str | None,
     wait_seconds: int | None,
     no_verify: bool,
-    accept_new: bool,
     offline: bool,
 ) -> int:
     """Answer a message: files or a note to its sender.
@@ -61,21 +60,17 @@ def reply_command(
     from dockercomms.cli.trust_options import refuse_network
     from dockercomms.listing import answer_to
 
-    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    warn_unverified(session, no_verify=no_verify)
     refuse_network(session, offline=offline)
     sources = tuple(map(source_of, paths))
     check_sources(session, sources, recipients=("",), text=text)
     chosen = session.settings
     with meter_for(session.screen, session.clock, "sending") as meter, ExitStack() as opened:
-        box = opened.enter_context(
-            session.mailbox(meter, verify=not no_verify, accept_new=accept_new)
-        )
+        box = opened.enter_context(session.mailbox(meter, verify=not no_verify))
         answer = answer_to(box.show(message))
         address = session.address_of(answer.to)
         if address is not None:
-            box = opened.enter_context(
-                session.mailbox(meter, repo=address, verify=not no_verify, accept_new=accept_new)
-            )
+            box = opened.enter_context(session.mailbox(meter, repo=address, verify=not no_verify))
         sent = box.send(
             sources,
             to=answer.to,

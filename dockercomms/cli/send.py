@@ -67,7 +67,6 @@ STDIN = "-"
 @option("--clock-skew-ok", is_flag=True, help="Send although this clock is wrong.")
 @option("--wait", "wait_seconds", type=DURATION, metavar="T",
         help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
-@option("--accept-new", is_flag=True, help="With --wait: trust a new recipient's key.")
 @option("--audience", type=NAME, metavar="R",
         help="The only repository to receive it from.")  # fmt: skip
 @index_option()
@@ -86,7 +85,6 @@ def send_command(
     dry_run: bool,
     clock_skew_ok: bool,
     wait_seconds: int | None,
-    accept_new: bool,
     audience: str | None,
 ) -> int:
     """Send files, a folder or a note to somebody.
@@ -110,7 +108,7 @@ def send_command(
         def deliver(recipient: str) -> Sent:
             repo = session.address_of(recipient)
             if repo not in boxes:
-                box = session.mailbox(meter, repo=repo, accept_new=accept_new)
+                box = session.mailbox(meter, repo=repo)
                 boxes[repo] = opened.enter_context(box)
             sent = boxes[repo].send(
                 sources,

@@ -74,9 +74,10 @@ def add_command(
     NAME is what they call themselves in messages. KEYFILE is a PEM public key, or the name of one
     that `keys import` has kept. What is there already stays.
     """
+    key = None if key_file is None else _public_key(session, key_file)
     _book(session).add(
         name,
-        key=None if key_file is None else _public_key(session, key_file),
+        key=key,
         identity=identity,
         issuer=issuer,
         root=None if root is None else Path(root),
@@ -84,6 +85,9 @@ def add_command(
         allow_unsigned=allow_unsigned,
     )
     _show(session, name)
+    others = [] if key is None else [n for n in _policy(session).names_of(key) if n != name]
+    for other in others:
+        session.screen.warn(f"{other} signs with the same key")
 
 
 def _public_key(session: Session, word: str) -> PublicKey:
@@ -240,7 +244,9 @@ def _proofs(sender: Sender) -> list[str]:
 
 def _rights(sender: Sender) -> str:
     may = "send and acknowledge" if len(sender.kinds) > 1 else f"write a {sender.kinds[0]}"
-    return f"{may}, also unsigned" if sender.allow_unsigned else may
+    to = f" to {', '.join(sender.recipients)}" if sender.recipients else ""
+    where = f" in {', '.join(sender.repositories)}" if sender.repositories else ""
+    return f"{may}{to}{where}{', also unsigned' * sender.allow_unsigned}"
 
 
 def _note_rest(session: Session, policy: Policy) -> None:

@@ -45,14 +45,17 @@ def identity_options(function: _Decorated) -> _Decorated:
 
 
 def trust_options(function: _Decorated) -> _Decorated:
-    """Add what a verb needs that checks who sent a message."""
+    """Add what a verb needs that checks who wrote a message or receipt."""
     return _add(function, [
         option("--no-verify", is_flag=True,
                help="Believe whatever a message says of its sender."),
-        option("--accept-new", is_flag=True,
-               help="Trust a new sender's key from now on."),
         offline_option(),
     ])  # fmt: skip
+
+
+def pin_option() -> _Decorator[Any]:
+    """Return the option of the verbs that may pin a new sender's key."""
+    return option("--accept-new", is_flag=True, help="Trust a new sender's key from now on.")
 
 
 def offline_option() -> _Decorator[Any]:
@@ -66,7 +69,7 @@ def _add(function: _Decorated, decorators: Sequence[_Decorator[Any]]) -> _Decora
     return function
 
 
-def warn_unverified(session: Session, *, no_verify: bool, accept_new: bool) -> None:
+def warn_unverified(session: Session, *, no_verify: bool, accept_new: bool = False) -> None:
     """Say aloud that nobody checks anything.
 
     Raises:

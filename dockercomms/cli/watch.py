@@ -29,6 +29,7 @@ from dockercomms.cli.progress import Meter, meter_for
 from dockercomms.cli.receive import Tally, explain, message_name, place_of
 from dockercomms.cli.render import count_of, human_bytes, shown_sender, visible
 from dockercomms.cli.trust_options import (
+    pin_option,
     refuse_network,
     sign_options,
     trust_options,
@@ -64,6 +65,7 @@ ACKS = ("always", "on-success", "never")
         metavar="N", help="Pieces received at once.  [default: 4]")  # fmt: skip
 @discovery_option()
 @index_option()
+@pin_option()
 @trust_options
 @sign_options
 def watch_command(

@@ -82,6 +82,13 @@ class OutboxRows:
                 (to_unix(old), to_unix(row.published - KEEP_AFTER_EXPIRY)),
             )
 
+    def sender_of(self, message_id: str, digest: Digest) -> str | None:
+        """Return the name under which a message was sent from here; None: it was not."""
+        row = self._database.row(
+            "SELECT sender FROM outbox WHERE id = ? AND digest = ?", (storable(message_id), digest)
+        )
+        return None if row is None else str(row["sender"])
+
     def rows(self, repo: str) -> tuple[OutboxRow, ...]:
         """Return what was sent to a repository, oldest first."""
         found = self._database.rows(

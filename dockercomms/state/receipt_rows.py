@@ -147,6 +147,14 @@ class ReceiptRows:
             ).fetchone()
         return _receipt_row(kept)
 
+    def has_written(self, repo: str, me: str, message: Digest, digest: Digest) -> bool:
+        """Return whether this machine wrote the receipt with `digest` for a message to `me`."""
+        row = self.database.row(
+            "SELECT 1 FROM receipts WHERE repo = ? AND me = ? AND message = ? AND digest = ?",
+            (repo, me, message, digest),
+        )
+        return row is not None
+
     def last(self, repo: str, me: str, message: Digest) -> ReceiptRow | None:
         """Return what was said last about a message."""
         row = self.database.row(

@@ -108,10 +108,16 @@ class AddressBook:
 
         self._change(change)
 
-    def pin(self, name: str, key: PublicKey) -> None:
-        """Trust `name`, of whom nothing is known, to sign with `key`.
+    def pin(self, name: str, key: PublicKey, *, recipient: str, repo: str) -> None:
+        """Trust `name`, of whom nothing is known, to sign with `key` what is for `recipient`.
 
         Nothing changes if another process that met the same sender was faster.
+
+        Args:
+            name: The sender.
+            key: Their key.
+            recipient: To whom they may write.
+            repo: In which repository.
 
         Raises:
             ConfigError: there is another entry of that name; its owner has to change it.
@@ -120,11 +126,20 @@ class AddressBook:
 
         def change(document: TOMLDocument, policy: Policy) -> None:
             known = policy.sender(name)
-            if known == Sender(name=name, keys=(TrustedKey(key=key),)):
+            pinned = Sender(
+                name=name,
+                keys=(TrustedKey(key=key),),
+                recipients=(recipient,),
+                repositories=(repo,),
+            )
+            if known == pinned:
                 return
             if known is not None:
                 raise ConfigError(f"{self.path}: there is an entry of {name!r:.100} already")
-            self._add_key(_entry(document, name), policy, name, key)
+            entry = _entry(document, name)
+            entry["recipients"] = [recipient]
+            entry["repositories"] = [repo]
+            self._add_key(entry, policy, name, key)
 
         self._change(change)
 

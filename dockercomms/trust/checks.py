@@ -115,12 +115,19 @@ class Terms:
     repo: str
     """The repository's whole name."""
     own_key: PublicKey | None = None
-    """Ours: trusted for every name without a file, so that one person alone needs none."""
+    """Ours: trusted for our own names without a file, so that one person alone needs none."""
+    own_names: tuple[str, ...] | None = None
+    """The names that our own key speaks for; None: those in `me`."""
     now: datetime
     registry_now: datetime | None = None
     """The registry's clock: one of ours that is wrong must not shut out the whole inbox."""
     roots: SigstoreRoots
     """Proves certificates and times; one for many claims, since it keeps what it has read."""
+
+    def own_key_for(self, name: str) -> PublicKey | None:
+        """Return our own key if it may speak for `name`."""
+        names = self.me if self.own_names is None else self.own_names
+        return self.own_key if name in names else None
 
 
 class Proofs(Protocol):

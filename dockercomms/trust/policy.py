@@ -141,6 +141,14 @@ class Policy:
         """Return the entry of `name`, compared byte by byte."""
         return next((sender for sender in self.senders if sender.name == name), None)
 
+    def names_of(self, key: PublicKey) -> tuple[str, ...]:
+        """Return the names that may sign with `key`."""
+        return tuple(
+            sender.name
+            for sender in self.senders
+            if any(trusted.key == key for trusted in sender.keys)
+        )
+
     def accepts_unsigned(self, name: str, repo: str) -> bool:
         """Return whether an unsigned message that claims to be from `name` is let in as a claim."""
         sender = self.sender(name)

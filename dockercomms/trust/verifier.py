@@ -252,8 +252,9 @@ class _Run:
                 yield identity, self.sender
             return
         keys: list[Candidate] = []
-        if self.terms.own_key is not None:
-            keys.append((TrustedKey(key=self.terms.own_key), None))
+        own = self.terms.own_key_for(self.claim.name)
+        if own is not None:
+            keys.append((TrustedKey(key=own), None))
         if self.sender is not None:
             keys += [(key, self.sender) for key in self.sender.keys]
         yield from sorted(keys, key=lambda item: not _is_hinted(item, bundle.hint))
@@ -315,8 +316,8 @@ def signers_of(name: str, terms: Terms) -> frozenset[str]:
     """Return the `spki_sha256` of every key that may speak for `name`."""
     sender = terms.policy.sender(name)
     keys = [] if sender is None else [key.key for key in sender.keys]
-    own = [] if terms.own_key is None else [terms.own_key]
-    return frozenset(key.spki_sha256 for key in (*keys, *own))
+    own = terms.own_key_for(name)
+    return frozenset(key.spki_sha256 for key in (*keys, *([] if own is None else [own])))
 
 
 def _is_hinted(candidate: Candidate, hint: str) -> bool:

@@ -11,6 +11,7 @@ from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST, Descriptor
 from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, bundle_tag
 from dockercomms.publishing import bundle_layer
+from dockercomms.trust.checks import Claim
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PrivateKey, PublicKey
 from dockercomms.trust.policy import Policy, Sender, TrustedKey
@@ -58,9 +59,10 @@ class Judging:
     def judge(self, sent: Any, **options: Any) -> Verdict:
         return self.verifier(**options).verify(message_of(self.mail, sent))
 
-    def pin(self, name: str, key: PublicKey) -> Policy:
-        self.pinned.append((name, key))
-        entry = Sender(name=name, keys=(TrustedKey(key=key),))
+    def pin(self, claim: Claim, key: PublicKey, repo: str) -> Policy:
+        assert (claim.recipient, repo) == (BOB, REPO)
+        self.pinned.append((claim.name, key))
+        entry = Sender(name=claim.name, keys=(TrustedKey(key=key),))
         self.policy = Policy(senders=(*self.policy.senders, entry))
         return self.policy
 

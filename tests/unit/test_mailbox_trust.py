@@ -446,9 +446,12 @@ def test_receipt_proves_delivery_only_by_a_recipient_who_is_trusted(town):
     with town.open("alice", trust={"verify": False}) as alice:
         assert [entry.signature_status for entry in alice.receipts()] == ["unchecked"]
     with town.open("alice", trust={"accept_new": True}) as alice:
-        assert [entry.signer for entry in alice.receipts()] == ["bob"]
+        assert [entry.signature_status for entry in alice.receipts()] == ["untrusted"]
+        assert [entry.fate for entry in alice.outbox()] == ["silent"]
+    town.book("alice").add("bob", key=town.key("bob"))
     with town.open("alice") as alice:
         assert [entry.signature_status for entry in alice.receipts()] == ["valid"]
+        assert [entry.fate for entry in alice.outbox()] == ["accepted"]
 
 
 def test_receipt_waits_where_nothing_can_be_signed(town):

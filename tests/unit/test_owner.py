@@ -4,8 +4,9 @@ import getpass
 
 import pytest
 
-from dockercomms.errors import ConfigError, LocalIOError, SigningError, UsageError
+from dockercomms.errors import ConfigError, LocalIOError, SigningError, UnknownSender, UsageError
 from dockercomms.owner import Owner, SigningOptions, TrustOptions, default_trust_file
+from dockercomms.trust.checks import Claim
 from dockercomms.trust.keyless import KeylessOptions
 from dockercomms.trust.keystore import KeyStore
 from dockercomms.trust.policy import Policy
@@ -85,14 +86,60 @@ def test_owner_pins_a_new_senders_key(tmp_path):
     trust = TrustOptions(file=tmp_path / "trust.toml", accept_new=True, words=("--me", "bob"))
     someone = owner(tmp_path, notices=notices, trust=trust)
 
-    policy = someone.pin("alice", ALICES.public_key())
+    policy = someone.pin(claim("alice"), ALICES.public_key(), "r.example/box")
 
-    assert policy.sender("alice").keys[0].key == ALICES.public_key()
+    alice = policy.sender("alice")
+    assert alice.keys[0].key == ALICES.public_key()
+    assert (alice.recipients, alice.repositories) == (("bob",), ("r.example/box",))
     assert policy == someone.policy()
     (notice,) = notices
     assert notice.kind == "pinned"
     assert ALICES.public_key().spki_sha256 in notice.text
     assert someone.words == ("--me", "bob")
+
+
+def claim(name: str, kind: str = "message") -> Claim:
+    return Claim(kind=kind, title=f"message from {name}", subject="", name=name, recipient="bob")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("bob", "message", "a name of yours"),
+        ("b0b", "message", "looks like 'bob'"),
+        ("robert", "message", "a name of yours"),
+        ("carol ", "message", "begins or ends with space"),
+        ("car\u200bol", "message", "U+200B"),
+        ("ca\u0433ol", "message", "U+0433"),
+        ("\uff43arol", "message", "NFKC"),
+        ("CAROL", "message", "looks like 'carol'"),
+        ("dave", "receipt", "only the sender of a message"),
+    ],
+)
+def test_owner_pins_no_name_that_may_be_taken_for_another(tmp_path, name, kind, reason):
+    file = tmp_path / "trust.toml"
+    file.write_text('version = 1\nme = ["robert"]\n[[sender]]\nname = "carol"\n')
+    file.chmod(0o600)
+    before = file.read_bytes()
+    someone = owner(tmp_path, trust=TrustOptions(file=file, accept_new=True))
+
+    with pytest.raises(UnknownSender) as raised:
+        someone.pin(claim(name, kind), ALICES.public_key(), "r.example/box")
+
+    assert reason in raised.value.message
+    assert file.read_bytes() == before
+
+
+def test_owner_says_that_a_key_has_another_name(tmp_path):
+    notices = []
+    trust = TrustOptions(file=tmp_path / "trust.toml", accept_new=True)
+    someone = owner(tmp_path, notices=notices, trust=trust)
+
+    someone.pin(claim("alice"), ALICES.public_key(), "r.example/box")
+    someone.pin(claim("dave"), ALICES.public_key(), "r.example/box")
+
+    assert "WARNING" not in notices[0].text
+    assert "WARNING: 'alice' signs with the same key" in notices[1].text
 
 
 def test_owner_trusts_the_own_key_once_there_is_one(tmp_path):

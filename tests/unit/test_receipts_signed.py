@@ -56,12 +56,12 @@ def mail(tmp_path):
     yield from open_mail(tmp_path)
 
 
-def verifier(mail: Mail, policy: Policy = KNOWS_BOB, pin=None) -> ReceiptVerifier:
+def verifier(mail: Mail, policy: Policy = KNOWS_BOB) -> ReceiptVerifier:
     trust = Trust(policy=policy, me=(ALICE,), roots=ROOTS)
-    return ReceiptVerifier(repo=REPO, clock=mail.clock, trust=trust, pin=pin)
+    return ReceiptVerifier(repo=REPO, clock=mail.clock, trust=trust)
 
 
-def listed(mail: Mail, policy: Policy = KNOWS_BOB, *, pin=None, message=None):
+def listed(mail: Mail, policy: Policy = KNOWS_BOB, *, message=None):
     return list_receipts(
         mail.registry,
         REPOSITORY,
@@ -70,7 +70,7 @@ def listed(mail: Mail, policy: Policy = KNOWS_BOB, *, pin=None, message=None):
         state=mail.alice,
         clock=mail.clock,
         message=message,
-        verifier=verifier(mail, policy, pin),
+        verifier=verifier(mail, policy),
     )
 
 
@@ -301,29 +301,6 @@ def test_receipt_does_not_grow_old(mail):
 
     policy = Policy(senders=KNOWS_BOB.senders, max_age=timedelta(days=1))
     assert statuses(mail, policy) == [("valid", BOB)]
-
-
-def test_receipt_of_a_new_recipient_is_pinned(mail):
-    pinned = []
-
-    def pin(name, key):
-        pinned.append((name, key))
-        return KNOWS_BOB
-
-    for number, signer in enumerate((BOB_SIGNS, BOB_SIGNS, STRANGER_SIGNS)):
-        mail.clock.advance(1)
-        write(mail, mail.send(mail.file(f"{number}")), signer=signer)
-
-    assert statuses(mail, Policy(), pin=pin) == [("valid", BOB), ("valid", BOB), ("invalid", None)]
-    assert pinned == [(BOB, BOBS.public_key())]
-
-
-def test_receipt_whose_bundle_is_junk_is_not_pinned(mail):
-    publish(mail, mail.send(), b"junk")
-
-    assert statuses(mail, Policy(), pin=lambda name, key: pytest.fail("pinned")) == [
-        ("untrusted", None)
-    ]
 
 
 def publish(mail: Mail, sent, bundle: bytes, *, layers=None, **changes) -> None:

@@ -36,7 +36,9 @@ from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, message_of, ope
 from tests.fakes.people import (
     ALICE_SIGNS,
     ALICES,
+    BOB_SIGNS,
     BOBS,
+    KNOWS_ALICE,
     STRANGER_SIGNS,
     STRANGERS,
     Judging,
@@ -84,13 +86,45 @@ def test_verify_names_the_sender_whom_the_policy_trusts(mail):
     assert (judged.status, judged.signer) == ("valid", ALICE)
 
 
-def test_verify_trusts_the_own_key_for_every_name(mail):
+def test_verify_trusts_the_own_key_for_our_own_names(mail):
     sent = mail.send(signer=ALICE_SIGNS)
 
-    verdict = Judging(mail, Policy(), own_key=ALICES.public_key()).judge(sent)
+    verdict = Judging(mail, Policy(), own_key=ALICES.public_key(), me=(BOB, ALICE)).judge(sent)
 
     assert verdict.verified.own
     assert verdict.signer == ALICE
+
+
+def test_verify_trusts_the_own_key_for_nobody_elses_name(mail):
+    """Who has taken our key would be everybody whom we know."""
+    sent = mail.send(signer=BOB_SIGNS)
+
+    for policy, error in ((Policy(), UnknownSender), (KNOWS_ALICE, VerificationError)):
+        verdict = Judging(mail, policy, own_key=BOBS.public_key()).judge(sent)
+        assert isinstance(verdict, Withheld)
+        assert type(verdict.error) is error
+
+
+def test_verify_trusts_the_own_key_for_what_was_sent_from_here(mail):
+    """One person with two names, `send --me alice` and `recv --me bob`, needs no trust file."""
+    sent = mail.send(signer=ALICE_SIGNS)
+    mail.bob.outbox.add(mail.alice.outbox.rows(REPO)[0])
+
+    judging = Judging(mail, Policy(), own_key=ALICES.public_key())
+
+    assert judging.judge(sent).signer == ALICE
+    mail.clock.advance(1)
+    other = mail.send(mail.file("b"), signer=ALICE_SIGNS)
+    assert isinstance(judging.judge(other), Withheld)
+
+
+@pytest.mark.parametrize("stamp", [True, False])
+def test_verify_takes_no_approval_of_ours_for_another_name(mail, stamp):
+    sent = mail.send()
+    attach(mail, message_of(mail, sent), BOB_SIGNS.approve("x", sent.digest))
+    policy = Policy(accept_cosign_sign=stamp)
+
+    assert isinstance(Judging(mail, policy, own_key=BOBS.public_key()).judge(sent), Withheld)
 
 
 def test_judge_remembers_nothing(plain):
@@ -227,9 +261,9 @@ def test_verify_says_what_could_not_be_read(plain):
     [(DigestMismatch("other bytes"), True), (ProtocolError("no bundle"), False)],
 )
 def test_verify_tries_again_what_a_fault_on_the_way_hid(plain, error, curable):
-    """Also of a sender whom the policy does not know: our own key may have signed."""
+    """Also of a sender whom the policy does not know."""
     sent = plain.send(signer=ALICE_SIGNS)
-    judging = Judging(plain, Policy(), own_key=ALICES.public_key())
+    judging = Judging(plain, Policy())
     message, verifier = message_of(plain, sent), judging.verifier()
 
     def fault(name, _):

@@ -25,7 +25,7 @@ def test_outbox_in_a_table_tells_claims_from_proofs():
     mailbox = FakeMailbox(
         outbox_held=[
             outbox_entry(fate="accepted", receipt=receipt(signature_status="valid")),
-            outbox_entry(fate="rejected", title="", receipt=receipt(reason="torn")),
+            outbox_entry(title="", receipt=receipt(status="rejected", reason="torn")),
             outbox_entry(),
         ],
         elsewhere={"r.example/other": 2},
@@ -35,7 +35,7 @@ def test_outbox_in_a_table_tells_claims_from_proofs():
     assert "The report (report.pdf)" in proven
     assert "accepted" in proven
     assert "claimed" not in proven
-    assert "rejected (claimed)" in claimed
+    assert "silent (rejected claimed)" in claimed
     assert claimed.rstrip().endswith("torn")
     assert silent.rstrip().endswith("silent")
     assert result.stderr == "2 messages more: --repo r.example/other\n"
@@ -102,7 +102,7 @@ def test_reply_goes_to_the_address_of_the_sender(tmp_path):
     assert opened == [None, "r.example/hers"]
 
 
-@pytest.mark.parametrize("words", [["reply", "1a2b"], ["reply", "1a2b", "--text", "x", "--no-verify", "--accept-new"]])  # fmt: skip
+@pytest.mark.parametrize("words", [["reply", "1a2b"], ["reply", "1a2b", "--text", "x", "--no-verify", "--wrong"]])  # fmt: skip
 def test_reply_that_cannot_be_meant_is_refused(words):
     assert invoke(words, factory=FakeMailbox(entries=[entry()])).exit_code == 64
 

@@ -456,13 +456,19 @@ def test_recv_accepts_a_new_sender_when_told_to(alice: Person, bob: Person) -> N
     assert "warning: 'alice' is trusted from now on" in result.stderr
     assert [name["name"] for name in bob.json("trust", "list")] == ["alice"]
     assert bob.json("show", message["id"])["signature"] == {"status": "valid", "signer": "alice"}
-    receipts = alice.json("receipts", "--accept-new")
-    assert [receipt["signature"]["status"] for receipt in receipts] == ["valid"]
+    assert [one["signature"]["status"] for one in alice.json("receipts")] == ["untrusted"]
 
 
-@pytest.mark.parametrize("verb", [["recv"], ["inbox"], ["show", "abcd"], ["receipts"]])
+@pytest.mark.parametrize("verb", [["recv"], ["watch"]])
 def test_nothing_can_be_pinned_unseen(bob: Person, verb: list[str]) -> None:
     failed(bob.run(*verb, "--no-verify", "--accept-new"), 64, "--no-verify checks nothing")
+
+
+@pytest.mark.parametrize(
+    "verb", [["inbox"], ["show", "abcd"], ["receipts"], ["outbox"], ["send"], ["reply", "abcd"]]
+)
+def test_only_receiving_pins(bob: Person, verb: list[str]) -> None:
+    failed(bob.run(*verb, "--accept-new"), 64, "no such option '--accept-new'")
 
 
 @pytest.mark.parametrize("verb", ["recv", "inbox", "show", "receipts"])

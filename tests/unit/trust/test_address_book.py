@@ -166,26 +166,26 @@ def test_add_refuses_a_root_that_is_none(book, tmp_path):
 
 
 def test_pin_is_for_a_name_without_an_entry_only(mine):
-    mine.pin(ALICE, public(ALICE))
+    mine.pin(ALICE, public(ALICE), recipient=BOB, repo="r.example/box")
     assert load_policy(mine.path).sender(ALICE).keys[0].key == public(ALICE)
     for name in (ALICE, CAROL):
         with pytest.raises(ConfigError, match="there is an entry"):
-            mine.pin(name, public(EVE))
+            mine.pin(name, public(EVE), recipient=BOB, repo="r.example/box")
 
 
 def test_pin_again_by_another_process_changes_nothing(mine):
     """Two receivers may meet the same new sender at once."""
-    mine.pin(ALICE, public(ALICE))
+    mine.pin(ALICE, public(ALICE), recipient=BOB, repo="r.example/box")
     before = mine.path.read_bytes()
-    mine.pin(ALICE, public(ALICE))
+    mine.pin(ALICE, public(ALICE), recipient=BOB, repo="r.example/box")
     assert mine.path.read_bytes() == before
 
 
 def test_pin_leaves_an_entry_with_conditions_to_its_owner(mine):
-    mine.pin(ALICE, public(ALICE))
+    mine.pin(ALICE, public(ALICE), recipient=BOB, repo="r.example/box")
     mine.add(ALICE, key=public(ALICE), address="r.example/box")
     with pytest.raises(ConfigError, match="there is an entry"):
-        mine.pin(ALICE, public(ALICE))
+        mine.pin(ALICE, public(ALICE), recipient=BOB, repo="r.example/box")
 
 
 def test_remove_leaves_the_others(mine):

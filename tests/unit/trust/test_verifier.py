@@ -60,10 +60,13 @@ def test_verify_message_names_the_trusted_signer():
     assert (found.own, found.approval, found.signed_at, found.issuer) == (False, False, None, "")
 
 
-def test_verify_message_trusts_our_own_key_for_every_name_without_a_file():
+def test_verify_message_trusts_our_own_key_for_our_own_names_without_a_file():
     data = signed(by=BOB)
-    found = verify_message(message(), [data], terms(Policy(), own_key=public(BOB)))
+    ours = terms(Policy(), own_key=public(BOB), own_names=(BOB, ALICE))
+    found = verify_message(message(), [data], ours)
     assert (found.name, found.own) == (ALICE, True)
+    with pytest.raises(UnknownSender):
+        verify_message(message(), [data], terms(Policy(), own_key=public(BOB)))
 
 
 def test_verify_message_trusts_either_key_while_one_replaces_the_other():
@@ -402,7 +405,9 @@ def test_revoked_own_key_is_refused():
     item = Revocation(spki_sha256=public(BOB).spki_sha256)
     with pytest.raises(VerificationError, match=r"is revoked$"):
         verify_message(
-            message(), [signed(by=BOB)], terms(policy(revoked=(item,)), own_key=public(BOB))
+            message(),
+            [signed(by=BOB)],
+            terms(policy(revoked=(item,)), own_key=public(BOB), own_names=(ALICE,)),
         )
 
 
