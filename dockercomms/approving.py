@@ -23,6 +23,7 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,21 +31,35 @@ from typing import Literal
 
 from dockercomms.bundles import SOURCES, BundleFinder, layer_content
 from dockercomms.discovery import ListingReader
-from dockercomms.errors import ProtocolError, UnknownSender, Unsigned, VerificationError
+from dockercomms.errors import (
+    ProtocolError,
+    UnknownSender,
+    Unsigned,
+    UsageError,
+    VerificationError,
+)
 from dockercomms.landing import file_digest
 from dockercomms.manifest import Message, Receipt, parse_message, parse_receipt
 from dockercomms.oci.interface import Registry, read_all
-from dockercomms.oci.model import MAX_MANIFEST_BYTES, Descriptor, Digest, parse_json
-from dockercomms.platforms import Clock
+from dockercomms.oci.model import (
+    MAX_MANIFEST_BYTES,
+    READ_BYTES,
+    Descriptor,
+    Digest,
+    parse_json,
+)
+from dockercomms.platforms import Clock, local_errors
 from dockercomms.protocol import (
     ARTIFACT_TYPE_MESSAGE,
     ARTIFACT_TYPE_RECEIPT,
     PREDICATE_TYPE_MESSAGE,
+    MessageHeader,
 )
 from dockercomms.publishing import NoticeHook, Publisher, ReferrersIndex
 from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.records import dataclass
 from dockercomms.state import State
+from dockercomms.trust import dsse
 from dockercomms.trust.approvals import verify_approval
 from dockercomms.trust.checks import MAX_BUNDLES
 from dockercomms.trust.signing import SignedBy, Signer
@@ -79,6 +94,8 @@ class Signature:
     """The Sigstore bundle, as JSON."""
     attached: Digest | None = None
     """The manifest that holds the bundle and refers to the subject; None for a file."""
+    header: MessageHeader | None = None
+    """What the signed message says of itself; None: it is no message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +201,7 @@ class ObjectVerifier:
             raise Unsigned(f"receipt of {receipt.recipient!r:.100}: not signed")
         bundle = layer_content(self.registry, self.repository, receipt.layers[0])
         trust = self._trust_of(receipt.sender)
-        is_ours = self.state.receipts.has_written(
-            self.repo, receipt.recipient, receipt.message, receipt.descriptor.digest
-        )
+        is_ours = self.state.receipts.has_written(receipt.descriptor.digest)
         verifier = ReceiptVerifier(
             repo=self.repo, clock=self.clock, registry=self.registry, trust=trust
         )
@@ -263,10 +278,22 @@ def verify_file(path: Path, bundle: bytes, *, trust: Trust, clock: Clock) -> Ver
 
     Raises:
         UnknownSender, VerificationError: nobody whom the policy trusts.
+        VerificationError: the file begins as the signed bytes of an envelope do: with one key, the
+            signature of a message would count as that of a file.
         ProtocolError: not a bundle.
         LocalIOError: the file cannot be read.
     """
-    digest = file_digest(path)
+    with local_errors(str(path)), path.open("rb") as file:
+        start = file.read(len(dsse.SIGNED_PREFIX))
+        hashed = hashlib.sha256(start)
+        while piece := file.read(READ_BYTES):
+            hashed.update(piece)
+    if start == dsse.SIGNED_PREFIX:
+        raise VerificationError(
+            f"{path.name}: begins with {start.decode()!r}, as the signed bytes of a message do: a "
+            "message's signature would pass for one of this file"
+        )
+    digest = Digest(f"sha256:{hashed.hexdigest()}")
     verified = verify_approval(bundle, digest, trust.terms("", clock), title=path.name)
     return Verification(what="file", digest=digest, verified=verified)
 
@@ -284,6 +311,7 @@ def sign(
     clock: Clock,
     signer: Signer,
     names: Sequence[str] = (),
+    is_message: bool = False,
     index: ReferrersIndex = "auto",
     on_notice: NoticeHook | None = None,
 ) -> Signature:
@@ -291,7 +319,21 @@ def sign(
 
     A message that one of `names` sent is signed as its sender does; anything else is approved of.
 
+    Args:
+        registry: The store.
+        repository: The repository's name in it.
+        reference: A tag or digest.
+        repo: The repository's whole name.
+        state: Whose journal says what was sent from here.
+        clock: The time.
+        signer: Signs.
+        names: Our own names.
+        is_message: The caller knows that it is a message, and means to sign it.
+        index: Whether the fallback index is written.
+        on_notice: Called with what the user may want to know.
+
     Raises:
+        UsageError: a message that was not sent from here, and `is_message` is not said.
         NotFoundError: it is not there.
         SigningError, VerificationError: nothing was signed, and nothing attached.
         RegistryError, NetworkError: the registry refused, or did not answer.
@@ -306,6 +348,8 @@ def sign(
     )
     found = _fetch(registry, repository, reference)
     message, subject = found.message, found.descriptor
+    if message is not None and not is_message:
+        _need_own(message, state)
     if message is not None and message.header.sender in names:
         bundle, predicate_type = signer.sign(message, found.data), PREDICATE_TYPE_MESSAGE
     else:
@@ -316,7 +360,27 @@ def sign(
         subject.bare(), bundle, predicate_type=predicate_type, index=index, fresh=False
     )
     return Signature(
-        subject=subject.digest, signed_by=signer.signed_by, bundle=bundle, attached=attached
+        subject=subject.digest,
+        signed_by=signer.signed_by,
+        bundle=bundle,
+        attached=attached,
+        header=None if message is None else message.header,
+    )
+
+
+def _need_own(message: Message, state: State) -> None:
+    """Refuse a message that was not sent from here: whoever can move a tag chooses what it is.
+
+    Raises:
+        UsageError: it was not.
+    """
+    header = message.header
+    if state.outbox.sender_of(header.id, message.digest) == header.sender:
+        return
+    raise UsageError(
+        f"{message.digest}: a message that was not sent from here: from {header.sender!r:.100} to "
+        f"{header.recipient!r:.100}, {header.display_name!r:.100}, {header.total_bytes} bytes",
+        hint="if you mean to sign that you sent or approve of it: add --message",
     )
 
 

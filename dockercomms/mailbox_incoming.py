@@ -122,12 +122,16 @@ class Incoming(MailboxBase):
         """
         return self._desk.object_verifier().verify(reference)
 
-    def sign_object(self, reference: str) -> Signature:
+    def sign_object(self, reference: str, *, is_message: bool = False) -> Signature:
         """Sign what a tag or digest of this repository names, and attach the signature to it.
+
+        Args:
+            reference: A tag or digest.
+            is_message: Sign it although it is a message that was not sent from here.
 
         Raises:
             NotFoundError: it is not there.
-            UsageError: signing is switched off.
+            UsageError: signing is switched off; or it is such a message.
             SigningError, VerificationError: nothing was signed, and nothing added.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
@@ -145,6 +149,7 @@ class Incoming(MailboxBase):
             clock=self._clock,
             signer=signer,
             names=self.names,
+            is_message=is_message,
             index=self._referrers_index,
             on_notice=self._on_notice,
         )

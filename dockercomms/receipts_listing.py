@@ -275,9 +275,7 @@ class _Search:
             bundle = layer_content(self.registry, self.repository, receipt.layers[0])
         except (NotFoundError, ProtocolError):
             return "invalid", None
-        is_ours = self.state.receipts.has_written(
-            self.repo, receipt.recipient, receipt.message, receipt.descriptor.digest
-        )
+        is_ours = self.state.receipts.has_written(receipt.descriptor.digest)
         return verifier.verify(receipt, bundle, is_ours=is_ours)
 
     def _is_recipients(self, receipt: Receipt) -> bool:

@@ -76,9 +76,14 @@ def list_command(session: Session) -> None:
 
 
 @verb("export", example="dockercomms keys export --public > alice.pub")
-@option("--public", is_flag=True, help="The public key; there is no other export.")
+@option("--public", is_flag=True, help="The public key, for others to trust you.")
+@option("--private", is_flag=True, help="The key pair, as it is kept; with --i-know.")
+@option("--i-know", "i_know", is_flag=True,
+        help="Another program's signature with it can become a message of yours.")  # fmt: skip
 @option("--name", type=NAME, metavar="NAME", help="Which key.  [default: default]")
-def export_command(session: Session, *, public: bool, name: str | None) -> None:
+def export_command(
+    session: Session, *, public: bool, private: bool, i_know: bool, name: str | None
+) -> None:
     """Print a public key, for others to trust you.
 
     They type: dockercomms trust add YOU FILE
@@ -93,12 +98,33 @@ def export_command(session: Session, *, public: bool, name: str | None) -> None:
             f"there is no key called {name!r} in {store.folder}",
             hint=f"dockercomms keys generate --name {name}",
         )
-    if not public:
-        raise UsageError(
-            "only public keys are exported: --public is missing",
-            hint=f"the key pair itself is the file {found.path}",
-        )
+    if public == private:
+        raise UsageError("which key: --public expected", hint="dockercomms keys export --public")
+    if private:
+        _export_private(session, found, i_know=i_know)
+        return
     for line in found.public.to_pem().splitlines():
+        session.screen.data(line)
+
+
+def _export_private(session: Session, key: StoredKey, *, i_know: bool) -> None:
+    """Print a key pair for use in another program.
+
+    Raises:
+        UsageError: it is somebody else's public key, or the user does not say that they know.
+    """
+    from dockercomms.trust.keys import read_key_file
+
+    if not key.private:
+        raise UsageError(f"{key.path}: a public key; there is no key pair called {key.name!r}")
+    if not i_know:
+        raise UsageError(
+            "a key that signs messages is for messages only: what another program signs with it, "
+            "such as `cosign sign-blob`, can be made a message of yours",
+            hint="use another key there; or, if you know what it will sign: --private --i-know",
+        )
+    session.screen.warn(f"whoever has this key writes as you: {key.path}")
+    for line in read_key_file(key.path).decode("ascii", "replace").splitlines():
         session.screen.data(line)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import option, verb
-from dockercomms.cli.render import human_time
+from dockercomms.cli.render import human_bytes, human_time
 from dockercomms.cli.trust_options import (
     identity_options,
     offline_option,
@@ -116,18 +116,20 @@ def _show(session: Session, found: Verification) -> None:
 @click.argument("target", metavar="REF|FILE")
 @option("--bundle", type=click.Path(readable=False), metavar="OUT",
         help="Sign a FILE; the signature goes here.")  # fmt: skip
+@option("--message", "is_message", is_flag=True,
+        help="REF is a message that was not sent from here.")  # fmt: skip
 @sign_options
 @identity_options
-def sign_command(session: Session, *, target: str, bundle: str | None) -> None:
+def sign_command(session: Session, *, target: str, bundle: str | None, is_message: bool) -> None:
     """Sign a manifest, or a file.
 
     REF gets the signature attached, as `cosign sign` does it; `cosign verify` takes it. A message
-    that you sent is signed as its sender.
+    that you sent is signed as its sender; one that was not sent from here needs --message.
     """
     from dockercomms.cli.records import signature_record
 
     if bundle is None:
-        done, place = _sign_object(session, target), None
+        done, place = _sign_object(session, target, is_message=is_message), None
     else:
         done, place = _sign_file(session, Path(target), Path(bundle)), bundle
     rows = [
@@ -135,6 +137,13 @@ def sign_command(session: Session, *, target: str, bundle: str | None) -> None:
         ("as", f"{done.signed_by.kind} {done.signed_by.signer}"),
         ("signature", place or done.attached or ""),
     ]
+    if done.header is not None:
+        rows += [
+            ("from", done.header.sender),
+            ("to", done.header.recipient),
+            ("file", done.header.display_name),
+            ("size", human_bytes(done.header.total_bytes)),
+        ]
     session.screen.details(signature_record(done, place), rows)
 
 
@@ -151,7 +160,7 @@ def _sign_file(session: Session, path: Path, out: Path) -> Signature:
     return done
 
 
-def _sign_object(session: Session, target: str) -> Signature:
+def _sign_object(session: Session, target: str, *, is_message: bool) -> Signature:
     repo, reference = _reference(session, target)
     if reference is None:
         raise UsageError(
@@ -159,4 +168,4 @@ def _sign_object(session: Session, target: str) -> Signature:
             hint="dockercomms sign REPO:TAG, or dockercomms sign FILE --bundle OUT",
         )
     with session.mailbox(repo=repo) as mailbox:
-        return mailbox.sign_object(reference)
+        return mailbox.sign_object(reference, is_message=is_message)

@@ -25,7 +25,7 @@ from typing import overload
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import SystemClock, create_new, local_errors, make_folder, sync_folder
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Counted up with every change that an older release could not work with.
 
 3 added `outbox`, 4 `owed`, 5 `pulls`. What only adds tables needs no more than their statements,

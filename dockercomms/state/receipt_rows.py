@@ -43,6 +43,7 @@ SCHEMA = (
         next_try REAL
     )""",
     "CREATE INDEX IF NOT EXISTS receipts_message ON receipts (repo, me, message)",
+    "CREATE INDEX IF NOT EXISTS receipts_digest ON receipts (digest)",
     "CREATE INDEX IF NOT EXISTS receipts_pending ON receipts (repo, me, published)",
     """CREATE TABLE IF NOT EXISTS found_receipts (
         repo TEXT NOT NULL,
@@ -147,13 +148,9 @@ class ReceiptRows:
             ).fetchone()
         return _receipt_row(kept)
 
-    def has_written(self, repo: str, me: str, message: Digest, digest: Digest) -> bool:
-        """Return whether this machine wrote the receipt with `digest` for a message to `me`."""
-        row = self.database.row(
-            "SELECT 1 FROM receipts WHERE repo = ? AND me = ? AND message = ? AND digest = ?",
-            (repo, me, message, digest),
-        )
-        return row is not None
+    def has_written(self, digest: Digest) -> bool:
+        """Return whether this machine wrote the receipt with `digest`, wherever it is now."""
+        return self.database.row("SELECT 1 FROM receipts WHERE digest = ?", (digest,)) is not None
 
     def last(self, repo: str, me: str, message: Digest) -> ReceiptRow | None:
         """Return what was said last about a message."""

@@ -15,6 +15,8 @@ from typing import Protocol
 from dockercomms.records import dataclass
 
 PAYLOAD_TYPE_INTOTO = "application/vnd.in-toto+json"
+SIGNED_PREFIX = b"DSSEv1 "
+"""How the bytes begin that the signature of an envelope is over."""
 
 
 class Signs(Protocol):
@@ -45,7 +47,7 @@ class Envelope:
 def pae(payload_type: str, payload: bytes) -> bytes:
     """Return the pre-authentication encoding: the bytes that are signed."""
     kind = payload_type.encode("utf-8")
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    return SIGNED_PREFIX + b"%d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def sign(payload: bytes, key: Signs, *, payload_type: str = PAYLOAD_TYPE_INTOTO) -> Envelope:

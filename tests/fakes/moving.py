@@ -14,6 +14,8 @@ from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.relaying import Relay, Relayed
 from dockercomms.stores import Store
+from dockercomms.trust.keystore import KeyStore
+from dockercomms.trust.policy import Policy, Sender, TrustedKey
 from tests.fakes.clock import FakeClock
 
 ALICE, BOB = "alice@example.com", "bob@example.com"
@@ -43,10 +45,15 @@ class Town:
                 state_path=self.folder / (machine or me) / "state.db",
                 keys_folder=self.folder / "keys",
                 signing=SigningOptions(sign=signed),
-                trust=TrustOptions(file=self.folder / "none.toml", verify=signed),
+                trust=TrustOptions(policy=self.policy(), verify=signed),
                 clock=self.clock,
             )
         )
+
+    def policy(self) -> Policy:
+        """Return whom they all trust: each other, to sign with the one key that they share."""
+        key = TrustedKey(key=KeyStore(self.folder / "keys").ensure()[0].public)
+        return Policy(senders=tuple(Sender(name=name, keys=(key,)) for name in (ALICE, BOB)))
 
     def send(self, store: Store, text: str = "hello", *, to: str = BOB, **options: Any) -> Any:
         signed = options.pop("signed", False)

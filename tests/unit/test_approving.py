@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
 from dockercomms.approving import sign, sign_file, verify, verify_file
@@ -10,14 +13,19 @@ from dockercomms.errors import (
     ProtocolError,
     UnknownSender,
     Unsigned,
+    UsageError,
     VerificationError,
 )
 from dockercomms.manifest import parse_bundle
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_INDEX, Index
-from dockercomms.protocol import PREDICATE_TYPE_MESSAGE
+from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_INDEX, Index, digest_of
+from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE
 from dockercomms.receipts import write_receipt
+from dockercomms.trust.approvals import verify_approval
+from dockercomms.trust.bundle import parse_bundle_json
+from dockercomms.trust.dsse import pae
+from dockercomms.trust.members import base64_text
 from dockercomms.trust.policy import Policy, Sender
 from dockercomms.trust.statement import PREDICATE_TYPE_COSIGN_SIGN
 from dockercomms.trusting import Trust
@@ -69,10 +77,8 @@ def put(mail: Mail, reference: str, signer=ALICE_SIGNS, **options):
         REPOSITORY,
         reference,
         repo=REPO,
-        state=mail.alice,
-        clock=mail.clock,
         signer=signer,
-        **options,
+        **{"state": mail.alice, "clock": mail.clock, **options},
     )
 
 
@@ -230,10 +236,27 @@ def test_sign_makes_a_message_of_ours_a_signed_one(mail):
     assert not check(mail, sent.digest).verified.approval
 
 
+def test_sign_shows_a_message_that_was_not_sent_from_here_before_it_signs(mail):
+    """Whoever can move a tag would have us say that we sent what they wrote."""
+    sent = mail.send()
+    before = set(mail.tags())
+
+    with pytest.raises(UsageError) as raised:
+        put(mail, sent.tag, names=(ALICE,), state=mail.bob)
+
+    for said in (ALICE, BOB, "a.txt", "5 bytes"):
+        assert said in raised.value.message
+    assert "--message" in raised.value.hint
+    assert set(mail.tags()) == before
+    done = put(mail, sent.tag, names=(ALICE,), state=mail.bob, is_message=True)
+    assert done.header.sender == ALICE
+    assert not check(mail, sent.digest).verified.approval
+
+
 def test_sign_only_approves_of_a_message_of_others(mail):
     sent = mail.send(signer=ALICE_SIGNS)
 
-    put(mail, sent.digest, STRANGER_SIGNS, names=("mallory",))
+    put(mail, sent.digest, STRANGER_SIGNS, names=("mallory",), state=mail.bob, is_message=True)
 
     assert check(mail, sent.digest).verified.name == ALICE
 
@@ -287,6 +310,33 @@ def test_verify_file_says_who_signed_it(file):
     file.write_text("hell0")
     with pytest.raises(VerificationError):
         verify_file(file, done.bundle, trust=trust(), clock=clock)
+
+
+def test_verify_file_refuses_what_a_messages_signature_is_over(mail, tmp_path):
+    """With one key the signature of a message is one over a file: that of its envelope's bytes."""
+    message = message_of(mail, mail.send())
+    data, _ = read_all(mail.reader.get_manifest(REPOSITORY, message.digest), MAX_MANIFEST_BYTES)
+    envelope = parse_bundle_json(ALICE_SIGNS.sign(message, data)).envelope
+    path = tmp_path / "file"
+    path.write_bytes(pae(envelope.payload_type, envelope.payload))
+    forged = {
+        "mediaType": ARTIFACT_TYPE_BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": ALICES.public_key().spki_sha256}},
+        "messageSignature": {
+            "messageDigest": {
+                "algorithm": "SHA2_256",
+                "digest": base64_text(hashlib.sha256(path.read_bytes()).digest()),
+            },
+            "signature": base64_text(envelope.signature),
+        },
+    }
+    bundle = json.dumps(forged).encode()
+
+    with pytest.raises(VerificationError, match="DSSEv1"):
+        verify_file(path, bundle, trust=trust(), clock=FakeClock())
+    digest = digest_of(path.read_bytes())
+    terms = trust().terms("", FakeClock())
+    assert verify_approval(bundle, digest, terms, title="x").name == ALICE  # what it would be
 
 
 def test_verify_file_needs_a_file_and_a_bundle(file, tmp_path):

@@ -54,7 +54,8 @@ def test_mailbox_over_a_folder_from_send_to_receipt(tmp_path, compress):
     with layout_box(tmp_path, "alice") as alice:
         sent = alice.send([tmp_path / "report.bin"], to="bob", title="weekly", compress=compress)
         assert alice.receipts() == []
-    with layout_box(tmp_path, "bob") as bob:
+    trust = TrustOptions(file=tmp_path / "trust.toml", accept_new=True)
+    with layout_box(tmp_path, "bob", trust=trust) as bob:
         (entry,) = bob.inbox()
         assert (entry.id, entry.sender, entry.title) == (sent.id, "alice", "weekly")
         assert (entry.filename, entry.bytes, entry.state) == ("report.bin", 100_000, "new")

@@ -162,13 +162,27 @@ def test_keys_list_shows_own_keys_and_those_of_others(alice: Person) -> None:
 def test_keys_export_prints_the_public_key(alice: Person) -> None:
     failed(alice.run("keys", "export", "--public"), 64, "no key called 'default'")
     made = alice.json("keys", "generate")
-    failed(alice.run("keys", "export"), 64, "only public keys")
+    failed(alice.run("keys", "export"), 64, "--public expected")
+    failed(alice.run("keys", "export", "--public", "--private"), 64, "--public expected")
 
     text = alice.ok("keys", "export", "--public")
 
     path = alice.base / "exported.pub"
     path.write_text(text)
     assert alice.json("keys", "import", str(path))["spki_sha256"] == made["spki_sha256"]
+
+
+def test_keys_export_gives_a_key_pair_to_those_who_know_what_it_may_sign(alice: Person) -> None:
+    alice.json("keys", "generate")
+    failed(alice.run("keys", "export", "--private"), 64, "for messages only", "--i-know")
+    alice.ok("keys", "import", str(pem_of(alice)), "--name", "friend")
+    failed(alice.run("keys", "export", "--private", "--i-know", "--name", "friend"), 64, "public")
+
+    result = alice.run("keys", "export", "--private", "--i-know")
+
+    assert result.exit_code == 0
+    assert result.stdout == (alice.keys / "default.key").read_text()
+    assert "writes as you" in result.stderr
 
 
 def test_keys_import_takes_an_encrypted_key_pair(alice: Person, bob: Person) -> None:
