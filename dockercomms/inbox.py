@@ -23,7 +23,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 
@@ -66,6 +66,7 @@ from dockercomms.reading import (
 )
 from dockercomms.state import State
 from dockercomms.state.inbox_rows import Candidate, EntryState
+from dockercomms.state.trust_rows import JudgedRow
 
 __all__ = [
     "Entry",
@@ -76,6 +77,12 @@ __all__ = [
     "discover_by_tag_schema",
     "discover_by_tags",
 ]
+
+MAX_ALIKE = 20
+"""So many messages with one id are shown."""
+
+MAX_JUDGED = MAX_FETCHED_MANIFESTS
+"""So many messages with one id are judged at once to find the one that is meant."""
 
 MIN_PREFIX_CHARACTERS = 4
 """A shorter id is as good as a guess."""
@@ -267,13 +274,13 @@ class Inbox:
         kept = {entry.key for entry in chosen}
         return [entry for entry in entries if entry.key in kept or self._is_free(entry)]
 
-    def find(self, prefix: str) -> Entry:
-        """Return the one message whose id or digest begins with `prefix`.
+    def find(self, prefix: str) -> list[Entry]:
+        """Return the messages whose id or digest begins with `prefix`, at least one.
 
         What was refused is found only if nothing else is: whoever copies an id hides no message.
 
         Raises:
-            UsageError: fewer than 4 characters, or several messages begin with it.
+            UsageError: fewer than 4 characters.
             NotFoundError: none does.
             IntegrityError: none does, and one that cannot be read may be it.
         """
@@ -285,12 +292,24 @@ class Inbox:
             found = self._match(prefix)
         if not found:
             raise self._missing(prefix)
-        if len(found) > 1:
-            raise UsageError(
-                f"{len(found)} messages begin with {prefix!r:.100}",
-                hint="\n".join(f"{row.digest or row.key}" for row in found[:20]),
-            )
-        return entry_of(self._place, found[0], self._place.clock.now())
+        now = self._place.clock.now()
+        return [entry_of(self._place, row, now) for row in found]
+
+    def is_meant(self, entry: Entry) -> bool:
+        """Return whether an entry is delivered, or its signature was found to be valid."""
+        if entry.state in ("delivering", "delivered"):
+            return True
+        judged = self._judgement(entry)
+        return judged is not None and judged.signer is not None
+
+    def is_judged(self, entry: Entry) -> bool:
+        """Return whether the signature of an entry was checked by the policy as it is."""
+        return self._judgement(entry) is not None
+
+    def _judgement(self, entry: Entry) -> JudgedRow | None:
+        if entry.digest is None:
+            return None
+        return self._place.state.trust.judgement(self.me, self.repo, entry.digest)
 
     def _missing(self, prefix: str) -> DockerCommsError:
         """Return the error that no message begins with `prefix`, as far as they can be read."""
@@ -513,8 +532,21 @@ def poll_all(
     )
 
 
-def find_in(inboxes: Sequence[Inbox], prefix: str) -> tuple[int, Entry]:
+def find_in(
+    inboxes: Sequence[Inbox],
+    prefix: str,
+    *,
+    judge: Callable[[Inbox, Sequence[Entry]], object] | None = None,
+) -> tuple[int, Entry]:
     """Return the one message that begins with `prefix`, and the number of its inbox.
+
+    Of several it is the one that was delivered or that its sender is proven to have written: a
+    stranger who copies an id stands in nobody's way.
+
+    Args:
+        inboxes: One for each name.
+        prefix: The start of an id or digest.
+        judge: Has signatures checked; None: what was found before has to do.
 
     Raises:
         NotFoundError: it is in none of them.
@@ -525,13 +557,25 @@ def find_in(inboxes: Sequence[Inbox], prefix: str) -> tuple[int, Entry]:
     missing: NotFoundError | IntegrityError | None = None
     for number, inbox in enumerate(inboxes):
         try:
-            found.append((number, inbox.find(prefix)))
+            found += [(number, entry) for entry in inbox.find(prefix)]
         except (NotFoundError, IntegrityError) as error:
             missing = error
     if len(found) > 1:
+        meant = [one for one in found if inboxes[one[0]].is_meant(one[1])]
+        if judge is not None and len(meant) != 1:
+            for number, inbox in enumerate(inboxes):
+                ours = [entry for of, entry in found if of == number]
+                judge(inbox, [one for one in ours if not inbox.is_judged(one)][:MAX_JUDGED])
+            meant = [one for one in found if inboxes[one[0]].is_meant(one[1])]
+        found = meant or found
+    if len(found) > 1:
+        several = len(inboxes) > 1
         raise UsageError(
             f"{len(found)} messages begin with {prefix!r:.100}",
-            hint="\n".join(f"{entry.digest or entry.key}, for {entry.me}" for _, entry in found),
+            hint="\n".join(
+                f"{entry.digest or entry.key}{f', for {entry.me}' * several}"
+                for _, entry in found[:MAX_ALIKE]
+            ),
         )
     for one in found:
         return one

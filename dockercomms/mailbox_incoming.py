@@ -74,11 +74,17 @@ class Incoming(MailboxBase):
         """Return a message that is known, or found by looking, and the inbox that it is in."""
         inboxes = self._desk.inboxes()
         try:
-            number, entry = find_in(inboxes, prefix)
+            number, entry = find_in(inboxes, prefix, judge=self._judge)
         except (NotFoundError, IntegrityError):
             self.last_poll = poll_all(inboxes)
-            number, entry = find_in(inboxes, prefix)
+            number, entry = find_in(inboxes, prefix, judge=self._judge)
         return inboxes[number], entry
+
+    def _judge(self, inbox: Inbox, entries: Sequence[Entry]) -> None:
+        """Have the signatures of messages checked, by the policy as it is now."""
+        verifier = self._desk.verifier(inbox)
+        if verifier is not None:
+            judge_entries(inbox, entries, verifier, insist=True)
 
     def show(self, id: str) -> InboxEntry:  # noqa: A002 - as the argument is called
         """Return the one message whose id or digest begins with `id`, its signature checked.

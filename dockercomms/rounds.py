@@ -53,6 +53,8 @@ from dockercomms.verifying import (
     HELD_UNKNOWN,
     HELD_UNSIGNED,
     POLICY_KINDS,
+    MessageVerifier,
+    judge_entries,
 )
 
 HOPELESS_FAILURES = 3
@@ -181,11 +183,18 @@ class Round:
                     yield box, entry
         for prefix in ids:
             try:
-                number, entry = find_in([box.inbox for box in self.boxes], prefix)
+                inboxes = [box.inbox for box in self.boxes]
+                number, entry = find_in(inboxes, prefix, judge=self._judge)
             except (NotFoundError, IntegrityError, UsageError) as error:
                 yield Received(id=prefix, digest=None, status="failed", error=error)
             else:
                 yield self.boxes[number], entry
+
+    def _judge(self, inbox: Inbox, entries: Sequence[Entry]) -> None:
+        """Have the signatures of messages checked, to know which of several is meant."""
+        verifier = next(box.verifier for box in self.boxes if box.inbox is inbox)
+        if isinstance(verifier, MessageVerifier):
+            judge_entries(inbox, entries, verifier, insist=True)
 
     def _receive_one(
         self, box: Box, entry: Entry, overlap: Overlap[Entry, Examined], *, insist: bool

@@ -45,6 +45,7 @@ from dockercomms.state import State
 from dockercomms.state.trust_rows import JudgedRow
 from dockercomms.transport.window import workers
 from dockercomms.trust.checks import MAX_BUNDLES, RULES, Claim, Rules, Terms
+from dockercomms.trust.lookalikes import reason_not_to_pin
 from dockercomms.trust.verifier import (
     Verified,
     key_of_new_sender,
@@ -356,6 +357,14 @@ class MessageVerifier:
     ) -> list[str]:
         """Return the command lines that would let the message in, for whoever knows its sender."""
         sender = message.header.sender
+        if isinstance(error, Unsigned) and self._can_sign(Claim.of_message(message), terms):
+            return [f"ask {sender!r:.100} to send it again, signed with what you trust them by"]
+        if not isinstance(error, Unsigned | UnknownSender):
+            return [f"ask {sender!r:.100} how they sign, and compare: dockercomms trust list"]
+        known = [entry.name for entry in terms.policy.senders]
+        unlike = reason_not_to_pin(sender, known=known)
+        if unlike is not None:
+            return [f"careful with this name: {unlike}; ask its sender before you trust it"]
         receive = ("dockercomms", "recv", message.header.short_id)
         trust = ("dockercomms", "trust", "add", sender)
         if isinstance(error, Unsigned):
@@ -363,8 +372,6 @@ class MessageVerifier:
                 f"to let in this one: {shlex.join((*receive, '--no-verify', *self._words))}",
                 f"to let in all of them: {shlex.join((*trust, '--allow-unsigned'))}",
             ]
-        if not isinstance(error, UnknownSender):
-            return [f"ask {sender!r:.100} how they sign, and compare: dockercomms trust list"]
         lines = []
         found = signatories(tried.bundles, terms)
         for who in found:

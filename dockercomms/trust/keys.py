@@ -38,6 +38,7 @@ from dockercomms.platforms import (
     sync_folder,
 )
 from dockercomms.records import dataclass
+from dockercomms.trust.guarded import who_else_can_change
 
 PRIVATE_KEY_MODE = 0o600
 MAX_KEY_FILE_BYTES = 64 * 1024
@@ -94,11 +95,9 @@ class PublicKey:
             LocalIOError: the file cannot be read, or is not secured.
             UsageError: it holds no such key.
         """
-        data, mode = _read(path)
-        if secured and os.name != "nt" and mode & 0o022:
-            raise LocalIOError(
-                f"{path}: mode {mode:04o}: others can write this key", hint=f"chmod go-w {path}"
-            )
+        data, _ = _read(path)
+        if secured:
+            _need_guarded(path)
         return cls.from_pem(data, where=str(path))
 
     def to_pem(self) -> str:
@@ -180,6 +179,7 @@ class PrivateKey:
                 f"{path}: mode {mode:04o}: others can read this private key",
                 hint=f"chmod 600 {path}",
             )
+        _need_guarded(path)
         secret = passphrase.encode("utf-8") if passphrase else None
         if not is_encrypted(data):
             secret = None  # a passphrase in the environment is for those keys that have one
@@ -288,6 +288,12 @@ def _load_public(spki: bytes) -> _PublicTypes:
     raise UsageError(
         "ECDSA P-256, Ed25519 or RSA of at least 2048 bits expected, another key found"
     )
+
+
+def _need_guarded(path: Path) -> None:
+    unguarded = who_else_can_change(path)
+    if unguarded is not None:
+        raise LocalIOError(unguarded.reason, hint=unguarded.hint)
 
 
 def _read(path: Path) -> tuple[bytes, int]:

@@ -16,8 +16,11 @@ Example:
 
 from __future__ import annotations
 
+import binascii
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -106,6 +109,14 @@ class Revocation:
     since: datetime | None = None
     reason: str = ""
 
+    def is_of(self, key: PublicKey) -> bool:
+        """Return whether `key` is meant; the digests are compared, not how they are written."""
+        if self.spki_sha256 is None:
+            return False
+        with suppress(binascii.Error, ValueError):
+            return b64decode(self.spki_sha256) == b64decode(key.spki_sha256)
+        return False
+
     def covers(self, signed_at: datetime | None) -> bool:
         """Return whether a signature of `signed_at` is void; an unproven time does not help it."""
         return self.since is None or signed_at is None or signed_at >= self.since
@@ -159,7 +170,7 @@ class Policy:
     def revocation_of_key(self, key: PublicKey, signed_at: datetime | None) -> Revocation | None:
         """Return why a signature of `key` is void, None if it is not."""
         for item in self.revoked:
-            if item.spki_sha256 == key.spki_sha256 and item.covers(signed_at):
+            if item.is_of(key) and item.covers(signed_at):
                 return item
         return None
 

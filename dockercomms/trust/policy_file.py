@@ -12,18 +12,17 @@ Example:
 from __future__ import annotations
 
 import binascii
-import os
 import re
-import stat
 import tomllib
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dockercomms.errors import ConfigError, DockerCommsError
+from dockercomms.errors import ConfigError, DockerCommsError, LocalIOError
 from dockercomms.platforms import local_errors, open_regular
 from dockercomms.records import dataclass
+from dockercomms.trust.guarded import who_else_can_change
 from dockercomms.trust.keys import PublicKey
 from dockercomms.trust.policy import (
     DEFAULT_CLOCK_SKEW,
@@ -70,12 +69,10 @@ def read_policy_text(path: Path) -> str | None:
         except FileNotFoundError:
             return None
         with file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(MAX_POLICY_BYTES + 1)
-    if os.name != "nt" and mode & 0o022:
-        raise ConfigError(
-            f"{path}: mode {mode:04o}: others can write it", hint=f"chmod go-w {path}"
-        )
+    unguarded = who_else_can_change(path)
+    if unguarded is not None:
+        raise ConfigError(unguarded.reason, hint=unguarded.hint)
     if len(data) > MAX_POLICY_BYTES:
         raise ConfigError(f"{path}: more than {MAX_POLICY_BYTES} bytes")
     try:
@@ -305,15 +302,11 @@ class _Loader:
     def _secured(self, table: _Table, path: Path) -> Path:
         """Return the `path` of a file that nobody else can write: nothing vouches for it."""
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-        except OSError as error:
-            raise self._error(
-                table, "path", f"{table.where}: {path}: {error.strerror or error}"
-            ) from error
-        if os.name != "nt" and mode & 0o022:
-            raise self._error(
-                table, "path", f"{table.where}: {path}: mode {mode:04o}: others can write it"
-            )
+            unguarded = who_else_can_change(path)
+        except LocalIOError as error:
+            raise self._error(table, "path", f"{table.where}: {error.message}") from error
+        if unguarded is not None:
+            raise self._error(table, "path", f"{table.where}: {unguarded.reason}")
         return path
 
     # --- values --------------------------------------------------------------------------------
@@ -382,13 +375,19 @@ class _Loader:
         raise self._error(table, "timestamp", text)
 
     def _fingerprint(self, table: _Table) -> str | None:
-        """Return the base64 of a SHA-256; a mistyped one would revoke nothing, so it is refused."""
+        """Return the base64 of a SHA-256; a mistyped one would revoke nothing, so it is refused.
+
+        The last character has two bits that count for nothing: four spellings are one key.
+        """
         value = self._string(table, "spki_sha256")
+        if value is None:
+            return None
         try:
-            if value is None or len(b64decode(value, validate=True)) == SHA256_BYTES:
-                return value
+            digest = b64decode(value, validate=True)
         except (binascii.Error, ValueError):
-            pass  # the same error as for another length
+            digest = b""  # the same error as for another length
+        if len(digest) == SHA256_BYTES:
+            return b64encode(digest).decode("ascii")
         text = f"{table.where}: spki_sha256 {value!r}; 44 characters of base64 expected"
         raise self._error(table, "spki_sha256", text)
 

@@ -14,7 +14,7 @@ from dockercomms.errors import (
     ProtocolError,
     UsageError,
 )
-from dockercomms.inbox import Inbox
+from dockercomms.inbox import Inbox, find_in
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.model import EMPTY_CONFIG, MEDIA_TYPE_MANIFEST, Descriptor, digest_of
 from dockercomms.protocol import anchor_tag, message_tag
@@ -311,7 +311,7 @@ def test_fetch_does_not_believe_a_store_that_does_not_check(world):
 
     world.run()
     world.registry.__class__ = Swapping
-    entry = world.open().find(message.digest)
+    entry = find_in([world.open()], message.digest)[1]
     world.inbox = world.open()
     with pytest.raises(DigestMismatch, match=message.digest):
         world.inbox.fetch(entry)
@@ -491,7 +491,7 @@ def test_find_takes_a_prefix_of_id_or_digest(world):
     inbox = world.open()
     inbox.poll()
     for prefix in (message.header.id, message.header.id[:8], message.digest, message.digest[7:19]):
-        assert inbox.find(prefix).digest == message.digest
+        assert find_in([inbox], prefix)[1].digest == message.digest
 
 
 def test_find_refuses_what_is_too_short_or_ambiguous(world):
@@ -500,11 +500,11 @@ def test_find_refuses_what_is_too_short_or_ambiguous(world):
     inbox = world.open()
     inbox.poll()
     with pytest.raises(UsageError, match="4 characters"):
-        inbox.find("aaa")
+        find_in([inbox], "aaa")
     with pytest.raises(UsageError) as caught:
-        inbox.find("aaaa")
+        find_in([inbox], "aaaa")
     assert set(caught.value.hint.split()) == {first.digest, second.digest}
-    assert inbox.find(first.header.id).digest == first.digest
+    assert find_in([inbox], first.header.id)[1].digest == first.digest
 
 
 def test_find_says_that_nothing_is_there(world):
@@ -512,7 +512,7 @@ def test_find_says_that_nothing_is_there(world):
     inbox = world.open()
     inbox.poll()
     with pytest.raises(NotFoundError, match="ffff"):
-        inbox.find("ffffffff")
+        find_in([inbox], "ffffffff")
 
 
 def test_find_lets_no_refused_copy_hide_a_message(world):
@@ -521,8 +521,8 @@ def test_find_lets_no_refused_copy_hide_a_message(world):
     inbox = world.open()
     inbox.poll()
     inbox.entries()
-    assert inbox.find(message.header.id).digest == message.digest
-    assert inbox.find(copy.digest).state == "refused"
+    assert find_in([inbox], message.header.id)[1].digest == message.digest
+    assert find_in([inbox], copy.digest)[1].state == "refused"
 
 
 def test_find_prefers_the_whole_id_over_a_longer_one(world):
@@ -530,7 +530,7 @@ def test_find_prefers_the_whole_id_over_a_longer_one(world):
     world.sender.publish_legacy(id="job-12")
     inbox = world.open()
     inbox.poll()
-    assert inbox.find("job-1").digest == short.digest
+    assert find_in([inbox], "job-1")[1].digest == short.digest
 
 
 # --- verdicts ------------------------------------------------------------------------------------

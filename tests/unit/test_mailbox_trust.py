@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dockercomms import sending
 from dockercomms.errors import (
     ConfigError,
     NotFoundError,
@@ -328,6 +330,46 @@ def test_verify_proves_a_message_that_was_sent_to_us(town):
             bob.verify(other.id)
         assert "--accept-new" in raised.value.hint
         assert bob.verify_object(sent.digest) == found
+
+
+@pytest.fixture
+def copied(town, monkeypatch):
+    """A message of Alice whose id strangers have copied, before it and after it."""
+    monkeypatch.setattr(sending.uuid, "uuid4", lambda: "6f1f7f4e-1b1d-4c55-9a50-3d1d9f6f0c11")
+    town.book("bob").add("alice", key=town.key("alice"))
+    for number in range(3):
+        town.send("mallory", sender="alice", text=f"forged {number}", signing=unsigned())
+        shutil.rmtree(town.home("mallory"))
+    sent = town.send("alice")
+    town.send("mallory", sender="mallory", text="forged, signed")
+    return sent
+
+
+def test_a_copied_id_does_not_block_recv(town, copied):
+    (got,) = town.receive(ids=[copied.id[:8]])
+    assert (got.status, got.digest, got.signer) == ("received", copied.digest, "alice")
+    (again,) = town.receive(ids=[copied.id])
+    assert (again.digest, again.reason) == (copied.digest, "it was delivered before")
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_copied_id_does_not_block_the_other_verbs(town, copied, delivered):
+    if delivered:
+        town.receive()
+    with town.open("bob") as bob:
+        assert bob.show(copied.id).digest == copied.digest
+        assert bob.verify(copied.id[:8]).digest == copied.digest
+        assert bob.acknowledge(copied.id, "rejected", reason="no")
+    town.book("alice").add("bob", key=town.key("bob"))
+    with town.open("alice") as alice:
+        assert alice.outbox()[0].receipt.status == "rejected"
+
+
+def test_ids_that_are_all_forged_are_all_shown(town, copied):
+    town.book("bob").remove("alice")
+    with town.open("bob") as bob, pytest.raises(UsageError, match="5 messages begin") as raised:
+        bob.show(copied.id)
+    assert copied.digest in raised.value.hint
 
 
 def test_sign_object_lets_others_verify_it(town):

@@ -167,8 +167,47 @@ def test_verify_withholds_what_is_not_signed(mail):
 
     verdict = fails(Judging(mail).judge(sent), HELD_UNSIGNED, Unsigned, status="none", curable=True)
 
+    assert (
+        verdict.error.hint == f"ask {ALICE!r} to send it again, signed with what you trust them by"
+    )
+
+
+def test_verify_says_how_to_let_in_an_unsigned_message_of_an_unknown_sender(mail):
+    sent = mail.send()
+
+    verdict = Judging(mail, Policy()).judge(sent)
+
     assert f"dockercomms recv {sent.id[:8]} --no-verify" in verdict.error.hint
     assert f"dockercomms trust add {ALICE} --allow-unsigned" in verdict.error.hint
+
+
+@pytest.mark.parametrize("known", ["alise@example.com", "Alice@example.com", "alicе@example.com"])
+@pytest.mark.parametrize("signer", [None, STRANGER_SIGNS])
+@pytest.mark.parametrize("policy", ["key", "identity"])
+def test_hints_offer_nothing_for_a_name_that_looks_like_one_with_a_key(
+    plain, known, signer, policy
+):
+    """A forger's message must not come with the command that lets it in."""
+    sent = plain.send(signer=signer)
+    entry = knows(known, ALICES)
+    if policy == "identity":
+        entry = Sender(name=known, identities=(TrustedIdentity(identity="a", issuer="https://i"),))
+
+    hint = Judging(plain, Policy(senders=(entry,))).judge(sent).error.hint
+
+    offered = any(word in hint for word in ("--no-verify", "--allow-unsigned", "--accept-new"))
+    assert offered is (known == "alise@example.com")
+
+
+@pytest.mark.parametrize("signer", [None, STRANGER_SIGNS])
+def test_hints_never_offer_to_skip_the_check_for_a_sender_with_a_key(plain, signer):
+    sent = plain.send(signer=signer)
+    identity = TrustedIdentity(identity="a", issuer="https://i")
+    for entry in (knows(ALICE, ALICES), Sender(name=ALICE, identities=(identity,))):
+        hint = Judging(plain, Policy(senders=(entry,))).judge(sent).error.hint
+        assert "--no-verify" not in hint
+        assert "--allow-unsigned" not in hint
+        assert "--accept-new" not in hint
 
 
 def test_verify_concludes_that_nothing_is_signed_only_after_both_sources(mail):

@@ -95,7 +95,7 @@ def test_public_key_of_an_unsupported_kind_names_the_file(tmp_path):
 def test_public_key_that_others_can_write_is_refused_where_nothing_else_vouches_for_it(tmp_path):
     path = write(tmp_path / "k.pub", public(ALICE).to_pem(), 0o664)
     assert PublicKey.load(path) == public(ALICE)
-    with pytest.raises(LocalIOError, match="mode 0664: others can write this key") as caught:
+    with pytest.raises(LocalIOError, match="mode 0664: others can write it") as caught:
         PublicKey.load(path, secured=True)
     assert caught.value.hint == f"chmod go-w {path}"
     path.chmod(0o644)

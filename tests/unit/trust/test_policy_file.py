@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import re
+import string
+from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from dockercomms.errors import ConfigError, LocalIOError
-from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root, TrustedIdentity
+from dockercomms.trust.keys import PublicKey
+from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Revocation, Root, TrustedIdentity
 from dockercomms.trust.policy_file import (
     MAX_POLICY_BYTES,
     load_policy,
@@ -210,13 +213,32 @@ def test_words_in_comments_are_not_what_is_wrong(folder):
         parse("version = 1\n# me = []\nme = []\n", folder)
 
 
+def test_revocation_holds_however_the_digest_is_written(folder):
+    """Two bits of the last character count for nothing: a revocation must not miss its key."""
+    key = PublicKey.load(folder / "bob.pub")
+    digest = b64decode(key.spki_sha256)
+    spellings = [
+        text
+        for one in string.ascii_letters + string.digits + "+/"
+        if b64decode(text := f"{key.spki_sha256[:-2]}{one}=") == digest
+    ]
+    assert len(spellings) == 4
+
+    for text in spellings:
+        policy = parse(f'version = 1\n[[revoked]]\nspki_sha256 = "{text}"\n', folder)
+        assert policy.revocation_of_key(key, None) is not None
+        by_hand = Policy(revoked=(Revocation(spki_sha256=text),))
+        assert by_hand.revocation_of_key(key, None) is not None
+        assert by_hand.revocation_of_key(PublicKey.load(folder / "alice.pub"), None) is None
+
+
 @pytest.mark.parametrize("name", ["alice.pub", "bob.pub"])
 def test_key_that_others_can_write_is_refused_unless_it_is_pinned(folder, name):
     (folder / name).chmod(0o664)
     if name == "alice.pub":
         assert parse(WHOLE, folder).sender(ALICE)
     else:
-        with pytest.raises(ConfigError, match=r"line 37: .*others can write this key"):
+        with pytest.raises(ConfigError, match=r"line 37: .*others can write it"):
             parse(WHOLE, folder)
 
 
