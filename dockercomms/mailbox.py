@@ -39,6 +39,7 @@ from dockercomms.stores import ConnectionSettings, Store, open_store
 
 if TYPE_CHECKING:
     from dockercomms.sending import Sent
+    from dockercomms.transport.files import Links
     from dockercomms.transport.transfer import Compress
 
 __all__ = [
@@ -63,6 +64,8 @@ class ReplyOptions(TypedDict, total=False):
     chunk_bytes: int | None
     concurrency: int
     keep_mtime: bool
+    exclude: Sequence[str]
+    links: Links
     again: bool
     clock_skew_ok: bool
 
@@ -98,7 +101,7 @@ class Mailbox(Outgoing, Incoming, Whole):
     def reply(
         self,
         id: str,  # noqa: A002 - as the argument is called
-        paths: Sequence[Path | str] = (),
+        paths: Path | str | Sequence[Path | str] = (),
         *,
         title: str | None = None,
         **options: Unpack[ReplyOptions],

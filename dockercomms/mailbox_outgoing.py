@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dockercomms.outbox import OutboxEntry
     from dockercomms.receipts import ReceiptEntry
     from dockercomms.sending import Sent
+    from dockercomms.transport.files import Links
     from dockercomms.transport.transfer import Compress
 
 
@@ -31,7 +33,7 @@ class Outgoing(MailboxBase):
 
     def send(
         self,
-        paths: Sequence[Path | str] = (),
+        paths: Path | str | Sequence[Path | str] = (),
         *,
         to: str,
         sender: str | None = None,
@@ -44,6 +46,8 @@ class Outgoing(MailboxBase):
         chunk_bytes: int | None = None,
         concurrency: int = 4,
         keep_mtime: bool = False,
+        exclude: Sequence[str] = (),
+        links: Links = "keep",
         again: bool = False,
         dry_run: bool = False,
         clock_skew_ok: bool = False,
@@ -55,7 +59,7 @@ class Outgoing(MailboxBase):
         """Send files, a folder, a stream or a note; when this returns, it is published.
 
         Args:
-            paths: What to send; `-` is `stdin`. Several, or a folder, travel as one tar.
+            paths: One path, or several; `-` is `stdin`. Several, or a folder, travel as one tar.
             to: The recipient, byte for byte as they call themselves.
             sender: The name to send as; None is `me`.
             title: At most 200 characters.
@@ -67,6 +71,8 @@ class Outgoing(MailboxBase):
             chunk_bytes: Payload bytes in a chunk; None: chosen from the payload's size.
             concurrency: Chunks under way at once.
             keep_mtime: Keep the times of the files in a tar.
+            exclude: Patterns of what a folder leaves out: `*.o`, `node_modules`, `/top/build`.
+            links: Send symbolic links as such, leave them out, or send what they point at.
             again: Start afresh even if an interrupted send could be continued.
             dry_run: Read, cut and compress everything, and write nothing anywhere.
             clock_skew_ok: Send even if our clock and the registry's are an hour apart.
@@ -85,16 +91,18 @@ class Outgoing(MailboxBase):
         """
         from dockercomms.publishing import Notice  # noqa: PLC0415 - who receives needs none of it
         from dockercomms.sending import SendOptions, send  # noqa: PLC0415 - the same
+        from dockercomms.transport.files import Packing  # noqa: PLC0415 - the same
         from dockercomms.transport.payload import payload_of  # noqa: PLC0415 - the same
 
+        sources = _sources(paths)
         payload = payload_of(
-            [Path(path) for path in paths],
+            sources,
             name=name,
             stdin=stdin,
             text=text,
-            keep_mtime=keep_mtime,
+            packing=Packing(keep_mtime=keep_mtime, exclude=tuple(exclude), links=links),
         )
-        if not paths and text is not None and not _fits_beside(text):
+        if not sources and text is not None and not _fits_beside(text):
             text = None  # the note is the payload; only a short one is in the listing as well
         is_new = not dry_run and self._desk.is_missing_folder()
         sent = send(
@@ -221,6 +229,19 @@ class Outgoing(MailboxBase):
             clock=self._clock,
             claims=not self._owner.verifies,
         )
+
+
+def _sources(paths: Path | str | Sequence[Path | str]) -> list[Path]:
+    """Return the paths to send; a single one is no sequence of characters.
+
+    Raises:
+        TypeError: something else than a path.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for path in listed:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"paths: {path!r:.100}: a path expected, not {type(path).__name__}")
+    return [Path(path) for path in listed]
 
 
 def _fits_beside(text: str) -> bool:

@@ -28,6 +28,7 @@ else:  # before click 8.3 the class takes no arguments
 FORMATS = ("text", "json", "jsonl")
 """As `config.FORMATS`, which a help text has no time to import; a test holds them together."""
 COMPRESS = ("auto", "zstd", "gzip")
+LINKS = ("keep", "skip", "follow")
 DISCOVERY = ("auto", "referrers", "tags")
 REFERRERS_INDEX = ("auto", "never", "always")
 MAX_CONCURRENCY = 64
@@ -138,6 +139,19 @@ def index_option() -> Callable[[_Decorated], _Decorated]:
     """Return the option of verbs that write what refers to a message."""
     return option("--referrers-index", type=click.Choice(REFERRERS_INDEX), metavar="HOW",
                   help="Fallback index: auto, never or always.")  # fmt: skip
+
+
+def packing_options(command: _Decorated) -> _Decorated:
+    """Add the options of verbs that send a folder."""
+    for decorate in (
+        option("--keep-mtime", is_flag=True, default=None, help="Keep the files' times."),
+        option("--links", type=click.Choice(LINKS), default="keep",
+               help="Symbolic links: send, leave out, or send their targets."),
+        option("--exclude", multiple=True, metavar="PATTERN",
+               help="Leave out of a folder: '*.o', 'node_modules', '/top/build'."),
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
 
 
 def common_options() -> list[click.Parameter]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dockercomms.cli.options import DURATION, NAME, index_option, option, verb
+from dockercomms.cli.options import DURATION, NAME, index_option, option, packing_options, verb
 from dockercomms.cli.progress import meter_for
 from dockercomms.cli.send import check_sources, report, source_of, wait_for_answers
 from dockercomms.cli.trust_options import (
@@ -19,6 +19,7 @@ from dockercomms.cli.trust_options import (
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
+    from dockercomms.transport.files import Links
 
 
 @verb(
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         help="How long it can be received.  [default: 7d]")  # fmt: skip
 @option("--wait", "wait_seconds", type=DURATION, metavar="T",
         help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
+@packing_options
 @index_option()
 @trust_options
 @sign_options
@@ -47,6 +49,8 @@ def reply_command(
     text: str | None,
     title: str | None,
     name: str | None,
+    exclude: tuple[str, ...],
+    links: Links,
     wait_seconds: int | None,
     no_verify: bool,
     offline: bool,
@@ -84,6 +88,8 @@ def reply_command(
             chunk_bytes=chosen.chunk_bytes,
             concurrency=chosen.concurrency,
             keep_mtime=chosen.keep_mtime,
+            exclude=exclude,
+            links=links,
             thread_id=answer.thread_id,
             in_reply_to=answer.in_reply_to,
         )

@@ -19,6 +19,7 @@ from dockercomms.cli.options import (
     SIZE,
     index_option,
     option,
+    packing_options,
     verb,
 )
 from dockercomms.cli.progress import Meter, meter_for
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dockercomms.cli.session import Session
     from dockercomms.mailbox import Mailbox
     from dockercomms.sending import Sent
+    from dockercomms.transport.files import Links
 
 STDIN = "-"
 
@@ -61,7 +63,7 @@ STDIN = "-"
         help="Largest piece, as 16MiB.  [default: by size]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
         metavar="N", help="Pieces sent at once.  [default: 4]")  # fmt: skip
-@option("--keep-mtime", is_flag=True, default=None, help="Keep the files' times.")
+@packing_options
 @option("--again", is_flag=True, help="Do not go on with an interrupted send.")
 @option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
 @option("--clock-skew-ok", is_flag=True, help="Send although this clock is wrong.")
@@ -81,6 +83,8 @@ def send_command(
     title: str | None,
     text: str | None,
     name: str | None,
+    exclude: tuple[str, ...],
+    links: Links,
     again: bool,
     dry_run: bool,
     clock_skew_ok: bool,
@@ -123,6 +127,8 @@ def send_command(
                 chunk_bytes=chosen.chunk_bytes,
                 concurrency=chosen.concurrency,
                 keep_mtime=chosen.keep_mtime,
+                exclude=exclude,
+                links=links,
                 again=again,
                 dry_run=dry_run,
                 clock_skew_ok=clock_skew_ok,

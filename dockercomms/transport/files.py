@@ -26,8 +26,8 @@ import os
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import field
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
 
 from dockercomms.errors import LimitError, LocalIOError, UsageError
 from dockercomms.oci.model import READ_BYTES
@@ -35,7 +35,7 @@ from dockercomms.platforms import local_error, local_errors
 from dockercomms.protocol import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
 from dockercomms.records import dataclass
 from dockercomms.transport.links import resolve_link
-from dockercomms.transport.names import collision_key
+from dockercomms.transport.names import safe_path
 from dockercomms.transport.tar import (
     END,
     MODE_EXECUTABLE,
@@ -53,6 +53,10 @@ from dockercomms.transport.unpacking import unpack_files as unpack_files  # noqa
 _SMALL_BYTES = 64 * 2**10
 """Up to this a file is read at once, and goes on with its header."""
 
+MAX_UNSIZED_BYTES = 16 * 2**20
+"""Content of all files together whose size the file system gives as 0: it is held in memory,
+because a tar names the size of a file before its content."""
+
 Identity = tuple[int, int, int, int, int]
 """Device, inode, size, and the times of the last change of content and of status."""
 
@@ -65,10 +69,15 @@ class PlannedFile:
     source: str
     """Its path: a string, of which there may be very many."""
     identity: Identity
+    content: bytes | None = field(default=None, repr=False)
+    """Of a file whose size reads 0 and that has content all the same (/proc): read when planned."""
+
+    follow: bool = True
+    """Whether a symbolic link at `source` is followed: one that the user named is."""
 
     @property
     def is_top(self) -> bool:
-        """Whether the user named it; what is named may be a link, which is followed."""
+        """Whether the user named it."""
         return "/" not in self.member.path
 
 
@@ -99,21 +108,39 @@ def identity_of(status: os.stat_result) -> Identity:
     )  # fmt: skip
 
 
-def plan_files(
-    paths: Sequence[Path], *, keep_mtime: bool = False, max_entries: int = MAX_FILES_ENTRIES
-) -> FilesPlan:
+Links = Literal["keep", "skip", "follow"]
+"""How symbolic links in a folder travel: as links, not at all, or as what they point at."""
+
+MAX_NAMED = 10
+"""Entries that one error names; it counts the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How a folder is packed."""
+
+    keep_mtime: bool = False
+    """Keep the times of files, in whole seconds."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of entries to leave out, folders with all that is in them (see `_Excluded`)."""
+    links: Links = "keep"
+    max_entries: int = MAX_FILES_ENTRIES
+
+
+def plan_files(paths: Sequence[Path], packing: Packing | None = None) -> FilesPlan:
     """Return what a tar of `paths` holds; folders are walked, links at the top are followed.
 
     Raises:
-        UsageError: a socket, pipe or device; a link that leads out; a name that is not Unicode;
-            two paths that some file system takes for the same.
+        UsageError: entries that cannot travel (all are named): a socket, pipe or device, a link
+            that leads out, a name that is not Unicode, names that become one at the receiver's.
         LimitError: more entries, deeper, or longer paths than a receiver takes.
         LocalIOError: something cannot be read.
     """
-    planner = _Planner(keep_mtime=keep_mtime, max_entries=max_entries)
+    planner = _Planner(packing or Packing())
     for path in paths:
         planner.add_top(path)
     planner.check_links()
+    planner.check_all_can_travel()
     entries = sorted(planner.entries.values(), key=lambda item: item.member.path.encode("utf-8"))
     return FilesPlan(tuple(entries))
 
@@ -122,65 +149,119 @@ def plan_files(
 class _Planner:
     """Collects entries by their paths in the tar."""
 
-    keep_mtime: bool
-    max_entries: int
+    packing: Packing
     entries: dict[str, PlannedFile] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
+    arriving: dict[str, str] = field(default_factory=dict)
+    """The path that a receiver writes to, and the entry that arrives there."""
+    refused: list[str] = field(default_factory=list)
+    """An entry that cannot travel, and why."""
+    unsized_bytes: int = 0
+    """How much content is held of files without a size."""
 
     def add_top(self, path: Path) -> None:
         """Add a path the user named, and all below it."""
-        name = os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119 - no resolving of links
+        name = os.path.basename(os.path.abspath(path)) or "root"  # noqa: PTH100, PTH119 - no resolving of links
         with local_errors(str(path)):
             status = path.stat()
-        pending = [(str(path), name or "root", status)]
+        follow = self.packing.links == "follow"
+        pending = [(str(path), name, status, frozenset[tuple[int, int]]())]
         while pending:
-            source, inside, status = pending.pop()
-            self._add(source, inside, status)
+            source, inside, status, above = pending.pop()
+            if self._is_excluded(inside) or not self._add(source, inside, status):
+                continue
             if stat.S_ISDIR(status.st_mode):
-                pending += _children(source, inside)
+                here = (status.st_dev, status.st_ino)
+                if here in above:
+                    self.refused.append(f"{source}: symbolic link to a folder that it is in")
+                    continue
+                children = _children(source, inside, follow=follow)
+                above = above | {here} if follow else above
+                pending += [(*child, above) for child in children]
 
-    def _add(self, source: str, inside: str, status: os.stat_result) -> None:
-        self._check_path(source, inside)
-        mtime = max(0, int(status.st_mtime)) if self.keep_mtime else 0
-        mode, size, target = MODE_EXECUTABLE, 0, ""
+    def _is_excluded(self, inside: str) -> bool:
+        """Return whether a pattern names the entry: by its last components, or `/` from the top."""
+        return any(
+            PurePosixPath("/", inside).match(pattern.rstrip("/") or pattern)
+            for pattern in self.packing.exclude
+        )
+
+    def _add(self, source: str, inside: str, status: os.stat_result) -> bool:
+        """Add one entry; return whether it travels."""
+        if stat.S_ISLNK(status.st_mode) and self.packing.links == "skip":
+            return False
+        reason = self._reason_against(inside, status)
+        if reason is None:
+            member, content = self._member(source, inside, status)
+            if not _is_unicode(member.link_target):
+                reason = "symbolic link to a name that is not UTF-8"
+        if reason is not None:
+            self.refused.append(f"{source}: {reason}")
+            return False
+        follow = self.packing.links == "follow" or "/" not in inside
+        self.entries[inside] = PlannedFile(member, source, identity_of(status), content, follow)
+        return True
+
+    def _reason_against(self, inside: str, status: os.stat_result) -> str | None:
+        """Return why an entry cannot travel, None if it can.
+
+        Raises:
+            LimitError: it would be too much for any receiver.
+        """
+        if not _is_unicode(inside):
+            return "a name that is not UTF-8"
+        mode = status.st_mode
+        if stat.S_ISLNK(mode) and self.packing.links == "follow":
+            return "symbolic link that leads nowhere"
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            return _KINDS.get(stat.S_IFMT(mode), "neither file, folder nor symbolic link")
+        size = len(inside.encode("utf-8"))
+        if size > MAX_FILES_PATH_BYTES:
+            raise LimitError(f"{inside}: path of {size} bytes; at most {MAX_FILES_PATH_BYTES}")
+        if inside.count("/") >= MAX_FILES_DEPTH:
+            raise LimitError(f"{inside}: more than {MAX_FILES_DEPTH} folders deep")
+        if len(self.entries) >= self.packing.max_entries:
+            raise LimitError(f"{inside}: more than {self.packing.max_entries} files and folders")
+        arrives = safe_path(inside)
+        other = self.arriving.setdefault(arrives, inside)
+        if other in self.entries:
+            return f"arrives as {arrives!r}, as {other!r} does"
+        return None
+
+    def _member(
+        self, source: str, inside: str, status: os.stat_result
+    ) -> tuple[TarMember, bytes | None]:
+        """Return the entry, and its content where only reading tells its size."""
+        kind, mode, size, target, content = TYPE_FOLDER, MODE_EXECUTABLE, 0, "", None
         if stat.S_ISREG(status.st_mode):
-            kind, size = TYPE_FILE, status.st_size
+            content = None if status.st_size else self._read_unsized(source)
+            kind, size = TYPE_FILE, status.st_size if content is None else len(content)
             mode = MODE_EXECUTABLE if status.st_mode & stat.S_IXUSR else MODE_FILE
-        elif stat.S_ISDIR(status.st_mode):
-            kind = TYPE_FOLDER
         elif stat.S_ISLNK(status.st_mode):
             kind = TYPE_LINK
             with local_errors(source):
                 target = os.readlink(source)  # noqa: PTH115 - the text itself, not a Path of it
-        else:
-            raise UsageError(
-                f"{source}: neither file, folder nor symbolic link",
-                hint="a pipe can be sent by itself, with --name",
-            )
-        _check_unicode(source, target)
+        mtime = int(status.st_mtime // 1) if self.packing.keep_mtime else 0
         member = TarMember(
             path=inside, type=kind, size=size, mode=mode, mtime=mtime, link_target=target
         )
-        self.entries[inside] = PlannedFile(member, source, identity_of(status))
+        return member, content
 
-    def _check_path(self, source: str, inside: str) -> None:
-        """Refuse what no receiver would take, and what two file systems see differently."""
-        _check_unicode(source, inside)
-        other = self.keys.setdefault(collision_key(inside), inside)
-        if other in self.entries:
-            raise UsageError(
-                f"{source}: would be {inside!r} beside {other!r}, the same name on some systems"
+    def _read_unsized(self, source: str) -> bytes | None:
+        """Return the content of a file whose size reads 0, None if it is empty."""
+        left = MAX_UNSIZED_BYTES - self.unsized_bytes
+        with local_errors(source), os.fdopen(os.open(source, _OPEN), "rb") as stream:
+            content = stream.read(left + 1)
+        if len(content) > left:
+            raise LimitError(
+                f"{source}: the file system gives no size for it, and it makes more than"
+                f" {MAX_UNSIZED_BYTES} bytes of such files",
+                hint="send it by itself, or send a copy",
             )
-        size = len(inside.encode("utf-8"))
-        if size > MAX_FILES_PATH_BYTES:
-            raise LimitError(f"{source}: path of {size} bytes; at most {MAX_FILES_PATH_BYTES}")
-        if inside.count("/") >= MAX_FILES_DEPTH:
-            raise LimitError(f"{source}: more than {MAX_FILES_DEPTH} folders deep")
-        if len(self.entries) >= self.max_entries:
-            raise LimitError(f"{source}: more than {self.max_entries} files and folders")
+        self.unsized_bytes += len(content)
+        return content or None
 
     def check_links(self) -> None:
-        """Refuse links that lead out of the tree, by whatever other links they pass."""
+        """Note links that lead out of the tree, by whatever other links they pass."""
         links = {
             inside: entry.member.link_target
             for inside, entry in self.entries.items()
@@ -189,27 +270,57 @@ class _Planner:
         for inside, target in links.items():
             leads_to = resolve_link(inside, target, links)
             if leads_to is None or leads_to.partition("/")[0] not in self.entries:
-                raise UsageError(
+                self.refused.append(
                     f"{self.entries[inside].source}: symbolic link to {target!r}, which is not"
-                    " among what is sent",
-                    hint="send the file it points at, or leave the link out",
+                    " among what is sent"
                 )
 
+    def check_all_can_travel(self) -> None:
+        """Refuse to send less than was asked for.
 
-def _children(source: str, inside: str) -> list[tuple[str, str, os.stat_result]]:
-    """Return what is in a folder, with the status of links themselves."""
+        Raises:
+            UsageError: some entries cannot travel, or none is left.
+        """
+        if self.refused:
+            more = len(self.refused) - MAX_NAMED
+            named = self.refused[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
+            raise UsageError(
+                "; ".join(named),
+                hint="leave them out with --exclude PATTERN; symbolic links also with"
+                " --links skip, or send what they point at with --links follow",
+            )
+        if not self.entries:
+            raise UsageError("nothing to send: --exclude leaves out all of it")
+
+
+_KINDS = {
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFIFO: "a pipe, which can be sent only by itself, with --name",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+}
+
+
+def _children(source: str, inside: str, *, follow: bool) -> list[tuple[str, str, os.stat_result]]:
+    """Return what is in a folder, with the status of links themselves unless `follow`."""
     with local_errors(source), os.scandir(source) as entries:
         return [
-            (entry.path, f"{inside}/{entry.name}", entry.stat(follow_symlinks=False))
+            (entry.path, f"{inside}/{entry.name}", _status(entry, follow=follow))
             for entry in entries
         ]
 
 
-def _check_unicode(source: str, text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{source:.200}: a name that is not UTF-8") from error
+def _status(entry: os.DirEntry[str], *, follow: bool) -> os.stat_result:
+    if follow and entry.is_symlink():
+        try:
+            return entry.stat()
+        except OSError:  # it leads nowhere, or in circles
+            pass
+    return entry.stat(follow_symlinks=False)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def pack_files(plan: FilesPlan) -> Generator[bytes, None, None]:
@@ -222,6 +333,8 @@ def pack_files(plan: FilesPlan) -> Generator[bytes, None, None]:
         header, size = write_header(entry.member), entry.member.size
         if entry.member.type != TYPE_FILE:
             yield header
+        elif entry.content is not None:
+            yield b"".join((header, entry.content, bytes(padding_bytes(size))))
         elif size <= _SMALL_BYTES:
             yield b"".join((header, _small_content(entry), bytes(padding_bytes(size))))
         else:
@@ -264,6 +377,26 @@ def changed(path: Path | str) -> LocalIOError:
     )
 
 
+def wrong_size(path: Path | str, size: int, read: str) -> LocalIOError:
+    """Return the error for a file with more or less content than its size (FUSE, /sys)."""
+    return LocalIOError(
+        f"{path}: {size} bytes expected by its size, {read} read; nothing was published",
+        hint="send a copy: its file system gives a wrong size, or a program writes to it",
+    )
+
+
+def check_ends(stream: BinaryIO, path: Path | str, size: int) -> None:
+    """Check that a file ends at `size` bytes, where `stream` stands.
+
+    Raises:
+        LocalIOError: there is more.
+    """
+    with local_errors(str(path)):
+        more = stream.read(1)
+    if more:
+        raise wrong_size(path, size, "more")
+
+
 def check_unchanged(plan: FilesPlan) -> None:
     """Check that everything planned is still as it was.
 
@@ -271,8 +404,10 @@ def check_unchanged(plan: FilesPlan) -> None:
         LocalIOError: something is not.
     """
     for entry in plan.entries:
+        if entry.content is not None:
+            continue  # it was read when it was planned
         try:
-            status = os.stat(entry.source, follow_symlinks=entry.is_top)  # noqa: PTH116 - of a string
+            status = os.stat(entry.source, follow_symlinks=entry.follow)  # noqa: PTH116 - of a string
         except OSError as error:
             raise local_error(error, entry.source) from error
         if identity_of(status) != entry.identity:
@@ -282,26 +417,30 @@ def check_unchanged(plan: FilesPlan) -> None:
 def _small_content(entry: PlannedFile) -> bytes:
     """Return all of a file, by four calls of the system: there may be very many of them."""
     try:
-        handle = os.open(entry.source, _OPEN if entry.is_top else _OPEN_NO_LINK)
+        handle = os.open(entry.source, _OPEN if entry.follow else _OPEN_NO_LINK)
         try:
             identity = identity_of(os.fstat(handle))
-            data = os.read(handle, entry.member.size)
+            data = os.read(handle, entry.member.size + 1)
         finally:
             os.close(handle)
     except OSError as error:
         raise local_error(error, entry.source) from error
-    if identity != entry.identity or len(data) != entry.member.size:
+    if identity != entry.identity:
         raise changed(entry.source)
+    if len(data) != entry.member.size:
+        more = len(data) > entry.member.size
+        raise wrong_size(entry.source, entry.member.size, "more" if more else str(len(data)))
     return data
 
 
 def _content(entry: PlannedFile) -> Iterator[bytes]:
     left = entry.member.size
-    with open_unchanged(entry.source, entry.identity, follow=entry.is_top) as stream:
+    with open_unchanged(entry.source, entry.identity, follow=entry.follow) as stream:
         while left:
             with local_errors(entry.source):
                 piece = stream.read(min(left, READ_BYTES))
             if not piece:
-                raise changed(entry.source)
+                raise wrong_size(entry.source, entry.member.size, str(entry.member.size - left))
             left -= len(piece)
             yield piece
+        check_ends(stream, entry.source, entry.member.size)

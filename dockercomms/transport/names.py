@@ -42,6 +42,12 @@ _RESERVED = re.compile(
 """Device names of Windows, which open a device with any extension and in any folder."""
 
 
+_PLAIN = re.compile(
+    r"(?:(?:^|/)(?!con|prn|aux|nul|com|lpt)[\w-](?:[\w.-]*[\w-])?)+", re.ASCII | re.IGNORECASE
+)
+"""Most paths: they are safe on every system, and to look at each character takes 10 us."""
+
+
 def wire_filename(name: str) -> tuple[str, str | None]:
     """Return `name` as it travels, and whole where it had to be shortened, else None.
 
@@ -52,6 +58,14 @@ def wire_filename(name: str) -> tuple[str, str | None]:
     name = _unicode(name).replace("\0", REPLACEMENT)
     short = shorten(name, MAX_FILENAME_BYTES)
     return short, None if short == name else shorten(name, MAX_FULL_NAME_BYTES)
+
+
+def safe_path(path: str) -> str:
+    """Return the path at which an entry of a tar of files arrives, in the receiver's folder."""
+    if len(path) <= MAX_DISK_NAME_BYTES and _PLAIN.fullmatch(path):
+        return path
+    first, *rest = path.split("/")
+    return "/".join([safe_filename(first), *map(safe_component, rest)])
 
 
 def safe_filename(name: str, *, windows: bool = os.name == "nt") -> str:

@@ -31,7 +31,9 @@ from dockercomms.records import dataclass
 from dockercomms.transport.files import (
     FilesPlan,
     Identity,
+    Packing,
     changed,
+    check_ends,
     check_unchanged,
     identity_of,
     open_unchanged,
@@ -128,6 +130,9 @@ class FilePayload:
             status = self.path.stat()
         if identity_of(status) != self.identity:
             raise changed(self.path)
+        with self.open() as stream:
+            stream.seek(self.total_bytes)
+            check_ends(stream, self.path, self.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,7 @@ def payload_of(
     name: str | None = None,
     stdin: BinaryIO | None = None,
     text: str | None = None,
-    keep_mtime: bool = False,
+    packing: Packing | None = None,
 ) -> Payload:
     """Return what the arguments of a send mean.
 
@@ -230,7 +235,7 @@ def payload_of(
         name: What it is called instead of its own name; a tar's gets `.tar` if it has not.
         stdin: What `-` stands for.
         text: The note; only looked at without a path.
-        keep_mtime: Keep the times of the files in a tar, in whole seconds.
+        packing: How a folder, or several files, become a tar.
 
     Raises:
         UsageError: nothing to send, no name where one is needed, or what cannot be sent.
@@ -245,11 +250,11 @@ def payload_of(
     if len(paths) > 1:
         if any(str(path) == STDIN for path in paths):
             raise UsageError("- (standard input) is sent alone")
-        return _files(paths, name or SEVERAL_NAME, keep_mtime=keep_mtime)
-    return _one(paths[0], name, stdin, keep_mtime=keep_mtime)
+        return _files(paths, name or SEVERAL_NAME, packing)
+    return _one(paths[0], name, stdin, packing)
 
 
-def _one(path: Path, name: str | None, stdin: BinaryIO | None, *, keep_mtime: bool) -> Payload:
+def _one(path: Path, name: str | None, stdin: BinaryIO | None, packing: Packing | None) -> Payload:
     if str(path) == STDIN:
         if stdin is None:
             raise UsageError("- stands for standard input, and there is none")
@@ -258,10 +263,12 @@ def _one(path: Path, name: str | None, stdin: BinaryIO | None, *, keep_mtime: bo
         status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         own = os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119 - no resolving of links
-        return _files([path], name or own or SEVERAL_NAME, keep_mtime=keep_mtime)
+        return _files([path], name or own or SEVERAL_NAME, packing)
     if stat.S_ISREG(status.st_mode):
         payload = FilePayload(path, name or path.name, identity_of(status))
-        payload.open().close()  # say now, and not after a login, that it cannot be read
+        with payload.open() as stream:  # say now, and not after a login, that it cannot be read
+            if not payload.total_bytes and stream.read(1):
+                return StreamPayload(path, payload.filename)  # /proc: only reading tells the size
         return payload
     if stat.S_ISFIFO(status.st_mode):
         return StreamPayload(path, _needed_name(name, str(path)))
@@ -271,11 +278,16 @@ def _one(path: Path, name: str | None, stdin: BinaryIO | None, *, keep_mtime: bo
     )
 
 
-def _files(paths: Sequence[Path], name: str, *, keep_mtime: bool) -> FilesPayload:
-    plan = plan_files(paths, keep_mtime=keep_mtime)
+def _files(paths: Sequence[Path], name: str, packing: Packing | None) -> FilesPayload:
+    plan = plan_files(paths, packing)
     filename = name if name.endswith(TAR_SUFFIX) else name + TAR_SUFFIX
     tops = [os.path.abspath(entry.source) for entry in plan.entries if entry.is_top]  # noqa: PTH100 - no resolving of links
-    files = [(entry.member.path, entry.member.mtime, entry.identity) for entry in plan.entries]
+    files = [
+        (entry.member.path, entry.member.mtime, entry.identity)
+        if entry.content is None
+        else (entry.member.path, entry.member.mtime, hashlib.sha256(entry.content).hexdigest())
+        for entry in plan.entries
+    ]
     return FilesPayload(
         plan, filename, plan.total_bytes, source_id=_source_id("files", filename, tops, files)
     )

@@ -51,7 +51,8 @@ class PlacedFile:
             if not count:
                 raise LocalIOError(
                     f"{self.name}: {at + len(room)} bytes or more expected, nothing is left at"
-                    f" {at}; it changed while it was sent"
+                    f" {at}; it changed while it was sent",
+                    hint="send it again when nothing writes to it, or send a copy",
                 )
             room, at = room[count:], at + count
 

@@ -38,6 +38,7 @@ from dockercomms.protocol import (
 from dockercomms.records import dataclass
 from dockercomms.transport.buffers import PIECE_BYTES, Buffers
 from dockercomms.transport.chunks import Chunk, choose_chunk_bytes, room_bytes, split
+from dockercomms.transport.files import wrong_size
 from dockercomms.transport.journal import (
     DEFAULT_CONCURRENCY,
     Journal,
@@ -155,10 +156,7 @@ def push_payload(
                     )
     payload.check_unchanged()
     if payload.total_bytes not in (None, reading.total_bytes):
-        raise LocalIOError(
-            f"{payload.filename}: {payload.total_bytes} bytes expected, {reading.total_bytes} read;"
-            " it changed while it was sent"
-        )
+        raise wrong_size(payload.filename, payload.total_bytes or 0, str(reading.total_bytes))
     return Pushed(
         layers=_inlined([results[index] for index in range(len(results))]),
         payload_digest=reading.digest(),

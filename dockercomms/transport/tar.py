@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from dockercomms.errors import ProtocolError
@@ -44,6 +45,7 @@ _MAX_OCTAL_SIZE = 0o77777777777
 _MAX_EXTENSION_BYTES = 16 * 2**10
 """Two paths of 1,024 bytes and some numbers fit many times; more is refused unread."""
 _PAX_NAME = "././@PaxHeader"
+_PAX_NUMBER = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]{1,18})(?:\.(?P<fraction>[0-9]*))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class TarMember:
     size: int = 0
     mode: int = MODE_FILE
     mtime: int = 0
+    """Whole seconds since 1970; negative before."""
     link_target: str = ""
 
 
@@ -82,7 +85,7 @@ def write_header(member: TarMember) -> bytes:
     size, mtime = member.size, member.mtime
     if size > _MAX_OCTAL_SIZE:
         records["size"], size = str(size), 0
-    if mtime > _MAX_OCTAL_SIZE:
+    if not 0 <= mtime <= _MAX_OCTAL_SIZE:
         records["mtime"], mtime = str(mtime), 0
     header = _ustar(fields, member.type, size=size, mode=member.mode, mtime=mtime, link=link)
     if not records:
@@ -101,6 +104,7 @@ def header_bytes(member: TarMember) -> int:
         and member.path.isascii()
         and not member.link_target
         and max(member.size, member.mtime) <= _MAX_OCTAL_SIZE
+        and member.mtime >= 0
     )
     return BLOCK_BYTES if plain else len(write_header(member))
 
@@ -233,16 +237,18 @@ def _parse_header(block: bytes) -> TarMember:
         type=TYPE_FILE if kind == _TYPE_OLD_FILE else kind,
         size=_number(block[124:136], "size"),
         mode=_number(block[100:108], "mode"),
-        mtime=_number(block[136:148], "mtime"),
+        mtime=_number(block[136:148], "mtime", signed=True),
         link_target=_text(block[157:257]),
     )
 
 
-def _number(field: bytes, what: str) -> int:
+def _number(field: bytes, what: str, *, signed: bool = False) -> int:
     """Return an octal field, or a GNU binary one for what octal cannot hold."""
     if field[0] & 0x80:
-        value = int.from_bytes(field, "big", signed=False) & ~(0x80 << 8 * (len(field) - 1))
+        value = int.from_bytes(field, "big", signed=True)
         if field[0] == 0x80:  # noqa: PLR2004 - the other form, 0xff, is a negative number
+            return value + (0x80 << 8 * (len(field) - 1))
+        if signed:
             return value
         raise ProtocolError(f"tar: {what} is negative")
     digits = field.strip(b" \0")
@@ -303,11 +309,12 @@ def _apply(member: TarMember, records: dict[str, str]) -> TarMember:
 
 
 def _pax_number(records: dict[str, str], key: str, default: int) -> int:
-    """Return the whole part of a number; other writers give times a fraction."""
+    """Return a number rounded down: other writers give times a fraction, and times before 1970."""
     text = records.get(key)
     if text is None:
         return default
-    whole = text.partition(".")[0]
-    if not (whole.isascii() and whole.isdigit() and len(whole) < 19):  # noqa: PLR2004
+    found = _PAX_NUMBER.fullmatch(text)
+    if found is None or (found["sign"] and key != "mtime"):
         raise ProtocolError(f"tar: PAX {key}: {text!r:.50} is not a number")
-    return int(whole)
+    whole = int(found["whole"])
+    return -whole - bool((found["fraction"] or "").strip("0")) if found["sign"] else whole

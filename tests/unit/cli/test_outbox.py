@@ -85,7 +85,7 @@ def test_reply_sends_to_whom_the_message_is_from():
     assert asked == {
         "to": "alice", "sender": "bob", "title": "Re: The report", "text": "hi", "name": None,
         "ttl_seconds": 86_400, "compress": "auto", "chunk_bytes": None, "concurrency": 4,
-        "keep_mtime": False, "thread_id": "t", "in_reply_to": DIGEST,
+        "keep_mtime": False, "exclude": (), "links": "keep", "thread_id": "t", "in_reply_to": DIGEST,
     }  # fmt: skip
     assert result.stdout.endswith("--me alice\n")
 

@@ -57,7 +57,8 @@ def test_send_asks_for_what_was_typed(tmp_path: Path) -> None:
         [
             "send", "a.txt", "dir", "--to", "bob", "--from", "carol", "--title", "T", "--text", "hi",
             "--name", "n", "--ttl", "1d", "--compress", "zstd", "--chunk-size", "1M",
-            "--concurrency", "2", "--keep-mtime", "--again", "--clock-skew-ok", "--me", "dave",
+            "--concurrency", "2", "--keep-mtime", "--again", "--clock-skew-ok",
+            "--exclude", "*.o", "--exclude", "build", "--links", "skip", "--me", "dave",
         ],
         factory=mailbox,
     )  # fmt: skip
@@ -70,7 +71,7 @@ def test_send_asks_for_what_was_typed(tmp_path: Path) -> None:
         "to": "bob", "sender": "carol", "title": "T", "text": "hi", "name": "n",
         "ttl_seconds": 86_400, "compress": "zstd", "chunk_bytes": 2**20, "concurrency": 2,
         "keep_mtime": True, "again": True, "dry_run": False, "clock_skew_ok": True,
-        "audience": None, "like": None,
+        "audience": None, "like": None, "exclude": ("*.o", "build"), "links": "skip",
     }  # fmt: skip
     assert mailbox.asked("open")[1]["me"] == ("dave",)
     assert mailbox.closed

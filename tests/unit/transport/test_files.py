@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import LimitError, LocalIOError, ProtocolError, UsageError
-from dockercomms.transport.files import check_unchanged, pack_files, plan_files, unpack_files
+from dockercomms.transport import files
+from dockercomms.transport.files import (
+    MAX_NAMED,
+    Packing,
+    check_unchanged,
+    pack_files,
+    plan_files,
+    unpack_files,
+)
 from dockercomms.transport.tar import END, TarMember, write_header
 
 
@@ -26,11 +34,11 @@ def tree(tmp_path) -> Path:
 
 
 def packed(*paths: Path, **options) -> bytes:
-    return b"".join(pack_files(plan_files(paths, **options)))
+    return b"".join(pack_files(plan_files(paths, Packing(**options))))
 
 
-def names(*paths: Path) -> list[str]:
-    return [entry.member.path for entry in plan_files(paths).entries]
+def names(*paths: Path, **options) -> list[str]:
+    return [entry.member.path for entry in plan_files(paths, Packing(**options)).entries]
 
 
 def unpacked(data: bytes, folder: Path) -> list[str]:
@@ -63,8 +71,9 @@ def test_tar_keeps_whole_seconds_if_asked(tree, tmp_path):
     data = packed(tree, keep_mtime=True)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getmember("tree/a.txt").mtime == 1_700_000_000
-        assert tar.getmember("tree/sub/b").mtime == 0
+        assert tar.getmember("tree/sub/b").mtime == -5
     unpacked(data, tmp_path / "out")
+    assert (tmp_path / "out/tree/sub/b").stat().st_mtime == -5
     assert (tmp_path / "out/tree/a.txt").stat().st_mtime == 1_700_000_000
 
 
@@ -113,12 +122,12 @@ def test_link_to_another_named_folder_stays_inside(tree, tmp_path):
 
 def test_socket_and_pipe_are_refused(tree):
     os.mkfifo(tree / "pipe")
-    with pytest.raises(UsageError, match="neither file, folder nor symbolic link"):
+    with pytest.raises(UsageError, match="tree/pipe: a pipe, which can be sent only by itself"):
         plan_files([tree])
     (tree / "pipe").unlink()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tree / "s"))
-        with pytest.raises(UsageError, match="neither file"):
+        with pytest.raises(UsageError, match="tree/s: a socket"):
             plan_files([tree])
 
 
@@ -146,13 +155,94 @@ def test_link_to_a_name_that_is_not_utf_8_is_refused(tree):
 
 
 @pytest.mark.parametrize(("one", "other"), [("a", "A"), ("\u00e9", "e\u0301"), ("ß", "ss")])
-def test_names_that_some_system_takes_for_the_same_are_refused(tree, one, other):
+def test_names_that_some_system_takes_for_the_same_travel(tree, one, other):
     (tree / one).write_text("1")
     (tree / other).write_text("2")
     if len(os.listdir(tree)) < 4:
         pytest.skip("this file system takes the two names for one")
-    with pytest.raises(UsageError, match="same name on some systems"):
+    assert {f"tree/{one}", f"tree/{other}"} < set(names(tree))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("a", "a "), ("a", "a."), ("a\\b", "a_b"), ("nul", "_nul"), ("a\tb", "a_b")]
+)
+def test_names_that_arrive_as_one_are_refused(tree, one, other):
+    (tree / one).write_text("1")
+    (tree / other).mkdir()
+    with pytest.raises(UsageError, match="arrives as"):
         plan_files([tree])
+
+
+def test_all_that_cannot_travel_is_named_at_once(tree):
+    os.mkfifo(tree / "pipe")
+    (tree / "out").symlink_to("/etc/passwd")
+    with pytest.raises(UsageError) as caught:
+        plan_files([tree])
+    assert "tree/pipe" in caught.value.message
+    assert "tree/out" in caught.value.message
+    for number in range(MAX_NAMED):
+        os.mkfifo(tree / f"pipe{number}")
+    with pytest.raises(UsageError, match="and 2 more"):
+        plan_files([tree])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left_out"),
+    [
+        ("b", {"tree/sub/b"}),
+        ("*.txt", {"tree/a.txt"}),
+        ("sub", {"tree/sub", "tree/sub/b", "tree/sub/link"}),
+        ("sub/", {"tree/sub", "tree/sub/b", "tree/sub/link"}),
+        ("sub/*", {"tree/sub/b", "tree/sub/link"}),
+        ("/tree/sub/b", {"tree/sub/b"}),
+        ("/sub", set()),
+        ("*", None),
+    ],
+)
+def test_what_a_pattern_names_is_left_out(tree, pattern, left_out):
+    if left_out is None:
+        with pytest.raises(UsageError, match="leaves out all of it"):
+            names(tree, exclude=(pattern,))
+        return
+    assert set(names(tree)) - set(names(tree, exclude=(pattern,))) == left_out
+
+
+def test_what_cannot_travel_may_be_left_out(tree):
+    os.mkfifo(tree / "sub" / "pipe")
+    assert names(tree, exclude=("pipe",)) == names(tree, exclude=("sub/pipe",))
+
+
+def test_links_may_be_left_out(tree):
+    (tree / "out").symlink_to("/etc/passwd")
+    assert names(tree, links="skip") == ["tree", "tree/a.txt", "tree/sub", "tree/sub/b"]
+
+
+def test_links_may_be_followed(tree, tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "f").write_text("far")
+    (tree / "out").symlink_to("../far")
+    unpacked(packed(tree, links="follow"), tmp_path / "got")
+    assert (tmp_path / "got/tree/out/f").read_text() == "far"
+    assert (tmp_path / "got/tree/sub/link").read_text() == "hello"
+    assert not (tmp_path / "got/tree/sub/link").is_symlink()
+    check_unchanged(plan_files([tree], Packing(links="follow")))
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("missing", "leads nowhere"), ("loop", "leads nowhere"), (".", "that it is in")],
+)
+def test_links_that_cannot_be_followed_are_named(tree, target, reason):
+    (tree / "loop").symlink_to(target)
+    with pytest.raises(UsageError, match=f"tree/loop.*{reason}"):
+        names(tree, links="follow")
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="Linux alone has /proc")
+def test_files_of_no_size_are_held_up_to_a_limit(tree, monkeypatch):
+    monkeypatch.setattr(files, "MAX_UNSIZED_BYTES", 3)
+    with pytest.raises(LimitError, match="gives no size"):
+        names(Path("/proc/self/limits"), tree)
 
 
 def test_two_files_of_one_name_are_refused(tree, tmp_path):
@@ -191,9 +281,9 @@ def test_too_long_a_path_is_refused(tmp_path):
 
 
 def test_too_many_are_refused(tree):
-    assert plan_files([tree], max_entries=5)
+    assert plan_files([tree], Packing(max_entries=5))
     with pytest.raises(LimitError, match="more than 4"):
-        plan_files([tree], max_entries=4)
+        plan_files([tree], Packing(max_entries=4))
 
 
 def grow(tree: Path) -> None:
@@ -245,7 +335,7 @@ def test_file_that_shrinks_while_it_is_read_is_noticed(tree):
         if len(piece) == 2**20:  # the first of two pieces of tree/sub/b
             os.truncate(tree / "sub" / "b", 2**20)
             break
-    with pytest.raises(LocalIOError, match="changed while it was sent"):
+    with pytest.raises(LocalIOError, match="2000000 bytes expected by its size"):
         b"".join(pieces)
 
 

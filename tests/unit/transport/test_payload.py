@@ -11,6 +11,7 @@ import pytest
 
 from dockercomms.errors import LocalIOError, UsageError
 from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
+from dockercomms.transport.files import Packing, check_ends
 from dockercomms.transport.payload import payload_of
 
 
@@ -65,6 +66,35 @@ def test_name_is_taken_instead_of_the_file_s_own(file):
 def test_name_must_be_one(file, name):
     with pytest.raises(UsageError):
         payload_of([file], name=name)
+
+
+PROC = Path("/proc/self/limits")
+"""Linux gives no size for what it makes when it is read."""
+needs_proc = pytest.mark.skipif(not PROC.exists(), reason="Linux alone has /proc")
+
+
+@needs_proc
+def test_file_whose_size_reads_0_is_read_to_its_end():
+    payload = payload_of([PROC])
+    assert (payload.filename, payload.total_bytes) == ("limits", None)
+    assert content(payload) == PROC.read_bytes() != b""
+
+
+@needs_proc
+def test_files_whose_size_reads_0_are_whole_beside_others(file):
+    payload = payload_of([PROC, file])
+    tar = content(payload)
+    assert len(tar) == payload.total_bytes
+    assert PROC.read_bytes() in tar
+    payload.check_unchanged()
+    assert payload.source_id == payload_of([PROC, file]).source_id
+
+
+def test_file_with_more_than_its_size_is_noticed(file):
+    with file.open("rb") as stream:
+        stream.seek(4)
+        with pytest.raises(LocalIOError, match="4 bytes expected by its size, more read"):
+            check_ends(stream, file, 4)
 
 
 def test_link_to_a_file_is_followed(file, tmp_path):
@@ -138,7 +168,7 @@ def test_several_are_a_tar_called_files(file, tmp_path):
 def test_source_id_of_a_folder_follows_its_files(file):
     before = payload_of([file.parent]).source_id
     assert payload_of([file.parent]).source_id == before
-    assert payload_of([file.parent], keep_mtime=True).source_id != before
+    assert payload_of([file.parent], packing=Packing(keep_mtime=True)).source_id != before
     file.write_bytes(b"hellO")
     assert payload_of([file.parent]).source_id != before
 

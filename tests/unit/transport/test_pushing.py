@@ -219,7 +219,7 @@ def test_file_that_has_another_length_than_it_says_is_noticed():
         def check_unchanged(self):
             pass
 
-    with pytest.raises(LocalIOError, match="0 bytes expected, 5 read"):
+    with pytest.raises(LocalIOError, match="0 bytes expected by its size, 5 read"):
         push_payload(WatchedRegistry(), REPO, Payload())
 
 

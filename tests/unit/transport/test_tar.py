@@ -39,6 +39,7 @@ MEMBERS = [
     TarMember(path="f", type=TYPE_LINK, link_target="日本"),
     TarMember(path="f", mtime=1_700_000_000),
     TarMember(path="f", mtime=2**33),
+    TarMember(path="f", mtime=-5),
     TarMember(path="big", size=2**33),
 ]
 
@@ -127,6 +128,8 @@ def record(body: bytes) -> bytes:
         record(b"path=\xff\xff\xff"),
         record(b"size=abc"),
         record(b"size=-1"),
+        record(b"mtime=--1"),
+        record(b"mtime=1.2.3"),
         record(b"size=9999999999999999999"),
         record(b"mtime=soon"),
         record(b"GNU.sparse.major=1"),
@@ -187,7 +190,7 @@ def checked(block: bytearray) -> bytes:
         (124, b"00000000008\0"),
         (124, b"0x000000005\0"),
         (136, b"-0000000005\0"),
-        (136, b"\xff" * 12),
+        (124, b"\xff" * 12),
         (0, b"\xff\xfe"),
         (157, b"\xff"),
     ],
@@ -197,6 +200,14 @@ def test_header_with_a_field_that_is_not_understood_is_refused(place, field):
     block[place : place + len(field)] = field
     with pytest.raises(ProtocolError):
         read_member(io.BytesIO(checked(block)))
+
+
+def test_time_before_1970_is_read_as_gnu_writes_it():
+    block = bytearray(write_header(TarMember(path="f")))
+    block[136:148] = (-5).to_bytes(12, "big", signed=True)
+    member = read_member(io.BytesIO(checked(block)))
+    assert member is not None
+    assert member.mtime == -5
 
 
 def test_header_of_old_tars_has_no_prefix():
