@@ -145,10 +145,10 @@ def packing_options(command: _Decorated) -> _Decorated:
     """Add the options of verbs that send a folder."""
     for decorate in (
         option("--keep-mtime", is_flag=True, default=None, help="Keep the files' times."),
-        option("--links", type=click.Choice(LINKS), default="keep",
-               help="Symbolic links: send, leave out, or send their targets."),
+        option("--links", type=click.Choice(LINKS), default="keep", metavar="HOW",
+               help="Symbolic links: keep, skip, or follow."),
         option("--exclude", multiple=True, metavar="PATTERN",
-               help="Leave out of a folder: '*.o', 'node_modules', '/top/build'."),
+               help="Leave out of a folder: '*.o', 'build', '/a/b'."),
     ):  # fmt: skip
         command = decorate(command)
     return command

@@ -51,7 +51,7 @@ STDIN = "-"
 )
 @click.argument("paths", nargs=-1, type=click.Path(readable=False), metavar="[PATH]...")
 @option("--to", "recipients", former=("--recipient",), type=NAME, multiple=True, required=True,
-        metavar="NAME", help="Who it is for; may be given several times.")  # fmt: skip
+        metavar="NAME", help="Who it is for; repeatable.")  # fmt: skip
 @option("--from", "sender", type=NAME, metavar="NAME", help="Who it is from.  [default: --me]")
 @option("--title", metavar="T", help="A line the recipient sees in the inbox.")
 @option("--text", metavar="T", help="A note, beside the files or instead of them.")
