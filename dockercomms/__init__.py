@@ -36,6 +36,7 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "AuthError",
+            "BadAnswer",
             "BlobUnknown",
             "CommandError",
             "ConfigError",

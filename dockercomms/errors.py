@@ -16,6 +16,7 @@
     │ │ ├ UploadUnknown            BLOB_UPLOAD_UNKNOWN
     │ │ └ PlatformNotFound         no entry of an index fits
     │ ├ TooManyRequests 9          TOOMANYREQUESTS
+    │ ├ BadAnswer 4                an answer that HTTP or the distribution spec does not allow
     │ ├ DigestInvalid, SizeInvalid, NameInvalid, ManifestInvalid, ManifestBlobUnknown,
     │ └ UploadInvalid, RangeInvalid, Unsupported                                       1
     ├ ProtocolError 4              bad manifest, annotation, version, chunk order, limit
@@ -215,6 +216,19 @@ class TooManyRequests(RegistryError):
 
     exit_code = 9
     code = "TOOMANYREQUESTS"
+
+
+class BadAnswer(RegistryError):
+    """The registry, or something in front of it, gave an answer that cannot be used.
+
+    A login page, a redirect to nowhere, a header or list that is malformed: a fault of the way. It
+    proves nothing about the message or blob that was asked for, so another try may help. It is no
+    `ProtocolError`, whose bytes were proven to be the message's own.
+
+    Source: SPEC.md section 7.4.
+    """
+
+    exit_code = 4
 
 
 class DigestInvalid(RegistryError):

@@ -28,6 +28,7 @@ from typing import Literal
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     AuthError,
+    BadAnswer,
     DockerCommsError,
     IntegrityError,
     ManifestInvalid,
@@ -250,7 +251,7 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
             return None
         try:
             return Fetched(ref, fetch(reader, repository, ref))
-        except (NotFoundError, ProtocolError) as error:
+        except (NotFoundError, ProtocolError, BadAnswer) as error:
             return Fetched(ref, error=error)
         except DockerCommsError as error:
             ended.append(error)

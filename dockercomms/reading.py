@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
+    BadAnswer,
     DigestMismatch,
     DockerCommsError,
     LocalIOError,
@@ -45,6 +46,8 @@ from dockercomms.transport.window import workers
 
 HELD_INTEGRITY = "integrity"
 """Other bytes came than were asked for: a fault on the way until proven otherwise."""
+HELD_ANSWER = "answer"
+"""The registry's answer could not be used: a login page, say. It proves nothing about a message."""
 HELD_MISSING = "missing"
 """The manifest is listed, and is not there."""
 HELD_TAG = "tag"
@@ -57,7 +60,9 @@ REFUSED_MALFORMED = "malformed"
 REFUSED_RECIPIENT = "recipient"
 REFUSED_AUDIENCE = "audience"
 
-READING_KINDS = frozenset({HELD_INTEGRITY, HELD_MISSING, HELD_TAG, HELD_FUTURE, HELD_SEALED})
+READING_KINDS = frozenset(
+    {HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, HELD_TAG, HELD_FUTURE, HELD_SEALED}
+)
 """Reasons that reading finds, and that fall when reading succeeds."""
 
 FIRST_RETRY_SECONDS = 60
@@ -185,11 +190,34 @@ def examine(place: InboxPlace, message: Message) -> Held | Refused | None:
 
 
 def read_row(place: InboxPlace, row: Candidate) -> Reading:
-    """Return what came of fetching and examining one row; nothing is written or raised."""
+    """Return what came of fetching and examining one row; nothing is written or raised.
+
+    A 1.0 tag names no digest, so that the bytes under it are refused only if a second answer names
+    their digest.
+    """
+    reading = _read_row(place, row)
+    digest, error = reading.digest, reading.error
+    if digest is None or error is None or not isinstance(reading.verdict, Refused):
+        return reading
+    if row.digest is None and row.head is None and not _is_confirmed(place, row.key, digest):
+        return _held(row, HELD_INTEGRITY, error)
+    return reading
+
+
+def _is_confirmed(place: InboxPlace, tag: str, digest: Digest) -> bool:
+    try:
+        return place.registry.resolve_tag(place.repository, tag).digest == digest
+    except (RegistryError, NetworkError, ProtocolError):
+        return False
+
+
+def _read_row(place: InboxPlace, row: Candidate) -> Reading:
     try:
         data, digest = _fetch(place, row)
     except NotFoundError as error:
         return _held(row, HELD_MISSING, error)
+    except BadAnswer as error:
+        return _held(row, HELD_ANSWER, error)
     except ProtocolError as error:
         return _held(row, HELD_INTEGRITY, error)
     except (RegistryError, NetworkError, LocalIOError) as error:
@@ -303,7 +331,7 @@ def read_groups(
         if hope.lost is not None:
             return [Reading(row=row, error=hope.lost, asked=False) for row in group]
         readings = read_group(place, group, allowance, keep=keep)
-        hope.note(next((r.error for r in readings if r.error and r.verdict is None), None))
+        hope.note(next((r.error for r in readings if r.error and _is_hopeless(r)), None))
         return readings
 
     for start in range(0, len(groups), BATCH):
@@ -311,6 +339,11 @@ def read_groups(
             batch = [r for rs in pool.map(read, groups[start : start + BATCH]) for r in rs]
         record(place, batch)
         yield batch
+
+
+def _is_hopeless(reading: Reading) -> bool:
+    """Return whether it was the registry that failed, not what it holds."""
+    return reading.verdict is None or isinstance(reading.error, BadAnswer)
 
 
 class _Hope:

@@ -79,10 +79,14 @@ __all__ = [
 ]
 
 DENIED_WAIT = timedelta(hours=1)
-"""How long to wait after a registry denied a receipt, or nothing could be signed; doubles each
-time: many may only read, and a service that is silent costs half a minute."""
+"""How long to wait after a registry denied a receipt twice, or nothing could be signed; doubles
+each time: many may only read, and a service that is silent costs half a minute. After one denial
+the next run tries again, since something on the way may have denied it."""
 
 MAX_DENIED_WAIT = timedelta(days=1)
+
+_WAITED_FOR = (AuthError, SigningError)
+"""What is bound to fail again soon."""
 
 
 def build_receipt(
@@ -212,7 +216,9 @@ def publish_receipt(
         put_or_repair(partial(_put, publisher, row), partial(_repair, publisher))
     except DockerCommsError as error:
         publisher.state.receipts.record_failed(
-            row.number, next_try=_next_try(error, row.tries, publisher.clock.now())
+            row.number,
+            next_try=_next_try(error, row.tries, publisher.clock.now()),
+            counts=isinstance(error, _WAITED_FOR),
         )
         raise
     publisher.state.receipts.record_published(row.number, now=publisher.clock.now())
@@ -260,9 +266,10 @@ def _put(publisher: Publisher, row: ReceiptRow) -> None:
 
 def _next_try(error: DockerCommsError, tries: int, now: datetime) -> datetime | None:
     """Return when to try again: the next run, but not soon where it is bound to fail again."""
-    if not isinstance(error, AuthError | SigningError):
+    before = tries - 1 if isinstance(error, AuthError) else tries
+    if not isinstance(error, _WAITED_FOR) or before < 0:
         return None
-    wait: timedelta = DENIED_WAIT * 2 ** min(tries, 8)
+    wait: timedelta = DENIED_WAIT * 2 ** min(before, 8)
     return now + min(wait, MAX_DENIED_WAIT)
 
 

@@ -23,12 +23,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from dockercomms.delivering import DeliveryRun, ReceiveOptions
 from dockercomms.errors import (
+    BadAnswer,
     DockerCommsError,
     IntegrityError,
     LimitError,
@@ -43,7 +46,7 @@ from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, MAX_UNTRUSTED_TOTAL_BYTES
 from dockercomms.publishing import NoticeHook, Publisher
-from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, REFUSED_MALFORMED
+from dockercomms.reading import HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, REFUSED_MALFORMED
 from dockercomms.receipts import publish_receipt
 from dockercomms.records import dataclass
 from dockercomms.state import State
@@ -80,6 +83,8 @@ class Received:
     receipt: Digest | None = None
     error: DockerCommsError | None = None
     """Why it failed; of a message that was received, why its receipt has to wait."""
+    receipt_next_try: datetime | None = None
+    """When a receipt that has to wait is tried next; None: by the next run."""
     reason: str = ""
     """Why it was skipped."""
 
@@ -255,6 +260,9 @@ def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
     """
     try:
         yield
+    except BadAnswer as error:
+        inbox.hold(message.digest, HELD_ANSWER, str(error))
+        raise
     except IntegrityError as error:
         inbox.hold(message.digest, HELD_INTEGRITY, str(error))
         raise
@@ -277,7 +285,7 @@ def _acknowledged(
     beside: Beside | None,
 ) -> Received:
     """Publish the receipt; that it has to wait does not make the delivery undone."""
-    receipt, error = None, None
+    receipt, error, next_try = None, None, None
     publisher, message = delivery.publisher, delivery.message
     if delivery.options.receipt and not delivery.options.handover:
         row = publisher.state.receipts.last(publisher.repo, delivery.me, message.digest)
@@ -289,7 +297,9 @@ def _acknowledged(
                 receipt = publish_receipt(publisher, row, signer=signer, later=later)
         except DockerCommsError as failure:
             error = failure
-    return _result(message, "received", accepted, files=files, receipt=receipt, error=error)
+            next_try = None if row is None else publisher.state.receipts.next_try(row.number)
+    result = _result(message, "received", accepted, files=files, receipt=receipt, error=error)
+    return replace(result, receipt_next_try=next_try)
 
 
 def _result(

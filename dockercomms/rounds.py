@@ -17,6 +17,7 @@ from functools import partial
 
 from dockercomms.errors import (
     AuthError,
+    BadAnswer,
     DockerCommsError,
     IntegrityError,
     NetworkError,
@@ -32,7 +33,7 @@ from dockercomms.oci.interface import Registry
 from dockercomms.overlap import Overlap, with_next
 from dockercomms.platforms import Clock
 from dockercomms.publishing import NoticeHook, Publisher
-from dockercomms.reading import HELD_INTEGRITY, HELD_MISSING, HELD_TAG
+from dockercomms.reading import HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, HELD_TAG
 from dockercomms.receipts import publish_pending
 from dockercomms.receiving import (
     Examined,
@@ -65,6 +66,7 @@ _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
     HELD_UNKNOWN: UnknownSender,
     HELD_SIGNATURE: VerificationError,
     HELD_CONFLICT: VerificationError,
+    HELD_ANSWER: BadAnswer,
     HELD_INTEGRITY: IntegrityError,
     HELD_TAG: IntegrityError,
     HELD_MISSING: NotFoundError,
@@ -280,4 +282,4 @@ def _held_back(entry: Entry) -> Received:
 
 
 def _is_unreachable(error: DockerCommsError | None) -> bool:
-    return isinstance(error, NetworkError | AuthError)
+    return isinstance(error, NetworkError | AuthError | BadAnswer)

@@ -34,6 +34,7 @@ from dockercomms.errors import (
     CommandError,
     ConfigError,
     DockerCommsError,
+    IntegrityError,
     LocalIOError,
     NetworkError,
     NotFoundError,
@@ -45,6 +46,8 @@ from dockercomms.handover import Command, Outcome, run_command, variables
 from dockercomms.inbox import Inbox
 from dockercomms.landing import delivery_key
 from dockercomms.manifest import Message
+from dockercomms.oci.location import Location
+from dockercomms.oci.trees import has_manifest
 from dockercomms.platforms import Clock
 from dockercomms.polling import DEFAULT_INTERVAL_SECONDS, PollResult
 from dockercomms.protocol import MessageHeader, ReceiptStatus
@@ -285,7 +288,7 @@ class Watcher:
         """Deliver what somebody removed before its command could end; give it up if it is gone."""
         anew = replace(round_, options=replace(round_.options, again=True))
         for received in anew.receive([owed.digest]):
-            if isinstance(received.error, NotFoundError | ProtocolError):
+            if _is_lost(anew, owed, received.error):
                 round_.state.handovers.settle(owed.me, owed.digest)
             watched = self._handled(anew, received)
             if watched is not None:
@@ -380,7 +383,8 @@ class Watcher:
         try:
             digest = publish_receipt(round_.publisher(inbox), row, signer=round_.signer)
         except DockerCommsError as error:
-            return replace(received, error=error)
+            next_try = round_.state.receipts.next_try(row.number)
+            return replace(received, error=error, receipt_next_try=next_try)
         return replace(received, receipt=digest)
 
     def _tell(self, kind: Literal["watch-waits", "no-bell"], text: str) -> None:
@@ -399,6 +403,13 @@ def _to_wait_out(watched: Watched) -> DockerCommsError | None:
     if watched.received.status == "failed" and isinstance(error, _WAITED_OUT):
         return error
     return None
+
+
+def _is_lost(round_: Round, owed: Handover, error: DockerCommsError | None) -> bool:
+    """Return whether a message can never be delivered again: one odd answer does not say so."""
+    if isinstance(error, NotFoundError):
+        return not has_manifest(Location(round_.registry, round_.repository), owed.digest)
+    return isinstance(error, ProtocolError) and not isinstance(error, IntegrityError)
 
 
 def may_pass(error: DockerCommsError) -> bool:

@@ -49,10 +49,14 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "the registry asks to slow down",
         f"wait a while; then {SAME_AGAIN}",
     ),
+    errors.BadAnswer: (
+        "the registry gave an answer that cannot be used",
+        f"look whether a login page or a proxy answers in its place; then {SAME_AGAIN}",
+    ),
     errors.Unsupported: ("the registry does not do this", "see docs/ for what each one does"),
     errors.ProtocolError: (
-        "the message or answer breaks the protocol",
-        "ask the sender to send it again, or the registry's owner if it is the registry",
+        "the message breaks the protocol",
+        "ask the sender to send it again",
     ),
     errors.IntegrityError: (
         "the content is not what was promised",

@@ -112,6 +112,10 @@ def show_record(entry: InboxEntry) -> Record:
 
 def received_record(received: Received) -> Record:
     """Return an object of `recv`."""
+    wait = None
+    if received.status == "received" and received.error is not None:
+        next_try = time_or_none(received.receipt_next_try)
+        wait = {"reason": received.error.message, "next_try": next_try}
     return {
         "schema": "dockercomms/recv/v1",
         "id": received.id,
@@ -122,6 +126,7 @@ def received_record(received: Received) -> Record:
         "files": [str(path.absolute()) for path in received.files],
         "bytes": received.bytes,
         "receipt": received.receipt,
+        "receipt_wait": wait,
         "error": None if received.error is None else error_record(received.error),
     }
 

@@ -56,6 +56,10 @@ _HINTS: tuple[tuple[type[errors.DockerCommsError], str], ...] = (
         errors.IntegrityError,
         "run the same command again; if it stays so, the content was changed at the registry",
     ),
+    (
+        errors.BadAnswer,
+        "look whether a login page or a proxy answers instead, then run the same command again",
+    ),
     (errors.ProtocolError, "if it stays so, it is for the registry's owner to look at"),
     (errors.LimitError, "the limit stands above; see the verb's --help for a larger one"),
 )

@@ -145,7 +145,7 @@ class Authenticator:
         A token that is about to end is renewed first, so that no body is sent in vain.
 
         Raises:
-            AuthError, NetworkError, ProtocolError: the renewal failed.
+            AuthError, NetworkError, BadAnswer: the renewal failed.
             ConfigError: the login cannot be read.
         """
         with self._lock:
@@ -179,7 +179,7 @@ class Authenticator:
             Denied: the token server allows the login nothing of this.
             AuthError: the registry names no token server that a login may be sent to.
             TooManyRequests, NetworkError: the token server is busy, or cannot be reached.
-            ProtocolError: what the token server answered is no token.
+            BadAnswer: what the token server answered is no token.
             ConfigError: the login cannot be read.
         """
         challenges = parse_challenges(www_authenticate)

@@ -25,7 +25,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from dockercomms.errors import ProtocolError
+from dockercomms.errors import BadAnswer
 from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
@@ -156,17 +156,17 @@ def request_head(method: str, target: str, host: str, headers: Mapping[str, str]
     """Return the request line and the header fields.
 
     Raises:
-        ProtocolError: something in it would end its line.
+        BadAnswer: something in it would end its line.
     """
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     text = "\r\n".join(lines)
     if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
-        raise ProtocolError(f"{method} {target.partition('?')[0]!r:.200}: a line break in a header")
+        raise BadAnswer(f"{method} {target.partition('?')[0]!r:.200}: a line break in a header")
     try:
         return (text + "\r\n\r\n").encode("latin-1")
     except UnicodeEncodeError as error:
-        raise ProtocolError(
+        raise BadAnswer(
             f"{method} {target.partition('?')[0]!r:.200}: a character that HTTP cannot carry"
         ) from error
 

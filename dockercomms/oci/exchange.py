@@ -11,13 +11,21 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import field, replace
 from datetime import datetime
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
-from dockercomms.errors import NameInvalid, NotFoundError, ProtocolError
+from dockercomms.errors import (
+    BadAnswer,
+    DockerCommsError,
+    IntegrityError,
+    NameInvalid,
+    NotFoundError,
+    ProtocolError,
+)
 from dockercomms.oci.reference import is_valid_repository
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.scope import Scope
@@ -101,7 +109,7 @@ class Sender(Protocol):
         TLS ends in front of a registry, it writes http for its own https address.
 
         Raises:
-            ProtocolError: not http or https, or http of another host while the registry is https.
+            BadAnswer: not http or https, or http of another host while the registry is https.
         """
         ...
 
@@ -161,27 +169,57 @@ def origin(url: str) -> tuple[str, str, int | None]:
     """Return scheme, host name and port: two addresses with the same three are one origin.
 
     Raises:
-        ProtocolError: the port is not a number.
+        BadAnswer: not an address, or its port is not a number.
 
     Source: RFC 6454 section 4.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ProtocolError(f"{redact_url(url)}: not an address: {error}") from error
+        raise BadAnswer(f"{url!r:.200}: not an address: {error}") from error
     if port is None:
         port = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
+def joined_url(base: str, url: str) -> str:
+    """Return the absolute address for `url`, which may be relative to `base`.
+
+    Raises:
+        BadAnswer: not an address.
+
+    Source: RFC 3986 section 5.
+    """
+    try:
+        return urljoin(base, url)
+    except ValueError as error:
+        raise BadAnswer(f"{redact_url(base)}: {url!r:.200} is not an address: {error}") from error
+
+
+@contextlib.contextmanager
+def bad_answers(where: str) -> Iterator[None]:
+    """Turn a `ProtocolError` about an answer into a `BadAnswer`: no digest proves the answer.
+
+    Args:
+        where: What was read, for the message.
+    """
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except ProtocolError as error:
+        text = error.message if error.message.startswith(where) else f"{where}: {error.message}"
+        raise BadAnswer(text) from error
+
+
 def body_of(
-    response: Response, limit: int, *, too_large: type[ProtocolError] = ProtocolError
+    response: Response, limit: int, *, too_large: type[DockerCommsError] = BadAnswer
 ) -> bytes:
     """Return the whole body and close the response.
 
     Raises:
-        ProtocolError: the body is larger than `limit` bytes; of the class `too_large`.
+        BadAnswer: the body is larger than `limit` bytes; of the class `too_large`.
         NetworkError: the connection broke.
     """
     try:
@@ -211,14 +249,14 @@ def fetch(
     request: Request,
     limit: int,
     *,
-    too_large: type[ProtocolError] = ProtocolError,
+    too_large: type[DockerCommsError] = BadAnswer,
 ) -> tuple[Response, bytes]:
     """Return a response that is closed, and its whole body.
 
     What breaks in the middle of the body is retried like what breaks before it.
 
     Raises:
-        ProtocolError: the body is larger than `limit` bytes; of the class `too_large`.
+        BadAnswer: the body is larger than `limit` bytes; of the class `too_large`.
         NetworkError, RegistryError: as `Sender.send`.
     """
     once = replace(request, retry=RetryPolicy.none())

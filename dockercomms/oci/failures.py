@@ -19,10 +19,10 @@ import socket
 from collections.abc import Callable, Iterator
 
 from dockercomms.errors import (
+    BadAnswer,
     ConfigError,
     DockerCommsError,
     NetworkError,
-    ProtocolError,
 )
 
 _MAX_CAUSES = 20
@@ -40,7 +40,7 @@ def foreign_errors(what: str) -> Iterator[None]:
 
     Raises:
         NetworkError: the connection failed; not `retryable` where trying again cannot help.
-        ProtocolError: the registry gave an address or a body that cannot be used.
+        BadAnswer: the registry gave an address or a body that cannot be used.
         ConfigError: the proxy settings are wrong.
     """
     try:
@@ -153,11 +153,11 @@ _CAUSES = {
 
 
 def _address(what: str, error: BaseException) -> DockerCommsError:
-    return ProtocolError(f"{what}: not an address or header that can be sent: {error!s:.200}")
+    return BadAnswer(f"{what}: not an address or header that can be sent: {error!s:.200}")
 
 
 def _body(what: str, error: BaseException) -> DockerCommsError:
-    return ProtocolError(f"{what}: the answer cannot be read: {error!s:.200}")
+    return BadAnswer(f"{what}: the answer cannot be read: {error!s:.200}")
 
 
 def _proxy(what: str, error: BaseException) -> DockerCommsError:
@@ -168,7 +168,7 @@ def _proxy(what: str, error: BaseException) -> DockerCommsError:
 
 
 def _redirected(what: str, _: BaseException) -> DockerCommsError:
-    return ProtocolError(f"{what}: too many redirects")
+    return BadAnswer(f"{what}: too many redirects")
 
 
 _FOREIGN: dict[str, _Maker] = {

@@ -14,10 +14,9 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin
 
-from dockercomms.errors import ProtocolError
-from dockercomms.oci.exchange import Response, redact_url
+from dockercomms.errors import BadAnswer
+from dockercomms.oci.exchange import Response, bad_answers, joined_url, redact_url
 from dockercomms.oci.model import Digest, parse_digest
 from dockercomms.oci.retry import parse_retry_after
 
@@ -52,7 +51,7 @@ def content_length(response: Response) -> int | None:
     """Return the body's length in bytes as announced, None where it is not.
 
     Raises:
-        ProtocolError: the header is not a number.
+        BadAnswer: the header is not a number.
 
     Source: RFC 9110 section 8.6.
     """
@@ -60,7 +59,7 @@ def content_length(response: Response) -> int | None:
     if text is None:
         return None
     if re.fullmatch(r"[0-9]{1,19}", text) is None:
-        raise ProtocolError(f"{redact_url(response.url)}: Content-Length is {text!r:.100}")
+        raise BadAnswer(f"{redact_url(response.url)}: Content-Length is {text!r:.100}")
     return int(text)
 
 
@@ -70,17 +69,17 @@ def content_range(response: Response) -> tuple[int, int, int]:
     Behind a blob's end some write a part that ends before it begins, which is none.
 
     Raises:
-        ProtocolError: no `Content-Range`, or not of the form `bytes 5-6/20`.
+        BadAnswer: no `Content-Range`, or not of the form `bytes 5-6/20`.
 
     Source: RFC 9110 section 14.4.
     """
     text = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
-        raise ProtocolError(f"{redact_url(response.url)}: Content-Range is {text!r:.100}")
+        raise BadAnswer(f"{redact_url(response.url)}: Content-Range is {text!r:.100}")
     first, last, whole = (int(group) for group in match.groups())
     if last >= whole:
-        raise ProtocolError(f"{redact_url(response.url)}: Content-Range is {text!r:.100}")
+        raise BadAnswer(f"{redact_url(response.url)}: Content-Range is {text!r:.100}")
     return first, last + 1, whole
 
 
@@ -88,26 +87,29 @@ def content_digest(response: Response) -> Digest | None:
     """Return the `Docker-Content-Digest` header, None where there is none.
 
     Raises:
-        ProtocolError: it is not a digest.
+        BadAnswer: it is not a digest.
 
     Source: distribution-spec v1.1.1, "Pulling manifests".
     """
     text = response.headers.get("Docker-Content-Digest", "").strip()
-    return parse_digest(text) if text else None
+    if not text:
+        return None
+    with bad_answers(f"{response.method} {redact_url(response.url)}: Docker-Content-Digest"):
+        return parse_digest(text)
 
 
 def location(response: Response) -> str:
     """Return the absolute address in `Location`, which may be relative to the one that answered.
 
     Raises:
-        ProtocolError: there is none.
+        BadAnswer: there is none, or it is no address.
 
     Source: RFC 9110 section 10.2.2.
     """
     text = response.headers.get("Location", "").strip()
     if not text:
-        raise ProtocolError(f"{response.method} {redact_url(response.url)}: no Location in answer")
-    return urljoin(response.url, text)
+        raise BadAnswer(f"{response.method} {redact_url(response.url)}: no Location in answer")
+    return joined_url(response.url, text)
 
 
 def upload_offset(text: str) -> int:
@@ -117,13 +119,13 @@ def upload_offset(text: str) -> int:
     olareg writes `0--1` for 0. A leading `bytes=` is allowed.
 
     Raises:
-        ProtocolError: anything else.
+        BadAnswer: anything else.
 
     Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
     """
     match = _UPLOAD_RANGE.fullmatch(text.strip())
     if match is None:
-        raise ProtocolError(f"upload session: Range is {text!r:.100}; expected 0-N")
+        raise BadAnswer(f"upload session: Range is {text!r:.100}; expected 0-N")
     last = int(match[1])
     return last + 1 if last > 0 else 0
 
@@ -134,7 +136,7 @@ def next_link(response: Response) -> str | None:
     A link of another relation is not followed; one without a relation is.
 
     Raises:
-        ProtocolError: the header is malformed.
+        BadAnswer: the header is malformed, or holds no address.
 
     Source: RFC 8288 section 3; distribution-spec v1.1.1, "Listing Tags".
     """
@@ -145,7 +147,7 @@ def next_link(response: Response) -> str | None:
     for match in _LINK.finditer(text):
         found = True
         if "rel" not in match[2].lower() or _REL_NEXT.search(match[2]):
-            return urljoin(response.url, str(match[1]))
+            return joined_url(response.url, str(match[1]))
     if not found:
-        raise ProtocolError(f"{redact_url(response.url)}: Link is {text!r:.200}")
+        raise BadAnswer(f"{redact_url(response.url)}: Link is {text!r:.200}")
     return None

@@ -341,7 +341,7 @@ class Lister(Protocol):
 
         Raises:
             NameUnknown: no such repository (some stores yield nothing instead).
-            ProtocolError: as `tag_pages`.
+            BadAnswer: as `tag_pages`.
 
         Source: distribution-spec v1.1.1, "Listing Tags".
         """
@@ -357,7 +357,7 @@ class Lister(Protocol):
 
         Raises:
             NameUnknown: no such repository, or (zot) `start_after` is not one of its tags.
-            ProtocolError: a `Link` leads back to a page seen before, or pages without end.
+            BadAnswer: a `Link` leads back to a page seen before, or pages without end.
         """
         ...
 
@@ -385,7 +385,7 @@ class Lister(Protocol):
 
         Raises:
             NameUnknown: no such repository.
-            ProtocolError: an answer that is no index, or pages without end.
+            BadAnswer: an answer that is no index, or pages without end.
 
         Source: distribution-spec v1.1.1, "Listing Referrers".
         """

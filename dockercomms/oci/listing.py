@@ -15,13 +15,21 @@ from itertools import islice, pairwise
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from dockercomms.errors import (
+    BadAnswer,
     NameUnknown,
     NotFoundError,
-    ProtocolError,
     RegistryError,
     Unsupported,
 )
-from dockercomms.oci.exchange import Request, Response, Sender, api_path, fetch, redact_url
+from dockercomms.oci.exchange import (
+    Request,
+    Response,
+    Sender,
+    api_path,
+    bad_answers,
+    fetch,
+    redact_url,
+)
 from dockercomms.oci.headers import next_link
 from dockercomms.oci.interface import TagPage
 from dockercomms.oci.model import Descriptor, Digest, parse_json
@@ -143,7 +151,7 @@ class _Listing:
         last name, and the list began anew; where another `Link` led to it, the rest cannot be had.
 
         Raises:
-            ProtocolError: such a `Link`, or pages without end.
+            BadAnswer: such a `Link`, or pages without end.
         """
         seen: set[tuple[str, ...]] = set()
         start = last
@@ -156,9 +164,7 @@ class _Listing:
                     return
             if names in seen:
                 if url and names and not anew:
-                    raise ProtocolError(
-                        f"{redact_url(url)}: Link leads back to a page that was read"
-                    )
+                    raise BadAnswer(f"{redact_url(url)}: Link leads back to a page that was read")
                 return
             seen.add(names)
             yield TagPage(names, "Link" in response.headers)
@@ -173,7 +179,7 @@ class _Listing:
                 url, last = "", names[-1]
             else:
                 return
-        raise ProtocolError(f"{self.request.url}: more than {MAX_PAGES} pages")
+        raise BadAnswer(f"{self.request.url}: more than {MAX_PAGES} pages")
 
     def _page(
         self, url: str, last: str | None, size: int | None
@@ -196,11 +202,12 @@ class _Listing:
                 return response, self._names(data, redact_url(response.url)), size
 
     def _names(self, data: bytes, where: str) -> tuple[str, ...]:
-        value = parse_json(data, where=where)
+        with bad_answers(where):
+            value = parse_json(data, where=where)
         names = value.get(self.key) if isinstance(value, dict) else value
         if not isinstance(value, dict) or not isinstance(names, list | None):
-            raise ProtocolError(f"{where}: no list of {self.key} in the answer")
+            raise BadAnswer(f"{where}: no list of {self.key} in the answer")
         found: Sequence[object] = names or ()
         if not all(isinstance(name, str) for name in found):
-            raise ProtocolError(f"{where}: {self.key} that are no strings")
+            raise BadAnswer(f"{where}: {self.key} that are no strings")
         return tuple(str(name) for name in found)

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from dockercomms.errors import (
+    BadAnswer,
     DigestInvalid,
     DigestMismatch,
     DockerCommsError,
     NetworkError,
     NotFoundError,
-    ProtocolError,
     RangeInvalid,
     RegistryError,
     TrailingData,
@@ -242,7 +242,7 @@ class BlobPush:
             return session
         try:
             held = session.ask()
-        except (NotFoundError, Unsupported, ProtocolError):
+        except (NotFoundError, Unsupported, BadAnswer):
             self._begin_again()
             return None
         if held > self._size:

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Self
 
 from dockercomms.errors import (
+    BadAnswer,
     BlobUnknown,
     DigestMismatch,
     IntegrityError,
     ManifestUnknown,
     NetworkError,
-    ProtocolError,
     RangeInvalid,
     RegistryError,
     SizeMismatch,
@@ -55,6 +55,9 @@ from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
 from dockercomms.oci.scope import Scope
 
 ACCEPT_MANIFESTS = {"Accept": ", ".join((*MANIFEST_MEDIA_TYPES, "*/*"))}
+
+MEDIA_TYPE_HTML = "text/html"
+"""What login pages and web servers answer with; no manifest is of this type."""
 
 _OK = 200
 _PARTIAL = 206
@@ -186,6 +189,8 @@ class HTTPReader:
         where = f"{repository}{':' if asked is None else '@'}{name}"
         response, data = fetch(self._sender, request, MAX_MANIFEST_BYTES, too_large=IntegrityError)
         kind = media_type(response)
+        if kind == MEDIA_TYPE_HTML:
+            raise BadAnswer(f"{where}: a page for people received, a manifest expected")
         if kind == MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED:
             raise Unsupported(f"{where}: signed schema 1 manifests are not read")
         said = content_digest(response)
@@ -433,7 +438,7 @@ def _described(response: Response, digest: Digest) -> Descriptor:
     _check_digest_header(response, digest)
     size = content_length(response)
     if size is None:
-        raise ProtocolError(f"HEAD {redact_url(response.url)}: no Content-Length in answer")
+        raise BadAnswer(f"HEAD {redact_url(response.url)}: no Content-Length in answer")
     return Descriptor(media_type=media_type(response), digest=digest, size=size)
 
 
@@ -453,13 +458,13 @@ def _part(response: Response, start: int, end: int | None) -> tuple[int, int, in
 
     Raises:
         RangeInvalid: `start` lies behind the blob's end.
-        ProtocolError: another part than was asked for, or one without a size.
+        BadAnswer: another part than was asked for, or one without a size.
     """
     where = redact_url(response.url)
     if response.status == _OK:
         whole = content_length(response)
         if whole is None:
-            raise ProtocolError(f"GET {where}: the whole without its size, a part was asked for")
+            raise BadAnswer(f"GET {where}: the whole without its size, a part was asked for")
         if start >= whole:
             raise RangeInvalid(f"GET {where}: from byte {start} was asked for; it has {whole}")
         return 0, whole if end is None else min(end, whole), whole
@@ -468,7 +473,7 @@ def _part(response: Response, start: int, end: int | None) -> tuple[int, int, in
         raise RangeInvalid(f"GET {where}: from byte {start} was asked for; it has {whole}")
     wanted = whole if end is None else min(end, whole)
     if first != start or stop != wanted:
-        raise ProtocolError(
+        raise BadAnswer(
             f"GET {where}: bytes {start} to {wanted} expected, {first} to {stop} received"
         )
     return first, stop, whole

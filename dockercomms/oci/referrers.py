@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 
 from dockercomms.errors import (
+    BadAnswer,
     DockerCommsError,
     ManifestUnknown,
     NameUnknown,
@@ -20,7 +21,7 @@ from dockercomms.errors import (
     RegistryError,
     Unsupported,
 )
-from dockercomms.oci.exchange import Request, Sender, api_path, fetch, redact_url
+from dockercomms.oci.exchange import Request, Sender, api_path, bad_answers, fetch, redact_url
 from dockercomms.oci.headers import next_link
 from dockercomms.oci.model import (
     MEDIA_TYPE_INDEX,
@@ -84,7 +85,7 @@ class ReferrersAPI:
             answer tells, so that nothing else is asked.
 
         Raises:
-            ProtocolError: an index that breaks the rules, or pages without end.
+            BadAnswer: an index that breaks the rules, or pages without end.
             NetworkError, RegistryError: the API has answered before, and does not now.
         """
         if self._known_of(repository) is False:
@@ -104,7 +105,7 @@ class ReferrersAPI:
             if url is None:
                 return
             if url in seen or len(seen) >= MAX_PAGES:
-                raise ProtocolError(f"{redact_url(url)}: pages of referrers without end")
+                raise BadAnswer(f"{redact_url(url)}: pages of referrers without end")
             seen.add(url)
             page = self._fetch(repository, self._sender.adopt(url))
 
@@ -120,7 +121,7 @@ class ReferrersAPI:
             page = self._fetch(repository, url, retry)
         except NameUnknown:
             raise
-        except (RegistryError, NetworkError, ProtocolError) as error:
+        except (RegistryError, NetworkError) as error:
             if self._known_of(repository) and not _is_no(error):
                 raise
             if not isinstance(error, ManifestUnknown):  # that may be about the subject alone
@@ -141,8 +142,9 @@ class ReferrersAPI:
         response, data = fetch(self._sender, request, MAX_LIST_BYTES)
         where = redact_url(response.url)
         try:
-            entries = parse_index(data, where=where).manifests
-        except ProtocolError:
+            with bad_answers(where):
+                entries = parse_index(data, where=where).manifests
+        except BadAnswer:
             if _is_index(data):  # somebody pushed what is wrong in it: the API is there
                 self._remember(repository, supported=True)
             raise

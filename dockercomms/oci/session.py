@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from dockercomms import __version__
-from dockercomms.errors import NetworkError, ProtocolError, RegistryError, UsageError
+from dockercomms.errors import BadAnswer, ConfigError, NetworkError, RegistryError, UsageError
 from dockercomms.oci.adapter import adapter_class
 from dockercomms.oci.auth import (
     BACKEND_NAME,
@@ -257,9 +257,7 @@ class SessionCore:
             return url
         if scheme == "http" and host == self._origin[1]:
             return urljoin(self.base_url, urlsplit(url)._replace(scheme="", netloc="").geturl())
-        raise ProtocolError(
-            f"{redact_url(url)}: refused, because {self.base_url} is not left for it"
-        )
+        raise BadAnswer(f"{redact_url(url)}: refused, because {self.base_url} is not left for it")
 
     def server_time(self) -> datetime | None:
         """Return the registry's clock in UTC, None before its first answer."""
@@ -392,6 +390,7 @@ class SessionCore:
             settings = self.session.merge_environment_settings(url, {}, None, None, None)
             # As Go's clients do: a proxy cannot reach this machine's own loopback
             proxies = {} if is_loopback(parts.netloc) else settings["proxies"]
+            _check_proxies(proxies)
             known = {"proxies": proxies, "verify": settings["verify"], "cert": settings["cert"]}
             self._origins[origin] = known
         return dict(known)
@@ -431,6 +430,22 @@ def scope_of(method: str, url: str) -> Scope:
     return (
         Scope.delete(repository) if method == "DELETE" and not uploads else Scope.push(repository)
     )
+
+
+def _check_proxies(proxies: Mapping[str, str]) -> None:
+    """Refuse proxies without a usable port, for which requests would blame the address asked for.
+
+    Raises:
+        ConfigError: the port of one is not a number.
+    """
+    for name, address in proxies.items():
+        try:
+            _ = urlsplit(address).port
+        except ValueError as error:
+            raise ConfigError(
+                f"proxy for {name}: {redact_url(address)!r:.200}: {error}",
+                hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+            ) from error
 
 
 def _lookup(

@@ -17,10 +17,10 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from dockercomms.errors import (
     AuthError,
+    BadAnswer,
     Denied,
     DockerCommsError,
     NetworkError,
-    ProtocolError,
     TooManyRequests,
     Unauthorized,
 )
@@ -146,7 +146,7 @@ def parse_response(
         Unauthorized: the login was refused, or there is no token without one.
         Denied: the login is good but not for this.
         TooManyRequests, NetworkError: the token server is busy, or fails.
-        ProtocolError: an answer that is no token.
+        BadAnswer: an answer that is no token.
         AuthError: any other answer.
 
     Source: distribution v3.1.2, docs/content/spec/auth/token.md.
@@ -155,17 +155,17 @@ def parse_response(
     if response.status != _OK:
         raise _refusal(response, host, request, credentials)
     if len(response.body) > MAX_TOKEN_BYTES:
-        raise ProtocolError(f"token server {server}: an answer of more than {MAX_TOKEN_BYTES} B")
+        raise BadAnswer(f"token server {server}: an answer of more than {MAX_TOKEN_BYTES} B")
     try:
         data = json.loads(response.body)
     except (ValueError, RecursionError):
         # from None: the original error holds the whole text
-        raise ProtocolError(f"token server {server}: the answer is not JSON") from None
+        raise BadAnswer(f"token server {server}: the answer is not JSON") from None
     if not isinstance(data, dict):
-        raise ProtocolError(f"token server {server}: the answer is not a JSON object")
+        raise BadAnswer(f"token server {server}: the answer is not a JSON object")
     text = data.get("token") or data.get("access_token")
     if not isinstance(text, str) or not _TOKEN_TEXT.fullmatch(text):
-        raise ProtocolError(f"token server {server}: the answer holds no token")
+        raise BadAnswer(f"token server {server}: the answer holds no token")
     lifetime = data.get("expires_in")
     if not isinstance(lifetime, int | float) or not lifetime > 0:
         lifetime = DEFAULT_LIFETIME_SECONDS

@@ -23,7 +23,6 @@ from dockercomms.errors import (
     BlobUnknown,
     NetworkError,
     NotFoundError,
-    ProtocolError,
     RangeInvalid,
     RegistryError,
     Unsupported,
@@ -157,7 +156,7 @@ class UploadSession:
     def cancel(self) -> None:
         """Throw the session away, as far as the registry lets us."""
         # ggcr and ocimem cannot; what is left behind they collect themselves
-        with contextlib.suppress(RegistryError, NetworkError, ProtocolError):
+        with contextlib.suppress(RegistryError, NetworkError):
             self._send("DELETE", self.url, ok=_CANCELLED, retry=RetryPolicy.none())
 
     def chunk_size(self, wanted: int) -> int:

@@ -79,7 +79,7 @@ class HTTPResponse:
         """Return what requests gave, its body read if `whole`.
 
         Raises:
-            ProtocolError: the body is larger than `MAX_MANIFEST_BYTES`.
+            BadAnswer: the body is larger than `MAX_MANIFEST_BYTES`.
         """
         if whole:
             self._raw._content = body_of(self, MAX_MANIFEST_BYTES)  # noqa: SLF001 - as its own reader

@@ -58,6 +58,7 @@ class State(AbstractContextManager["State"]):
                 *receipt_rows.SCHEMA,
                 *trust_rows.SCHEMA,
             ),
+            migrations=inbox_rows.MIGRATIONS,
             busy_timeout_seconds=busy_timeout_seconds,
         )
         self.progress = progress_rows.ProgressRows(self._database)

@@ -28,8 +28,9 @@ from dockercomms.platforms import SystemClock, create_new, local_errors, make_fo
 SCHEMA_VERSION = 6
 """Counted up with every change that an older release could not work with.
 
-3 added `outbox`, 4 `owed`, 5 `pulls`. What only adds tables needs no more than their statements,
-which are run again on an older file and make what is missing."""
+3 added `outbox`, 4 `owed`, 5 `pulls`; 6 judges refused messages once more. What only adds tables
+needs no more than their statements, which are run again on an older file and make what is missing;
+what changes rows is a migration."""
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long one process waits for another's transaction, which takes milliseconds."""
@@ -63,6 +64,8 @@ class Database(AbstractContextManager["Database"]):
         path: The file. It is created with mode 0600, missing folders above it with 0700.
         schema: SQL statements, one each, that are run once on a new or older file; they change
             nothing that is there (IF NOT EXISTS).
+        migrations: SQL statements that are run once, after `schema`, on a file of a version below
+            their own.
         busy_timeout_seconds: How long another process's transaction is waited for.
     """
 
@@ -71,10 +74,12 @@ class Database(AbstractContextManager["Database"]):
         path: Path,
         *,
         schema: Sequence[str],
+        migrations: Mapping[int, Sequence[str]] | None = None,
         busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
     ) -> None:
         self.path = path
         self._schema = tuple(schema)
+        self._migrations = dict(migrations or {})
         self._timeout = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -163,7 +168,7 @@ class Database(AbstractContextManager["Database"]):
         return connection
 
     def _is_current(self, connection: sqlite3.Connection) -> bool:
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        version = _version_of(connection)
         if version > SCHEMA_VERSION:
             raise LocalIOError(
                 f"state {self.path}: version {version} expected to be at most {SCHEMA_VERSION}: "
@@ -185,10 +190,15 @@ class Database(AbstractContextManager["Database"]):
                 return
             self._turn_log_on(connection)
             connection.execute("BEGIN IMMEDIATE")
-            for statement in self._schema:
+            for statement in (*self._schema, *self._due_migrations(_version_of(connection))):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
+
+    def _due_migrations(self, version: int) -> list[str]:
+        """Return the statements that bring a file of `version` up to date, oldest first."""
+        due = [number for number in sorted(self._migrations) if number > version]
+        return [statement for number in due for statement in self._migrations[number]]
 
     def _turn_log_on(self, connection: sqlite3.Connection) -> None:
         """Change the journal mode, which SQLite's busy timeout does not cover.
@@ -240,6 +250,11 @@ def from_unix(seconds: float | None) -> datetime | None: ...
 def from_unix(seconds: float | None) -> datetime | None:
     """Return the moment that `to_unix` made `seconds` of, in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _is_inside(connection: sqlite3.Connection) -> bool:

@@ -76,6 +76,15 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS candidates_digest ON candidates (me, digest)",
 )
 
+MIGRATIONS = {
+    6: (
+        """UPDATE candidates SET state = 'new', next_try = NULL, tries = 0
+            WHERE state = 'refused' AND reason_kind = 'malformed'""",
+    )
+}
+"""6: up to then one odd answer of a registry could refuse a sound message for good. Judged anew, a
+message that is malformed is refused again."""
+
 _FOUND = """CREATE TEMP TABLE IF NOT EXISTS found
     (digest TEXT, tag TEXT, head TEXT, legacy INTEGER, published REAL)"""
 

@@ -177,12 +177,23 @@ class ReceiptRows:
             (to_unix(now), number),
         )
 
-    def record_failed(self, number: int, *, next_try: datetime | None) -> None:
-        """Note that publishing a receipt failed, and when it may be tried again."""
+    def record_failed(self, number: int, *, next_try: datetime | None, counts: bool = True) -> None:
+        """Note that publishing a receipt failed, and when it may be tried again.
+
+        Args:
+            number: The receipt.
+            next_try: When; None: by the next run.
+            counts: Whether the next wait becomes longer for it.
+        """
         self.database.execute(
-            "UPDATE receipts SET tries = tries + 1, next_try = ? WHERE number = ?",
-            (to_unix(next_try), number),
+            "UPDATE receipts SET tries = tries + ?, next_try = ? WHERE number = ?",
+            (int(counts), to_unix(next_try), number),
         )
+
+    def next_try(self, number: int) -> datetime | None:
+        """Return when a receipt that waits may be tried again; None: by the next run."""
+        row = self.database.row("SELECT next_try FROM receipts WHERE number = ?", (number,))
+        return None if row is None else from_unix(row["next_try"])
 
     # --- those for what was sent -----------------------------------------------------------------
 

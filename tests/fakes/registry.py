@@ -313,6 +313,10 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
         if self.quirks.date_header:
             skewed = self.clock.now() + timedelta(seconds=self.quirks.date_skew_seconds)
             answer.headers["Date"] = format_datetime(skewed, usegmt=True)
+        if fault is not None and fault.tell is not None:
+            request.body.finish()
+            self._note(self.requests, request, answer, 0, fault)
+            return fault.tell(connection, request, answer)
         body, keep = b"" if request.method == "HEAD" else answer.body, self.quirks.keep_alive
         limit = None if self.quirks.reads_refused_bodies else DRAIN_BYTES
         finished = request.body.finish(limit=limit)

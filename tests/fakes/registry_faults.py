@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tests.fakes.registry_state import sha256
-from tests.fakes.registry_wire import Answer, Request
+from tests.fakes.registry_wire import Answer, Connection, Request
 
 OTHER_DIGEST = sha256(b"some other content")
 """What a lying answer says its digest is."""
 
 Kind = Literal[
     "answer", "drop-before", "drop-after", "cut-request", "cut-body", "silent", "silent-after",
-    "garbage", "wrong-digest", "wrong-body", "resized-body", "overrun",
+    "garbage", "wrong-digest", "wrong-body", "resized-body", "overrun", "told",
 ]  # fmt: skip
+
+
+Tell = Callable[[Connection, Request, Answer], bool]
+"""Answers a request itself, given the answer that would be right; returns whether the connection
+goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +33,18 @@ class Fault:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     count: int | None = None
+    tell: Tell | None = None
 
     @classmethod
     def answer(cls, status: int, body: bytes = b"", **headers: str) -> Fault:
         """Answer with `status`, without doing the work. `Retry_After="1"` is a header."""
         named = tuple((name.replace("_", "-"), value) for name, value in headers.items())
         return cls(kind="answer", status=status, headers=named, body=body)
+
+    @classmethod
+    def told(cls, tell: Tell) -> Fault:
+        """Do the work and let `tell` answer."""
+        return cls(kind="told", tell=tell)
 
     @classmethod
     def unavailable(cls, retry_after: int = 1) -> Fault:

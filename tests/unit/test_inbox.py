@@ -17,6 +17,7 @@ from dockercomms.errors import (
 from dockercomms.inbox import Inbox, find_in
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.model import EMPTY_CONFIG, MEDIA_TYPE_MANIFEST, Descriptor, digest_of
+from dockercomms.oci.reading import BytesReader
 from dockercomms.protocol import anchor_tag, message_tag
 from dockercomms.state import State
 from tests.fakes.inboxes import (
@@ -480,6 +481,27 @@ def test_entries_find_a_1_0_tag_that_was_overwritten(world):
     world.clock.advance(24 * 3600)
     assert digests(world.run()) == [second.digest]
     assert world.run(all=True)[-1].digest == first.digest
+
+
+def test_1_0_tag_that_was_answered_wrongly_once_is_held_and_read_again(world):
+    message, tag = world.sender.publish_legacy()
+    honest = world.registry.get_tag
+
+    def lies(repository, name):
+        world.registry.get_tag = honest
+        return BytesReader(b"null", Descriptor.of(b"null", MEDIA_TYPE_MANIFEST))
+
+    world.registry.get_tag = lies
+    (entry,) = world.run()
+    assert (entry.key, entry.state, entry.reason_kind) == (tag, "held", "integrity")
+    (entry,) = world.run()
+    assert (entry.digest, entry.state) == (message.digest, "new")
+
+
+def test_1_0_tag_of_what_is_no_message_is_refused_when_it_is_answered_twice(world):
+    world.sender.push(b'{"schemaVersion": 2}', f"inbox-{RT}-x")
+    (entry,) = world.run()
+    assert (entry.state, entry.reason_kind) == ("refused", "malformed")
 
 
 # --- find ----------------------------------------------------------------------------------------

@@ -257,6 +257,8 @@ def test_receipt_that_is_denied_waits_longer_each_time(mail):
     mail.registry.before = fail_puts(Denied("read only", status=403), times=999)
     with pytest.raises(Denied):
         write(mail, sent)
+    (error,) = publish_pending(mail.publisher(mail.bob), BOB)  # the next run tries at once
+    assert isinstance(error, Denied)
     waits = []
     for _ in range(8):
         assert pending(mail) == ()
@@ -269,6 +271,20 @@ def test_receipt_that_is_denied_waits_longer_each_time(mail):
         assert isinstance(error, Denied)
 
     assert waits == [1, 2, 4, 8, 16, 24, 24, 24]
+
+
+def test_receipt_that_is_denied_once_is_published_by_the_next_run(mail):
+    sent = mail.send()
+    mail.registry.before = fail_puts(NetworkError("cut"), times=1)
+    with pytest.raises(NetworkError):
+        write(mail, sent)
+    mail.registry.before = fail_puts(Denied("a proxy said so", status=403), times=999)
+    (error,) = publish_pending(mail.publisher(mail.bob), BOB)
+    assert isinstance(error, Denied)
+    mail.registry.before = None
+
+    assert publish_pending(mail.publisher(mail.bob), BOB) == ()
+    assert pending(mail) == ()
 
 
 @pytest.mark.parametrize(

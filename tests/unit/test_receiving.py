@@ -8,6 +8,7 @@ from collections import namedtuple
 import pytest
 
 from dockercomms.errors import (
+    BadAnswer,
     Denied,
     IntegrityError,
     LimitError,
@@ -385,6 +386,23 @@ def test_receive_holds_a_message_whose_chunk_is_damaged(mail):
     assert isinstance(got.error, IntegrityError)
     assert (held(mail).state, held(mail).reason_kind) == ("held", "integrity")
     assert_nothing_left(mail)
+
+
+def test_receive_holds_a_message_whose_chunk_comes_with_a_bad_answer(mail):
+    """A redirect of a login page, say: only proven bytes refuse a message for good."""
+    mail.send(mail.large_file())
+    answers = [BadAnswer("http://portal/: refused, because https://r.example is not left for it")]
+
+    def before(name, said):
+        if name == "get_blob" and answers:
+            raise answers.pop()
+
+    mail.registry.before = before
+    got = mail.receive_one()
+    assert isinstance(got.error, BadAnswer)
+    assert (held(mail).state, held(mail).reason_kind) == ("held", "answer")
+    assert_nothing_left(mail)
+    assert mail.receive_one().status == "received"
 
 
 def test_receive_holds_a_message_whose_chunk_is_missing(mail):

@@ -259,7 +259,7 @@ def test_mailbox_publishes_receipts_that_had_to_wait(mail):
     assert receipt.status == "accepted"
 
 
-def test_mailbox_does_not_ask_a_read_only_registry_again_at_once(mail):
+def test_mailbox_does_not_ask_a_read_only_registry_again_and_again(mail):
     mail.send()
 
     def before(name, said):
@@ -268,6 +268,7 @@ def test_mailbox_does_not_ask_a_read_only_registry_again_at_once(mail):
 
     mail.registry.before = before
     mail.receive()
+    mail.receive()  # one denial may be a fault of the way
     mail.registry.calls.clear()
 
     mail.receive()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dockercomms.errors import AuthError, Denied, NetworkError, ProtocolError, Unauthorized
+from dockercomms.errors import AuthError, BadAnswer, Denied, NetworkError, Unauthorized
 from dockercomms.oci import auth
 from dockercomms.oci.auth import (
     BACKEND_NAME,
@@ -445,7 +445,7 @@ def test_login_that_may_not_do_this_is_denied(clock: FakeClock, server: TokenSer
         (403, b"{}", Denied),
         (500, b"", NetworkError),
         (503, b"", NetworkError),
-        (200, b"<html>", ProtocolError),
+        (200, b"<html>", BadAnswer),
         (307, b"", AuthError),
     ],
 )

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from dockercomms.errors import NetworkError, ProtocolError
+from dockercomms.errors import BadAnswer, NetworkError
 from dockercomms.oci.direct import JOINED_BYTES, Connection, Connections, request_head
 from dockercomms.oci.exchange import Body
 from tests.fakes.scripted import Raw, Reply, ScriptedServer
@@ -22,12 +22,12 @@ from tests.unit.oci.sessions import pull, session
     [({"A": "x\r\nB: y"}, "/"), ({"A": "x\ny"}, "/"), ({}, "/\r\nX: 1"), ({"A\0": "x"}, "/")],
 )
 def test_request_head_lets_nothing_end_its_line(headers, target):
-    with pytest.raises(ProtocolError, match="line break"):
+    with pytest.raises(BadAnswer, match="line break"):
         request_head("GET", target, "h", headers)
 
 
 def test_request_head_refuses_what_http_cannot_carry():
-    with pytest.raises(ProtocolError, match="cannot carry"):
+    with pytest.raises(BadAnswer, match="cannot carry"):
         request_head("GET", "/", "h", {"A": "\u20ac"})
 
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from dockercomms.errors import IntegrityError, NameInvalid, NetworkError, ProtocolError
+from dockercomms.errors import BadAnswer, IntegrityError, NameInvalid, NetworkError
 from dockercomms.oci.exchange import (
     Request,
     api_path,
@@ -82,7 +82,7 @@ def test_origin_is_scheme_host_and_port(url, expected):
 
 
 def test_origin_of_nonsense_is_refused():
-    with pytest.raises(ProtocolError, match="not an address"):
+    with pytest.raises(BadAnswer, match="not an address"):
         origin("https://h.example:port/")
 
 
@@ -100,7 +100,7 @@ def test_body_of_reads_all_and_closes():
 
 def test_body_of_is_bounded():
     answer = Answer(b"x" * 21)
-    with pytest.raises(ProtocolError, match=r"https://h\.example/v2/x: answer larger than 20"):
+    with pytest.raises(BadAnswer, match=r"https://h\.example/v2/x: answer larger than 20"):
         body_of(answer, 20)
     assert answer.closed
     with pytest.raises(IntegrityError):

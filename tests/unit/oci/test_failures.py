@@ -12,7 +12,7 @@ import pytest
 import requests.exceptions  # noqa: TID251 - the library that is mapped
 import urllib3.exceptions
 
-from dockercomms.errors import ConfigError, DockerCommsError, NetworkError, ProtocolError
+from dockercomms.errors import BadAnswer, ConfigError, DockerCommsError, NetworkError
 from dockercomms.oci import failures
 from dockercomms.oci.failures import error_from_exception, foreign_errors
 
@@ -96,11 +96,11 @@ def test_error_from_exception_endless_chains_end():
         (requests.exceptions.InvalidProxyURL("x"), ConfigError),
         (requests.exceptions.InvalidSchema("SOCKS is missing"), ConfigError),
         (urllib3.exceptions.ProxySchemeUnsupported("x"), ConfigError),
-        (requests.exceptions.InvalidURL("x"), ProtocolError),
-        (requests.exceptions.InvalidHeader("x"), ProtocolError),
-        (requests.exceptions.ContentDecodingError("x"), ProtocolError),
-        (requests.exceptions.JSONDecodeError("x", "doc", 0), ProtocolError),
-        (requests.exceptions.TooManyRedirects("x"), ProtocolError),
+        (requests.exceptions.InvalidURL("x"), BadAnswer),
+        (requests.exceptions.InvalidHeader("x"), BadAnswer),
+        (requests.exceptions.ContentDecodingError("x"), BadAnswer),
+        (requests.exceptions.JSONDecodeError("x", "doc", 0), BadAnswer),
+        (requests.exceptions.TooManyRedirects("x"), BadAnswer),
     ],
 )
 def test_error_from_exception_what_the_network_is_innocent_of(error, kind):
@@ -122,5 +122,5 @@ def test_foreign_errors_raises_ours_from_theirs():
 def test_foreign_errors_leaves_mistakes_alone():
     with pytest.raises(ValueError, match="mine"), foreign_errors(WHAT):
         raise ValueError("mine")
-    with pytest.raises(ProtocolError), foreign_errors(WHAT):
-        raise ProtocolError("ours already")
+    with pytest.raises(BadAnswer), foreign_errors(WHAT):
+        raise BadAnswer("ours already")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dockercomms.errors import ProtocolError
+from dockercomms.errors import BadAnswer
 from dockercomms.oci.headers import (
     content_digest,
     content_length,
@@ -40,7 +40,7 @@ def test_upload_offset_is_what_the_session_holds(text, expected):
     "text", ["", "0", "0-", "5-9", "-1", "0-x", "0-9/10", "0--2", "0-" + "9" * 20]
 )
 def test_upload_offset_refuses_anything_else(text):
-    with pytest.raises(ProtocolError, match="Range is"):
+    with pytest.raises(BadAnswer, match="Range is"):
         upload_offset(text)
 
 
@@ -61,9 +61,9 @@ def test_content_range_is_first_end_and_size(text, expected):
     "text", ["bytes 5-6", "bytes 5-6/*", "bytes */20", "bytes 0-20/20", "5-6/7"]
 )
 def test_content_range_refuses_anything_else(text):
-    with pytest.raises(ProtocolError, match="Content-Range is"):
+    with pytest.raises(BadAnswer, match="Content-Range is"):
         content_range(Answer(Content_Range=text))
-    with pytest.raises(ProtocolError, match="Content-Range is ''"):
+    with pytest.raises(BadAnswer, match="Content-Range is ''"):
         content_range(Answer())
 
 
@@ -71,14 +71,14 @@ def test_content_length_is_a_number_or_nothing():
     assert content_length(Answer()) is None
     assert content_length(Answer(Content_Length="0")) == 0
     for text in ("-1", "1.5", "x", "", "9" * 20):
-        with pytest.raises(ProtocolError, match="Content-Length"):
+        with pytest.raises(BadAnswer, match="Content-Length"):
             content_length(Answer(Content_Length=text))
 
 
 def test_content_digest_is_a_digest_or_nothing():
     assert content_digest(Answer()) is None
     assert content_digest(Answer(Docker_Content_Digest=f" {DIGEST} ")) == DIGEST
-    with pytest.raises(ProtocolError):
+    with pytest.raises(BadAnswer):
         content_digest(Answer(Docker_Content_Digest="sha256:xyz"))
 
 
@@ -96,7 +96,7 @@ def test_location_is_made_absolute(text, expected):
 
 def test_location_that_is_missing_is_refused():
     for answer in (Answer(), Answer(Location=" ")):
-        with pytest.raises(ProtocolError, match="no Location"):
+        with pytest.raises(BadAnswer, match="no Location"):
             location(answer)
 
 
@@ -121,7 +121,7 @@ def test_next_link_is_the_next_page(text, expected):
 
 @pytest.mark.parametrize("text", ["</v2/r", "/v2/r", "x"])
 def test_next_link_malformed_is_refused(text):
-    with pytest.raises(ProtocolError, match="Link is"):
+    with pytest.raises(BadAnswer, match="Link is"):
         next_link(Answer(Link=text))
 
 

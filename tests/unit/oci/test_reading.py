@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dockercomms.errors import (
+    BadAnswer,
     BlobUnknown,
     DigestMismatch,
     IntegrityError,
@@ -269,7 +270,7 @@ def test_resolve_manifest_without_a_length_is_refused():
     with (
         ScriptedServer(Reply(200, length=None)) as server,
         client(server.host) as registry,
-        pytest.raises(ProtocolError, match="no Content-Length"),
+        pytest.raises(BadAnswer, match="no Content-Length"),
     ):
         registry.resolve_manifest(R, UNKNOWN)
 

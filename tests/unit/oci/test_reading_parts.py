@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from dockercomms.errors import (
+    BadAnswer,
     BlobUnknown,
     NetworkError,
-    ProtocolError,
     RangeInvalid,
 )
 from dockercomms.oci.model import (
@@ -100,7 +100,7 @@ def test_get_blob_another_part_when_asked_again_is_refused():
     with ScriptedServer(Reply(200, b"abc", length=10), wrong) as server:
         with client(server.host) as registry, registry.get_blob(R, DIGEST) as reader:
             reader.read(3)
-            with pytest.raises(ProtocolError, match="bytes 3 to 10 expected, 2 to 9 received"):
+            with pytest.raises(BadAnswer, match="bytes 3 to 10 expected, 2 to 9 received"):
                 reader.read(3)
 
 
@@ -143,7 +143,7 @@ def test_get_blob_range_where_ranges_are_ignored():
 def test_get_blob_range_without_content_range_is_refused():
     with serving(replace(OCI, range_get="no-content-range")) as (server, registry):
         server.put_blob_raw(R, DATA)
-        with pytest.raises(ProtocolError, match="Content-Range"):
+        with pytest.raises(BadAnswer, match="Content-Range"):
             registry.get_blob_range(R, DIGEST, 5, 9)
 
 
@@ -151,7 +151,7 @@ def test_get_blob_range_whole_without_a_size_is_refused():
     with (
         ScriptedServer(Reply(200, b"abc", length=None)) as server,
         client(server.host) as registry,
-        pytest.raises(ProtocolError, match="without its size"),
+        pytest.raises(BadAnswer, match="without its size"),
     ):
         registry.get_blob_range(R, DIGEST, 1, 2)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dockercomms.errors import (
+    BadAnswer,
     Denied,
     NameUnknown,
     NetworkError,
@@ -232,7 +233,7 @@ def test_referrers_redirected_without_end_or_to_nowhere_are_no_api(where):
 def test_referrers_an_index_with_a_wrong_entry_is_one_of_the_api(bad):
     listed = json.dumps({"schemaVersion": 2, "manifests": [bad]}).encode()
     with ScriptedServer(rest=answering(listed)) as server, client(server.host) as registry:
-        with pytest.raises(ProtocolError, match="entry 0"):
+        with pytest.raises(BadAnswer, match="entry 0"):
             list(registry.referrers(R, SUBJECT))
         assert registry.referrers_supported(R) is True
 
@@ -243,7 +244,7 @@ def test_referrers_an_index_with_a_wrong_entry_is_one_of_the_api(bad):
         (Fault.answer(403), Denied),
         (Fault.answer(429), TooManyRequests),
         (Fault.answer(503), NetworkError),
-        (Fault.garbage(), ProtocolError),
+        (Fault.garbage(), BadAnswer),
     ],
 )
 def test_referrers_of_an_api_that_has_answered_fail_aloud(fault, expected):
@@ -275,7 +276,7 @@ def test_referrers_pages_without_end_are_an_error(loop):
         return Reply(200, body, {"Link": f'</v2/{R}/referrers/{SUBJECT}?p={number}>; rel="next"'})
 
     with ScriptedServer(rest=answer) as server, client(server.host) as registry:
-        with pytest.raises(ProtocolError, match="without end"):
+        with pytest.raises(BadAnswer, match="without end"):
             list(registry.referrers(R, SUBJECT))
         assert len(server.requests) <= 1001
 

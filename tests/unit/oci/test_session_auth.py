@@ -8,9 +8,9 @@ import pytest
 
 from dockercomms.errors import (
     AuthError,
+    BadAnswer,
     Denied,
     NetworkError,
-    ProtocolError,
     RegistryError,
     Unauthorized,
 )
@@ -181,7 +181,7 @@ def test_session_redirect_without_an_address_is_refused():
     with (
         ScriptedServer(Reply(307)) as server,
         session(server.host) as one,
-        pytest.raises(ProtocolError, match="no Location"),
+        pytest.raises(BadAnswer, match="no Location"),
     ):
         one.send(pull(redirects=True))
 
@@ -192,11 +192,11 @@ def test_session_never_leaves_tls_for_an_address_from_an_answer():
         # TLS ends in front of the registry, which does not know it
         assert one.adopt("http://registry.example/v2/x?y") == "https://registry.example/v2/x?y"
         for url in ("http://cdn.example/x", "ftp://registry.example/x", "file:///etc/passwd"):
-            with pytest.raises(ProtocolError, match="refused"):
+            with pytest.raises(BadAnswer, match="refused"):
                 one.adopt(url)
     with session("registry.example", plain_http=True) as one:
         assert one.adopt("http://cdn.example/x") == "http://cdn.example/x"
-        with pytest.raises(ProtocolError):
+        with pytest.raises(BadAnswer):
             one.adopt("gopher://cdn.example/x")
 
 

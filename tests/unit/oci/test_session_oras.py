@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import (
-    ProtocolError,
+    BadAnswer,
 )
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.scope import Scope
@@ -42,7 +42,7 @@ def test_session_do_request_sends_json_and_limits_bodies():
     with ScriptedServer(Reply(201), Reply(200, b"x" * (4 * 2**20 + 1))) as server:
         with session(server.host) as one:
             one.do_request(f"{server.url}/v2/a/manifests/t", "PUT", json={"a": 1}, verify=True)
-            with pytest.raises(ProtocolError, match="larger than"):
+            with pytest.raises(BadAnswer, match="larger than"):
                 one.do_request(f"{server.url}/v2/a/manifests/t")
         assert server.requests[0].body == b'{"a":1}'
 

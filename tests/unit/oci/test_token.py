@@ -7,10 +7,10 @@ import pytest
 
 from dockercomms.errors import (
     AuthError,
+    BadAnswer,
     Denied,
     DockerCommsError,
     NetworkError,
-    ProtocolError,
     TooManyRequests,
     Unauthorized,
 )
@@ -202,7 +202,7 @@ def test_parse_response_reads_a_token(body: bytes, token: Token) -> None:
     ],
 )
 def test_parse_response_refuses_what_is_no_token(body: bytes, message: str) -> None:
-    with pytest.raises(ProtocolError, match=f"token server auth.example: .*{message}") as caught:
+    with pytest.raises(BadAnswer, match=f"token server auth.example: .*{message}") as caught:
         parse(TokenResponse(200, body))
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dockercomms.errors import (
+    BadAnswer,
     DigestInvalid,
     NetworkError,
     ProtocolError,
@@ -327,6 +328,6 @@ def test_upload_without_an_address_is_refused():
     with (
         ScriptedServer(Reply(202)) as server,
         client(server.host) as registry,
-        pytest.raises(ProtocolError, match="no Location"),
+        pytest.raises(BadAnswer, match="no Location"),
     ):
         registry.upload(R)

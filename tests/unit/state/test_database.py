@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from dockercomms.discovery import MessageRef
 from dockercomms.errors import LocalIOError
 from dockercomms.state import State, default_path
 from dockercomms.state.database import SCHEMA_VERSION, Database, from_unix, to_unix
 
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SCHEMA = ("CREATE TABLE t (x INTEGER PRIMARY KEY, y TEXT)",)
 
 
@@ -296,6 +298,38 @@ def test_older_file_gets_the_tables_that_were_added_since(tmp_path):
         assert database.rows("SELECT * FROM added") == []
         assert database.row("SELECT x FROM old")["x"] == 7
         assert database.row("PRAGMA user_version")[0] == SCHEMA_VERSION
+
+
+def test_migrations_run_once_on_files_of_lower_versions(tmp_path):
+    path = tmp_path / "state.db"
+    schema = ("CREATE TABLE IF NOT EXISTS t (x INTEGER)",)
+    steps = {
+        SCHEMA_VERSION: ("UPDATE t SET x = x * 10",),
+        SCHEMA_VERSION - 1: ("UPDATE t SET x = x + 1",),
+        SCHEMA_VERSION - 2: ("UPDATE t SET x = 0",),
+    }
+    with sqlite3.connect(path) as connection:
+        connection.execute(schema[0])
+        connection.execute("INSERT INTO t VALUES (7)")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 2}")
+    connection.close()
+    for _ in range(2):
+        with Database(path, schema=schema, migrations=steps) as database:
+            assert database.row("SELECT x FROM t")["x"] == 80
+
+
+def test_messages_that_an_earlier_release_refused_as_malformed_are_judged_anew(tmp_path):
+    path = tmp_path / "state.db"
+    with State(path) as state:
+        for key, kind in (("a", "malformed"), ("b", "audience")):
+            state.inbox.add("bob", "r/b", [MessageRef(tag=key)], now=NOW)
+            state.inbox.set_refused("bob", "r/b", key, kind, "a login page")
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 5")
+    connection.close()
+    with State(path) as state:
+        found = [state.inbox.candidate("bob", "r/b", key) for key in ("a", "b")]
+    assert [(row.state, row.tries) for row in found] == [("new", 0), ("refused", 1)]
 
 
 def test_new_file_is_prepared_when_another_process_lets_go_of_it(tmp_path):
