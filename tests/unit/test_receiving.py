@@ -71,7 +71,8 @@ def assert_nothing_left(mail: Mail) -> None:
 
 
 def entry_of(mail: Mail, inbox, digest):
-    return inbox.find(digest)
+    (entry,) = inbox.find(digest)
+    return entry
 
 
 def receive_found(mail: Mail, digest, **options):
@@ -79,7 +80,7 @@ def receive_found(mail: Mail, digest, **options):
     inbox.poll()
     return receive(
         inbox,
-        inbox.find(digest),
+        entry_of(mail, inbox, digest),
         registry=mail.registry,
         repository=REPOSITORY,
         state=mail.bob,
