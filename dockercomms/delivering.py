@@ -27,6 +27,7 @@ from typing import BinaryIO
 from dockercomms.errors import DockerCommsError, NetworkError, NotFoundError, RegistryError
 from dockercomms.landing import (
     Leftovers,
+    check_alone,
     delivery_key,
     file_digest,
     is_in_place,
@@ -43,6 +44,7 @@ from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
 from dockercomms.publishing import Publisher, ReferrersIndex
 from dockercomms.receipts import store_receipt
 from dockercomms.records import dataclass
+from dockercomms.transport.folders import Folder
 from dockercomms.transport.payload import TAR_SUFFIX, safe_filename, unpack_files
 from dockercomms.transport.transfer import Progress, PullJournal, pull_payload
 
@@ -107,7 +109,10 @@ class DeliveryRun:
         if known.path is None or known.payload_digest is None:
             in_place = False
         else:
-            in_place = is_in_place(known.path, known.payload_digest)
+            # What another message became is not this one, however much alike they are
+            in_place = is_in_place(known.path, known.payload_digest) and not rows.is_taken(
+                known.path, but=digest
+            )
         if known.path is None or not in_place:
             rows.forget_delivery(self.me, digest)
             return None
@@ -127,62 +132,84 @@ class DeliveryRun:
         if self.options.stdout is not None:
             self._to_stream(self.options.stdout)
             return ()
-        with self._kept_if_interrupted():
+        with self._kept_if_interrupted(), self._out() as out:
             if self.message.header.content_type == CONTENT_TYPE_FILES_TAR:
-                final = self._to_folder()
+                final = self._to_folder(out)
             else:
-                final = self._to_file()
+                final = self._to_file(out)
         self._finish()
         return files_at(final)
 
     # --- three kinds of places -------------------------------------------------------------------
 
-    def _to_file(self) -> Path:
-        folder = self._own_folder()
-        temporary, handle = self._temporary(folder)
+    def _to_file(self, out: Folder) -> Path:
+        name = safe_filename(self.message.header.display_name)
+        temporary, handle = self._temporary(out)
         with os.fdopen(handle, "w+b") as sink:
-            self._pull(sink, folder, _Kept(self))
-        digest = self.message.header.payload_digest or file_digest(temporary)
-        return put_in_place(
-            temporary,
-            folder,
-            safe_filename(self.message.header.display_name),
-            overwrite=self.options.overwrite,
-            announce=lambda final: self._begin(final, digest),
-        )
+            self._pull(sink, out.path, _Kept(self))
+        digest = self.message.header.payload_digest or file_digest(out.path / temporary)
+        if self.options.flat:
+            return self._put(out, temporary, out, name, digest)
+        own = self.leftovers.new_folder(self.key, out)
+        with local_errors(str(out.path / own)), out.enter(own) as folder:
+            out.rename_new(temporary, folder, name)
+            folder.sync()
+        return self._put_own(out, own, digest, file=name)
 
-    def _to_folder(self) -> Path:
+    def _to_folder(self, out: Folder) -> Path:
         """Unpack a tar of files beside its place, then give the whole folder its name at once."""
-        out = self._out()
-        need_space(out, 2 * self.message.header.total_bytes, self._what)
+        need_space(out.path, 2 * self.message.header.total_bytes, self._what)
         packed, handle = self._temporary(out)
         with os.fdopen(handle, "w+b") as sink:
-            self._pull(sink, out, _Kept(self))
-            unpacked = self.leftovers.new_folder(self.key, out)
+            self._pull(sink, out.path, _Kept(self))
+            own = self.leftovers.new_folder(self.key, out)
             sink.seek(0)
-            unpack_files(sink, unpacked)
-        with local_errors(str(packed)):
-            packed.unlink()
-            source, name = self._named(unpacked)
-        digest = tree_digest(source)
+            with local_errors(str(out.path / own)), out.enter(own) as folder:
+                unpack_files(sink, folder)
+        with local_errors(str(out.path / packed)):
+            out.unlink(packed)
+        if self.options.flat:
+            return self._put_flat(out, own)
+        return self._put_own(out, own, tree_digest(out.path / own))
+
+    def _put_own(self, out: Folder, own: str, digest: Digest, *, file: str = "") -> Path:
+        """Give the message's own folder its name, which nothing has yet; return what it became.
+
+        Args:
+            out: Where it is made.
+            own: Its temporary name.
+            digest: Of the file in it, or of the folder itself.
+            file: The file's name; "": the folder is the payload.
+        """
+        final = put_in_place(
+            out,
+            own,
+            out,
+            self.message.header.short_id,
+            announce=lambda path: self._begin(path / file, digest),
+        )
+        return final / file
+
+    def _put_flat(self, out: Folder, own: str) -> Path:
+        """Give what was unpacked the sender's name: the one folder in it becomes itself."""
+        name = safe_filename(self.message.header.display_name)
+        name = safe_filename(name.removesuffix(TAR_SUFFIX))
+        with local_errors(str(out.path / own)), out.enter(own) as unpacked:
+            if unpacked.names() == [name] and unpacked.is_folder(name):
+                check_alone(unpacked, name)
+                digest = tree_digest(unpacked.path / name)
+                return self._put(unpacked, name, out, name, digest)
+        return self._put(out, own, out, name, tree_digest(out.path / own))
+
+    def _put(self, source: Folder, temporary: str, out: Folder, name: str, digest: Digest) -> Path:
         return put_in_place(
             source,
+            temporary,
             out,
             name,
             overwrite=self.options.overwrite,
             announce=lambda final: self._begin(final, digest),
         )
-
-    def _named(self, unpacked: Path) -> tuple[Path, str]:
-        """Return the folder to deliver and its name: the message's own, flat the sender's."""
-        if not self.options.flat:
-            return unpacked, self.message.header.short_id
-        name = safe_filename(self.message.header.display_name)
-        name = safe_filename(name.removesuffix(TAR_SUFFIX))
-        only = unpacked / name
-        if list(unpacked.iterdir()) == [only] and only.is_dir() and not only.is_symlink():
-            return only, name  # the one folder that was sent becomes itself
-        return unpacked, name
 
     def _to_stream(self, stream: BinaryIO) -> None:
         """Write the payload to `stream` once it is proven; after a crash it is written again."""
@@ -202,22 +229,22 @@ class DeliveryRun:
     def _what(self) -> str:
         return f"message {self.message.header.id}"
 
-    def _temporary(self, folder: Path) -> tuple[Path, int]:
-        """Return the file in `folder` that takes the payload: an interrupted run's, or a new one.
+    def _temporary(self, out: Folder) -> tuple[str, int]:
+        """Return the file in `out` that takes the payload: an interrupted run's, or a new one.
 
-        The descriptor is for reading and writing.
+        Its name, and a descriptor for reading and writing.
         """
         pulls, now = self.publisher.state.pulls, self.publisher.clock.now()
         known = pulls.path(self.key, now=now)
         if known is not None:
-            handle = self.leftovers.reopen(known) if known.parent == folder else None
+            handle = self.leftovers.reopen(out, known.name) if known.parent == out.path else None
             if handle is not None:
-                return known, handle
+                return known.name, handle
             pulls.forget(self.key)  # so it is removed with the other leftovers
-        path, handle = self.leftovers.new_file(self.key, folder)
+        name, handle = self.leftovers.new_file(self.key, out)
         if len(self.message.chunks) > 1 and self.message.header.payload_digest is not None:
-            pulls.begin(self.key, path, now=now)
-        return path, handle
+            pulls.begin(self.key, out.path / name, now=now)
+        return name, handle
 
     @contextlib.contextmanager
     def _kept_if_interrupted(self) -> Iterator[None]:
@@ -251,17 +278,12 @@ class DeliveryRun:
             sink.flush()
             os.fsync(sink.fileno())
 
-    def _out(self) -> Path:
-        """Return the absolute folder that takes messages, made if need be."""
+    def _out(self) -> Folder:
+        """Open the folder that takes messages, made if need be. It may be a link itself."""
         out = self.options.out.absolute()
         with local_errors(str(out)):
             make_folder(out)
-        return out
-
-    def _own_folder(self) -> Path:
-        """Return the folder for the message's file: its own, or with `flat` the common one."""
-        out = self._out()
-        return out if self.options.flat else out / self.message.header.short_id
+            return Folder.open(out)
 
     def _begin(self, final: Path | None, digest: Digest | None) -> None:
         """Write down, durably, where the message goes and what will be there."""

@@ -38,6 +38,7 @@
     ├ NoAnswerError 11             no receiver said anything in time
     ├ NothingNewError 12           nothing new, and the caller wanted to know
     └ LocalIOError 8               disk full, permissions, a file that changed while it was read
+      └ PlaceError                 a payload does not fit into the folder that it is to go to
 
 Codes 0 to 5 are those of the 1.0 program. Messages are lower case, without a full stop: what
 failed, on which object, what was expected and what came. `hint` says what the user can do.
@@ -371,6 +372,13 @@ class LocalIOError(DockerCommsError):
     """A local file cannot be read, written or trusted to hold still."""
 
     exit_code = 8
+
+
+class PlaceError(LocalIOError):
+    """A payload does not fit into the folder that it is to go to, whose content is in its way."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="leave out --flat: the message gets a folder of its own")
 
 
 OCI_ERROR_CLASSES: dict[str, type[RegistryError]] = {

@@ -109,7 +109,8 @@ def parse_command(
     if DIR_FIELD not in words[0] and shutil.which(words[0], path=path) is None:
         raise UsageError(
             f"command {text!r:.200}: there is no program {words[0]!r:.200}",
-            hint="no shell reads the command; to use one: --exec \"sh -c 'cd $0 && make' {dir}\"",
+            hint="no shell reads the command; to use one: "
+            """--exec 'sh -c "cd \\"$0\\" && make" {dir}'""",
         )
     return Command(tuple(words), timeout_seconds)
 

@@ -25,18 +25,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from dockercomms.errors import LocalIOError
+from dockercomms.errors import LocalIOError, PlaceError
 from dockercomms.oci.model import READ_BYTES, Digest
-from dockercomms.platforms import (
-    create_new,
-    free_bytes,
-    local_errors,
-    open_regular,
-    rename_new,
-    sync_folder,
-)
+from dockercomms.platforms import free_bytes, local_errors, open_regular, sync_folder
 from dockercomms.records import dataclass
 from dockercomms.state.locks import try_lock
+from dockercomms.transport.folders import Folder
+from dockercomms.transport.merging import check_links, check_merge, links_below, merge_folder
 from dockercomms.transport.names import MAX_DISK_NAME_BYTES, shorten
 
 TEMPORARY = re.compile(r"\.dockercomms-[0-9a-f]{16}\.part")
@@ -86,65 +81,59 @@ class Leftovers:
                 if held:
                     self._remove(key)
 
-    def new_file(self, key: str, folder: Path) -> tuple[Path, int]:
-        """Return a new temporary file in `folder` and its descriptor.
-
-        A missing `folder` is made; one that stays empty is removed with the leftovers.
+    def new_file(self, key: str, folder: Folder) -> tuple[str, int]:
+        """Return the name of a new temporary file in `folder`, and its descriptor.
 
         Raises:
             LocalIOError: it cannot be made.
         """
-        path = _temporary_in(folder)
-        with local_errors(str(folder)):
-            if folder.is_dir():
-                self._note(key, ("t", path))
-            else:
-                self._note(key, ("d", folder), ("t", path))
-                folder.mkdir(exist_ok=True)
-                sync_folder(folder.parent)
-        with local_errors(str(path)):
-            return path, create_new(path, mode=0o666)
+        name = self._name_temporary(key, folder)
+        with local_errors(str(folder.path / name)):
+            return name, folder.create(name, mode=0o666)
 
-    def new_folder(self, key: str, folder: Path) -> Path:
-        """Return a new temporary folder in `folder`.
+    def new_folder(self, key: str, folder: Folder) -> str:
+        """Return the name of a new temporary folder in `folder`.
 
         Raises:
             LocalIOError: it cannot be made.
         """
-        path = _temporary_in(folder)
-        self._note(key, ("t", path))
-        with local_errors(str(path)):
-            path.mkdir()
-        return path
+        name = self._name_temporary(key, folder)
+        with local_errors(str(folder.path / name)):
+            folder.mkdir(name)
+        return name
 
-    def _note(self, key: str, *made: tuple[str, Path]) -> None:
+    def _name_temporary(self, key: str, folder: Folder) -> str:
+        name = f".dockercomms-{secrets.token_hex(8)}.part"
+        self._note(key, folder.path / name)
+        return name
+
+    def _note(self, key: str, temporary: Path) -> None:
         """Write down, durably, what is to be made next."""
         note = self.folder / f"{key}.made"
         with local_errors(str(note)):
             is_new = not note.exists()
             with note.open("ab") as out:
-                for kind, path in made:
-                    out.write(kind.encode("ascii") + os.fsencode(path.absolute()) + b"\0")
+                out.write(b"t" + os.fsencode(temporary.absolute()) + b"\0")
                 out.flush()
                 os.fsync(out.fileno())
             if is_new:
                 sync_folder(self.folder)
 
-    def reopen(self, path: Path) -> int | None:
+    def reopen(self, folder: Folder, name: str) -> int | None:
         """Return a descriptor of a temporary that was kept; None if it is not there any more.
 
-        Nothing is believed of what is in it, so it has to be a file of the right name and no more.
+        Nothing is believed of what is in it. It has to be a file of the right name, of this user
+        alone: whoever else could write to it could do so after it is proven.
         """
-        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        if not TEMPORARY.fullmatch(path.name):
+        if not TEMPORARY.fullmatch(name):
             return None
         try:
-            handle = os.open(path, flags)
+            handle = folder.open_file(name, os.O_RDWR)
         except OSError:
             return None
         status = os.fstat(handle)
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        mine = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and mine:
             return handle
         os.close(handle)
         return None
@@ -177,10 +166,6 @@ class Leftovers:
                 fresh.replace(note)
 
 
-def _temporary_in(folder: Path) -> Path:
-    return folder / f".dockercomms-{secrets.token_hex(8)}.part"
-
-
 def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> None:
     """Remove a temporary, or a folder if nothing is in it; nothing else."""
     if kind == "folder":
@@ -209,6 +194,11 @@ def numbered(name: str, number: int, *, folder: bool = False) -> str:
     return shorten(stem, MAX_DISK_NAME_BYTES - len(tail.encode("utf-8"))) + tail
 
 
+def is_own_folder(folder: Path, short_id: str) -> bool:
+    """Return whether a folder is called as one that a message with `short_id` gets for itself."""
+    return re.fullmatch(rf"{re.escape(short_id)}(?: \(\d+\))?", folder.name) is not None
+
+
 def need_space(folder: Path, needed_bytes: int, what: str) -> None:
     """Refuse to begin what the disk has no room for.
 
@@ -225,67 +215,91 @@ def need_space(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def put_in_place(
-    temporary: Path,
-    folder: Path,
+    source: Folder,
+    temporary: str,
+    folder: Folder,
     name: str,
     *,
     overwrite: bool = False,
     announce: Callable[[Path], None],
 ) -> Path:
-    """Give the file or folder `temporary` its final name in `folder`, and return that path.
+    """Give a temporary file or folder its final name in `folder`, and return that path.
 
     Without `overwrite` nothing that is there is touched: the next free number is taken. With it
-    a file replaces a file, and a folder is merged into a folder, file by file.
+    a file replaces a file or link, and a folder is merged into a folder (`merge_folder`).
 
     Args:
-        temporary: What is complete and durable.
+        source: The folder that the temporary is in.
+        temporary: Its name; it is complete and durable.
         folder: Where it goes.
         name: What it is to be called.
         overwrite: See above.
         announce: Called with the final path before anything is there.
 
     Raises:
+        PlaceError: what is there does not let itself be replaced.
         LocalIOError: it cannot be renamed.
     """
-    is_folder = temporary.is_dir()
-    with local_errors(str(folder / name)):
+    with local_errors(str(folder.path / name)):
+        is_folder = source.is_folder(temporary)
         for number in range(1, MAX_NUMBER + 1):
-            final = folder / numbered(name, number, folder=is_folder)
-            if overwrite:
-                announce(final)
-                _replace(temporary, final)
-            elif os.path.lexists(final):
+            final = numbered(name, number, folder=is_folder)
+            if not overwrite and folder.status(final) is not None:
                 continue
-            else:
-                announce(final)
-                try:
-                    rename_new(temporary, final)
-                except FileExistsError:
-                    if os.path.lexists(temporary):
-                        continue  # somebody was faster
-                    # A network file system may rename and lose the answer; the next run settles it.
-                    raise
-            sync_folder(folder)
-            return final
-    raise LocalIOError(f"{folder / name}: {MAX_NUMBER} files of that name are there already")
+            if overwrite:
+                _check_fits(source, temporary, folder, final)
+            announce(folder.path / final)
+            try:
+                if overwrite:
+                    _replace(source, temporary, folder, final)
+                else:
+                    source.rename_new(temporary, folder, final)
+            except FileExistsError:
+                if not overwrite and source.status(temporary) is not None:
+                    continue  # somebody was faster
+                # A network file system may rename and lose the answer; the next run settles it.
+                raise
+            folder.sync()
+            return folder.path / final
+    raise LocalIOError(f"{folder.path / name}: {MAX_NUMBER} files of that name are there already")
 
 
-def _replace(temporary: Path, final: Path) -> None:
-    """Put a file in the place of a file, or the files of a folder into a folder."""
-    if not (temporary.is_dir() and final.is_dir()):
-        os.replace(temporary, final)  # noqa: PTH105 - beside rename_new
+def _check_fits(source: Folder, temporary: str, folder: Folder, name: str) -> None:
+    """Check that `_replace` may do its work."""
+    found, place = folder.status(name), folder.path / name
+    if found is None:
         return
-    merged = []
-    for folder, _, _ in os.walk(temporary):
-        inside = final / Path(folder).relative_to(temporary)
-        inside.mkdir(exist_ok=True)
-        merged.append(inside)
-        for path in Path(folder).iterdir():
-            if path.is_symlink() or not path.is_dir():
-                os.replace(path, inside / path.name)  # noqa: PTH105 - as above
-    for inside in reversed(merged):
-        sync_folder(inside)
-    shutil.rmtree(temporary)
+    if not source.is_folder(temporary):
+        if folder.is_folder(name):
+            raise PlaceError(f"{place}: a folder, and a file does not replace it")
+    elif folder.is_folder(name):
+        with source.enter(temporary) as new, folder.enter(name) as there:
+            check_merge(new, there)
+    else:
+        kind = "a link" if stat.S_ISLNK(found.st_mode) else "no folder"
+        raise PlaceError(f"{place}: {kind}, and a folder does not replace it")
+
+
+def _replace(source: Folder, temporary: str, folder: Folder, name: str) -> None:
+    """Put a file in the place of a file or link, or the files of a folder into a folder."""
+    if not source.is_folder(temporary):
+        source.replace(temporary, folder, name)
+    elif folder.status(name) is None:
+        source.rename_new(temporary, folder, name)
+    else:
+        with source.enter(temporary) as new, folder.enter(name) as there:
+            merge_folder(new, there)
+
+
+def check_alone(folder: Folder, name: str) -> None:
+    """Check that no link in the folder `name` leads out of it: it is to stand without the rest.
+
+    Raises:
+        PlaceError: one does.
+        LocalIOError: it cannot be read.
+    """
+    with local_errors(str(folder.path / name)):
+        check_links(links_below(folder.path / name), {}, name)
 
 
 def sync_in_place(final: Path) -> None:
@@ -357,6 +371,8 @@ def _raise(error: OSError) -> None:
 
 def is_in_place(path: Path, digest: Digest) -> bool:
     """Return whether what was to be delivered to `path` is there, and whole."""
+    if path.is_symlink():
+        return False
     try:
         return (tree_digest(path) if path.is_dir() else file_digest(path)) == digest
     except LocalIOError:

@@ -296,14 +296,14 @@ class Incoming(MailboxBase):
             ack: Whether senders are told: always, of what the command took, or never.
             once: Look once, as `receive` does, and return.
             stop: Set it to end the watch after the message in hand; None: it goes on.
-            flat: Leave out the folder that each message gets; with a command each gets one.
+            flat: Leave out the folder that each message gets; not with a command.
             overwrite: Replace files that are there already.
             concurrency: Chunks under way at once.
             output: The descriptor that takes what commands print; None: nobody reads it.
             on_poll: Called with how each look went that saw more than a silent bell.
 
         Raises:
-            UsageError: the command cannot be run.
+            UsageError: the command cannot be run, or is to be with `flat`.
             AuthError, ConfigError, RegistryError, NetworkError: the first look failed, and not by
                 what may pass.
             LocalIOError: the state, or the command, cannot be used.
@@ -314,9 +314,14 @@ class Incoming(MailboxBase):
 
         if isinstance(command, str):
             command = parse_command(command)
+        if command is not None and flat:
+            raise UsageError(
+                "a command gets a folder with its message alone, which flat leaves out",
+                hint="set DOCKERCOMMS_RECV_FLAT=false, or recv.flat = false in the configuration",
+            )
         options = ReceiveOptions(
             out=Path(out),
-            flat=flat and command is None,
+            flat=flat,
             overwrite=overwrite,
             receipt=ack != "never",
             handover=command is not None,

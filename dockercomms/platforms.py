@@ -32,7 +32,8 @@ from typing import BinaryIO, Protocol
 from dockercomms.errors import LocalIOError
 from dockercomms.records import dataclass
 
-_AT_FDCWD = -100
+_LINUX_AT_FDCWD = -100
+_DARWIN_AT_FDCWD = -2
 _LINUX_RENAME_NOREPLACE = 1
 _DARWIN_RENAME_EXCL = 4
 LOCK_POLL_SECONDS = 0.02
@@ -118,10 +119,15 @@ def begin_writing(handle: int, start: int, stop: int) -> None:
         os.posix_fadvise(handle, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
-def create_new(path: Path, *, mode: int = 0o600) -> int:
+def create_new(path: Path, *, mode: int = 0o600, dir_fd: int | None = None) -> int:
     """Return a descriptor of the new file `path`, for reading and writing.
 
     Never opens what is there already, nor what a symbolic link points at.
+
+    Args:
+        path: The file.
+        mode: Its permissions, less the process' mask.
+        dir_fd: The open folder that `path` starts from.
 
     Raises:
         FileExistsError: something is there.
@@ -129,7 +135,7 @@ def create_new(path: Path, *, mode: int = 0o600) -> int:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, mode)
+    return os.open(path, flags, mode, dir_fd=dir_fd)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -178,7 +184,15 @@ def write_all(handle: int, data: bytes | bytearray | memoryview) -> None:
         left = left[os.write(handle, left) :]
 
 
-def rename_new(source: Path, target: Path, *, native: bool = True, hard_links: bool = True) -> None:
+def rename_new(
+    source: Path,
+    target: Path,
+    *,
+    src_dir_fd: int | None = None,
+    dst_dir_fd: int | None = None,
+    native: bool = True,
+    hard_links: bool = True,
+) -> None:
     """Rename a file or folder to a name at which nothing is.
 
     The kernel's rename-without-replace where there is one; else, for files, a hard link; and where
@@ -187,6 +201,8 @@ def rename_new(source: Path, target: Path, *, native: bool = True, hard_links: b
     Args:
         source: What is renamed.
         target: Its new name, in the same file system.
+        src_dir_fd: The open folder that `source` starts from.
+        dst_dir_fd: The open folder that `target` starts from.
         native: Off: without the kernel's call.
         hard_links: Off: as if the file system had none.
 
@@ -194,51 +210,69 @@ def rename_new(source: Path, target: Path, *, native: bool = True, hard_links: b
         FileExistsError: something is at `target`.
         OSError: as `os.rename`.
     """
-    if native:
-        done = _rename_exclusive(source, target)
-        if done:
-            return
-    if source.is_dir() and not source.is_symlink():
-        target.mkdir()  # claims the name: FileExistsError if anything is there
-        _replace_claim(source, target, os.rmdir)
+    places = _Places(source, target, src_dir_fd, dst_dir_fd)
+    if native and _rename_exclusive(places):
+        return
+    if stat.S_ISDIR(os.stat(source, dir_fd=src_dir_fd, follow_symlinks=False).st_mode):
+        os.mkdir(target, dir_fd=dst_dir_fd)  # claims the name, or FileExistsError
+        _replace_claim(places, os.rmdir)
         return
     if hard_links:
         try:
-            os.link(source, target, follow_symlinks=False)
+            os.link(
+                source, target,
+                src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False,
+            )  # fmt: skip
         except FileExistsError:
             raise
         except OSError:
             pass  # a file system without them
         else:
-            os.unlink(source)  # noqa: PTH108 - beside os.link
+            os.unlink(source, dir_fd=src_dir_fd)
             return
-    os.close(create_new(target))
-    _replace_claim(source, target, os.unlink)
+    os.close(create_new(target, dir_fd=dst_dir_fd))
+    _replace_claim(places, os.unlink)
 
 
-def _replace_claim(source: Path, target: Path, give_up: Callable[[Path], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """A rename: two paths, and the open folders that they start from."""
+
+    source: Path
+    target: Path
+    src_dir_fd: int | None
+    dst_dir_fd: int | None
+
+
+def _replace_claim(places: _Places, give_up: Callable[..., None]) -> None:
     """Rename over a claim of ours; if that fails, the name is free again as far as possible."""
     try:
-        os.replace(source, target)  # noqa: PTH105 - beside os.link
+        os.replace(
+            places.source, places.target,
+            src_dir_fd=places.src_dir_fd, dst_dir_fd=places.dst_dir_fd,
+        )  # fmt: skip
     except OSError:
         with contextlib.suppress(OSError):
-            give_up(target)
+            give_up(places.target, dir_fd=places.dst_dir_fd)
         raise
 
 
-def _rename_exclusive(source: Path, target: Path) -> bool:
-    """Use renameat2 or renamex_np; False where the system or file system has neither."""
+def _rename_exclusive(places: _Places) -> bool:
+    """Use renameat2 or renameatx_np; False where the system or file system has neither."""
     import ctypes  # noqa: PLC0415 - a third of this module's import time, for few callers
 
-    old, new = os.fsencode(source), os.fsencode(target)
+    old, new = os.fsencode(places.source), os.fsencode(places.target)
     if b"\0" in old + new:
         raise ValueError("embedded null byte")  # C would take what stands before it
+    here = _DARWIN_AT_FDCWD if sys.platform == "darwin" else _LINUX_AT_FDCWD
+    source_fd = here if places.src_dir_fd is None else places.src_dir_fd
+    target_fd = here if places.dst_dir_fd is None else places.dst_dir_fd
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         if sys.platform == "darwin":
-            result = libc.renamex_np(old, new, _DARWIN_RENAME_EXCL)
+            result = libc.renameatx_np(source_fd, old, target_fd, new, _DARWIN_RENAME_EXCL)
         else:
-            result = libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _LINUX_RENAME_NOREPLACE)
+            result = libc.renameat2(source_fd, old, target_fd, new, _LINUX_RENAME_NOREPLACE)
     except (AttributeError, OSError, TypeError):
         return False
     if result == 0:
@@ -246,7 +280,7 @@ def _rename_exclusive(source: Path, target: Path) -> bool:
     code = ctypes.get_errno()
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
-    raise OSError(code, os.strerror(code), str(target))
+    raise OSError(code, os.strerror(code), str(places.target))
 
 
 def sync_folder(folder: Path) -> None:

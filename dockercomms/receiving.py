@@ -36,6 +36,7 @@ from dockercomms.errors import (
     IntegrityError,
     LimitError,
     NotFoundError,
+    PlaceError,
     ProtocolError,
 )
 from dockercomms.inbox import Entry, Inbox
@@ -59,6 +60,8 @@ __all__ = ["ReceiveOptions", "Received", "Verifier", "leftovers_of", "receive"]
 
 HELD_LIMIT = "limit"
 """Larger than its receiver takes."""
+HELD_PLACE = "place"
+"""It does not fit into the folder that it was to go to; received elsewhere it may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +277,9 @@ def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
         raise
     except LimitError as error:
         inbox.hold(message.digest, HELD_LIMIT, str(error), curable=False)
+        raise
+    except PlaceError as error:
+        inbox.hold(message.digest, HELD_PLACE, str(error), curable=False)
         raise
 
 

@@ -22,6 +22,7 @@ from dockercomms.errors import (
     IntegrityError,
     NetworkError,
     NotFoundError,
+    PlaceError,
     ProtocolError,
     UnknownSender,
     Unsigned,
@@ -36,6 +37,7 @@ from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.reading import HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, HELD_TAG
 from dockercomms.receipts import publish_pending
 from dockercomms.receiving import (
+    HELD_PLACE,
     Examined,
     Received,
     ReceiveOptions,
@@ -70,6 +72,7 @@ _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
     HELD_INTEGRITY: IntegrityError,
     HELD_TAG: IntegrityError,
     HELD_MISSING: NotFoundError,
+    HELD_PLACE: PlaceError,
 }
 """What it is to a program that a message is held; anything else breaks the protocol."""
 

@@ -44,7 +44,7 @@ from dockercomms.errors import (
 )
 from dockercomms.handover import Command, Outcome, run_command, variables
 from dockercomms.inbox import Inbox
-from dockercomms.landing import delivery_key
+from dockercomms.landing import delivery_key, is_own_folder
 from dockercomms.manifest import Message
 from dockercomms.oci.location import Location
 from dockercomms.oci.trees import has_manifest
@@ -267,7 +267,7 @@ class Watcher:
             known = rows.delivery(inbox.me, owed.digest)
             if known is None or known.path is None or known.state != "delivered":
                 continue  # it is being delivered once more
-            if not known.path.exists():
+            if not known.path.exists() or _own_folder(known.path, owed) is None:
                 yield from self._deliver_again(round_, owed)
                 continue
             received = Received(
@@ -285,7 +285,10 @@ class Watcher:
                 yield watched
 
     def _deliver_again(self, round_: Round, owed: Handover) -> Iterator[Watched]:
-        """Deliver what somebody removed before its command could end; give it up if it is gone."""
+        """Deliver what was removed, or received elsewhere, before its command could end.
+
+        It is given up if the registry does not have it any more.
+        """
         anew = replace(round_, options=replace(round_.options, again=True))
         for received in anew.receive([owed.digest]):
             if _is_lost(anew, owed, received.error):
@@ -310,6 +313,8 @@ class Watcher:
             owed = state.handovers.begin(inbox.me, digest)
             if owed is None:
                 return None  # whoever held the lock before did it
+            if _own_folder(known.path, owed) is None:
+                return None  # delivered elsewhere meanwhile; the next look delivers it again
             header = MessageHeader.from_annotations(owed.descriptor.annotations)
             message = Message(descriptor=owed.descriptor, header=header, chunks=())
             files = files_at(known.path)
@@ -395,6 +400,13 @@ class Watcher:
 def _locks_of(round_: Round) -> Path:
     """Return where the locks of commands are."""
     return round_.state.path.parent / "handovers"
+
+
+def _own_folder(path: Path, owed: Handover) -> Path | None:
+    """Return the folder that holds one message alone; None if it was received flat meanwhile."""
+    folder = path if path.is_dir() else path.parent
+    header = MessageHeader.from_annotations(owed.descriptor.annotations)
+    return folder if is_own_folder(folder, header.short_id) else None
 
 
 def _to_wait_out(watched: Watched) -> DockerCommsError | None:

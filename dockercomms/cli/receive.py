@@ -61,8 +61,8 @@ SHOWN_ALIKE = 5
         help="Only what was sent since: 2d ago, a date, or an RFC 3339 time.")  # fmt: skip
 @option("--all", "include_all", is_flag=True, help="Also what was delivered before or expired.")
 @option("--stdout", "to_stdout", is_flag=True, help="Write the content to standard output.")
-@option("--flat", is_flag=True, default=None, help="No folder for each message.")
-@option("--overwrite", is_flag=True, help="Replace files instead of naming them 'name (2)'.")
+@option("--flat", is_flag=True, default=None, help="Leave out the folder of each message.")
+@option("--overwrite", is_flag=True, help="With --flat: replace files that are there.")
 @option("--receipt/--no-receipt", former=("--write-receipt/--no-write-receipt",), default=None,
         help="Tell the sender that it arrived.  [default: tell]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),

@@ -156,6 +156,17 @@ class DeliveryRows:
         )
         return None if row is None else _delivery(row)
 
+    def is_taken(self, path: Path, *, but: Digest) -> bool:
+        """Return whether another message than `but` was delivered to `path` or below it."""
+        raw = os.fsencode(path)
+        below = raw + os.fsencode(os.sep)
+        row = self._database.row(
+            """SELECT 1 FROM deliveries WHERE state = 'delivered' AND digest != ?
+                AND (path = ? OR substr(path, 1, ?) = ?) LIMIT 1""",
+            (but, raw, len(below), below),
+        )
+        return row is not None
+
     def sweep_deliveries(self, *, now: datetime) -> None:
         """Forget deliveries of messages that expired long ago, at the earliest after 90 days."""
         with self._database.transaction() as connection:

@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import dropwhile
 
 MAX_LINK_STEPS = 40
 """As many links on one path as Linux follows."""
@@ -55,3 +56,14 @@ def resolve_link(path: str, target: str, links: Mapping[str, str]) -> str | None
             return None
         ahead.extend(reversed(link.split("/")))
     return "/".join(here)
+
+
+def climbs_first(target: str) -> bool:
+    """Return whether a relative target goes up before it names anything, and never after.
+
+    From a folder that is no link itself, such links lead to the same depth whatever other links
+    are on their way, as long as those are of this kind too.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    below = list(dropwhile(lambda part: part == "..", parts))
+    return not target.startswith("/") and ".." not in below

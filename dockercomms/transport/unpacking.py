@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
 from dataclasses import field
@@ -26,10 +27,11 @@ from typing import BinaryIO
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import READ_BYTES
-from dockercomms.platforms import create_new, local_errors, sync_folder
+from dockercomms.platforms import local_errors
 from dockercomms.protocol import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
 from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
+from dockercomms.transport.folders import Folder
 from dockercomms.transport.links import resolve_link
 from dockercomms.transport.names import collision_key, safe_component, safe_filename
 from dockercomms.transport.tar import (
@@ -44,37 +46,52 @@ from dockercomms.transport.tar import (
 )
 
 _OWNER_EXECUTES = 0o100
+_TIMES_BY_HANDLE = os.utime in os.supports_fd
 
 
 def unpack_files(
-    tar: BinaryIO, folder: Path, *, max_entries: int = MAX_FILES_ENTRIES
+    tar: BinaryIO, folder: Path | Folder, *, max_entries: int = MAX_FILES_ENTRIES
 ) -> list[Path]:
     """Unpack a tar into `folder`, which exists and is nobody else's; return what was made.
 
     In the order of the tar, folders included. Names are made safe, which nobody else may be
-    called already. Everything is durable when this returns; on an error it is the caller's to
-    throw the folder away.
+    called already. Every folder is entered by its descriptor, never through a link, whatever
+    others do there meanwhile. Everything is durable when this returns; on an error it is the
+    caller's to throw the folder away.
 
     Raises:
         ProtocolError: a path, link, type or number that breaks the rules, or a damaged tar.
         LocalIOError: it cannot be written.
     """
+    if isinstance(folder, Path):
+        with local_errors(str(folder)):
+            opened = Folder.open(folder)
+        with opened:
+            return unpack_files(tar, opened, max_entries=max_entries)
     unpacker = _Unpacker(folder, max_entries)
-    while (member := read_member(tar)) is not None:
-        unpacker.take(member, tar)
-    unpacker.make_links()
-    unpacker.make_durable()
-    return [folder / path for path in unpacker.made]
+    with contextlib.closing(unpacker):
+        while (member := read_member(tar)) is not None:
+            unpacker.take(member, tar)
+        unpacker.make_links()
+        unpacker.make_durable()
+    return [folder.path / path for path in unpacker.made]
 
 
 @dataclass(slots=True)
 class _Unpacker:
-    folder: Path
+    folder: Folder
     max_entries: int
     made: dict[str, TarMember] = field(default_factory=dict)
     """Safe path to member, in the order of the tar."""
     keys: dict[str, str] = field(default_factory=dict)
     """Collision key to safe path."""
+    entered: list[tuple[str, Folder]] = field(default_factory=list)
+    """The open folders on the way to the last place, each with its name."""
+
+    def close(self) -> None:
+        """Close the folders that it entered."""
+        while self.entered:
+            self.entered.pop()[1].close()
 
     def take(self, member: TarMember, tar: BinaryIO) -> None:
         """Make one member, of which `tar` holds the content next; links are only noted."""
@@ -86,10 +103,9 @@ class _Unpacker:
             raise ProtocolError(f"files: {member.path!r:.100} has content, but is no file")
         path = self._claim(member)
         if member.type != TYPE_LINK:
-            _second_line(member, path, self.folder)
+            _second_line(member, path, self.folder.path)
         if member.type == TYPE_FOLDER:
-            with local_errors(path):
-                (self.folder / path).mkdir(MODE_EXECUTABLE)
+            self._make_folder(path)
         elif member.type == TYPE_FILE:
             self._write(path, member, tar)
 
@@ -114,17 +130,35 @@ class _Unpacker:
             if other != path:
                 raise ProtocolError(f"files: folder {path!r:.100} has the name of another entry")
             known = self.made[path] = TarMember(path=path, type=TYPE_FOLDER)
-            with local_errors(path):
-                (self.folder / path).mkdir(MODE_EXECUTABLE)
+            self._make_folder(path)
         if known.type != TYPE_FOLDER:
             raise ProtocolError(f"files: {path!r:.100} is no folder, but has something in it")
 
+    def _place(self, path: str) -> tuple[Folder, str]:
+        """Return the open folder that `path` is in, and the name that it has there."""
+        *above, name = path.split("/")
+        for depth, (known, _) in enumerate(self.entered):
+            if above[depth : depth + 1] != [known]:
+                for _, left in reversed(self.entered[depth:]):
+                    left.close()
+                del self.entered[depth:]
+                break
+        for part in above[len(self.entered) :]:
+            here = self.entered[-1][1] if self.entered else self.folder
+            self.entered.append((part, here.enter(part)))
+        return (self.entered[-1][1] if self.entered else self.folder), name
+
+    def _make_folder(self, path: str) -> None:
+        with local_errors(path):
+            parent, name = self._place(path)
+            parent.mkdir(name, MODE_EXECUTABLE)
+
     def _write(self, path: str, member: TarMember, tar: BinaryIO) -> None:
         mode = MODE_EXECUTABLE if member.mode & _OWNER_EXECUTES else MODE_FILE
-        with (
-            local_errors(path),
-            os.fdopen(create_new(self.folder / path, mode=mode), "wb", buffering=0) as out,
-        ):
+        with local_errors(path):
+            parent, name = self._place(path)
+            handle = parent.create(name, mode=mode)
+        with local_errors(path), os.fdopen(handle, "wb", buffering=0) as out:
             left = member.size
             while left:
                 piece = tar.read(min(left, READ_BYTES))
@@ -145,23 +179,31 @@ class _Unpacker:
             if resolve_link(path, target, links) is None:
                 raise ProtocolError(f"files: link {path!r:.100} leads out: {target!r:.100}")
         for path, target in links.items():
-            _second_line(self.made[path], path, self.folder)
+            _second_line(self.made[path], path, self.folder.path)
             with local_errors(path):
-                (self.folder / path).symlink_to(target)
+                parent, name = self._place(path)
+                parent.symlink(target, name)
 
     def make_durable(self) -> None:
         """Write everything through to the disk, content before the names that lead to it."""
         for path, member in reversed(self.made.items()):
-            place = self.folder / path
+            if member.type == TYPE_LINK:
+                continue
             with local_errors(path):
-                if member.mtime and member.type != TYPE_LINK:
-                    os.utime(place, (member.mtime, member.mtime))
+                parent, name = self._place(path)
                 if member.type == TYPE_FOLDER:
-                    sync_folder(place)
-                elif member.type == TYPE_FILE:
-                    _sync_file(place)
-        with local_errors(str(self.folder)):
-            sync_folder(self.folder)
+                    with parent.enter(name) as place:
+                        _set_time(place.path if place.handle is None else place.handle, member)
+                        place.sync()
+                else:
+                    handle = parent.open_file(name)
+                    try:
+                        _set_time(handle if _TIMES_BY_HANDLE else parent.path / name, member)
+                        os.fsync(handle)
+                    finally:
+                        os.close(handle)
+        with local_errors(str(self.folder.path)):
+            self.folder.sync()
 
 
 def _checked_parts(path: str) -> list[str]:
@@ -190,9 +232,7 @@ def _second_line(member: TarMember, path: str, folder: Path) -> None:
         raise ProtocolError(f"files: {member.path!r:.100}: {error}") from error
 
 
-def _sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _set_time(place: int | Path, member: TarMember) -> None:
+    """Give a file or folder the time that its sender kept, if any."""
+    if member.mtime:
+        os.utime(place, (member.mtime, member.mtime))

@@ -6,12 +6,13 @@ from random import Random
 
 import pytest
 
-from dockercomms.errors import (
-    LocalIOError,
-)
+from dockercomms.errors import LocalIOError, PlaceError
+from dockercomms.oci.model import digest_of
+from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
 from dockercomms.receiving import ReceiveOptions, receive
-from dockercomms.transport.payload import payload_of
-from tests.fakes.mail import ALICE, BOB, REPOSITORY, files_below, folder_of, held, open_mail
+from dockercomms.transport.payload import NotePayload, payload_of
+from dockercomms.transport.tar import END, TYPE_FOLDER, TYPE_LINK, TarMember, write_header
+from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, files_below, folder_of, held, open_mail
 
 SIZES = [0, 1, 1000, 100_000]
 
@@ -206,8 +207,9 @@ def test_receive_cannot_overwrite_a_folder_by_a_file(mail):
 
     got = mail.receive_one(flat=True, overwrite=True)
 
-    assert isinstance(got.error, LocalIOError)
+    assert isinstance(got.error, PlaceError)
     assert (mail.out / "a.txt").is_dir()
+    assert (held(mail).state, held(mail).reason_kind) == ("held", "place")
 
 
 def test_receive_flat_folder_becomes_itself(mail):
@@ -248,6 +250,134 @@ def test_receive_overwriting_merges_a_folder(mail):
         "project/b": b"b",
         "project/mine": b"mine",
     }
+
+
+# --- what earlier messages, and the user, left in the folder --------------------------------------
+
+
+@pytest.fixture
+def ssh(mail):
+    """A folder of the user's beside OUT that a sender would like to write into."""
+    folder = mail.folder / "ssh"
+    folder.mkdir()
+    (folder / "authorized_keys").write_text("mine")
+    return folder
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_receive_writes_nothing_through_a_link_of_the_user(mail, ssh, flat):
+    sent = mail.send(folder_of(mail, authorized_keys="theirs"))
+    mail.out.mkdir()
+    (mail.out / ("project" if flat else sent.id[:8])).symlink_to(ssh)
+
+    got = mail.receive_one(flat=flat, overwrite=True)
+
+    assert (ssh / "authorized_keys").read_text() == "mine"
+    assert isinstance(got.error, PlaceError) == flat
+    if not flat:
+        assert got.files[0].parent.parent == mail.out / f"{sent.id[:8]} (2)"
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("flat", [True, False])
+def test_receive_writes_nothing_through_a_link_in_the_message_s_own_folder(
+    mail, ssh, flat, overwrite
+):
+    """The case of an attacker who guesses the id: ids are the sender's choice."""
+    sent = mail.send(mail.file("authorized_keys", b"theirs"))
+    mail.out.mkdir()
+    (mail.out / sent.id[:8]).symlink_to(ssh)
+
+    got = mail.receive_one(flat=flat, overwrite=overwrite)
+
+    assert got.status == "received"
+    assert files_below(ssh) == {"authorized_keys": b"mine"}
+
+
+def test_receive_flat_holds_a_link_that_leads_out_of_its_folder(mail):
+    mail.out.mkdir()
+    (mail.out / ".env").write_text("secret")
+    # No sender of ours packs it: within the tar the link stays inside, and leads nowhere
+    tar = write_header(TarMember(path="dist", type=TYPE_FOLDER))
+    tar += write_header(TarMember(path="dist/notes.txt", type=TYPE_LINK, link_target="../.env"))
+    mail.send(payload=NotePayload(tar + END, "dist.tar", CONTENT_TYPE_FILES_TAR))
+
+    got = mail.receive_one(flat=True)
+
+    assert isinstance(got.error, PlaceError)
+    assert "link 'notes.txt' would lead out of it: '../.env'" in str(got.error)
+    assert files_below(mail.out) == {".env": b"secret"}
+    assert held(mail).reason_kind == "place"
+
+
+def test_receive_in_its_own_folder_takes_what_was_held_flat(mail):
+    base = folder_of(mail, a="1")
+    (base / "notes.txt").symlink_to("../project/a")
+    sent = mail.send(base)
+    assert mail.receive_one(flat=True).status == "failed"
+    assert [type(got.error) for got in mail.receive()] == [PlaceError]
+
+    (got,) = mail.receive(ids=[sent.id])
+
+    assert got.status == "received"
+    assert (mail.out / sent.id[:8] / "project" / "notes.txt").read_text() == "1"
+
+
+def test_receive_follows_an_out_folder_that_is_a_link(mail):
+    (mail.folder / "real").mkdir()
+    mail.out.symlink_to("real")
+    sent = mail.send()
+
+    assert mail.receive_one().files == (mail.out / sent.id[:8] / "a.txt",)
+    assert files_below(mail.folder / "real") == {f"{sent.id[:8]}/a.txt": b"hello"}
+
+
+def test_receive_stays_in_the_out_folder_that_it_opened(mail, ssh):
+    """Somebody puts a link in its place while the payload arrives."""
+    mail.send(mail.large_file())
+
+    def swap(name, said):
+        if name == "get_blob":
+            mail.out.rename(mail.folder / "moved")
+            mail.out.symlink_to(ssh)
+
+    mail.registry.before = swap
+    mail.receive_one()
+
+    assert files_below(ssh) == {"authorized_keys": b"mine"}
+
+
+@pytest.mark.parametrize("payload", ["file", "folder"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_receive_enters_no_folder_that_is_there(mail, payload, overwrite):
+    sent = mail.send(mail.file() if payload == "file" else folder_of(mail, a="1"))
+    theirs = mail.out / sent.id[:8]
+    theirs.mkdir(parents=True)
+    (theirs / "Makefile").write_text("theirs")
+
+    got = mail.receive_one(overwrite=overwrite)
+
+    assert got.files[0].relative_to(mail.out).parts[0] == f"{sent.id[:8]} (2)"
+    assert files_below(theirs) == {"Makefile": b"theirs"}
+    assert sorted(path.name for path in mail.out.iterdir()) == [theirs.name, f"{theirs.name} (2)"]
+
+
+@pytest.mark.parametrize("payload", ["file", "folder"])
+def test_receive_does_not_take_another_message_s_folder_for_its_own_after_a_crash(mail, payload):
+    """Both have the same id digits and shape; the crash came before the rename."""
+    sent = mail.send(mail.file() if payload == "file" else folder_of(mail, a="1"))
+    first = mail.receive_one()
+    rows = mail.bob.inbox
+    known = rows.delivery(BOB, sent.digest)
+    rows.begin_delivery(
+        BOB, digest_of(b"other"), repo=REPO, message_id="x", sender=ALICE, path=known.path,
+        payload_digest=known.payload_digest, expires=None,
+    )  # fmt: skip
+
+    assert rows.is_taken(known.path, but=digest_of(b"other"))
+    assert not rows.is_taken(known.path, but=sent.digest)
+    assert rows.is_taken(first.files[0].parent, but=digest_of(b"other")) == (payload == "file")
+    assert not rows.is_taken(mail.out / sent.id[:4], but=digest_of(b"other"))
 
 
 def test_receive_to_a_stream_writes_no_file(mail):

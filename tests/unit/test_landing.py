@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dockercomms.errors import LocalIOError
+from dockercomms.errors import LocalIOError, PlaceError
 from dockercomms.landing import (
     Leftovers,
     delivery_key,
@@ -16,6 +16,7 @@ from dockercomms.landing import (
     tree_digest,
 )
 from dockercomms.oci.model import digest_of
+from dockercomms.transport.folders import NATIVE, Folder
 
 KEY = "0" * 32
 
@@ -23,6 +24,15 @@ KEY = "0" * 32
 @pytest.fixture
 def leftovers(tmp_path):
     return Leftovers(tmp_path / "state" / "receives")
+
+
+@pytest.fixture(params=[NATIVE, False], ids=["native", "portable"])
+def out(request, tmp_path):
+    """The folder that messages go to, open; the portable way is what Windows gets."""
+    path = tmp_path / "out"
+    path.mkdir()
+    with Folder.open(path, native=request.param) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize(
@@ -60,44 +70,44 @@ def test_delivery_key_tells_recipients_and_messages_apart():
 # --- leftovers -----------------------------------------------------------------------------------
 
 
-def test_leftovers_are_removed_when_the_block_ends(leftovers, tmp_path):
+def test_leftovers_are_removed_when_the_block_ends(leftovers, out):
     with leftovers.claim(KEY) as ours:
         assert ours
-        path, handle = leftovers.new_file(KEY, tmp_path / "own")
+        _, handle = leftovers.new_file(KEY, out)
         os.close(handle)
-        folder = leftovers.new_folder(KEY, tmp_path)
-        (folder / "x").write_text("x")
-        assert path.parent.name == "own"
+        folder = leftovers.new_folder(KEY, out)
+        (out.path / folder / "x").write_text("x")
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+    assert out.names() == []
     assert list(leftovers.folder.iterdir()) == []
 
 
-def test_leftovers_keep_what_was_given_its_name(leftovers, tmp_path):
+def test_leftovers_keep_what_was_given_its_name(leftovers, out):
     with leftovers.claim(KEY):
-        path, handle = leftovers.new_file(KEY, tmp_path / "own")
+        name, handle = leftovers.new_file(KEY, out)
         os.close(handle)
-        path.rename(tmp_path / "own" / "final")
+        out.replace(name, out, "final")
 
-    assert (tmp_path / "own" / "final").exists()
+    assert out.names() == ["final"]
 
 
-def test_leftovers_of_a_living_process_stay(leftovers, tmp_path):
+def test_leftovers_of_a_living_process_stay(leftovers, out):
     with leftovers.claim(KEY):
-        path, handle = leftovers.new_file(KEY, tmp_path)
+        name, handle = leftovers.new_file(KEY, out)
         os.close(handle)
         leftovers.sweep()
         with leftovers.claim(KEY) as ours:
             assert not ours
-        assert path.exists()
+        assert out.names() == [name]
 
 
 def abandon(leftovers, tmp_path):
     """Leave what a killed process leaves."""
     leftovers.folder.mkdir(parents=True)
-    path, handle = leftovers.new_file(KEY, tmp_path)
+    with Folder.open(tmp_path) as folder:
+        name, handle = leftovers.new_file(KEY, folder)
     os.close(handle)
-    return path
+    return tmp_path / name
 
 
 def test_leftovers_of_a_dead_process_are_swept(leftovers, tmp_path):
@@ -164,43 +174,72 @@ def test_leftovers_unlink_a_link_and_not_what_it_leads_to(leftovers, tmp_path):
     assert (target / "x").exists()
 
 
-def test_leftovers_say_what_cannot_be_made(leftovers, tmp_path):
+def test_leftovers_say_what_cannot_be_made(leftovers, out):
+    out.path.rmdir()
     with leftovers.claim(KEY):
         for make in (leftovers.new_file, leftovers.new_folder):
-            with pytest.raises(LocalIOError, match="missing"):
-                make(KEY, tmp_path / "missing" / "deep")
+            with pytest.raises(LocalIOError, match=r"out/\.dockercomms-"):
+                make(KEY, out)
 
 
-def test_leftovers_leave_a_folder_that_was_there(leftovers, tmp_path):
-    (tmp_path / "own").mkdir()
-    with leftovers.claim(KEY):
-        _, handle = leftovers.new_file(KEY, tmp_path / "own")
-        os.close(handle)
+def test_leftovers_remove_the_empty_folder_that_an_earlier_version_made(leftovers, tmp_path):
+    leftovers.folder.mkdir(parents=True)
+    (tmp_path / "1a2b3c4d").mkdir()
+    note = leftovers.folder / f"{KEY}.made"
+    note.write_bytes(b"d%b\0" % os.fsencode(tmp_path / "1a2b3c4d"))
 
-    assert (tmp_path / "own").is_dir()
+    leftovers.sweep()
+
+    assert not (tmp_path / "1a2b3c4d").exists()
+
+
+KEPT = ".dockercomms-0123456789abcdef.part"
+
+
+def test_leftovers_reopen_a_temporary(leftovers, out):
+    (out.path / KEPT).write_text("half")
+
+    handle = leftovers.reopen(out, KEPT)
+
+    assert os.read(handle, 10) == b"half"
+    os.close(handle)
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "folder", "missing", "other name"])
+def test_leftovers_reopen_nothing_but_a_file_of_their_own(leftovers, out, kind):
+    mine = out.path / "mine"
+    mine.write_text("mine")
+    if kind == "link":
+        (out.path / KEPT).symlink_to("mine")
+    elif kind == "hard link":
+        os.link(mine, out.path / KEPT)
+    elif kind == "fifo":
+        os.mkfifo(out.path / KEPT)
+    elif kind == "folder":
+        (out.path / KEPT).mkdir()
+
+    assert leftovers.reopen(out, "mine" if kind == "other name" else KEPT) is None
 
 
 # --- names ---------------------------------------------------------------------------------------
 
 
-def place(tmp_path, name="a", **options):
-    temporary = tmp_path / "temporary"
-    temporary.write_text("new")
+def place(out, name="a", **options):
+    (out.path / "temporary").write_text("new")
     said = []
-    final = put_in_place(temporary, tmp_path, name, announce=said.append, **options)
+    final = put_in_place(out, "temporary", out, name, announce=said.append, **options)
     return final, said
 
 
-def test_put_in_place_announces_the_name_first(tmp_path):
-    final, said = place(tmp_path)
+def test_put_in_place_announces_the_name_first(out):
+    final, said = place(out)
 
     assert said == [final]
     assert final.read_text() == "new"
 
 
-def test_put_in_place_goes_on_when_somebody_is_faster(tmp_path):
-    temporary = tmp_path / "temporary"
-    temporary.write_text("new")
+def test_put_in_place_goes_on_when_somebody_is_faster(out):
+    (out.path / "temporary").write_text("new")
     said = []
 
     def announce(final):
@@ -208,54 +247,205 @@ def test_put_in_place_goes_on_when_somebody_is_faster(tmp_path):
         if len(said) == 1:
             final.write_text("theirs")
 
-    final = put_in_place(temporary, tmp_path, "a", announce=announce)
+    final = put_in_place(out, "temporary", out, "a", announce=announce)
 
     assert said == ["a", "a (2)"]
-    assert (tmp_path / "a").read_text() == "theirs"
+    assert (out.path / "a").read_text() == "theirs"
     assert final.read_text() == "new"
 
 
-def test_put_in_place_leaves_a_rename_without_answer_to_be_settled(tmp_path):
-    temporary = tmp_path / "temporary"
-    temporary.write_text("new")
+def test_put_in_place_leaves_a_rename_without_answer_to_be_settled(out):
+    (out.path / "temporary").write_text("new")
 
     def announce(final):
-        temporary.rename(final)  # as a server does whose answer is lost
+        (out.path / "temporary").rename(final)  # as a server does whose answer is lost
 
     with pytest.raises(LocalIOError):
-        put_in_place(temporary, tmp_path, "a", announce=announce)
+        put_in_place(out, "temporary", out, "a", announce=announce)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert out.names() == ["a"]
 
 
-def test_put_in_place_says_why_not(tmp_path):
+def test_put_in_place_says_why_not(out):
     with pytest.raises(LocalIOError):
-        put_in_place(tmp_path / "temporary", tmp_path, "a", announce=lambda final: None)
+        put_in_place(out, "temporary", out, "a", announce=lambda final: None)
 
 
-def test_put_in_place_gives_up_in_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(os.path, "lexists", lambda path: True)
+def test_put_in_place_gives_up_in_the_end(out, monkeypatch):
+    monkeypatch.setattr("dockercomms.landing.MAX_NUMBER", 2)
+    (out.path / "a").touch()
+    (out.path / "a (2)").touch()
 
-    with pytest.raises(LocalIOError, match="are there already"):
-        place(tmp_path)
+    with pytest.raises(LocalIOError, match="2 files of that name are there already"):
+        place(out)
 
 
-def test_put_in_place_merges_links_and_folders(tmp_path):
-    new = tmp_path / "new"
-    (new / "sub").mkdir(parents=True)
-    (new / "sub" / "a").write_text("new")
-    (new / "link").symlink_to("sub")
-    old = tmp_path / "out" / "box"
-    (old / "sub").mkdir(parents=True)
-    (old / "sub" / "a").write_text("old")
-    (old / "sub" / "b").write_text("kept")
+@pytest.mark.parametrize("kind", ["file", "hard link", "link", "link to nowhere", "fifo"])
+def test_put_in_place_replaces_a_name_and_never_what_it_leads_to(out, tmp_path, kind):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    victim.chmod(0o4755)
+    if kind == "hard link":
+        os.link(victim, out.path / "a")
+    elif kind == "link":
+        (out.path / "a").symlink_to(victim)
+    elif kind == "link to nowhere":
+        (out.path / "a").symlink_to(tmp_path / "nowhere")
+    elif kind == "fifo":
+        os.mkfifo(out.path / "a")
+    else:
+        (out.path / "a").write_text("old")
 
-    put_in_place(new, tmp_path / "out", "box", overwrite=True, announce=lambda final: None)
+    final, _ = place(out, overwrite=True)
 
-    assert (old / "sub" / "a").read_text() == "new"
-    assert (old / "sub" / "b").read_text() == "kept"
-    assert (old / "link").is_symlink()
-    assert not new.exists()
+    assert final.read_text() == "new"
+    assert not final.is_symlink()
+    assert final.stat().st_mode & 0o7111 == 0
+    assert victim.read_text() == "untouched"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_put_in_place_replaces_no_folder_by_a_file(out):
+    (out.path / "a").mkdir()
+
+    with pytest.raises(PlaceError, match="a file does not replace it"):
+        place(out, overwrite=True)
+
+
+# --- one folder merged into another --------------------------------------------------------------
+
+
+def merge(out, tmp_path, **entries):
+    """Merge a folder of `entries` into `out/box`: a text, a link's target after `->`, or None."""
+    fill(out.path / "new", **entries)
+    put_in_place(out, "new", out, "box", overwrite=True, announce=lambda final: None)
+
+
+def fill(folder, **entries):
+    folder.mkdir(parents=True)
+    for name, content in entries.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.mkdir()
+        elif content.startswith("->"):
+            path.symlink_to(content.removeprefix("->"))
+        else:
+            path.write_text(content)
+    return folder
+
+
+def test_put_in_place_merges_links_and_folders(out, tmp_path):
+    box = fill(out.path / "box", sub__a="old", sub__b="kept")
+
+    merge(out, tmp_path, sub__a="new", sub__c__d="deep", link="->sub", sub__up="->../sub/b")
+
+    assert (box / "sub" / "a").read_text() == "new"
+    assert (box / "sub" / "b").read_text() == "kept"
+    assert (box / "sub" / "c" / "d").read_text() == "deep"
+    assert (box / "link").readlink().as_posix() == "sub"
+
+
+def test_put_in_place_gives_a_folder_a_name_that_is_free(out, tmp_path):
+    merge(out, tmp_path, a="1", link="->a")
+
+    assert (out.path / "box" / "link").read_text() == "1"
+
+
+ESCAPES = {
+    "a folder's link, planted before": ({"sub": "->../../victim"}, {"sub__a": "new"}),
+    "the user's own link": ({"sub": "->{victim}"}, {"sub__a": "new"}),
+    "a link inside the folder": ({"sub": "->real", "real__a": "old"}, {"sub__a": "new"}),
+    "deep below": ({"one__two": "->../../../victim"}, {"one__two__three__a": "new"}),
+    "a link through the user's own": ({"data": "->{victim}"}, {"x": "->data/a"}),
+    "a link through the user's own, in other letters": (
+        {"data": "->{victim}"}, {"x": "->DATA/a"}),
+    "a link through the user's own, in another normalisation": (
+        {"da\u0308ta": "->{victim}"}, {"x": "->d\u00e4ta/../da\u0308ta/a"}),
+    "up after a name that is a link there": ({"p": "->."}, {"q__x": "", "l": "->p/q/../../a"}),
+    "up after a name that becomes a link": ({"l": "->p/q/../../a"}, {"p": "->.", "q__x": ""}),
+    "up after a name": ({"x": ""}, {"l": "->p/../x"}),
+    "a chain that closes over both": ({"one": "->two"}, {"two": "->one"}),
+    "out by itself": ({"x": ""}, {"l": "->../a"}),
+    "absolute": ({"x": ""}, {"l": "->/etc/passwd"}),
+    "a file in a folder's place": ({"sub__a": "old"}, {"sub": "new"}),
+    "a link in a folder's place": ({"sub__a": "old"}, {"sub": "->x"}),
+    "a folder in a file's place": ({"sub": "old"}, {"sub__a": "new"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ESCAPES)
+def test_put_in_place_refuses_what_leads_out_of_the_merged_folder(out, tmp_path, case):
+    there, new = ESCAPES[case]
+    victim = fill(tmp_path / "victim", a="untouched")
+    there = {name: text.replace("{victim}", str(victim)) for name, text in there.items()}
+    box = fill(out.path / "box", z="kept", **there)
+    before = {path: path.lstat().st_ino for path in tree(box)}
+
+    with pytest.raises(PlaceError) as caught:
+        merge(out, tmp_path, a="first", **new)
+
+    assert {path: path.lstat().st_ino for path in tree(box)} == before  # not even a part of it
+    assert (victim / "a").read_text() == "untouched"
+    assert "--flat" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_put_in_place_enters_no_link_in_the_place_of_the_folder(out, tmp_path, kind):
+    victim = fill(tmp_path / "victim", a="untouched")
+    if kind == "link":
+        (out.path / "box").symlink_to(victim)
+    else:
+        (out.path / "box").touch()
+
+    with pytest.raises(PlaceError, match="a folder does not replace it"):
+        merge(out, tmp_path, a="new")
+
+    assert (victim / "a").read_text() == "untouched"
+
+
+def test_put_in_place_replaces_links_file_by_file(out, tmp_path):
+    victim = fill(tmp_path / "victim", a="untouched")
+    box = fill(out.path / "box", a=f"->{victim}/a", b=f"->{victim}", c="old")
+    os.link(victim / "a", box / "d")
+
+    merge(out, tmp_path, a="new", b="->c", c="new", d="new")
+
+    assert {path.name: path.read_text() for path in box.iterdir()} == dict.fromkeys("abcd", "new")
+    assert not (box / "a").is_symlink()
+    assert files(victim) == {"a": "untouched"}
+
+
+def test_put_in_place_leaves_links_of_the_user_that_lead_out(out, tmp_path):
+    box = fill(out.path / "box", out="->/nowhere", old="")
+
+    merge(out, tmp_path, link="->old")
+
+    assert (box / "out").readlink().as_posix() == "/nowhere"
+    assert (box / "link").exists()
+
+
+def files(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_put_in_place_follows_no_link_that_is_swapped_in_while_it_merges(tmp_path, monkeypatch):
+    victim = fill(tmp_path / "victim", a="untouched")
+    box = fill(tmp_path / "out" / "box", sub__a="old")
+    fill(tmp_path / "out" / "new", sub__a="new")
+    real = os.replace
+
+    def swap(source, target, **options):
+        (box / "sub").rename(tmp_path / "moved")
+        (box / "sub").symlink_to(victim)
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "replace", swap)
+    with Folder.open(tmp_path / "out") as out:
+        put_in_place(out, "new", out, "box", overwrite=True, announce=lambda final: None)
+
+    assert files(victim) == {"a": "untouched"}
+    assert files(tmp_path / "moved") == {"a": "new"}
 
 
 # --- what is in place ----------------------------------------------------------------------------

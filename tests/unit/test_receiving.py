@@ -35,6 +35,7 @@ from dockercomms.protocol import (
 )
 from dockercomms.receiving import ReceiveOptions, leftovers_of, receive
 from dockercomms.state.locks import try_lock
+from dockercomms.transport.folders import Folder
 from dockercomms.transport.payload import NotePayload
 from dockercomms.transport.transfer import push_payload
 from dockercomms.trust.verifier import Verified
@@ -122,7 +123,7 @@ def test_receive_again_delivers_beside_it_and_writes_no_second_receipt(mail):
 
     second = receive_found(mail, sent.digest, again=True)
 
-    assert second.files == (mail.out / sent.id[:8] / "a (2).txt",)
+    assert second.files == (mail.out / f"{sent.id[:8]} (2)" / "a.txt",)
     assert second.receipt == first.receipt
     assert len([tag for tag in mail.tags() if tag.startswith("receipt-")]) == 1
 
@@ -357,11 +358,12 @@ def test_receive_removes_what_a_killed_run_left(mail):
     elsewhere = mail.folder / "elsewhere"
     elsewhere.mkdir()
     leftovers.folder.mkdir(parents=True)
-    path, handle = leftovers.new_file(key, elsewhere / "12345678")
-    os.close(handle)
-    unpacked = leftovers.new_folder(key, elsewhere)
-    (unpacked / "a").write_text("a")
-    assert TEMPORARY.fullmatch(path.name)
+    with Folder.open(elsewhere) as folder:
+        name, handle = leftovers.new_file(key, folder)
+        os.close(handle)
+        unpacked = leftovers.new_folder(key, folder)
+    (elsewhere / unpacked / "a").write_text("a")
+    assert TEMPORARY.fullmatch(name)
 
     mail.receive_one()
 

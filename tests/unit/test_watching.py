@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -291,9 +292,37 @@ def test_watch_hands_over_the_folder_of_the_message(mail):
     )
 
 
-def test_watch_gives_each_message_a_folder_for_its_command_whatever_the_settings_say(mail):
+def test_watch_refuses_a_command_without_a_folder_for_each_message(mail):
+    mail.send()
+    with pytest.raises(UsageError, match="a folder with its message alone") as caught:
+        watch(mail, command="true", flat=True)
+    assert caught.value.exit_code == 64
+    assert files_below(mail.out) == {}
+
+
+def test_watch_gives_no_command_the_folder_of_another_message(mail, monkeypatch):
+    twins = iter([uuid.UUID(f"1a2b3c4d-0000-4000-8000-00000000000{n}") for n in range(2)])
+    monkeypatch.setattr(uuid, "uuid4", lambda: next(twins))
+    for text in ("first", "second"):
+        folder = mail.folder / text
+        folder.mkdir()
+        (folder / "Makefile").write_text(text)
+        mail.send(folder / "Makefile")
+        mail.clock.advance(1)
+    log = mail.folder / "log"
+
+    watched = watch(mail, command=f"sh -c 'cat \"$0/Makefile\" >>{log}; echo >>{log}' {{dir}}")
+
+    assert sorted(log.read_text().split()) == ["first", "second"]
+    assert [item.received.files[0].parent.name for item in watched] == ["1a2b3c4d", "1a2b3c4d (2)"]
+
+
+def test_watch_delivers_again_what_was_received_flat_before_its_command_could_end(mail):
     sent = mail.send()
-    (watched,) = watch(mail, command="test -d {dir}", flat=True)
+    with mail.mailbox(BOB) as bob:
+        list(bob.receive([sent.id], out=mail.out, flat=True))
+        owe(mail, bob, sent)
+    (watched,) = watch(mail, command="test -f {dir}/a.txt")
     assert watched.outcome.succeeded
     assert watched.received.files == (mail.out / sent.id[:8] / "a.txt",)
 

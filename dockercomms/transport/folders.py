@@ -1,0 +1,197 @@
+"""An open folder: its entries are reached through its descriptor and never through a link.
+
+A path is looked up anew by every call, and somebody may put a link in the place of a folder
+between two calls. An open folder stays the same folder. Where a system has no calls relative to a
+descriptor (Windows), each entry is looked at by its path before it is used: a link that lies there
+is refused as well, one that is swapped in at that very moment is not.
+
+Source: POSIX.1-2017, openat; SPEC.md section 8.5.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.transport.folders import Folder
+    >>> with Folder.open(pathlib.Path(tempfile.mkdtemp())) as folder:
+    ...     folder.mkdir("sub")
+    ...     folder.symlink("sub", "link")
+    ...     folder.is_folder("sub"), folder.is_folder("link")
+    (True, False)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dockercomms.platforms import create_new, rename_new, sync_folder
+
+NATIVE = (
+    {os.open, os.mkdir, os.stat, os.rename, os.unlink, os.rmdir, os.symlink} <= os.supports_dir_fd
+    and os.listdir in os.supports_fd
+    and hasattr(os, "O_DIRECTORY")
+    and hasattr(os, "O_NOFOLLOW")
+)
+"""Whether this system has calls that are relative to an open folder."""
+
+_OPEN_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_PLAIN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Folder:
+    """An open folder. Every name is one of its own entries, without a separator.
+
+    Every method raises OSError as the function of `os` with the same name does. To be closed, or
+    used as a context manager.
+
+    Args:
+        path: Where it was found; the portable way uses it, the native way only shows it.
+        handle: Its descriptor, None for the portable way.
+    """
+
+    __slots__ = ("handle", "path")
+
+    def __init__(self, path: Path, handle: int | None) -> None:
+        self.path = path
+        self.handle = handle
+
+    @classmethod
+    def open(cls, path: Path, *, native: bool = NATIVE) -> Folder:
+        """Open the folder at `path`, which may be a link or lead through some.
+
+        Args:
+            path: The folder.
+            native: Off: without calls relative to a descriptor.
+
+        Raises:
+            OSError: there is no folder, or it cannot be read.
+        """
+        if native:
+            return cls(path, os.open(path, _OPEN_FOLDER))
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        return cls(path, None)
+
+    def enter(self, name: str) -> Folder:
+        """Open the folder `name`.
+
+        Raises:
+            NotADirectoryError: a link or something else is there.
+            OSError: as `os.open`.
+        """
+        status = self.status(name)
+        if status is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / name))
+        if not _is_folder(status):
+            raise NotADirectoryError(
+                errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path / name)
+            )
+        if self.handle is None:
+            return Folder(self.path / name, None)
+        handle = os.open(name, _OPEN_FOLDER | _NO_LINK, dir_fd=self.handle)
+        return Folder(self.path / name, handle)
+
+    def close(self) -> None:
+        """Close its descriptor."""
+        if self.handle is not None:
+            os.close(self.handle)
+            self.handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Return the names of its entries, sorted."""
+        return sorted(os.listdir(self.path if self.handle is None else self.handle))  # noqa: PTH208 - a descriptor
+
+    def status(self, name: str) -> os.stat_result | None:
+        """Return what `name` is, of a link the link itself; None if nothing has that name."""
+        try:
+            return os.stat(self._at(name), dir_fd=self.handle, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def is_folder(self, name: str) -> bool:
+        """Return whether `name` is a folder, and no link to one."""
+        status = self.status(name)
+        return status is not None and _is_folder(status)
+
+    def open_file(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Return a descriptor of what `name` is: never of what a link leads to.
+
+        A FIFO is opened without waiting: ask the descriptor what it is.
+        """
+        if self.handle is None and stat.S_ISLNK(os.lstat(self.path / name).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self.path / name))
+        return os.open(self._at(name), flags | _NO_LINK | _PLAIN, dir_fd=self.handle)
+
+    # --- making and moving -----------------------------------------------------------------------
+
+    def create(self, name: str, *, mode: int = 0o600) -> int:
+        """Return a descriptor of the new file `name`, for reading and writing.
+
+        Raises:
+            FileExistsError: something is there, and be it a link that leads nowhere.
+        """
+        return create_new(self._at(name), mode=mode, dir_fd=self.handle)
+
+    def mkdir(self, name: str, mode: int = 0o777) -> None:
+        """Make the folder `name`."""
+        os.mkdir(self._at(name), mode, dir_fd=self.handle)
+
+    def symlink(self, target: str, name: str) -> None:
+        """Make the link `name`."""
+        os.symlink(target, self._at(name), dir_fd=self.handle)
+
+    def unlink(self, name: str) -> None:
+        """Remove the file or link `name`."""
+        os.unlink(self._at(name), dir_fd=self.handle)
+
+    def rename_new(self, name: str, target: Folder, new_name: str) -> None:
+        """Move `name` to a name in `target` at which nothing is, as `platforms.rename_new`."""
+        rename_new(
+            self._at(name),
+            target._at(new_name),
+            src_dir_fd=self.handle,
+            dst_dir_fd=target.handle,
+        )
+
+    def replace(self, name: str, target: Folder, new_name: str) -> None:
+        """Move `name` to a name in `target`, in the place of a file or link that is there."""
+        os.replace(
+            self._at(name),
+            target._at(new_name),
+            src_dir_fd=self.handle,
+            dst_dir_fd=target.handle,
+        )
+
+    def sync(self) -> None:
+        """Make its names durable."""
+        if self.handle is None:
+            sync_folder(self.path)
+        else:
+            os.fsync(self.handle)
+
+    def _at(self, name: str) -> Path:
+        """Return how an entry is named to the system: from the descriptor, else from the top."""
+        if not name or "/" in name or name in (".", ".."):
+            raise AssertionError(f"internal: {name!r} is not the name of an entry")
+        return Path(name) if self.handle is not None else self.path / name
+
+
+def _is_folder(status: os.stat_result) -> bool:
+    """Return whether it is a folder: no link, and no junction of Windows."""
+    return stat.S_ISDIR(status.st_mode) and not getattr(status, "st_reparse_tag", 0)
