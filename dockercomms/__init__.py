@@ -57,6 +57,7 @@ _PUBLIC = {
             "NotFoundError",
             "NothingNewError",
             "PartialError",
+            "PlaceError",
             "PlatformNotFound",
             "ProtocolError",
             "RangeInvalid",
