@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import ssl
 
+    from dockercomms.oci.pace import Patience
+
 CONNECT_SECONDS = 10.0
 """How long one address may take to connect."""
 
@@ -34,18 +36,25 @@ def adapter_class() -> Any:
     import requests.utils  # noqa: PLC0415, TID251 - loaded with oras
 
     from dockercomms.oci.direct import Connections, exchange  # noqa: PLC0415 - it loads http.client
+    from dockercomms.oci.pace import Patience  # noqa: PLC0415 - the same
 
     base: Any = requests.adapters.HTTPAdapter
 
     class PatientAdapter(base):  # type: ignore[misc] # its parent is used without types
-        def __init__(self, context_for: Callable[[str], ssl.SSLContext], timeout: float) -> None:
+        def __init__(
+            self,
+            context_for: Callable[[str], ssl.SSLContext],
+            timeout: float,
+            monotonic: Callable[[], float],
+        ) -> None:
+            patience = Patience(timeout=timeout, monotonic=monotonic)
             self._context_for = context_for
             self._times = (min(CONNECT_SECONDS, timeout), timeout)
-            self._patient = functools.cache(functools.partial(_patient_class, timeout))
+            self._patient = functools.cache(functools.partial(_patient_class, patience))
             self._direct = Connections(
                 context_for,
                 connect_seconds=self._times[0],
-                timeout=timeout,
+                patience=patience,
                 keep=POOL_CONNECTIONS,
             )
             super().__init__(pool_connections=POOL_CONNECTIONS, pool_maxsize=POOL_CONNECTIONS)
@@ -112,16 +121,22 @@ def _response_class() -> Any:
     return DirectResponse
 
 
-def _patient_class(seconds: float, base: Any) -> Any:
-    """Return a connection class that gives sending as long as reading.
+def _patient_class(patience: Patience, base: Any) -> Any:
+    """Return a connection class that gives sending as long as reading, and that reads paced.
 
     urllib3 sends under the limit for connecting, which a slow link passes in the middle of a blob.
     """
+    from dockercomms.oci.pace import PacedResponse  # noqa: PLC0415 - it loads http.client
+
     if hasattr(base, "send_seconds"):
         return base
 
     class Patient(base):  # type: ignore[misc] # its parent is known at run time
-        send_seconds = seconds
+        send_seconds = patience.timeout
+
+        @staticmethod
+        def response_class(sock: Any, **options: Any) -> PacedResponse:
+            return PacedResponse(sock, patience, **options)
 
         def connect(self) -> None:
             super().connect()

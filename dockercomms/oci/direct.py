@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from dockercomms.errors import BadAnswer
+from dockercomms.oci.pace import Pace, PacedResponse, Patience, send_paced
 from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Connections:
     Args:
         context_for: Gives the TLS settings for a host with its port.
         connect_seconds: How long one address may take to connect.
-        timeout: How long the other side may be silent, or take nothing.
+        patience: How long the other side may be silent, or slow.
         keep: How many are kept for each host.
     """
 
@@ -81,12 +82,12 @@ class Connections:
         context_for: Callable[[str], ssl.SSLContext],
         *,
         connect_seconds: float,
-        timeout: float,
+        patience: Patience,
         keep: int,
     ) -> None:
         self._context_for = context_for
         self._connect_seconds = connect_seconds
-        self._timeout = timeout
+        self.patience = patience
         self._keep = keep
         self._lock = threading.Lock()
         self._idle: dict[Key, list[Connection]] = {}
@@ -138,7 +139,7 @@ class Connections:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if scheme == "https":
                 sock = self._context_for(host).wrap_socket(sock, server_hostname=name)
-            sock.settimeout(self._timeout)
+            sock.settimeout(self.patience.timeout)
         except BaseException:
             sock.close()
             raise
@@ -196,15 +197,13 @@ class Fields:
         return {name: ", ".join(values) for name, values in self._known.values()}
 
 
-class Answer(http.client.HTTPResponse):
+class Answer(PacedResponse):
     """An answer whose header is read without `email`, which takes a third of a request's time."""
 
     fields: Fields
 
     if TYPE_CHECKING:  # of http.client, whose types leave it out
         _method: str
-
-        def _read_status(self) -> tuple[str, int, str]: ...
 
         def _check_close(self) -> bool: ...
 
@@ -215,6 +214,7 @@ class Answer(http.client.HTTPResponse):
             self.fields = _read_fields(self.fp)
             if status >= http.HTTPStatus.OK or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 break
+        self._stream.end_head()
         self.code = self.status = status
         self.reason = reason.strip()
         self.version = 10 if version.startswith("HTTP/1.0") else 11
@@ -351,9 +351,10 @@ def exchange(
     try:
         # A server may answer and close before it has read all; what it said is worth reading
         with contextlib.suppress(BrokenPipeError):
+            pace = Pace(pool.patience)
             for piece in _pieces(head, headers, body):
-                connection.sock.sendall(piece)
-        answer = Answer(connection.sock, method=method, url=url)
+                send_paced(connection.sock, piece, pace)
+        answer = Answer(connection.sock, pool.patience, method=method, url=url)
         try:
             answer.begin()
         except BaseException:

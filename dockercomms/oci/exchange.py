@@ -32,6 +32,12 @@ from dockercomms.oci.scope import Scope
 from dockercomms.platforms import Clock
 from dockercomms.records import dataclass
 
+CHECKED_BYTES = 2**16
+"""How much of a body is read between two checks."""
+
+LEAST_BYTES_PER_SECOND = 1024
+"""The least pace of a body; `pace` says over how long."""
+
 SUCCESS = frozenset(range(200, 300))
 ANY_STATUS = frozenset(range(100, 600))
 
@@ -214,16 +220,20 @@ def bad_answers(where: str) -> Iterator[None]:
 
 
 def body_of(
-    response: Response, limit: int, *, too_large: type[DockerCommsError] = BadAnswer
+    response: Response,
+    limit: int,
+    *,
+    too_large: type[DockerCommsError] = BadAnswer,
+    check: Callable[[int], None] | None = None,
 ) -> bytes:
-    """Return the whole body and close the response.
+    """Return the whole body and close the response. `check` is that of `read_up_to`.
 
     Raises:
         BadAnswer: the body is larger than `limit` bytes; of the class `too_large`.
         NetworkError: the connection broke.
     """
     try:
-        data = read_up_to(response, limit + 1)
+        data = read_up_to(response, limit + 1, check)
     finally:
         response.close()
     if len(data) > limit:
@@ -231,14 +241,22 @@ def body_of(
     return data
 
 
-def read_up_to(response: Response, limit: int) -> bytes:
+def read_up_to(response: Response, limit: int, check: Callable[[int], None] | None = None) -> bytes:
     """Return the body, at most its first `limit` bytes.
+
+    Args:
+        response: The answer.
+        limit: Bytes.
+        check: Called with the length of each piece that has come; ends the reading by raising.
 
     Raises:
         NetworkError: the connection broke.
     """
     parts = []
-    while limit > 0 and (data := response.read(limit)):
+    piece = limit if check is None else CHECKED_BYTES
+    while limit > 0 and (data := response.read(min(piece, limit))):
+        if check is not None:
+            check(len(data))
         parts.append(data)
         limit -= len(data)
     return b"".join(parts)
@@ -250,10 +268,12 @@ def fetch(
     limit: int,
     *,
     too_large: type[DockerCommsError] = BadAnswer,
+    check: Callable[[int], None] | None = None,
 ) -> tuple[Response, bytes]:
     """Return a response that is closed, and its whole body.
 
-    What breaks in the middle of the body is retried like what breaks before it.
+    What breaks in the middle of the body is retried like what breaks before it. `check` is that of
+    `read_up_to`.
 
     Raises:
         BadAnswer: the body is larger than `limit` bytes; of the class `too_large`.
@@ -263,7 +283,7 @@ def fetch(
 
     def ask() -> tuple[Response, bytes]:
         response = sender.send(once)
-        return response, body_of(response, limit, too_large=too_large)
+        return response, body_of(response, limit, too_large=too_large, check=check)
 
     policy = sender.retry if request.retry is None else request.retry
     return policy.call(ask, clock=sender.clock)

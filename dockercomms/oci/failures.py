@@ -146,6 +146,8 @@ _CAUSES = {
     "urllib3.IncompleteRead": "the answer ended early",
     "urllib3.InvalidChunkLength": "the answer is garbled",
     "http.BadStatusLine": "the answer is not HTTP",
+    "http.LineTooLong": "a line of the answer is too long",
+    "dockercomms.TooManyInformational": "too many informational answers (1xx)",
     "urllib3.ConnectTimeoutError": "no connection in time",
     "urllib3.ReadTimeoutError": "no answer in time",
     "builtins.TimeoutError": "no answer in time",

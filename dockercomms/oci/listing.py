@@ -10,13 +10,14 @@ Source: distribution-spec v1.1.1, "Listing Tags", "Listing Referrers".
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from itertools import islice, pairwise
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from dockercomms.errors import (
     BadAnswer,
     NameUnknown,
+    NetworkError,
     NotFoundError,
     RegistryError,
     Unsupported,
@@ -37,7 +38,14 @@ from dockercomms.oci.reading import HTTPReader
 from dockercomms.oci.referrers import MAX_LIST_BYTES, MAX_PAGES, ReferrersAPI
 from dockercomms.oci.scope import Scope
 from dockercomms.oci.tag_schema import tag_schema_entries
+from dockercomms.platforms import Clock
 from dockercomms.records import dataclass
+
+LIST_SECONDS = 600.0
+"""How long a registry may take for a whole list, all pages together."""
+
+MAX_WHOLE_LIST_BYTES = 256 * 2**20
+"""All pages of a list together: a million tags of 250 bytes."""
 
 _BAD_REQUEST = 400
 _TOO_LARGE = 413
@@ -129,6 +137,39 @@ def _asks_behind(url: str, name: str) -> bool:
     return parse_qs(urlsplit(url).query).get("last") == [name]
 
 
+@dataclass(slots=True)
+class _Bounds:
+    """The bounds of one whole list; only the time that the registry takes counts."""
+
+    clock: Clock
+    what: str
+    _seconds: float = field(default=0.0, init=False)
+    _bytes: int = field(default=0, init=False)
+    _since: float = field(default=0.0, init=False)
+
+    def begin(self) -> None:
+        """Begin with a page."""
+        self._since = self.clock.monotonic()
+
+    def check(self, count: int) -> None:
+        """Note that so many bytes came.
+
+        Raises:
+            NetworkError: the list takes too long.
+            BadAnswer: it is too large.
+        """
+        now = self.clock.monotonic()
+        self._seconds += now - self._since
+        self._since = now
+        self._bytes += count
+        if self._seconds > LIST_SECONDS:
+            raise NetworkError(
+                f"{self.what}: the list takes more than {LIST_SECONDS:.0f} s", retryable=False
+            )
+        if self._bytes > MAX_WHOLE_LIST_BYTES:
+            raise BadAnswer(f"{self.what}: a list of more than {MAX_WHOLE_LIST_BYTES} bytes")
+
+
 @dataclass(frozen=True, slots=True)
 class _Listing:
     """One list of names that comes in pages."""
@@ -152,12 +193,14 @@ class _Listing:
 
         Raises:
             BadAnswer: such a `Link`, or pages without end.
+            NetworkError: the whole list takes more than `LIST_SECONDS`.
         """
         seen: set[tuple[str, ...]] = set()
+        bounds = _Bounds(self.sender.clock, f"GET {self.request.url}")
         start = last
         url, first, before, ordered, anew = "", "", "", True, False
         for _ in range(MAX_PAGES):
-            response, names, size = self._page(url, last, size)
+            response, names, size = self._page(url, last, size, bounds)
             if url and ordered and names and _asks_behind(url, before):
                 anew = names[0] == first or (start is not None and names[0] <= start)
                 if anew and before in names:
@@ -182,7 +225,7 @@ class _Listing:
         raise BadAnswer(f"{self.request.url}: more than {MAX_PAGES} pages")
 
     def _page(
-        self, url: str, last: str | None, size: int | None
+        self, url: str, last: str | None, size: int | None, bounds: _Bounds
     ) -> tuple[Response, tuple[str, ...], int | None]:
         """Return the response, its names, and the page size that was taken."""
         while True:
@@ -191,9 +234,9 @@ class _Listing:
             text = urlencode({name: value for name, value in query.items() if value is not None})
             target = url or f"{self.request.url}{'?' if text else ''}{text}"
             try:
-                response, data = fetch(
-                    self.sender, replace(self.request, url=target), MAX_LIST_BYTES
-                )
+                bounds.begin()
+                request = replace(self.request, url=target)
+                response, data = fetch(self.sender, request, MAX_LIST_BYTES, check=bounds.check)
             except RegistryError as error:
                 if url or not size or error.status not in {_BAD_REQUEST, _TOO_LARGE}:
                     raise

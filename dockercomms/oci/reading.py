@@ -8,7 +8,9 @@ Source: distribution-spec v1.1.1, "Pulling manifests", "Pulling blobs".
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
@@ -28,6 +30,7 @@ from dockercomms.errors import (
 )
 from dockercomms.oci.checked import VerifyingReader
 from dockercomms.oci.exchange import (
+    LEAST_BYTES_PER_SECOND,
     Request,
     Response,
     Sender,
@@ -58,6 +61,10 @@ ACCEPT_MANIFESTS = {"Accept": ", ".join((*MANIFEST_MEDIA_TYPES, "*/*"))}
 
 MEDIA_TYPE_HTML = "text/html"
 """What login pages and web servers answer with; no manifest is of this type."""
+
+PROGRESS_BYTES = 16 * 1024
+"""So much must come between two breaks, at the least pace, for the second to be tried again like
+the first: a registry that gives a byte and breaks off would else hold its reader for ever."""
 
 _OK = 200
 _PARTIAL = 206
@@ -232,6 +239,8 @@ class ResumingStream:
         self._at = start
         self._stop = stop
         self._retrying: Retrying | None = None
+        self._came = 0
+        self._spent = 0.0
 
     @property
     def left(self) -> int:
@@ -249,16 +258,20 @@ class ResumingStream:
         wanted = self.left if size < 0 else min(size, self.left)
         while True:
             try:
-                data = self._read_some(wanted)
+                with self._timed():
+                    data = self._read_some(wanted)
             except (NetworkError, RegistryError) as error:
-                # Each break after which bytes came starts the policy's time anew
+                # Each break after which enough came starts the policy's time anew
+                if self._came >= max(PROGRESS_BYTES, LEAST_BYTES_PER_SECOND * self._spent):
+                    self._retrying = None
+                self._came, self._spent = 0, 0.0
                 self._retrying = self._retrying or Retrying(self._sender.retry, self._sender.clock)
                 self.close()
                 self._response = None
                 self._retrying.pause(Failure.of(error))
             else:
                 self._at += len(data)
-                self._retrying = None
+                self._came += len(data)
                 return data
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -269,13 +282,14 @@ class ResumingStream:
         response = self._response
         if response is not None and self.left and self._at == self._position:
             try:
-                count = response.readinto(buffer[: self.left])
+                with self._timed():
+                    count = response.readinto(buffer[: self.left])
             except NetworkError:
                 count = 0
             if count:
                 self._position += count
                 self._at += count
-                self._retrying = None
+                self._came += count
                 return count
         data = self.read(len(buffer))
         buffer[: len(data)] = data
@@ -285,6 +299,15 @@ class ResumingStream:
         """Release the connection."""
         if self._response is not None:
             self._response.close()
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the time that the registry takes in the block."""
+        started = self._sender.clock.monotonic()
+        try:
+            yield
+        finally:
+            self._spent += self._sender.clock.monotonic() - started
 
     def _read_some(self, wanted: int) -> bytes:
         response = self._response

@@ -190,7 +190,7 @@ class SessionCore:
         host = self.base_url.partition("://")[2]
         plain = self._origin[0] == "http"
         self._set_up_oras(host, plain=plain)
-        adapter = transport or adapter_class()(self._tls_context, endpoint.timeout)
+        adapter = transport or adapter_class()(self._tls_context, endpoint.timeout, clock.monotonic)
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, adapter)
         # Any callable here keeps ~/.netrc from replacing our header; trust_env = False would lose

@@ -13,6 +13,7 @@ import pytest
 from dockercomms.errors import BadAnswer, NetworkError
 from dockercomms.oci.direct import JOINED_BYTES, Connection, Connections, request_head
 from dockercomms.oci.exchange import Body
+from dockercomms.oci.pace import Patience
 from tests.fakes.scripted import Raw, Reply, ScriptedServer
 from tests.unit.oci.sessions import pull, session
 
@@ -98,7 +99,7 @@ def test_direct_joins_fields_of_one_name_and_keeps_challenges_apart():
         (b"", "closed by the server"),
         (b"nonsense\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 101 + b"\r\n", "connection failed"),
-        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70000 + b"\r\n\r\n", "connection failed"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70000 + b"\r\n\r\n", "too long"),
     ],
 )
 def test_direct_answers_that_are_none_are_errors_of_the_network(raw, reason):
@@ -171,7 +172,10 @@ def test_connections_that_nobody_closes_are_closed_with_their_pool():
     sock, other = socket.socketpair()
     with other:
         pool = Connections(
-            lambda host: ssl.create_default_context(), connect_seconds=1.0, timeout=1.0, keep=2
+            lambda host: ssl.create_default_context(),
+            connect_seconds=1.0,
+            patience=Patience(timeout=1.0),
+            keep=2,
         )
         pool.give_back(Connection(("http", "h.example"), sock))
         del pool

@@ -12,11 +12,13 @@ from dockercomms.errors import (
     BadAnswer,
     Denied,
     NameUnknown,
+    NetworkError,
     RegistryError,
     Unsupported,
 )
 from dockercomms.oci.interface import TagPage
 from dockercomms.oci.retry import RetryPolicy
+from tests.fakes.clock import FakeClock
 from tests.fakes.registry import (
     DOCKER_REGISTRY_2_8,
     GGCR,
@@ -196,6 +198,31 @@ def test_tag_pages_without_end_are_an_error():
         with pytest.raises(BadAnswer, match="more than 1000 pages"):
             list(registry.tags(R))
         assert len(server.requests) == 1000
+
+
+def test_tag_list_that_takes_too_long_is_given_up():
+    """Page by page it is quick enough; it is the whole that never ends."""
+    clock, counter = FakeClock(), itertools.count()
+
+    def answer(seen: Seen) -> Reply:
+        clock.advance(50)
+        number = next(counter)
+        body = json.dumps({"tags": [f"t{number}"]}).encode()
+        return Reply(200, body, {"Link": f'</v2/{R}/tags/list?x={number}>; rel="next"'})
+
+    with ScriptedServer(rest=answer) as server, client(server.host, clock=clock) as registry:
+        with pytest.raises(NetworkError, match="more than 600 s"):
+            list(registry.tags(R))
+        assert len(server.requests) == 13
+
+
+def test_tag_list_may_be_read_slowly():
+    """The time that its reader takes is not the registry's."""
+    clock = FakeClock()
+    with serving(clock=clock) as (server, registry):
+        fill(server)
+        for _ in registry.tag_pages(R, page_size=10):
+            clock.advance(3600)
 
 
 def test_tag_pages_absolute_links_are_followed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from dockercomms.oci.model import (
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import OCI, PRESETS, Fault
-from tests.fakes.scripted import Drop, Raw, Reply, ScriptedServer
+from tests.fakes.scripted import Drop, Raw, Reply, ScriptedServer, Seen
 from tests.unit.oci.registries import R, client, serving
 from tests.unit.oci.traffic import DATA, DIGEST, NO_RETRY, is_get, whole
 
@@ -74,6 +75,25 @@ def test_get_blob_time_of_the_policy_counts_from_the_last_bytes():
                 got += part
                 clock.advance(20)
         assert got == DATA
+
+
+def test_get_blob_a_byte_at_a_time_is_given_up_with_the_policy():
+    """A byte and a break: each comes in time, and there is no end to them."""
+    clock = FakeClock()
+    at = itertools.count()
+
+    def answer(seen: Seen) -> Reply:
+        number = next(at)
+        part = {"Content-Range": f"bytes {number}-{len(DATA) - 1}/{len(DATA)}"}
+        return Reply(
+            206 if number else 200, b"x", part if number else {}, length=len(DATA) - number
+        )
+
+    with ScriptedServer(rest=answer) as server, client(server.host, clock=clock) as registry:
+        with registry.get_blob(R, DIGEST) as reader, pytest.raises(NetworkError, match="tried"):
+            reader.read()
+        assert len(server.requests) < 100
+    assert sum(clock.sleeps) <= 30
 
 
 def test_get_blob_gives_up_with_the_policy():
