@@ -393,7 +393,7 @@ def _file(path: Path, *, project: bool) -> Layer:
             value that is wrong.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Notepad and PowerShell begin files with a mark
         document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error

@@ -119,6 +119,19 @@ def begin_writing(handle: int, start: int, stop: int) -> None:
         os.posix_fadvise(handle, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
+def is_hole(handle: int, start: int, size: int) -> bool:
+    """Return whether a file has no data of its own from `start` on for `size` bytes.
+
+    They read as zeros and take no space. False where the file system does not tell.
+    """
+    if not hasattr(os, "SEEK_DATA"):
+        return False
+    try:
+        return os.lseek(handle, start, os.SEEK_DATA) >= start + size
+    except OSError as error:
+        return error.errno == errno.ENXIO  # no data from there to the end
+
+
 def create_new(path: Path, *, mode: int = 0o600, dir_fd: int | None = None) -> int:
     """Return a descriptor of the new file `path`, for reading and writing.
 

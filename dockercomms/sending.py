@@ -53,7 +53,13 @@ from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.repair import put_or_repair
 from dockercomms.platforms import Clock
-from dockercomms.protocol import CLOCK_ERROR_SECONDS, CLOCK_WARN_SECONDS, message_tag, parse_tag
+from dockercomms.protocol import (
+    CLOCK_ERROR_SECONDS,
+    CLOCK_WARN_SECONDS,
+    EARLIEST_CLOCK,
+    message_tag,
+    parse_tag,
+)
 from dockercomms.proving import prove_own
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.records import dataclass
@@ -314,6 +320,12 @@ class _Sending:
     def _check_clock(self) -> None:
         publisher = self.publisher
         publisher.hear_clock(self.order.rt)
+        ours = publisher.clock.now()
+        if ours < EARLIEST_CLOCK and not self.order.options.clock_skew_ok:
+            raise ConfigError(
+                f"clock: this machine says {ours:%Y-%m-%d}; the message would count as expired",
+                hint="set this machine's clock, or send with --clock-skew-ok",
+            )
         skew = (publisher.clock.now() - publisher.now()).total_seconds()
         if abs(skew) <= CLOCK_WARN_SECONDS:
             return

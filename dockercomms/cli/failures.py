@@ -125,6 +125,20 @@ def _why(error: errors.DockerCommsError) -> str:
     return error.message
 
 
+def local_error(error: OSError) -> errors.LocalIOError:
+    """Return the error for a local file, or for a standard output that takes no more.
+
+    Results are written when the work is done: to run the command again would do it twice.
+    """
+    if error.filename is not None:
+        return errors.LocalIOError(f"{error.filename}: {error.strerror or error}")
+    return errors.LocalIOError(
+        f"standard output: {error.strerror or error}; the command's work is done",
+        hint="do not send again: 'dockercomms outbox' shows what was sent,"
+        " 'dockercomms inbox --all' what was received",
+    )
+
+
 def explain_usage(error: click.ClickException) -> tuple[str, tuple[str, ...]]:
     """Return why click refuses a command line, and what to do next."""
     from click import NoSuchOption

@@ -70,8 +70,9 @@ class _Since(_TimeType):
         if ctx is None:
             raise AssertionError("internal: a time is read within a command")
         session: Session = ctx.obj
+        ago = text.strip().removesuffix("ago")
         try:
-            return session.clock.now() - timedelta(seconds=duration_seconds(text))
+            return session.clock.now() - timedelta(seconds=duration_seconds(ago))
         except ValueError:
             pass
         try:
@@ -98,10 +99,30 @@ class _Name(_TextType):
         return str(value)
 
 
+class _Recipient(_Name):
+    """A name to send to; what looks like several, a file or a pattern is refused.
+
+    Each would be one name, and a message that is addressed to it never arrives.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = super().convert(value, param, ctx)
+        if "," in name:
+            self.fail(f"{name!r}: several names; give --to for each", param, ctx)
+        if name != name.strip():
+            self.fail(f"{name!r}: space around the name; write {name.strip()!r}", param, ctx)
+        if name.startswith("@"):
+            self.fail(f"{name!r}: files of names are not read; give --to for each", param, ctx)
+        if any(mark in name for mark in "*?["):
+            self.fail(f"{name!r}: patterns are not names; give --to for each", param, ctx)
+        return name
+
+
 DURATION = _Quantity("duration", "duration_seconds")
 SIZE = _Quantity("size", "size_bytes")
 SINCE = _Since()
 NAME = _Name()
+RECIPIENT = _Recipient()
 
 
 class Option(click.Option):

@@ -19,7 +19,7 @@ import click
 from dockercomms import __version__
 from dockercomms.cli import failures
 from dockercomms.cli.options import VerbTable
-from dockercomms.errors import DockerCommsError, LocalIOError
+from dockercomms.errors import DockerCommsError
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str], session: Session) -> int:
         return _hang_up(session)
     except OSError as error:
         _give_up_stdout(session)
-        local = LocalIOError(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        local = failures.local_error(error)
         return _tell(session, error, failures.explain(local), local.exit_code)
     except Exception as error:  # noqa: BLE001 - the edge: nobody above could say it better
         if isinstance(error.__cause__, KeyboardInterrupt):  # Python says so of classes being made

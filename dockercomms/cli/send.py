@@ -16,6 +16,7 @@ from dockercomms.cli.options import (
     DURATION,
     MAX_CONCURRENCY,
     NAME,
+    RECIPIENT,
     SIZE,
     index_option,
     option,
@@ -50,7 +51,7 @@ STDIN = "-"
     no_args_is_help=True,
 )
 @click.argument("paths", nargs=-1, type=click.Path(readable=False), metavar="[PATH]...")
-@option("--to", "recipients", former=("--recipient",), type=NAME, multiple=True, required=True,
+@option("--to", "recipients", former=("--recipient",), type=RECIPIENT, multiple=True, required=True,
         metavar="NAME", help="Who it is for; repeatable.")  # fmt: skip
 @option("--from", "sender", type=NAME, metavar="NAME", help="Who it is from.  [default: --me]")
 @option("--title", metavar="T", help="A line the recipient sees in the inbox.")

@@ -96,7 +96,8 @@ class ConfigSource:
             ConfigError: not JSON of the right shape; names the source.
         """
         try:
-            data = json.loads(text) if text.strip() else {}
+            text = text.strip().removeprefix("\ufeff")  # Notepad and PowerShell begin files so
+            data = json.loads(text) if text else {}
         except (ValueError, RecursionError):
             # from None: the original error holds the whole text, and so its secrets
             raise ConfigError(f"{name}: not a docker configuration: not JSON") from None

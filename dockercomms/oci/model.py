@@ -517,8 +517,8 @@ def _annotations(fields: Mapping[str, object], where: str) -> dict[str, str]:
     value = fields.get("annotations")
     if value is None:
         return {}
-    return {
-        key: _checked_string(item, f"{where}: annotation {key!r:.100}")
+    return {  # null as "": writers in Go leave it where a text was meant, and read it so
+        key: "" if item is None else _checked_string(item, f"{where}: annotation {key!r:.100}")
         for key, item in _object(value, f"{where}: annotations").items()
     }
 

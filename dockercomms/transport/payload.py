@@ -88,6 +88,7 @@ class Payload(Protocol):
 
         Raises:
             LocalIOError: it cannot be read, has changed, or was a pipe that was read already.
+            UsageError: when it is read, for a standard input that is empty.
         """
         ...
 
@@ -347,17 +348,26 @@ class _PieceReader(io.RawIOBase):
 
 
 class _Borrowed(io.RawIOBase):
-    """Somebody else's stream, which closing this one leaves open."""
+    """Standard input, which must not be empty, and which closing this one leaves open."""
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__()
         self._stream = stream
+        self._is_empty = True
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         with memoryview(buffer).cast("B") as room, local_errors("standard input"):
-            data = self._stream.read(len(room))
+            asked = len(room)
+            data = self._stream.read(asked)
             room[: len(data)] = data
+        if not data and self._is_empty and asked:
+            raise UsageError(
+                "standard input is closed or empty: nothing was sent",
+                hint="a job of cron or systemd has no standard input; to send an empty file, name"
+                " its path",
+            )
+        self._is_empty = False
         return len(data)

@@ -22,7 +22,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import begin_writing, local_errors, read_at
+from dockercomms.platforms import begin_writing, is_hole, local_errors, read_at
 from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
 
@@ -87,6 +87,8 @@ class _FilePlaces:
     def write(self, offset: int, piece: bytes | memoryview) -> None:
         view = memoryview(piece)
         with self.lock, local_errors(_WHAT):
+            if _is_zero(view) and is_hole(self.handle, offset, len(view)):
+                return  # a sparse file stays one
             while view:
                 count = os.pwrite(self.handle, view[:_WRITE_BYTES], offset)
                 view, offset = view[count:], offset + count
@@ -103,6 +105,11 @@ class _FilePlaces:
             at += count
         with local_errors(_WHAT):
             begin_writing(self.handle, start, stop)
+
+
+def _is_zero(view: memoryview) -> bool:
+    """Return whether a piece has zeros alone; one that ends in another byte is not looked at."""
+    return not (not view or view[0] or view[-1]) and bytes(view) == bytes(len(view))
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def read_policy_text(path: Path) -> str | None:
     if len(data) > MAX_POLICY_BYTES:
         raise ConfigError(f"{path}: more than {MAX_POLICY_BYTES} bytes")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # Notepad and PowerShell begin files with a mark
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error}") from error
 

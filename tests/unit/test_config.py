@@ -467,3 +467,8 @@ def test_load_copes_with_a_user_the_system_does_not_know(
     monkeypatch.setattr("os.getuid", lambda: 2**32 - 3)
     del place.environ["LOGNAME"]
     assert place.load().me is None
+
+
+def test_file_that_begins_with_a_byte_order_mark_is_read(place: Place) -> None:
+    place.user("\ufeffme = 'alice'\n")
+    assert place.load().me == "alice"

@@ -215,6 +215,17 @@ def test_send_refuses_a_clock_an_hour_off(mail):
     assert mail.tags() == []
 
 
+def test_send_refuses_a_clock_that_was_never_set(mail):
+    mail.clock.set(datetime(1970, 1, 1, 0, 10, tzinfo=UTC))
+    mail.registry.time = lambda: None
+
+    with pytest.raises(ConfigError, match="this machine says 1970-01-01"):
+        mail.send()
+
+    assert mail.tags() == []
+    assert mail.send(clock_skew_ok=True).digest
+
+
 def test_send_with_clock_skew_ok_uses_the_registrys_day(mail):
     mail.registry.time = lambda: mail.clock.now() + timedelta(days=3)
 

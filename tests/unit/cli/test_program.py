@@ -125,7 +125,8 @@ def test_full_output_is_a_local_error(style: str) -> None:
         ["inbox", "--format", style], factory=mailbox, stdout=BrokenOutput(errno.ENOSPC)
     )
     assert result.exit_code == 8
-    assert "No space left on device" in result.stderr
+    assert "No space left on device; the command's work is done" in result.stderr
+    assert "do not send again" in result.stderr
 
 
 def test_broken_standard_error_leaves_the_exit_code() -> None:

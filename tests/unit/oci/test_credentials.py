@@ -369,6 +369,8 @@ def test_docker_config_broken_entry_is_an_error_when_it_is_used(
         ("", None),
         (" \n", None),
         ("{}", None),
+        ("\ufeff{}", None),
+        ("\ufeff", None),
         ('{"auths": null, "credHelpers": null, "credsStore": null}', None),
     ],
 )

@@ -175,7 +175,6 @@ def test_descriptor_inline_gives_data_only_if_it_is_the_content() -> None:
         {"size": -1},
         {"annotations": []},
         {"annotations": {"k": 1}},
-        {"annotations": {"k": None}},
         {"data": "no base64!"},
         {"data": 1},
         {"platform": "linux"},
@@ -195,6 +194,11 @@ def test_descriptor_of_another_shape_is_refused(change: Mapping[str, object]) ->
 def test_descriptor_members_that_are_null_are_absent() -> None:
     nothing = dict.fromkeys(("annotations", "data", "platform", "artifactType"))
     assert Descriptor.from_json({**LAYER.to_json(), **nothing}, "here") == LAYER
+
+
+def test_annotation_that_is_null_is_empty() -> None:
+    value = {**LAYER.to_json(), "annotations": {"a": None, "b": "x"}}
+    assert Descriptor.from_json(value, "here").annotations == {"a": "", "b": "x"}
 
 
 def test_descriptor_ignores_members_it_does_not_know() -> None:

@@ -192,6 +192,11 @@ def test_standard_input_is_a_stream_and_left_open():
     payload.check_unchanged()
 
 
+def test_standard_input_that_is_empty_is_refused():
+    with pytest.raises(UsageError, match="closed or empty"):
+        content(payload_of([Path("-")], name="n", stdin=io.BytesIO()))
+
+
 def test_stream_is_read_only_once():
     payload = payload_of([Path("-")], name="n", stdin=io.BytesIO(b"hello"))
     content(payload)

@@ -36,6 +36,27 @@ def test_pieces_come_to_their_places_in_any_order(sink):
     assert sink.read() == DATA
 
 
+def test_holes_stay_holes(tmp_path):
+    size = 2**22
+    with (tmp_path / "f").open("w+b") as file:
+        there = places(file, size)
+        for start in range(0, size - 2**20, 2**20):
+            there.write(start, bytes(2**20))
+        there.write(size - 2**20, bytes(2**20 - 1) + b"x")
+        status = os.stat(file.fileno())
+        file.seek(0)
+        assert file.read() == bytes(size - 1) + b"x"
+    assert status.st_blocks * 512 <= size // 2 or not hasattr(os, "SEEK_DATA")
+
+
+def test_zeros_replace_what_an_earlier_run_wrote(tmp_path):
+    (tmp_path / "f").write_bytes(b"x" * 10_000)
+    with (tmp_path / "f").open("r+b") as file:
+        places(file, 10_000).write(100, bytes(5000))
+        file.seek(0)
+        assert file.read() == b"x" * 100 + bytes(5000) + b"x" * 4900
+
+
 def test_part_is_hashed_alone(sink):
     there = places(sink, 6)
     there.write(0, b"abcdef")

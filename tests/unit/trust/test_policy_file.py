@@ -297,3 +297,10 @@ def test_load_of_a_folder_is_a_local_error(tmp_path):
 )
 def test_duration_is_that_of_iso_8601(text, expected):
     assert parse_duration(text) == expected
+
+
+def test_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "trust.toml"
+    path.write_text("\ufeffversion = 1\n", encoding="utf-8")
+    path.chmod(0o600)
+    assert load_policy(path) == Policy()
