@@ -27,7 +27,13 @@ from typing import Literal
 
 from dockercomms.errors import LocalIOError, PlaceError
 from dockercomms.oci.model import READ_BYTES, Digest
-from dockercomms.platforms import free_bytes, local_errors, open_regular, sync_folder
+from dockercomms.platforms import (
+    free_bytes,
+    holder_of,
+    local_errors,
+    open_regular,
+    sync_folder,
+)
 from dockercomms.records import dataclass
 from dockercomms.state.locks import try_lock
 from dockercomms.transport.folders import Folder
@@ -71,6 +77,10 @@ class Leftovers:
                 yield True
             finally:
                 self._remove(key)
+
+    def holder(self, key: str) -> str:
+        """Return who has claimed the delivery `key`, in words."""
+        return holder_of(self.folder / f"{key}.lock")
 
     def sweep(self) -> None:
         """Remove what deliveries left behind whose maker does not live any more."""

@@ -38,6 +38,7 @@ _LINUX_RENAME_NOREPLACE = 1
 _DARWIN_RENAME_EXCL = 4
 LOCK_POLL_SECONDS = 0.02
 """How often a lock held by another process is asked for again."""
+_PROC_LOCKS = Path("/proc/locks")
 _POSITION = threading.Lock()
 """Held from a seek to its read, where a system cannot read at a place."""
 
@@ -104,6 +105,35 @@ def local_error(error: OSError, what: str) -> LocalIOError:
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = "check the permissions of the file and of its folder"
     return LocalIOError(f"{what}: {error.strerror or error}", hint=hint)
+
+
+def holder_of(*paths: Path) -> str:
+    """Return who has an exclusive lock on one of `paths`: `process 123`, or `another process`.
+
+    Linux alone tells, and only of processes of this container whose files this user may see.
+    Source: proc_locks(5).
+    """
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            status = path.stat()
+            for line in _PROC_LOCKS.read_text("ascii").splitlines():
+                fields = line.split()
+                if fields[1] == "->" or fields[3] != "WRITE":
+                    continue  # it waits for the lock, or shares it
+                process, inode = int(fields[4]), int(fields[5].rpartition(":")[2])
+                if inode == status.st_ino and _has_open(process, status):
+                    return "this process" if process == os.getpid() else f"process {process}"
+    return "another process"
+
+
+def _has_open(process: int, status: os.stat_result) -> bool:
+    """Return whether a process has the file of `status` open: inodes repeat across devices."""
+    with contextlib.suppress(OSError):
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(file.stat(), status):
+                    return True
+    return False
 
 
 def begin_writing(handle: int, start: int, stop: int) -> None:

@@ -228,7 +228,7 @@ def _accepted(inbox: Inbox, examined: Examined) -> Accepted:
 def _reason_to_skip(delivery: DeliveryRun, *, ours: bool) -> str:
     """Return why the message is not delivered now though nothing is wrong with it, else ""."""
     if not ours:
-        return "another process is receiving it"
+        return f"{delivery.leftovers.holder(delivery.key)} is receiving it"
     if delivery.options.again:
         return ""
     if delivery.publisher.state.inbox.delivery(delivery.me, delivery.message.digest) is not None:

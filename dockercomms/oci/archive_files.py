@@ -50,6 +50,7 @@ from dockercomms.oci.model import READ_BYTES, Digest
 from dockercomms.oci.reference import is_valid_digest
 from dockercomms.platforms import (
     LOCK_POLL_SECONDS,
+    holder_of,
     local_errors,
     make_folder,
     open_regular,
@@ -293,7 +294,8 @@ class ArchiveFiles(LayoutFiles):
     def _acquired(self) -> FileLock:
         from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `layout_files`
 
-        lock = FileLock(self._private / "lock")
+        lock_file = self._private / "lock"
+        lock = FileLock(lock_file)
         with local_errors(f"{self.file}: archive cannot be written"):
             while True:
                 for name in ("incoming", "uploads"):
@@ -304,7 +306,7 @@ class ArchiveFiles(LayoutFiles):
                     continue  # whoever held it has removed the folder
                 except Timeout as error:
                     raise LocalIOError(
-                        f"{self.file}: another process has been writing it for "
+                        f"{self.file}: {holder_of(lock_file)} has been writing it for "
                         f"{self._lock_wait_seconds:.0f} s"
                     ) from error
                 if (self._private / "incoming").is_dir():

@@ -46,6 +46,7 @@ from dockercomms.oci.stored import blob_descriptor
 from dockercomms.platforms import (
     LOCK_POLL_SECONDS,
     create_new,
+    holder_of,
     local_errors,
     make_folder,
     open_regular,
@@ -290,12 +291,13 @@ class LayoutFiles:
             with local_errors(f"{self.folder}: image layout cannot be locked"):
                 # Whoever may write in the folder may take the lock.
                 mode = self.folder.stat().st_mode & _FILE_MODE
-                lock = FileLock(self._private / "lock", mode=mode)
+                lock_file = self._private / "lock"
+                lock = FileLock(lock_file, mode=mode)
                 try:
                     lock.acquire(timeout=self._lock_wait_seconds, poll_interval=LOCK_POLL_SECONDS)
                 except Timeout as error:
                     raise LocalIOError(
-                        f"{self.folder}: image layout locked by another process "
+                        f"{self.folder}: image layout locked by {holder_of(lock_file)} "
                         f"for {self._lock_wait_seconds:.0f} s"
                     ) from error
             try:

@@ -14,7 +14,10 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +26,15 @@ from pathlib import Path
 from typing import overload
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import SystemClock, create_new, local_errors, make_folder, sync_folder
+from dockercomms.platforms import (
+    SystemClock,
+    create_new,
+    holder_of,
+    local_errors,
+    make_folder,
+    sync_folder,
+)
+from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within
 
 SCHEMA_VERSION = 6
 """Counted up with every change that an older release could not work with.
@@ -44,14 +55,27 @@ _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on that disk",
     # What a full disk is called where it is the log's shared memory that finds no room
     sqlite3.SQLITE_IOERR: "free some space on that disk; if there is enough, the disk fails",
-    sqlite3.SQLITE_BUSY: "another process holds it; end that one, or try again",
-    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
-    sqlite3.SQLITE_CANTOPEN: "make the file and its folder readable and writable",
+    sqlite3.SQLITE_PROTOCOL: OTHER_FILE_SYSTEM,
     sqlite3.SQLITE_CORRUPT: "move the file away; what was delivered will then be found anew",
     sqlite3.SQLITE_NOTADB: "move the file away; what was delivered will then be found anew",
 }
 _PRIMARY_CODE = 0xFF
 """The extended result code's low byte is the primary one (sqlite.org/rescode.html)."""
+
+_LOCK_FAILURES = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_LOCK,
+        sqlite3.SQLITE_IOERR_RDLOCK,
+        sqlite3.SQLITE_IOERR_SHMLOCK,
+        sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+    }
+)
+"""What a file system that has no locks is called."""
+
+_SIDE_FILES = ("-wal", "-shm", "-journal")
+"""The files that SQLite keeps beside a database (sqlite.org/tempfiles.html)."""
+
+_OWNER_MODE = stat.S_IRUSR | stat.S_IWUSR
 
 
 class Database(AbstractContextManager["Database"]):
@@ -154,6 +178,7 @@ class Database(AbstractContextManager["Database"]):
             make_folder(self.path.parent, mode=0o700)
             with contextlib.suppress(FileExistsError):
                 _create_private_file(self.path)
+        self._mend_side_files()
         connection = sqlite3.connect(
             self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
         )
@@ -166,6 +191,26 @@ class Database(AbstractContextManager["Database"]):
             connection.close()
             raise
         return connection
+
+    def _mend_side_files(self) -> None:
+        """Let the owner write the files beside a database that they may write.
+
+        SQLite makes them with the rights that the database has at that moment. One that was
+        read-only once leaves them read-only, and stays so however it is changed itself.
+        """
+        with contextlib.suppress(OSError):
+            if not self.path.stat().st_mode & stat.S_IWUSR:
+                return  # somebody wants it so
+            for side in self._files()[1:]:
+                with contextlib.suppress(OSError):  # not there, or another user's: SQLite will tell
+                    mode = side.stat(follow_symlinks=False).st_mode
+                    if stat.S_ISREG(mode) and mode & _OWNER_MODE != _OWNER_MODE:
+                        side.chmod(stat.S_IMODE(mode) | _OWNER_MODE)
+
+    def _files(self) -> list[Path]:
+        """Return the database's file and those that SQLite keeps beside it."""
+        names = [self.path.name + suffix for suffix in ("", *_SIDE_FILES)]
+        return [self.path.with_name(name) for name in names]
 
     def _is_current(self, connection: sqlite3.Connection) -> bool:
         version = _version_of(connection)
@@ -182,10 +227,7 @@ class Database(AbstractContextManager["Database"]):
 
         A file system without shared memory refuses the log and works without, only slower.
         """
-        from filelock import FileLock  # noqa: PLC0415 - for a new file only
-
-        lock = FileLock(f"{self.path}.lock", timeout=self._timeout, mode=0o600)
-        with local_errors(f"state {self.path}"), lock:
+        with lock_within(self.path.with_name(f"{self.path.name}.lock"), self._timeout):
             if self._is_current(connection):
                 return
             self._turn_log_on(connection)
@@ -230,8 +272,35 @@ class Database(AbstractContextManager["Database"]):
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
-            raise LocalIOError(f"state {self.path}: {error}", hint=_HINTS.get(code)) from error
+            hint = self._hint(getattr(error, "sqlite_errorcode", 0))
+            raise LocalIOError(f"state {self.path}: {error}", hint=hint) from error
+
+    def _hint(self, code: int) -> str | None:
+        """Return how to cure what SQLite failed by, None if nothing is known to help."""
+        if code in _LOCK_FAILURES:
+            return OTHER_FILE_SYSTEM
+        primary = code & _PRIMARY_CODE
+        if primary == sqlite3.SQLITE_BUSY:
+            holder = holder_of(*self._files())
+            # A file system without locks may give the same answer as one that is held (ENOLCK).
+            known = f"{holder} holds it; end that one, or try again"
+            return known if holder != "another process" else f"{known}; or {OTHER_FILE_SYSTEM}"
+        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            return self._rights_hint()
+        return _HINTS.get(primary)
+
+    def _rights_hint(self) -> str:
+        """Return the command that lets this user use the files, as far as their rights tell."""
+        if not os.access(self.path.parent, os.R_OK | os.W_OK | os.X_OK):
+            return f"chmod u+rwx {shlex.quote(str(self.path.parent))}"
+        known = [file for file in self._files() if file.exists()]
+        wrong = [file for file in known if not os.access(file, os.R_OK | os.W_OK)]
+        if not wrong:
+            return "make the file and its folder readable and writable"
+        names = shlex.join(map(str, wrong))
+        if any(file.stat().st_uid != os.geteuid() for file in wrong):
+            return f"they belong to another user: sudo chown {os.geteuid()} {names}"
+        return f"chmod u+rw {names}"
 
 
 def to_unix(moment: datetime | None) -> float | None:

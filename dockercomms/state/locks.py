@@ -17,12 +17,26 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from dockercomms.platforms import local_errors, make_folder
+from dockercomms.errors import LocalIOError
+from dockercomms.platforms import (
+    LOCK_POLL_SECONDS,
+    SystemClock,
+    holder_of,
+    local_errors,
+    make_folder,
+)
+
+OTHER_FILE_SYSTEM = "set XDG_STATE_HOME to a folder on a file system that has file locks"
+"""The hint where the state's own file system has none: NFS without lockd, Lustre without flock."""
+
+NO_LOCKS_CODES = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""How `flock` fails on such a file system (flock(2); NFS, Lustre and FUSE, measured)."""
 
 INHERITABLE = find_spec("fcntl") is not None
 """Whether locks belong to open files, which programs inherit: not on Windows."""
@@ -36,7 +50,7 @@ def try_lock(path: Path) -> Iterator[bool]:
     held: whoever opened it before sees that it is gone and does not take it for the lock.
 
     Raises:
-        LocalIOError: the file cannot be made.
+        LocalIOError: the file cannot be made, or its file system has no locks.
     """
     with try_shared_lock(path) as held:
         yield held is not None
@@ -51,7 +65,7 @@ def try_shared_lock(path: Path) -> Iterator[tuple[int, ...] | None]:
     to be inherited. The file is removed while the lock is held, as by `try_lock`.
 
     Raises:
-        LocalIOError: the file cannot be made.
+        LocalIOError: the file cannot be made, or its file system has no locks.
     """
     if not INHERITABLE:
         with _file_lock(path) as held:
@@ -68,6 +82,29 @@ def try_shared_lock(path: Path) -> Iterator[tuple[int, ...] | None]:
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(handle)
+
+
+@contextlib.contextmanager
+def lock_within(path: Path, seconds: float) -> Iterator[None]:
+    """Hold the lock `path` during the block; wait at most `seconds` for it.
+
+    Raises:
+        LocalIOError: another process holds it, which the message names if the system tells; or
+            the file cannot be made.
+    """
+    clock = SystemClock()
+    end = clock.monotonic() + seconds
+    while True:
+        with try_lock(path) as held:
+            if held:
+                yield
+                return
+            if clock.monotonic() >= end:
+                raise LocalIOError(
+                    f"lock {path}: held by {holder_of(path)} for {seconds:.0f} s",
+                    hint="end that process, or try again",
+                )
+        clock.sleep(LOCK_POLL_SECONDS)
 
 
 def sweep_locks(folder: Path) -> None:
@@ -94,8 +131,13 @@ def _flocked(path: Path) -> int | None:
         except BlockingIOError:
             os.close(handle)
             return None
-        except BaseException:
+        except BaseException as error:
             os.close(handle)
+            if isinstance(error, OSError) and error.errno in NO_LOCKS_CODES:
+                raise LocalIOError(
+                    f"lock {path}: this file system has no file locks: {error.strerror}",
+                    hint=OTHER_FILE_SYSTEM,
+                ) from error
             raise
         if os.fstat(handle).st_nlink:
             return handle

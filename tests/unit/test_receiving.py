@@ -155,7 +155,7 @@ def test_receive_leaves_a_delivery_to_who_is_at_it(mail):
         got = mail.receive_one()
 
     assert ours
-    assert (got.status, got.reason) == ("skipped", "another process is receiving it")
+    assert (got.status, got.reason) == ("skipped", "this process is receiving it")
     assert mail.receive_one().status == "received"
 
 

@@ -114,7 +114,7 @@ def test_other_writers_wait_for_the_end_of_a_batch(tmp_path):
     late = threading.Thread(target=push, args=(layout, 3))
     with layout.batch():
         push(layout, 2)
-        with pytest.raises(LocalIOError, match="locked by another process"), other.locked():
+        with pytest.raises(LocalIOError, match="locked by this process"), other.locked():
             pass
         late.start()
     late.join(10)

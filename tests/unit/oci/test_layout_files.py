@@ -205,7 +205,7 @@ def test_layout_files_lock_keeps_another_out(files: LayoutFiles) -> None:
     hasty.prepare()
     with files.locked():
         assert files.index().entries == ()
-        with pytest.raises(LocalIOError, match="locked by another process"), hasty.locked():
+        with pytest.raises(LocalIOError, match="locked by this process"), hasty.locked():
             pass
     with hasty.locked():
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dockercomms.discovery import MessageRef
 from dockercomms.errors import LocalIOError
 from dockercomms.state import State, default_path
 from dockercomms.state.database import SCHEMA_VERSION, Database, from_unix, to_unix
+from tests.faults.privileges import as_everybody
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SCHEMA = ("CREATE TABLE t (x INTEGER PRIMARY KEY, y TEXT)",)
@@ -173,7 +175,7 @@ def test_database_that_is_locked_says_by_what(path, database):
         assert numbers(database) == [1]
         with pytest.raises(LocalIOError, match=r"state\.db: database is locked") as caught:
             insert(database, 2)
-        assert "another process" in caught.value.hint
+        assert "this process holds it" in caught.value.hint
     finally:
         other.close()
     insert(database, 2)
@@ -217,6 +219,37 @@ def test_database_that_may_not_be_written_says_so(path, database):
     with pytest.raises(LocalIOError, match="readonly") as caught:
         insert(database, 2)
     assert "writable" in caught.value.hint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_database_that_was_read_only_once_heals_with_the_files_beside_it(path, database):
+    """SQLite makes -wal and -shm as read-only as the database is at that moment."""
+    insert(database, 1)
+    database.close()
+    path.chmod(0o400)
+
+    def write() -> None:
+        with Database(path, schema=SCHEMA) as again:
+            insert(again, 2)
+
+    def read_and_die() -> None:
+        with Database(path, schema=SCHEMA) as reader:
+            assert numbers(reader) == [1]
+            for side in ("-wal", "-shm"):
+                shutil.copy(f"{path}{side}", f"{path}{side}.kept")
+
+    as_everybody(read_and_die)
+    for side in ("-wal", "-shm"):
+        path.with_name(f"{path.name}{side}.kept").rename(f"{path}{side}")
+    with pytest.raises(LocalIOError, match="readonly") as caught:
+        as_everybody(write)
+    wrong = [f"{path}{side}" for side in ("", "-wal", "-shm")]
+    assert caught.value.hint == f"chmod u+rw {' '.join(wrong)}"
+
+    path.chmod(0o600)
+    as_everybody(write)
+    with Database(path, schema=SCHEMA) as again:
+        assert numbers(again) == [1, 2]
 
 
 def test_database_below_a_file_says_so(tmp_path):

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
+import sys
 
 import pytest
 
 from dockercomms.errors import LocalIOError
-from dockercomms.state import locks
-from dockercomms.state.locks import sweep_locks, try_lock, try_shared_lock
+from dockercomms.platforms import holder_of
+from dockercomms.state import State, locks
+from dockercomms.state.locks import lock_within, sweep_locks, try_lock, try_shared_lock
 
 
 def test_try_lock_is_free_again_after_an_error(tmp_path):
@@ -102,3 +105,53 @@ def test_sweep_removes_what_nobody_holds(tmp_path):
         sweep_locks(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["held.lock", "other"]
     sweep_locks(tmp_path / "nowhere")
+
+
+# --- locks that cannot be had --------------------------------------------------------------------
+
+
+HOLD = """
+import pathlib, sys
+from dockercomms.state.locks import try_lock
+with try_lock(pathlib.Path(sys.argv[1])) as held:
+    print(held, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_lock_within_names_the_process_that_holds_it(tmp_path):
+    path = tmp_path / "one.lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "True\n"
+        with (
+            pytest.raises(LocalIOError, match=rf"one\.lock: held by process {other.pid} for 0 s"),
+            lock_within(path, 0),
+        ):
+            pass
+        other.stdin.close()
+        other.wait()
+    with lock_within(path, 0):
+        assert holder_of(path) == "this process"
+    assert holder_of(path) == "another process"  # nobody is known
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    def refuse(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(LocalIOError, match=r"one\.lock: this file system has no file locks: ") as no,
+        try_lock(tmp_path / "one.lock"),
+    ):
+        pass
+    assert "XDG_STATE_HOME" in no.value.hint
+    with State(tmp_path / "state.db") as state, pytest.raises(LocalIOError) as caught:
+        state.inbox.delivering("bob")
+    assert "XDG_STATE_HOME" in caught.value.hint
