@@ -94,6 +94,8 @@ class Sent:
     expires_at: datetime
     sealed: bool = False
     signed: SignedBy | None = None
+    sent_before: bool = False
+    """An earlier run published it, and was broken off before it ended."""
     content: Content | None = field(default=None, repr=False, compare=False)
     """Where its payload is; None for a stream, which nobody can read again."""
 

@@ -9,8 +9,9 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dockercomms.outbox import OutboxEntry
     from dockercomms.receipts import ReceiptEntry
     from dockercomms.sending import Sent
+    from dockercomms.state.send_runs import SendRun
     from dockercomms.transport.files import Links
     from dockercomms.transport.transfer import Compress
 
@@ -55,6 +57,7 @@ class Outgoing(MailboxBase):
         thread_id: str | None = None,
         in_reply_to: Digest | None = None,
         like: Sent | None = None,
+        run: SendRun | None = None,
     ) -> Sent:
         """Send files, a folder, a stream or a note; when this returns, it is published.
 
@@ -81,6 +84,7 @@ class Outgoing(MailboxBase):
             in_reply_to: The message that this one answers; see `reply`.
             like: What was sent just now to somebody else: where it has the same content, that is
                 neither read nor sent again.
+            run: The run to several recipients that this is a part of; see `run_to`.
 
         Raises:
             UsageError, LimitError: an argument is wrong; nothing was sent.
@@ -132,6 +136,7 @@ class Outgoing(MailboxBase):
             progress=self._progress,
             signer=None if dry_run else self._owner.signer(),
             like=like,
+            run=run,
             on_notice=self._on_notice,
         )
         if dry_run:
@@ -139,6 +144,27 @@ class Outgoing(MailboxBase):
         if is_new and self._on_notice is not None:
             self._on_notice(Notice("created", f"{self.repo}: this folder was made"))
         return sent
+
+    @contextlib.contextmanager
+    def run_to(self, recipients: Sequence[str]) -> Iterator[SendRun]:
+        """Yield a run of `send` to several recipients, who may receive in several repositories.
+
+        Of a run that is broken off, or fails for one of them, the next one to the same recipients
+        sends nobody the same a second time. `end_run` says that all of them were served.
+
+        Raises:
+            LocalIOError: the state cannot be used.
+        """
+        with self._state.send_runs.open(recipients) as run:
+            yield run
+
+    def end_run(self, run: SendRun) -> None:
+        """End a run: sending the same to the same recipients again is meant.
+
+        Raises:
+            LocalIOError: the state cannot be used.
+        """
+        self._state.send_runs.end(run)
 
     def receipts(self, id: str | None = None) -> list[ReceiptEntry]:  # noqa: A002 - the option's
         """Return the receipts for what `me` sent, oldest first; with `id` for one message.

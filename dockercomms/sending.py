@@ -66,6 +66,7 @@ from dockercomms.records import dataclass
 from dockercomms.rehearsal import Rehearsal
 from dockercomms.state import State
 from dockercomms.state.outbox_rows import OutboxRow
+from dockercomms.state.send_runs import SendRun, Served
 from dockercomms.state.sends import SendJournal, SendRow
 from dockercomms.transport.payload import Payload
 from dockercomms.transport.transfer import (
@@ -96,6 +97,7 @@ def send(
     progress: Progress | None = None,
     signer: Signer | None = None,
     like: Sent | None = None,
+    run: SendRun | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Sent:
     """Send `payload` to `recipient`; when this returns, the message is published.
@@ -114,6 +116,8 @@ def send(
         signer: Signs the message; None: it is not signed.
         like: A message that was sent just now. Where it has the same payload, that is not read
             and pushed again; from another repository of the same registry it is mounted.
+        run: What it is a part of; whoever opened it ends it (`State.send_runs`). None: it is one of
+            its own, which ends here.
         on_notice: Called with what the user may want to know.
 
     Raises:
@@ -136,7 +140,14 @@ def send(
         on_notice=on_notice,
     )
     sending = _Sending(order, publisher, progress, None if like is None else like.content)
-    return sending.rehearse() if options.dry_run else sending.run()
+    if options.dry_run:
+        return sending.rehearse()
+    if run is not None:
+        return sending.run(run)
+    with state.send_runs.open((recipient,)) as own:
+        sent = sending.run(own)
+        state.send_runs.end(own)
+    return sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +160,13 @@ class _Sending:
     content: Content | None = None
     """A payload that may be this message's, and where it is."""
 
-    def run(self) -> Sent:
+    def run(self, run: SendRun) -> Sent:
         """Take every step, going on where an interrupted run of the same source ended."""
         order, publisher = self.order, self.publisher
         sends, source = publisher.state.sends, order.source_key(publisher.repo)
+        before = None if source is None else self._sent_before(run, source)
+        if before is not None:
+            return before
         with sends.claim(
             repo=publisher.repo,
             source=source,
@@ -175,12 +189,35 @@ class _Sending:
             else:
                 self.announce(draft)
                 # Only now: whoever is interrupted before is told to run it again, which finds this
-                self._record(row, draft, sent)
+                with publisher.state.inbox.batch():
+                    self._record(row, draft, sent)
+                    served = Served(draft.manifest, draft.anchor_day, tag)
+                    publisher.state.send_runs.record(
+                        run, row.id, source, served, now=publisher.clock.now()
+                    )
         key = order.content_key
         if key is None:
             return sent
         content = Content(key, draft.pushed, publisher.repo, publisher.repository)
         return replace(sent, content=content)
+
+    def _sent_before(self, run: SendRun, source: str) -> Sent | None:
+        """Return what an unfinished run sent to this recipient, if it has not expired yet."""
+        publisher, now = self.publisher, self.publisher.clock.now()
+        runs = publisher.state.send_runs
+        if self.order.options.again:
+            runs.forget(source)
+            return None
+        served = runs.served(run, source, now=now)
+        if served is None:
+            return None
+        message = parse_message(served.manifest)
+        draft = Draft(message, served.manifest, served.day, reused_chunks=len(message.chunks))
+        sent = sent_of(draft, repo=publisher.repo, tag=served.tag, signer=self.order.signer)
+        if sent.expires_at <= now:
+            runs.forget(source)
+            return None
+        return replace(sent, sent_before=True)
 
     def _record(self, row: SendRow, draft: Draft, sent: Sent) -> None:
         """Note that the message is published: it is not continued, and answers may come."""

@@ -52,6 +52,7 @@ def sent_record(sent: Sent) -> Record:
         "sealed": sent.sealed,
         "signed": signed,
         "expires_at": format_time(sent.expires_at),
+        "sent_before": sent.sent_before,
     }
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dockercomms.cli.session import Session
     from dockercomms.mailbox import Mailbox
     from dockercomms.sending import Sent
+    from dockercomms.state.send_runs import SendRun
     from dockercomms.transport.files import Links
 
 STDIN = "-"
@@ -110,11 +111,15 @@ def send_command(
         boxes: dict[str | None, Mailbox] = {}
         done: list[tuple[Mailbox, Sent]] = []
 
+        runs: list[SendRun] = []
+
         def deliver(recipient: str) -> Sent:
             repo = session.address_of(recipient)
             if repo not in boxes:
                 box = session.mailbox(meter, repo=repo)
                 boxes[repo] = opened.enter_context(box)
+            if not runs and not dry_run:
+                runs.append(opened.enter_context(boxes[repo].run_to(recipients)))
             sent = boxes[repo].send(
                 sources,
                 to=recipient,
@@ -135,11 +140,14 @@ def send_command(
                 clock_skew_ok=clock_skew_ok,
                 audience=None if audience is None else _repository(audience),
                 like=done[-1][1] if done else None,
+                run=runs[0] if runs else None,
             )
             done.append((boxes[repo], sent))
             return sent
 
         code = _send_each(session, meter, deliver, recipients, dry_run=dry_run)
+        for run in runs if code == 0 else ():
+            done[0][0].end_run(run)  # only now: all of it was told
         if wait_seconds is not None and done and not dry_run:
             answered = wait_for_answers(session, done, wait_seconds)
             return code or answered
@@ -225,7 +233,10 @@ def _send_each(
         except KeyboardInterrupt:
             if served:
                 meter.finish()
-                session.screen.warn(f"sent to {', '.join(served)}: leave them out next time")
+                session.screen.warn(
+                    f"sent to {', '.join(served)}; run the same again for the others: "
+                    "nobody gets a second copy"
+                )
             raise
         else:
             meter.finish()
@@ -239,13 +250,19 @@ def _send_each(
 def report(session: Session, sent: Sent, *, dry_run: bool) -> None:
     """Write what was sent, and what the recipient has to type."""
     screen = session.screen
-    reused = f", {sent.reused_chunks} of them there already" if sent.reused_chunks else ""
-    signed = "not signed" if sent.signed is None else f"signed with {sent.signed.signer}"
-    screen.note(
-        f"{'would send' if dry_run else 'sent'} {human_bytes(sent.total_bytes)} to "
-        f"{sent.recipient} in {count_of(sent.chunks, 'chunk')}{reused}, until "
-        f"{human_time(sent.expires_at)}, {signed}"
-    )
+    if sent.sent_before:
+        screen.note(
+            f"{sent.recipient} has it already: an earlier run, which did not end, sent it as "
+            f"message {sent.id[:SHORT_ID_CHARACTERS]}; --again sends it once more"
+        )
+    else:
+        reused = f", {sent.reused_chunks} of them there already" if sent.reused_chunks else ""
+        signed = "not signed" if sent.signed is None else f"signed with {sent.signed.signer}"
+        screen.note(
+            f"{'would send' if dry_run else 'sent'} {human_bytes(sent.total_bytes)} to "
+            f"{sent.recipient} in {count_of(sent.chunks, 'chunk')}{reused}, until "
+            f"{human_time(sent.expires_at)}, {signed}"
+        )
     line = _receiving_line(session, sent)
     if screen.is_json:
         from dockercomms.cli.records import sent_record

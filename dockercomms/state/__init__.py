@@ -25,6 +25,7 @@ from dockercomms.state import (
     progress_rows,
     pull_rows,
     receipt_rows,
+    send_runs,
     sends,
     trust_rows,
 )
@@ -53,6 +54,7 @@ class State(AbstractContextManager["State"]):
                 *delivery_rows.SCHEMA,
                 *handover_rows.SCHEMA,
                 *sends.SCHEMA,
+                *send_runs.SCHEMA,
                 *outbox_rows.SCHEMA,
                 *pull_rows.SCHEMA,
                 *receipt_rows.SCHEMA,
@@ -67,6 +69,7 @@ class State(AbstractContextManager["State"]):
         self.outbox = outbox_rows.OutboxRows(self._database)
         self.pulls = pull_rows.PullRows(self._database)
         self.sends = sends.Sends(self._database)
+        self.send_runs = send_runs.SendRuns(self._database)
         self.receipts = receipt_rows.ReceiptRows(self._database)
         self.trust = trust_rows.TrustRows(self._database)
 

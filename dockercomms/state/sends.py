@@ -343,6 +343,7 @@ class Sends:
             ("sends", "published", timedelta(seconds=KEEP_DELIVERED_SECONDS)),
             ("blobs", "confirmed", KEEP_BLOBS),
             ("anchor_tags", "confirmed", KEEP_ANCHORS),
+            ("served", "published", timedelta(seconds=CONTINUE_SEND_SECONDS)),
         ):
             where = f"FROM {table} WHERE {column} <= ?"  # constants of this function
             if self.database.row(f"SELECT 1 {where} LIMIT 1", (to_unix(now - age),)):

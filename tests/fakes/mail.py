@@ -20,6 +20,7 @@ from dockercomms.receipts import acknowledge, list_receipts, write_receipt
 from dockercomms.receiving import Received, ReceiveOptions, receive
 from dockercomms.sending import SendOptions, Sent, send
 from dockercomms.state import State
+from dockercomms.state.send_runs import SendRun
 from dockercomms.stores import Store
 from dockercomms.transport.payload import payload_of
 from dockercomms.trust.policy import Policy, Sender
@@ -78,7 +79,13 @@ class Mail:
         return self.file("large.bin", random.Random(seed).randbytes(20_000))
 
     def send(
-        self, *paths: Path, payload: Any = None, to: str = BOB, signer: Any = None, **options: Any
+        self,
+        *paths: Path,
+        payload: Any = None,
+        to: str = BOB,
+        signer: Any = None,
+        run: SendRun | None = None,
+        **options: Any,
     ) -> Sent:
         return send(
             self.registry,
@@ -91,6 +98,7 @@ class Mail:
             clock=self.clock,
             options=SendOptions(**options),
             signer=signer,
+            run=run,
             on_notice=self.note,
         )
 

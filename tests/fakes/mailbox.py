@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from dockercomms.receipts import ReceiptEntry
 from dockercomms.receiving import Received
 from dockercomms.relaying import Relayed, Totals
 from dockercomms.sending import Sent
+from dockercomms.state.send_runs import SendRun
 from dockercomms.stores import Store
 from dockercomms.watching import Watched
 
@@ -27,6 +29,8 @@ ID = "1a2b3c4d-0000-4000-8000-000000000001"
 DIGEST = "sha256:" + "ab" * 32
 RECEIPT = "sha256:" + "cd" * 32
 TAG = "inbox-bvs61fohi1cmosc8le2hrdkhu3-20261120-02932e00-abababababababab"
+
+RUN = SendRun("a run", "its recipients")
 
 
 def sent(**changes: Any) -> Sent:
@@ -185,6 +189,14 @@ class FakeMailbox:
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+    @contextlib.contextmanager
+    def run_to(self, recipients: Sequence[str]) -> Iterator[SendRun]:
+        self.calls.append(("run_to", (tuple(recipients),), {}))
+        yield RUN
+
+    def end_run(self, run: SendRun) -> None:
+        self.calls.append(("end_run", (run,), {}))
 
     def inbox(self, **options: Any) -> list[InboxEntry]:
         self.calls.append(("inbox", (), options))

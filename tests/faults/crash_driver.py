@@ -82,7 +82,9 @@ class Trial:
 
     def unfinished(self) -> int:
         with State(self.folder / "alice" / "state.db") as state:
-            rows = state.sends.database.rows("SELECT 1 FROM sends WHERE published IS NULL")
+            rows = state.sends.database.rows(
+                "SELECT id FROM sends WHERE published IS NULL UNION SELECT send FROM served"
+            )
             return len(rows)
 
 

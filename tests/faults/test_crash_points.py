@@ -95,7 +95,7 @@ def messages(mail: Mail) -> set[str]:
 
 
 def unfinished(mail: Mail) -> int:
-    query = "SELECT 1 FROM sends WHERE published IS NULL"
+    query = "SELECT id FROM sends WHERE published IS NULL UNION SELECT send FROM served"
     return len(mail.alice.sends.database.rows(query))
 
 

@@ -798,6 +798,31 @@ def test_send_interrupted_after_publication_is_continued_not_sent_twice(mail, st
     assert bell_tag(RT) in mail.tags()
 
 
+def test_send_that_was_killed_before_its_run_ended_is_continued(mail):
+    with mail.alice.send_runs.open([BOB]) as run:
+        first = mail.send(run=run)
+        with mail.alice.send_runs.open([BOB]) as other:
+            second = mail.send(run=other)  # a run that is alive is never joined
+            assert second.id != first.id
+
+    again = mail.send()
+
+    assert again.sent_before
+    assert again.digest in (first.digest, second.digest)
+    fresh = mail.send()
+    assert not fresh.sent_before
+    assert fresh.id not in (first.id, second.id)
+
+
+@pytest.mark.parametrize("hours", [1, 25])
+def test_send_that_was_killed_is_sent_anew_when_its_message_expired_or_after_a_day(mail, hours):
+    with mail.alice.send_runs.open([BOB]) as run:
+        first = mail.send(run=run, ttl_seconds=30 if hours == 1 else 10**6)
+    mail.clock.advance(hours * 3600)
+
+    assert mail.send(ttl_seconds=30 if hours == 1 else 10**6).id != first.id
+
+
 # --- several, and other stores -------------------------------------------------------------------
 
 

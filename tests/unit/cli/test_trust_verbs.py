@@ -373,6 +373,43 @@ def test_send_goes_where_its_recipient_receives(alice: Person) -> None:
     assert places(by_flag) == ["x", "x", "x"]
 
 
+def test_send_to_several_that_fails_for_one_and_is_run_again_sends_nobody_a_second_copy(
+    alice: Person,
+) -> None:
+    blocked = alice.base / "carols"
+    blocked.write_text("no folder")
+    for name in ("bob", "carol"):
+        address = f"oci-layout:{alice.base}/{name}s/box"
+        alice.ok("trust", "add", name, "--allow-unsigned", "--address", address)
+    env = {"DOCKERCOMMS_REPO": ""}
+    words = ["send", "--text", "x", "--format", "jsonl", "--to", "bob"]
+    both = [*words, "--to", "carol"]
+
+    def run(*arguments: str, code: int = 0) -> tuple[list[dict[str, Any]], str]:
+        done = alice.run(*arguments, env=env)
+        assert done.exit_code == code, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+    (first,), _ = run(*both, code=7)
+    assert run(*both, code=7)[0] == [{**first, "reused_chunks": 1, "sent_before": True}]
+    (alone,), _ = run(*words)  # to bob alone is another wish
+    blocked.unlink()
+    (again, carols), said = run(*both)
+    (fresh, _), _ = run(*both)  # that run has ended, so this one is meant
+
+    assert (again["id"], again["sent_before"]) == (first["id"], True)
+    assert "bob has it already: an earlier run, which did not end, sent it as message" in said
+    assert "--again sends it once more" in said
+    assert carols["sent_before"] is False
+    assert len({first["id"], alone["id"], fresh["id"]}) == 3
+
+    blocked.with_name("carols").rename(alice.base / "away")
+    blocked.write_text("no folder")
+    (fourth,), _ = run(*both, code=7)
+    (fifth,), _ = run(*both, "--again", code=7)
+    assert fourth["id"] != fifth["id"]
+
+
 def test_send_for_an_audience_names_it_in_full(alice: Person, bob: Person) -> None:
     bob.ok("trust", "add", "alice", "--allow-unsigned")
     here = alice.send("--no-sign", "--audience", f"oci-layout:{alice.base}/box")

@@ -30,6 +30,7 @@ from tests.fakes.mailbox import (
     DIGEST,
     ID,
     RECEIPT,
+    RUN,
     TAG,
     FakeMailbox,
     entry,
@@ -72,6 +73,7 @@ def test_send_asks_for_what_was_typed(tmp_path: Path) -> None:
         "ttl_seconds": 86_400, "compress": "zstd", "chunk_bytes": 2**20, "concurrency": 2,
         "keep_mtime": True, "again": True, "dry_run": False, "clock_skew_ok": True,
         "audience": None, "like": None, "exclude": ("*.o", "build"), "links": "skip",
+        "run": RUN,
     }  # fmt: skip
     assert mailbox.asked("open")[1]["me"] == ("dave",)
     assert mailbox.closed
@@ -125,7 +127,7 @@ def test_send_prints_one_object(style: list[str]) -> None:
         "schema": "dockercomms/send/v1", "id": ID, "digest": DIGEST, "repo": "r.example/box",
         "tag": TAG, "to": "bob", "from": "alice", "bytes": 1536, "chunks": 1, "reused_chunks": 0,
         "sealed": False, "signed": {"kind": "key", "signer": "alice.pub"},
-        "expires_at": "2026-11-27T12:00:00.000Z",
+        "expires_at": "2026-11-27T12:00:00.000Z", "sent_before": False,
     }  # fmt: skip
     assert result.stderr.splitlines()[-1].startswith(
         "the recipient types: dockercomms recv 1a2b3c4d"

@@ -1,0 +1,141 @@
+"""Runs of `send`: who got the message already, until whoever started the run has been told.
+
+A run may have several recipients. It ends when its caller knows that all of them were served. A
+run that was killed before, or that failed for one of them, is repeated: a recipient who was served
+gets no second message (SPEC.md section 6.2).
+
+Example:
+    >>> from datetime import UTC, datetime
+    >>> import pathlib, tempfile
+    >>> from dockercomms.state import State
+    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
+    ...     with state.send_runs.open(["bob", "carol"]) as run:
+    ...         state.send_runs.served(run, "a source", now=datetime.now(UTC)) is None
+    True
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+from dockercomms.protocol import CONTINUE_SEND_SECONDS
+from dockercomms.records import dataclass
+from dockercomms.state.database import Database, to_unix
+from dockercomms.state.locks import try_lock
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS served (
+        send TEXT PRIMARY KEY,
+        run TEXT NOT NULL,
+        recipients TEXT NOT NULL,
+        source TEXT NOT NULL,
+        manifest BLOB NOT NULL,
+        day TEXT NOT NULL,
+        tag TEXT NOT NULL,
+        published REAL NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS served_source ON served (source, recipients)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SendRun:
+    """One run: its recipients, and a lock that says that it is alive."""
+
+    id: str
+    recipients: str
+    """Equal for two runs to the same recipients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A message that an earlier run published."""
+
+    manifest: bytes = field(repr=False)
+    day: date
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendRuns:
+    """The table above. Each method is one transaction, on disk when it returns.
+
+    Every method may raise `LocalIOError` (see `Database`).
+    """
+
+    database: Database
+
+    @contextlib.contextmanager
+    def open(self, recipients: Iterable[str]) -> Iterator[SendRun]:
+        """Yield a new run; it counts as alive during the block."""
+        names = json.dumps(sorted(set(recipients))).encode("ascii")
+        run = SendRun(str(uuid.uuid4()), hashlib.sha256(names).hexdigest())
+        with try_lock(self._lock_path(run.id)):
+            yield run
+
+    def served(self, run: SendRun, source: str, *, now: datetime) -> Served | None:
+        """Return what an unfinished run to the same recipients published of a source.
+
+        It becomes this run's own. A run that is alive is never joined; after 24 hours a run counts
+        as finished.
+
+        Args:
+            run: The run that asks.
+            source: What stands for source, recipient and options.
+            now: The time.
+        """
+        since = now - timedelta(seconds=CONTINUE_SEND_SECONDS)
+        found: Served | None = None
+        for row in self.database.rows(
+            """SELECT * FROM served WHERE source = ? AND recipients = ? AND published > ?
+                ORDER BY published, send""",
+            (source, run.recipients, to_unix(since)),
+        ):
+            with try_lock(self._lock_path(row["run"])) as is_dead:
+                if is_dead:
+                    self.database.execute(
+                        "UPDATE served SET run = ? WHERE send = ?", (run.id, row["send"])
+                    )
+                    day = date.fromisoformat(row["day"])
+                    found = found or Served(row["manifest"], day, row["tag"])
+        return found
+
+    def record(
+        self, run: SendRun, send: str, source: str, served: Served, *, now: datetime
+    ) -> None:
+        """Keep what was published, until the run ends."""
+        self.database.execute(
+            "INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                send,
+                run.id,
+                run.recipients,
+                source,
+                served.manifest,
+                served.day.isoformat(),
+                served.tag,
+                to_unix(now),
+            ),
+        )
+
+    def forget(self, source: str) -> None:
+        """Let the source be sent once more."""
+        self.database.execute("DELETE FROM served WHERE source = ?", (source,))
+
+    def end(self, run: SendRun) -> None:
+        """Note that whoever started the run knows that all recipients were served.
+
+        A power failure may take it: then the next run finds that they were.
+        """
+        with self.database.transaction(durable=False) as connection:
+            connection.execute("DELETE FROM served WHERE run = ?", (run.id,))
+
+    def _lock_path(self, run: str) -> Path:
+        return self.database.path.parent / "sends" / f"{run}.lock"
