@@ -70,6 +70,8 @@ class ReceiveOptions:
     """A command is to be run for what is delivered; who runs it writes the receipt."""
     again: bool = False
     """Deliver also what was delivered before, or has expired."""
+    redeliver: bool = False
+    """Deliver also what was received elsewhere, as our own receipts say."""
     concurrency: int = 4
     referrers_index: ReferrersIndex = "auto"
     """Whether receipts are added to the fallback index."""

@@ -31,10 +31,12 @@ from dockercomms.polling import Discovery
 from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.stores import Store
+from dockercomms.trusting import Trust
 from dockercomms.verifying import MessageVerifier
 
 if TYPE_CHECKING:
     from dockercomms.approving import ObjectVerifier
+    from dockercomms.elsewhere import OwnReceipts
     from dockercomms.receipts_verifying import ReceiptVerifier
 
 
@@ -118,6 +120,32 @@ class Desk:
             registry=self.store.registry,
             trust=trust,
         )
+
+    def own_receipts(self) -> OwnReceipts:
+        """Return what finds the messages that a key of the owner has acknowledged."""
+        from dockercomms.elsewhere import OwnReceipts  # noqa: PLC0415 - the same
+
+        return OwnReceipts(
+            registry=self.store.registry,
+            repository=self.store.repository,
+            clock=self.clock,
+            trusts=self._own_trusts,
+        )
+
+    def _own_trusts(self) -> list[Trust]:
+        """Return whom to believe about receipts of our own, for each of our keys.
+
+        Raises:
+            ConfigError, LocalIOError: as `verifier`.
+            UsageError: the own key cannot be read.
+        """
+        trust = self.owner.trust()
+        policy = trust.policy
+        ours = replace(
+            policy, senders=tuple(one for one in policy.senders if one.name in self.owner.names)
+        )
+        keys = dict.fromkeys((*self.owner.own_keys(), trust.own_key))
+        return [replace(trust, policy=ours, own_key=key) for key in keys]
 
     def object_verifier(self) -> ObjectVerifier:
         """Return what says who signed any object, by the policy as it is now.

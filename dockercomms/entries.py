@@ -41,7 +41,7 @@ class Entry:
     reason_kind: str = ""
     """Why it is held or refused, as a word for programs."""
     reason: str = ""
-    """The same for people; "" unless it is held or refused."""
+    """The same for people; "" unless it is held, refused, or was received elsewhere."""
     reported: bool = False
     """The user was told of it already (`Inbox.mark_reported`)."""
     retried: bool = False
@@ -67,7 +67,7 @@ class Entry:
 def entry_of(place: InboxPlace, row: Candidate, now: datetime) -> Entry:
     """Return the entry of a row."""
     header = _header(row)
-    stopped = row.state in ("held", "refused")
+    stopped = row.state in ("held", "refused", "elsewhere")
     expires = None if header is None else header.expires
     return Entry(
         me=row.me,

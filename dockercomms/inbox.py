@@ -92,8 +92,16 @@ CACHED_MANIFEST_BYTES = 32 * 2**20
 
 _HELD: tuple[EntryState, ...] = ("held",)
 _REFUSED: tuple[EntryState, ...] = ("refused",)
-_SETTLED: tuple[EntryState, ...] = ("refused", "delivered")
-_LISTED_ORDER = {"delivering": 0, "new": 0, "held": 1, "refused": 2, "delivered": 3}
+_ELSEWHERE: tuple[EntryState, ...] = ("elsewhere",)
+_SETTLED: tuple[EntryState, ...] = ("refused", "elsewhere", "delivered")
+_LISTED_ORDER = {
+    "delivering": 0,
+    "new": 0,
+    "held": 1,
+    "refused": 2,
+    "elsewhere": 3,
+    "delivered": 4,
+}
 
 
 class Inbox:
@@ -179,7 +187,13 @@ class Inbox:
 
     # --- listing ---------------------------------------------------------------------------------
 
-    def entries(self, *, since: datetime | None = None, all: bool = False) -> list[Entry]:  # noqa: A002 - as the option is called
+    def entries(
+        self,
+        *,
+        since: datetime | None = None,
+        all: bool = False,  # noqa: A002 - as the option is called
+        elsewhere: bool = False,
+    ) -> list[Entry]:
         """Return what the inbox holds: new before held before refused, each oldest first.
 
         Manifests not seen before are fetched, at most `max_fetched` a run; the rest
@@ -187,7 +201,8 @@ class Inbox:
 
         Args:
             since: Leave out what was created before.
-            all: Also what is delivered, expired, or refused and reported.
+            all: Also what is delivered, expired, received elsewhere, or refused and reported.
+            elsewhere: Also what was received elsewhere.
 
         Raises:
             LocalIOError: the state, or a local store.
@@ -202,9 +217,16 @@ class Inbox:
         else:
             rows = self._candidates(listed, live, published)
             rows += self._candidates(_REFUSED, live, published, unreported=True)
+            rows += self._candidates(_ELSEWHERE, live, published) if elsewhere else []
         return self._listed(rows, since)
 
-    def receivable(self, *, since: datetime | None = None, all: bool = False) -> list[Entry]:  # noqa: A002 - as the option is called
+    def receivable(
+        self,
+        *,
+        since: datetime | None = None,
+        all: bool = False,  # noqa: A002 - as the option is called
+        elsewhere: bool = False,
+    ) -> list[Entry]:
         """Return what a run is to deliver or report, in the order of `entries`.
 
         What could not be read in this run is left out, and so is what it has no fetches left for:
@@ -213,6 +235,7 @@ class Inbox:
         Args:
             since: As in `entries`.
             all: As in `entries`; what was delivered before needs no fetch of the run's allowance.
+            elsewhere: As in `entries`.
 
         Raises:
             LocalIOError: the state, or a local store.
@@ -230,6 +253,9 @@ class Inbox:
             published_after=None if since is None else since - SINCE_MARGIN,
             limit=max(1, self._max_fetched),
         )
+        if elsewhere:
+            published = None if since is None else since - SINCE_MARGIN
+            rows += self._candidates(_ELSEWHERE, None, published)
         found = {row.key for row in rows}
         failed_rows = (self._rows.candidate(self.me, self.repo, key) for key in self._failures)
         rows += [row for row in failed_rows if row is not None and row.key not in found]
@@ -327,6 +353,25 @@ class Inbox:
         """Note that the user was told that these are held or refused."""
         rows = [row for entry in entries if (row := self._current(entry)) is not None]
         self._rows.set_reported(self.me, self.repo, [row.key for row in rows])
+
+    # --- the first look --------------------------------------------------------------------------
+
+    @property
+    def is_first_look(self) -> bool:
+        """Whether it is not known yet which messages were received elsewhere."""
+        return self._place.state.progress.is_first_look(self.me, self.repo)
+
+    def end_first_look(self) -> None:
+        """Note that it is known which messages were received elsewhere."""
+        self._place.state.progress.end_first_look(self.me, self.repo)
+
+    def set_elsewhere(self, digest: Digest, reason: str) -> None:
+        """Note that a message was received elsewhere, and how that is known."""
+        self._rows.set_elsewhere(self.me, self.repo, digest, reason)
+
+    def has_failed(self, entry: Entry) -> bool:
+        """Return whether an entry could not be read in this run, which `fetch` tells."""
+        return entry.key in self._failures
 
     # --- fetching --------------------------------------------------------------------------------
 

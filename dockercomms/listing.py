@@ -48,10 +48,11 @@ class InboxEntry:
     bytes: int | None
     created_at: datetime | None
     expires_at: datetime | None
-    state: Literal["new", "delivered", "held", "refused"]
+    state: Literal["new", "delivered", "held", "refused", "elsewhere"]
+    """elsewhere: another state of ours received it, as a receipt of ours proves."""
     expired: bool
     reason: str
-    """Why it is held or refused."""
+    """Why it is held or refused, or how it is known that it was received elsewhere."""
     signature_status: SignatureStatus = "none"
     signer: str | None = None
     """The verified name of its sender; None: who sent it is a claim."""

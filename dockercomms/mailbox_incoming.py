@@ -57,8 +57,11 @@ class Incoming(MailboxBase):
         entries: list[InboxEntry] = []
         inboxes = self._desk.inboxes()
         self.last_poll = poll_all(inboxes, complete=complete)
+        whole = self.last_poll.complete and since is None
         for inbox in inboxes:
             listed = inbox.entries(since=since, all=all)
+            if inbox.is_first_look and self._look_elsewhere(inbox, listed, complete=whole):
+                listed = inbox.entries(since=since, all=all)
             verifier = self._desk.verifier(inbox)
             if verifier is not None and judge_entries(inbox, listed, verifier):
                 listed = inbox.entries(since=since, all=all)
@@ -69,6 +72,14 @@ class Incoming(MailboxBase):
             ]
         self.waiting = sum(inbox.waiting for inbox in inboxes)
         return entries
+
+    def _look_elsewhere(self, inbox: Inbox, listed: Sequence[Entry], *, complete: bool) -> bool:
+        """Return whether messages of the inbox turned out to have been received elsewhere."""
+        from dockercomms.elsewhere import tell_first_look  # noqa: PLC0415 - it loads what publishes
+
+        look = self._desk.own_receipts().look(inbox, listed, complete=complete)
+        tell_first_look(look, inbox, self._on_notice)
+        return bool(look.elsewhere)
 
     def _find(self, prefix: str) -> tuple[Inbox, Entry]:
         """Return a message that is known, or found by looking, and the inbox that it is in."""
@@ -205,6 +216,7 @@ class Incoming(MailboxBase):
         overwrite: bool = False,
         receipt: bool = True,
         complete: bool = False,
+        redeliver: bool = False,
         concurrency: int = 4,
     ) -> Iterator[Received]:
         """Receive what is new, one message after another; yields what became of each.
@@ -224,6 +236,8 @@ class Incoming(MailboxBase):
             overwrite: Replace files that are there already.
             receipt: Write a receipt for what is delivered.
             complete: Look at the whole repository, whatever is known already.
+            redeliver: Deliver also what was received elsewhere: on a new state that is what a
+                receipt signed by a key of ours says.
             concurrency: Chunks under way at once.
 
         Raises:
@@ -240,6 +254,7 @@ class Incoming(MailboxBase):
             stdout=stdout,
             receipt=receipt,
             again=all,
+            redeliver=redeliver,
             concurrency=concurrency,
             referrers_index=self._referrers_index,
         )
@@ -256,7 +271,10 @@ class Incoming(MailboxBase):
         from dockercomms.rounds import Box, Round  # noqa: PLC0415 - the same
 
         return Round(
-            boxes=[Box(inbox, self._desk.verifier(inbox)) for inbox in self._desk.inboxes()],
+            boxes=[
+                Box(inbox, self._desk.verifier(inbox), self._desk.own_receipts())
+                for inbox in self._desk.inboxes()
+            ],
             registry=self._store.registry,
             repository=self._store.repository,
             state=self._state,
@@ -278,6 +296,7 @@ class Incoming(MailboxBase):
         stop: Stop | None = None,
         flat: bool = False,
         overwrite: bool = False,
+        redeliver: bool = False,
         concurrency: int = 4,
         output: int | None = None,
         on_poll: Callable[[PollResult], None] | None = None,
@@ -298,6 +317,7 @@ class Incoming(MailboxBase):
             stop: Set it to end the watch after the message in hand; None: it goes on.
             flat: Leave out the folder that each message gets; not with a command.
             overwrite: Replace files that are there already.
+            redeliver: Deliver also what was received elsewhere; see `receive`.
             concurrency: Chunks under way at once.
             output: The descriptor that takes what commands print; None: nobody reads it.
             on_poll: Called with how each look went that saw more than a silent bell.
@@ -325,6 +345,7 @@ class Incoming(MailboxBase):
             overwrite=overwrite,
             receipt=ack != "never",
             handover=command is not None,
+            redeliver=redeliver,
             concurrency=concurrency,
             referrers_index=self._referrers_index,
         )

@@ -23,7 +23,7 @@ from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
-from dockercomms.errors import UnknownSender, UsageError
+from dockercomms.errors import LocalIOError, UnknownSender, UsageError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
 from dockercomms.publishing import Notice, NoticeHook
@@ -163,6 +163,18 @@ class Owner:
         """
         found = self._keys.find(self._signing.key)
         return found.public if found is not None and found.private else None
+
+    def own_keys(self) -> tuple[PublicKey, ...]:
+        """Return what verifies signatures of all our keys; a file that is no key is passed over.
+
+        Raises:
+            UsageError, LocalIOError: the key that signs cannot be read.
+        """
+        try:
+            return tuple(key.public for key in self._keys.list() if key.private)
+        except (UsageError, LocalIOError):
+            own = self.own_key()
+            return () if own is None else (own,)
 
     @property
     def pin(self) -> Pin | None:

@@ -120,6 +120,8 @@ class Poller:
             AuthError, NetworkError, RegistryError, ProtocolError: nothing was answered at all.
             LocalIOError: the state, or a local store.
         """
+        place = self._place
+        place.state.progress.begin_first_look(place.me, place.repo, now=place.clock.now())
         step = _Pass(self._place, self._discovery, complete=complete)
         step.listen(watching=watching)
         if watching and step.is_idle():

@@ -86,6 +86,7 @@ NoticeKind = Literal[
     "created",
     "key-created",
     "pinned",
+    "elsewhere",
     "published",
     "watch-waits",
 ]

@@ -15,6 +15,7 @@ from dataclasses import field
 from datetime import datetime
 from functools import partial
 
+from dockercomms.elsewhere import OwnReceipts, tell_first_look
 from dockercomms.errors import (
     AuthError,
     BadAnswer,
@@ -84,6 +85,8 @@ class Box:
     inbox: Inbox
     verifier: Verifier | None = None
     """None: nobody asks who sent it."""
+    receipts: OwnReceipts | None = None
+    """Finds what was received elsewhere; None: nobody asks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,8 +187,12 @@ class Round:
     ) -> Iterator[tuple[Box, Entry] | Received]:
         if not ids:
             for box in self.boxes:
-                for entry in box.inbox.receivable(since=since, all=self.options.again):
-                    yield box, entry
+                options = self.options
+                listed = box.inbox.receivable(
+                    since=since, all=options.again, elsewhere=options.redeliver
+                )
+                for found in self._first_look(box, listed, complete=since is None):
+                    yield found if isinstance(found, Received) else (box, found)
         for prefix in ids:
             try:
                 inboxes = [box.inbox for box in self.boxes]
@@ -200,6 +207,19 @@ class Round:
         verifier = next(box.verifier for box in self.boxes if box.inbox is inbox)
         if isinstance(verifier, MessageVerifier):
             judge_entries(inbox, entries, verifier, insist=True)
+
+    def _first_look(
+        self, box: Box, entries: Sequence[Entry], *, complete: bool
+    ) -> Iterator[Entry | Received]:
+        """Yield what to receive: on a new state not what was received elsewhere."""
+        if box.receipts is None or self.options.again or self.options.redeliver:
+            yield from entries
+            return
+        complete = complete and self.last_poll is not None and self.last_poll.complete
+        look = box.receipts.look(box.inbox, entries, complete=complete)
+        tell_first_look(look, box.inbox, self.on_notice)
+        yield from (_failed(entry, error) for entry, error in look.waiting)
+        yield from look.left
 
     def _receive_one(
         self, box: Box, entry: Entry, overlap: Overlap[Entry, Examined], *, insist: bool
@@ -272,6 +292,11 @@ def _is_due(entry: Entry, *, insist: bool) -> bool:
 def _held_back(entry: Entry) -> Received:
     """Return the report of a message that is not tried: refused for good, or held."""
     kind = _HELD_ERRORS.get(entry.reason_kind, ProtocolError)
+    return _failed(entry, kind(f"{entry.digest or entry.key}: {entry.reason}"))
+
+
+def _failed(entry: Entry, error: DockerCommsError) -> Received:
+    """Return the report of a message that is not tried, because of `error`."""
     header = entry.header
     return Received(
         id="" if header is None else header.id,
@@ -280,7 +305,7 @@ def _held_back(entry: Entry) -> Received:
         recipient=entry.me,
         sender="" if header is None else header.sender,
         bytes=0 if header is None else header.total_bytes,
-        error=kind(f"{entry.digest or entry.key}: {entry.reason}"),
+        error=error,
     )
 
 

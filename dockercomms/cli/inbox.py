@@ -95,7 +95,7 @@ def _size(entry: InboxEntry) -> str:
 
 
 def _state(entry: InboxEntry) -> str:
-    words: list[str] = [entry.state]
+    words: list[str] = ["received elsewhere" if entry.state == "elsewhere" else entry.state]
     if entry.expired:
         words.append("expired")
     state = ", ".join(words)

@@ -60,6 +60,8 @@ SHOWN_ALIKE = 5
 @option("--since", type=SINCE, metavar="T",
         help="Only what was sent since: 2d ago, a date, or an RFC 3339 time.")  # fmt: skip
 @option("--all", "include_all", is_flag=True, help="Also what was delivered before or expired.")
+@option("--redeliver", is_flag=True,
+        help="Also what another machine or a lost state received.")  # fmt: skip
 @option("--stdout", "to_stdout", is_flag=True, help="Write the content to standard output.")
 @option("--flat", is_flag=True, default=None, help="Leave out the folder of each message.")
 @option("--overwrite", is_flag=True, help="With --flat: replace files that are there.")
@@ -82,6 +84,7 @@ def recv_command(
     limit: int | None,
     since: datetime | None,
     include_all: bool,
+    redeliver: bool,
     to_stdout: bool,
     overwrite: bool,
     complete: bool,
@@ -118,6 +121,7 @@ def recv_command(
             overwrite=overwrite,
             receipt=chosen.receipt,
             complete=complete,
+            redeliver=redeliver,
             concurrency=chosen.concurrency,
         ):
             meter.finish()

@@ -59,6 +59,8 @@ ACKS = ("always", "on-success", "never")
 @option("--ack", type=click.Choice(ACKS), default="always",
         help="When the sender is told how CMD ended.  [default: always]")  # fmt: skip
 @option("--once", is_flag=True, help="Look once and end, as recv does.")
+@option("--redeliver", is_flag=True,
+        help="Also what another machine or a lost state received.")  # fmt: skip
 @option("--out", type=click.Path(readable=False), metavar="DIR",
         help="Where the folders of the messages are made.  [default: .]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
@@ -76,6 +78,7 @@ def watch_command(
     timeout_seconds: int | None,
     ack: Ack,
     once: bool,
+    redeliver: bool,
     no_verify: bool,
     accept_new: bool,
     offline: bool,
@@ -117,6 +120,7 @@ def watch_command(
             once=once,
             stop=stop,
             flat=chosen.flat,
+            redeliver=redeliver,
             concurrency=chosen.concurrency,
             output=descriptor_of(session.stderr),
             on_poll=PollTeller(session).tell,

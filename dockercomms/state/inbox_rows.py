@@ -33,7 +33,7 @@ from dockercomms.records import dataclass
 from dockercomms.state.database import from_unix, to_unix
 from dockercomms.state.delivery_rows import DeliveryRows, head_of, storable
 
-EntryState = Literal["new", "delivering", "delivered", "held", "refused"]
+EntryState = Literal["new", "delivering", "delivered", "held", "refused", "elsewhere"]
 
 KEEP_UNSEEN = timedelta(days=30)
 """How long a candidate is remembered that no complete pass sees: it was deleted."""
@@ -507,6 +507,10 @@ class InboxRows(DeliveryRows):
     def set_refused(self, me: str, repo: str, key: str, reason_kind: str, reason: str) -> None:
         """Refuse a row for good; `key` is the digest. Delivered rows stay so."""
         self._set_state(me, repo, key, "refused", kind=reason_kind, reason=reason)
+
+    def set_elsewhere(self, me: str, repo: str, digest: Digest, reason: str) -> None:
+        """Note that a message was received elsewhere; what is delivered here stays so."""
+        self._set_state(me, repo, digest, "elsewhere", kind="elsewhere", reason=reason)
 
     def _set_state(
         self,

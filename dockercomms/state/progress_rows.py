@@ -37,6 +37,13 @@ SCHEMA = (
         bell_searched_at REAL,
         PRIMARY KEY (me, repo)
     )""",
+    # A row as long as nobody has found out which of its messages were received elsewhere.
+    """CREATE TABLE IF NOT EXISTS first_looks (
+        me TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        began REAL NOT NULL,
+        PRIMARY KEY (me, repo)
+    ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS anchors (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
@@ -147,6 +154,25 @@ class ProgressRows:
                 to_unix(progress.bell_searched_at),
             ),
         )
+
+    def begin_first_look(self, me: str, repo: str, *, now: datetime) -> None:
+        """Note that the inbox is looked at for the first time, unless it has been before."""
+        if self._database.row("SELECT 1 FROM inboxes WHERE me = ? AND repo = ?", (me, repo)):
+            return
+        self._database.execute(
+            """INSERT OR IGNORE INTO first_looks SELECT :me, :repo, :now WHERE NOT EXISTS
+                (SELECT 1 FROM candidates WHERE me = :me AND repo = :repo)""",
+            {"me": me, "repo": repo, "now": to_unix(now)},
+        )
+
+    def is_first_look(self, me: str, repo: str) -> bool:
+        """Return whether the first look at the inbox has not ended."""
+        sql = "SELECT 1 FROM first_looks WHERE me = ? AND repo = ?"
+        return self._database.row(sql, (me, repo)) is not None
+
+    def end_first_look(self, me: str, repo: str) -> None:
+        """Note that the first look at the inbox has ended."""
+        self._database.execute("DELETE FROM first_looks WHERE me = ? AND repo = ?", (me, repo))
 
     def anchors(self, me: str, repo: str) -> frozenset[date]:
         """Return the days of which an anchor was seen."""

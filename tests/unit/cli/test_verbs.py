@@ -403,6 +403,7 @@ def test_recv_asks_for_what_was_typed() -> None:
         {
             "out": Path("in"), "max": 3, "since": datetime(2026, 11, 1, tzinfo=UTC), "all": True,
             "stdout": None, "flat": True, "overwrite": True, "receipt": False, "complete": True,
+            "redeliver": False,
             "concurrency": 2,
         },
     )  # fmt: skip
@@ -440,7 +441,7 @@ def test_recv_as_json_lines_has_absolute_paths_and_the_error() -> None:
     assert good == {
         "schema": "dockercomms/recv/v1", "id": ID, "digest": DIGEST, "status": "received",
         "from": "alice", "signer": None, "files": [str(Path("in/1a2b3c4d/r").absolute())],
-        "bytes": 1536, "receipt": RECEIPT, "error": None,
+        "bytes": 1536, "receipt": RECEIPT, "error": None, "receipt_wait": None,
     }  # fmt: skip
     assert bad["error"] == {
         "exit_code": 4,

@@ -46,6 +46,7 @@ def test_watch_asks_for_what_the_flags_say(tmp_path):
         "ack": "on-success",
         "once": True,
         "flat": False,
+        "redeliver": False,
         "concurrency": 2,
         "output": None,
     }
