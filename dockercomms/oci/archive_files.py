@@ -23,7 +23,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -36,6 +36,7 @@ from dockercomms.errors import (
     ProtocolError,
 )
 from dockercomms.oci.archive import SeekableArchive
+from dockercomms.oci.layout_changes import Change
 from dockercomms.oci.layout_files import (
     LAYOUT_BYTES,
     LOCK_WAIT_SECONDS,
@@ -45,7 +46,7 @@ from dockercomms.oci.layout_files import (
     NewFile,
     check_layout_version,
 )
-from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
+from dockercomms.oci.layout_index import LayoutIndex, parse_layout_index
 from dockercomms.oci.model import READ_BYTES, Digest
 from dockercomms.oci.reference import is_valid_digest
 from dockercomms.platforms import (
@@ -335,8 +336,8 @@ class ArchiveFiles(LayoutFiles):
             self._write(self.folder / "oci-layout", LAYOUT_BYTES)
             self._write(mark, now.encode("ascii"))
             if self._index is None:
-                self._index = self._base_index() if self._has_base() else EMPTY_INDEX
-            self._write(self._index_path, self._index.to_bytes())
+                self._index = self._base_index() if self._has_base() else LayoutIndex(())
+            self._write_index(self._index)
 
     def _base_mark(self) -> str:
         """Return what tells one archive of this name from another."""
@@ -365,13 +366,18 @@ class ArchiveFiles(LayoutFiles):
             self._changed = True
         super().remove_blob(digest)
 
-    def replace_index(self, index: LayoutIndex) -> None:
-        """See `LayoutFiles.replace_index`."""
+    def change(self, change: Change) -> bool:
+        """See `LayoutFiles.change`."""
         with self._mutex:
-            super().replace_index(index)
-            if self._batch is None:
-                self._index = index
-                self._changed = True
+            return super().change(change)
+
+    def _store(self, index: LayoutIndex, changes: Sequence[Change]) -> None:
+        super()._store(index, changes)
+        self._index = index
+        self._changed = True
+
+    def settle(self) -> None:
+        """Do nothing: `commit` writes the index into the archive."""
 
     def mark_changed(self) -> None:
         """Have `commit` write the archive even if it is as it was."""

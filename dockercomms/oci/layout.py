@@ -3,10 +3,12 @@
 One folder holds one repository; the repository's name in each call is ignored. Several threads and
 several processes may write at once, and readers never wait for them: see `oci.layout_files`.
 
-Pushing rewrites `index.json` whole, as the format wants it, but reads no other manifest. In a
-layout of 5,000 messages (2.2 MB) a push took 26 ms, 75 ms in a new process, which has to parse the
-index first; listing the tags took 54 ms there (measured). "What refers to X" reads those manifests
-whose entry names X as their subject or says nothing of a subject, each once in a process.
+A push costs about as much in a layout of 20,000 messages as in one of 1,000, and so does "what
+refers to X" (measured: 12.5 and 7.9 ms, in memory on a busy machine). A new process reads
+`index.json` once, 35 µs for each entry. An `index.json` of more than 256 KiB says all that was
+pushed when the layout is closed; until then it may lag, and a file beside it has the rest (see
+`oci.layout_changes`). "What refers to X" also reads each manifest whose entry says nothing of a
+subject, once in a process.
 
 The lock is this package's own: another tool that writes into the layout at the same moment knows
 nothing of it, and the later `index.json` of the two stays.
@@ -39,6 +41,8 @@ from pathlib import Path
 from dockercomms.errors import (
     BlobUnknown,
     IntegrityError,
+    LimitError,
+    LocalIOError,
     ManifestBlobUnknown,
     ManifestInvalid,
     ManifestUnknown,
@@ -109,6 +113,12 @@ class LayoutRegistry:
         self._max_remembered = max_remembered
         self._facts: dict[Digest, ManifestFacts | None] = {}
         self._facts_lock = threading.Lock()
+        self._subjects: dict[Digest, Digest | None] = {}
+        """Which manifests refer to what, of those whose entry does not say so."""
+        self._referring: dict[Digest, list[Digest]] = {}
+        self._unread: dict[Digest, IndexEntry] = {}
+        self._seen: tuple[object, int] = (None, 0)
+        self._subjects_lock = threading.Lock()
 
     @staticmethod
     def _open_files(folder: Path, *, create: bool) -> LayoutFiles:
@@ -214,10 +224,9 @@ class LayoutRegistry:
                 if not self._files.has_blob(part):
                     raise ManifestBlobUnknown(f"{self._folder}: manifest names unknown {part}")
             self._files.write_blob(descriptor.digest, data)
-            index = self._files.index()
-            changed = index.with_manifest(entry, tags, subject=facts.subject)
-            if changed is not index:
-                self._files.replace_index(changed)
+            self._files.change(
+                {"push": entry.to_json(), "tags": list(tags), "subject": facts.subject}
+            )
         return descriptor
 
     def fold(self, digest: Digest) -> None:
@@ -234,15 +243,12 @@ class LayoutRegistry:
         children = () if facts is None else facts.manifests
         self._files.prepare()
         with self._files.locked():
-            index = self._files.index()
-            named = {
+            named = [
                 child
                 for child in children
                 if self._said_type(child, self._files.blob_size(child)) in MANIFEST_MEDIA_TYPES
-            }
-            changed = index.without_loose(named)
-            if changed is not index:
-                self._files.replace_index(changed)
+            ]
+            self._files.change({"unlist": named})
 
     def batch(self) -> AbstractContextManager[None]:
         """Return the block in which `index.json` is not written before its end.
@@ -287,11 +293,10 @@ class LayoutRegistry:
         """See `Deleter.delete_manifest`."""
         self._existing()
         with self._files.locked():
-            index = self._files.index()
-            if index.manifest(digest) is None:
+            if self._files.index().manifest(digest) is None:
                 raise ManifestUnknown(f"{self._folder}: no manifest {digest}")
             # First the entry: a reader may find an entry's content gone, but no crash leaves one.
-            self._files.replace_index(index.without_manifest(digest))
+            self._files.change({"remove": digest})
             self._files.remove_blob(digest)
 
     def delete_tag(self, repository: str, tag: str) -> None:
@@ -299,7 +304,7 @@ class LayoutRegistry:
         self._existing()
         with self._files.locked():
             self._tagged(tag)
-            self._files.replace_index(self._files.index().without_tag(tag))
+            self._files.change({"untag": tag})
 
     @property
     def files(self) -> LayoutFiles:
@@ -378,9 +383,9 @@ class LayoutRegistry:
             index = self._files.index()
         except NameUnknown:
             return
-        for entry in (*index.manifests(), *self._schema_entries(index, digest)):
-            if entry.subject not in (None, digest):
-                continue
+        entries = index.referring(digest) + self._unclaimed(index, digest)
+        entries.sort(key=lambda entry: index.position(entry.digest) or 0)
+        for entry in (*entries, *self._schema_entries(index, digest)):
             found = self._referrer(entry, digest)
             if found is not None and artifact_type in (None, found.artifact_type):
                 yield found
@@ -390,7 +395,13 @@ class LayoutRegistry:
         return True
 
     def close(self) -> None:
-        """Do nothing: files are open, and the lock is held, only during a call."""
+        """Have `index.json` say all that was pushed; may be called again.
+
+        Where it cannot be written now, what was pushed stays beside it, where this program finds
+        it: no push has failed.
+        """
+        with contextlib.suppress(LocalIOError, LimitError):
+            self._files.settle()
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -431,6 +442,27 @@ class LayoutRegistry:
     def _said_type(self, digest: Digest, size: int) -> str:
         facts = self._facts_of(blob_descriptor(digest, size))
         return (facts.media_type if facts is not None else None) or ""
+
+    def _unclaimed(self, index: LayoutIndex, digest: Digest) -> list[IndexEntry]:
+        """Return the entries of manifests that refer to `digest` where their entry does not say so.
+
+        Each manifest whose entry names no subject is read once.
+        """
+        with self._subjects_lock:
+            self._seen, new = index.unclaimed(self._seen)
+            fresh = {entry.digest: entry for entry in new if entry.digest not in self._subjects}
+            for found, entry in (self._unread | fresh).items():
+                facts = self._facts_or_none(entry.descriptor.bare())
+                if facts is None and not self._files.has_blob(found):
+                    self._unread[found] = entry  # its content may come yet
+                    continue
+                self._unread.pop(found, None)
+                subject = None if facts is None else facts.subject
+                self._subjects[found] = subject
+                if subject is not None:
+                    self._referring.setdefault(subject, []).append(found)
+            held = (index.manifest(found) for found in self._referring.get(digest, ()))
+            return [entry for entry in held if entry is not None and entry.subject != digest]
 
     def _schema_entries(self, index: LayoutIndex, digest: Digest) -> Iterator[IndexEntry]:
         """Yield what the index under the referrers tag of `digest` names and `index` does not.

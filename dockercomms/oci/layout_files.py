@@ -6,13 +6,18 @@ FOLDER/index.json            replaced as a whole, under the lock
 FOLDER/blobs/<alg>/<hex>     content, renamed into place when it is whole and on the disk
 FOLDER/.dockercomms/         ours alone; readers and other tools need nothing in it
     lock                     held by whoever changes index.json or removes a blob
+    changes                  what index.json of a large layout does not have yet
     incoming/                content that is being written
     uploads/<id>             upload sessions
 ```
 
-Readers take no lock: they open one generation of `index.json`, whole, and content whose name is its
-digest. A crash at any point leaves either the old or the new index, and at most a file in
-`incoming`, which a later writer removes.
+Readers take no lock: they open one generation of `index.json`, whole, what `changes` adds to it,
+and content whose name is its digest. A crash at any point leaves either the old or the new index,
+and at most a file in `incoming`, which a later writer removes.
+
+An `index.json` of up to `SMALL_INDEX_BYTES` has every push when that returns. A larger one has it
+when the layout is closed; a push appends to `changes` meanwhile, which costs the same however many
+manifests there are (see `layout_changes`).
 
 Source: image-spec v1.1.1, image-layout.md.
 """
@@ -24,7 +29,8 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -32,6 +38,7 @@ from typing import BinaryIO, Self
 from dockercomms.errors import (
     BlobUnknown,
     DigestInvalid,
+    DockerCommsError,
     LimitError,
     LocalIOError,
     NameUnknown,
@@ -39,6 +46,7 @@ from dockercomms.errors import (
     RangeInvalid,
     UploadUnknown,
 )
+from dockercomms.oci.layout_changes import Change, ChangesFile, ReadChanges, encoded_size
 from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
 from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, parse_digest, parse_json
 from dockercomms.oci.reference import is_valid_digest
@@ -62,6 +70,16 @@ LOCK_WAIT_SECONDS = 60.0
 
 MAX_INDEX_BYTES = 64 * 2**20
 """The largest index.json: some 150,000 manifests; a larger one takes seconds to read."""
+
+SMALL_INDEX_BYTES = 256 * 2**10
+"""An index.json of up to 600 manifests or so is written with each push, which takes no longer than
+all else that a push does."""
+
+CHANGES_SHARE = 8
+"""index.json is written when the changes beside it have a share of its size. So a push into a
+layout of any size writes so many times its own entry, on the average."""
+
+_READ_ATTEMPTS = 100
 
 INCOMING_SECONDS = 24 * 3600.0
 """A file being written that got no byte for so long belongs to a dead process."""
@@ -143,12 +161,17 @@ class LayoutFiles:
         self._lock_wait_seconds = lock_wait_seconds
         self._ready = False
         self._lock = threading.Lock()
-        self._cached: tuple[tuple[int, int, int], LayoutIndex] | None = None
+        self._cached: tuple[tuple[int, int, int], ReadChanges, LayoutIndex] | None = None
         self._batch: LayoutIndex | None = None
+        self._batch_changes: list[Change] = []
         self._batch_thread: int | None = None
         self._batch_removed: set[Digest] = set()
         self._index_path = folder / "index.json"
         self._private = folder / PRIVATE_FOLDER
+        self._changes = ChangesFile(self._private / "changes")
+        self._index_lock = threading.RLock()
+        self._debt: weakref.finalize[..., LayoutFiles] | None = None
+        """Settles at the end of the process, where changes were written and nobody closes this."""
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -167,25 +190,46 @@ class LayoutFiles:
         if self._batch is not None:
             return self._batch
         with local_errors(str(self._index_path)):
-            try:
-                stream = open_regular(self._index_path)
-            except (FileNotFoundError, NotADirectoryError):
-                raise NameUnknown(f"{self.folder}: no image layout there") from None
-            with stream:
-                state = os.fstat(stream.fileno())
-                cached = self._cached
-                if cached is not None and cached[0] == _generation(state):
-                    return cached[1]
-                if state.st_size > MAX_INDEX_BYTES:
-                    raise ProtocolError(
-                        f"{self._index_path}: {state.st_size} bytes; at most {MAX_INDEX_BYTES}"
-                    )
-                data = stream.read(MAX_INDEX_BYTES)
+            for _ in range(_READ_ATTEMPTS):
+                with self._index_lock:
+                    found = self._read_index()
+                    if found is not None:
+                        self._cached = found
+                        return found[2]
+        raise LocalIOError(f"{self._index_path}: changed by others faster than it can be read")
+
+    def _read_index(self) -> tuple[tuple[int, int, int], ReadChanges, LayoutIndex] | None:
+        """Return `index.json` with the changes beside it; None if both changed meanwhile."""
+        try:
+            state = self._index_path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NameUnknown(f"{self.folder}: no image layout there") from None
+        cached = self._cached
+        if cached is not None and cached[0] == _generation(state):
+            read = self._changes.read(cached[1])
+            if read.name == cached[1].name or not cached[1].name:
+                return (cached[0], _bare(read), _changed(cached[2], read.changes))
+        # The changes come first: who writes index.json removes them afterwards.
+        read = self._changes.read()
+        generation, index = self._parse_index()
+        if self._changes.read(read).name != read.name:
+            return None
+        return (generation, _bare(read), _changed(index, read.changes))
+
+    def _parse_index(self) -> tuple[tuple[int, int, int], LayoutIndex]:
+        try:
+            stream = open_regular(self._index_path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NameUnknown(f"{self.folder}: no image layout there") from None
+        with stream:
+            state = os.fstat(stream.fileno())
+            if state.st_size > MAX_INDEX_BYTES:
+                raise ProtocolError(
+                    f"{self._index_path}: {state.st_size} bytes; at most {MAX_INDEX_BYTES}"
+                )
+            data = stream.read(MAX_INDEX_BYTES)
         self._check_version()
-        known = EMPTY_INDEX if cached is None else cached[1]
-        index = parse_layout_index(data, where=str(self._index_path), known=known)
-        self._cached = (_generation(state), index)
-        return index
+        return _generation(state), parse_layout_index(data, where=str(self._index_path))
 
     def blob_path(self, digest: Digest) -> Path:
         """Return where the content with `digest` is, or would be.
@@ -321,8 +365,9 @@ class LayoutFiles:
             finally:
                 after, self._batch, self._batch_thread = self._batch, None, None
                 removed, self._batch_removed = self._batch_removed, set()
+                changes, self._batch_changes = self._batch_changes, []
                 if after is not before:
-                    self.replace_index(after)
+                    self._store(after, changes)
                 for digest in removed:
                     self.remove_blob(digest)
 
@@ -369,20 +414,80 @@ class LayoutFiles:
         with self.locked():
             yield
 
-    def replace_index(self, index: LayoutIndex) -> None:
-        """Put `index` in the place of the one that is there; only while holding the lock.
+    def change(self, change: Change) -> bool:
+        """Make a change of the index durable; only while holding the lock.
+
+        Returns:
+            Whether it changed anything.
 
         Raises:
-            LimitError: it would be larger than `MAX_INDEX_BYTES`.
+            LimitError: `index.json` would be larger than `MAX_INDEX_BYTES`.
         """
-        if self._batch is not None:
+        with self._index_lock:
+            before = self.index()
+            index = before.changed_by(change)
+        if index is before:
+            return False
+        if self._batch is None:
+            self._store(index, [change])
+        else:
             self._batch = index
+            self._batch_changes.append(change)
+        return True
+
+    def _store(self, index: LayoutIndex, changes: Sequence[Change]) -> None:
+        """Write what is new to `changes`, or all of it to `index.json`."""
+        cached = self._cached
+        if cached is None:
+            raise AssertionError("internal: an index that was not read")
+        generation, read, _ = cached
+        size = generation[2]
+        waiting = read.end + encoded_size(changes)
+        if (
+            size <= SMALL_INDEX_BYTES
+            or waiting > size // CHANGES_SHARE
+            or size + waiting > MAX_INDEX_BYTES
+        ):
+            self._write_index(index)
             return
+        try:
+            read = self._changes.append(changes, read)
+        except OSError:  # perhaps another user's, who lets nobody write
+            self._write_index(index)
+            return
+        if self._debt is None:
+            self._debt = weakref.finalize(self, _settle, self.folder)
+        self._cached = (generation, read, index)
+
+    def _write_index(self, index: LayoutIndex) -> None:
         data = index.to_bytes()
         if len(data) > MAX_INDEX_BYTES:
             raise LimitError(f"{self._index_path}: {len(data)} bytes; at most {MAX_INDEX_BYTES}")
         with local_errors(str(self._index_path)):
-            self._cached = (self._write(self._index_path, data), index)
+            generation = self._write(self._index_path, data)
+            self._changes.remove()
+        self._cached = (generation, ReadChanges(), index)
+
+    def settle(self) -> None:
+        """Have `index.json` say all that this process has changed, for other tools.
+
+        Raises:
+            LocalIOError, LimitError: it cannot be written; our own readers see the changes still.
+        """
+        debt, self._debt = self._debt, None
+        if debt is not None and debt.detach():
+            self.write_changes()
+
+    def write_changes(self) -> None:
+        """Have `index.json` say the changes of all processes; nothing where there are none.
+
+        Raises:
+            LocalIOError, LimitError, NameUnknown: it cannot be written.
+        """
+        with self.locked():
+            index = self.index()
+            if self._cached is not None and self._cached[1].name:
+                self._write_index(index)
 
     def _write(self, path: Path, data: bytes) -> tuple[int, int, int]:
         """Replace a small file as a whole; returns its generation."""
@@ -496,6 +601,22 @@ class LayoutSession:
 
 def _random_name() -> str:
     return os.urandom(16).hex()
+
+
+def _settle(folder: Path) -> None:
+    """Write the index of a layout that nobody has closed."""
+    with contextlib.suppress(DockerCommsError):
+        LayoutFiles(folder, create=False).write_changes()
+
+
+def _bare(read: ReadChanges) -> ReadChanges:
+    return ReadChanges(read.name, read.end)
+
+
+def _changed(index: LayoutIndex, changes: Sequence[Change]) -> LayoutIndex:
+    for change in changes:
+        index = index.changed_by(change)
+    return index
 
 
 def _generation(state: os.stat_result) -> tuple[int, int, int]:

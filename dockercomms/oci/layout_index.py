@@ -22,9 +22,9 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import (
@@ -33,6 +33,7 @@ from dockercomms.oci.model import (
     Descriptor,
     Digest,
     canonical_json,
+    parse_digest,
     parse_json,
 )
 from dockercomms.oci.reference import is_valid_tag
@@ -40,6 +41,9 @@ from dockercomms.records import dataclass
 
 ANNOTATION_SUBJECT = "dev.dockercomms.layout.subject"
 """Where our entries say which manifest theirs refers to; a hint, see the module's text."""
+
+_MIN_DEAD = 1024
+"""So many entries of former versions are kept at least before the others are copied."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,37 +78,100 @@ class IndexEntry:
         return IndexEntry(replace(self.descriptor, annotations=annotations), fields)
 
 
+class _Entries:
+    """The entries of all versions of one index, and where they are found; only ever added to."""
+
+    def __init__(self, entries: Iterable[IndexEntry]) -> None:
+        self.entries: list[IndexEntry] = []
+        self.born: list[int] = []
+        self.died: list[float] = []
+        """The first version without the entry, infinity while there is none."""
+        self.by_digest: dict[Digest, list[int]] = {}
+        self.by_tag: dict[str, list[int]] = {}
+        self.by_subject: dict[str | None, list[int]] = {}
+        self.last = 0
+        self.dead = 0
+        for entry in entries:
+            self.add(entry, 0)
+
+    def add(self, entry: IndexEntry, version: int) -> None:
+        number = len(self.entries)
+        self.born.append(version)
+        self.died.append(math.inf)
+        self.entries.append(entry)
+        self.by_digest.setdefault(entry.digest, []).append(number)
+        self.by_subject.setdefault(entry.subject, []).append(number)
+        if entry.tag is not None:
+            self.by_tag.setdefault(entry.tag, []).append(number)
+
+
 class LayoutIndex:
-    """The entries of an `index.json`, found by tag and by digest. Never changed once made."""
+    """The entries of an `index.json`, found by tag, digest and subject. Never changed once made.
+
+    A change returns another version, which shares the entries of this one: it costs as much as it
+    changes, however many entries there are.
+    """
 
     def __init__(
         self, entries: Iterable[IndexEntry], fields: Mapping[str, object] | None = None
     ) -> None:
-        self.entries = tuple(entries)
         self._fields = fields or {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX}
-        self._by_digest: dict[Digest, IndexEntry] = {}
-        self._by_tag: dict[str, IndexEntry] = {}
-        self._repeated: dict[Digest, int] = {}
-        """How many entries those manifests have that have several."""
-        self._has_equal_tags = False
-        self._texts: list[bytes] | None = None
-        """The text of each entry, once it was needed."""
-        self._find(self.entries)
+        self._all = _Entries(entries)
+        self._version = 0
+        self._tags: list[str] | None = None
+
+    @property
+    def entries(self) -> tuple[IndexEntry, ...]:
+        """All entries, in the order of the file."""
+        numbers = range(len(self._all.entries))
+        return tuple(self._all.entries[number] for number in self._alive(numbers))
 
     def tagged(self, tag: str) -> IndexEntry | None:
         """Return the entry under `tag`.
 
+        Two entries of one tag are allowed by the image-spec; the later one counts, as for oras.
+
         Source: image-spec v1.1.1, annotations.md (`org.opencontainers.image.ref.name`).
         """
-        return self._by_tag.get(tag)
+        numbers = self._all.by_tag.get(tag, ())
+        number = next(self._alive(reversed(numbers)), None)
+        return None if number is None else self._all.entries[number]
 
     def manifest(self, digest: Digest) -> IndexEntry | None:
         """Return the first entry of the manifest with `digest`."""
-        return self._by_digest.get(digest)
+        number = self.position(digest)
+        return None if number is None else self._all.entries[number]
+
+    def position(self, digest: Digest) -> int | None:
+        """Return a number that grows in the order in which manifests were added."""
+        return next(self._alive(self._all.by_digest.get(digest, ())), None)
 
     def manifests(self) -> Iterator[IndexEntry]:
         """Yield one entry of each manifest, in the order in which they were added."""
-        return iter(self._by_digest.values())
+        found: dict[Digest, IndexEntry] = {}
+        for entry in self.entries:
+            found.setdefault(entry.digest, entry)
+        return iter(found.values())
+
+    def referring(self, subject: Digest) -> list[IndexEntry]:
+        """Return the first entry of each manifest whose entry names `subject`, in their order."""
+        found: dict[Digest, IndexEntry] = {}
+        for number in self._alive(self._all.by_subject.get(subject, ())):
+            entry = self._all.entries[number]
+            found.setdefault(entry.digest, entry)
+        return list(found.values())
+
+    def unclaimed(self, seen: tuple[object, int]) -> tuple[tuple[object, int], list[IndexEntry]]:
+        """Return entries that name no subject, and the mark behind them.
+
+        Args:
+            seen: The mark of an earlier call; only entries added since are returned, where that
+                was a version of this index.
+        """
+        numbers = self._all.by_subject.get(None, [])
+        begin = seen[1] if seen[0] is self._all else 0
+        end = len(numbers)
+        return (self._all, end), [self._all.entries[number] for number in numbers[begin:end]]
 
     def tags(self) -> list[str]:
         """Return the tags in bytewise order.
@@ -112,7 +179,10 @@ class LayoutIndex:
         Other tools write whole image names under the same annotation; what could not be a
         registry's tag is not listed, though `tagged` finds it.
         """
-        return sorted(tag for tag in self._by_tag if is_valid_tag(tag))
+        if self._tags is None:
+            tags = {entry.tag for entry in self.entries if entry.tag is not None}
+            self._tags = sorted(tag for tag in tags if is_valid_tag(tag))
+        return self._tags
 
     def with_manifest(
         self, descriptor: Descriptor, tags: Sequence[str], *, subject: Digest | None = None
@@ -121,197 +191,107 @@ class LayoutIndex:
 
         Returns `self` where that changes nothing.
         """
-        held = self._by_digest.get(descriptor.digest)
-        if held is not None and self._holds(descriptor, tags):
+        held = self.manifest(descriptor.digest)
+        if held is not None and self._holds(descriptor, tags, held):
             return self
         names: Sequence[str | None] = tuple(dict.fromkeys(tags)) or (None,)
         added = [_new_entry(descriptor, tag, subject) for tag in names]
-        moved = None
-        if held is None or held.tag is not None:
-            moved = self._moved(names, descriptor.digest, added)
-        return moved or self._changed(set(tags), descriptor.digest, added)
+        return self._changed(tags, descriptor.digest, added)
 
     def without_tag(self, tag: str) -> LayoutIndex:
         """Return the index without `tag`; its manifest stays."""
-        return self._changed({tag}, None, ())
+        return self._changed((tag,), None, ())
 
     def without_manifest(self, digest: Digest) -> LayoutIndex:
         """Return the index without the manifest and every tag on it."""
-        kept: list[IndexEntry] = []
-        gone: list[IndexEntry] = []
-        for entry in self.entries:
-            (gone if entry.descriptor.digest == digest else kept).append(entry)
-        freed = [entry.tag for entry in gone if entry.tag is not None]
-        if len({*freed}) < len(freed) or self._has_equal_tags:
-            return LayoutIndex(kept, self._fields)  # another entry of the tag counts now
-        index: LayoutIndex = self._copy()
-        index.entries, index._texts = tuple(kept), None
-        index._repeated.pop(digest, None)
-        index._by_digest.pop(digest, None)
-        for tag in freed:
-            del index._by_tag[tag]
-        return index
+        return self._next(list(self._alive(self._all.by_digest.get(digest, ()))), ())
 
-    def without_loose(self, digests: Collection[Digest]) -> LayoutIndex:
+    def without_loose(self, digests: Iterable[Digest]) -> LayoutIndex:
         """Return the index without the entries of `digests` that have neither tag nor subject.
 
         Returns `self` where there is none.
         """
-        kept = [e for e in self.entries if e.digest not in digests or e.tag or e.subject]
-        return self if len(kept) == len(self.entries) else LayoutIndex(kept, self._fields)
+        numbers = [
+            number
+            for digest in dict.fromkeys(digests)
+            for number in self._alive(self._all.by_digest.get(digest, ()))
+        ]
+        entries = self._all.entries
+        gone = [n for n in numbers if not (entries[n].tag or entries[n].subject)]
+        return self._next(gone, ()) if gone else self
+
+    def changed_by(self, change: Mapping[str, object]) -> LayoutIndex:
+        """Return the index after one change, as `layout_changes` keeps it; `self` if it has none.
+
+        Raises:
+            ProtocolError: it is no change.
+        """
+        match change:
+            case {"push": entry, "tags": [*tags], "subject": subject}:
+                descriptor = Descriptor.from_json(entry, "change")
+                claimed = None if subject is None else parse_digest(str(subject))
+                return self.with_manifest(descriptor, [str(tag) for tag in tags], subject=claimed)
+            case {"untag": str(tag)}:
+                return self.without_tag(tag)
+            case {"remove": str(digest)}:
+                return self.without_manifest(Digest(digest))
+            case {"unlist": [*digests]}:
+                return self.without_loose([Digest(str(digest)) for digest in digests])
+            case _:
+                raise ProtocolError(f"not a change of an index: {change!r:.200}")
 
     def to_bytes(self) -> bytes:
         """Return `index.json` as compact JSON, members that are not ours included."""
-        written = self._written()
-        head, tail = self._frame()
-        if not written:
-            return head + tail
-        texts = written.copy()
-        texts[0] = head + texts[0]
-        texts[-1] += tail
-        return b",".join(texts)  # one copy of what may be megabytes
+        manifests = [entry.fields for entry in self.entries]
+        return canonical_json({**self._fields, "manifests": manifests})
 
-    def changed_to(self, data: bytes) -> LayoutIndex | None:
-        """Return the index in `data`, of which only those entries are parsed that are new here.
-
-        None where `data` is not written as `to_bytes` would, or has other members beside the
-        entries: then all of it has to be parsed. Of some 1,000 entries, this takes a tenth of that.
-        """
-        head, tail = self._frame()
-        if not (data.startswith(head + b"{") and data.endswith(b"}" + tail)):
-            return None
-        # Pieces that are JSON objects each on their own are, joined by commas, a list of these;
-        # where a string or a list of objects was cut apart, one of them is none.
-        pieces = data[len(head) + 1 : -len(tail) - 1].split(b"},{")
-        texts = [b"{" + piece + b"}" for piece in pieces]
-        known = dict(zip(self._written(), self.entries, strict=True))
-        entries = []
-        for text in texts:
-            entry = known.get(text)
-            if entry is None:
-                try:
-                    item = cast("Mapping[str, object]", parse_json(text))
-                    entry = IndexEntry(Descriptor.from_json(item, "index.json"), item)
-                except ProtocolError:
-                    return None  # parsing all of it says what is wrong
-            entries.append(entry)
-        index = LayoutIndex(entries, self._fields)
-        index._texts = texts
-        return index
-
-    def _written(self) -> list[bytes]:
-        """Return the text of each entry; not to be changed."""
-        if self._texts is None:
-            # All at once takes a third of the time of one by one. Cut apart in as many pieces as
-            # there are entries, nothing within one of them was cut.
-            pieces = canonical_json([entry.fields for entry in self.entries])[2:-2].split(b"},{")
-            if len(pieces) == len(self.entries):
-                self._texts = [b"{" + piece + b"}" for piece in pieces]
-            else:
-                self._texts = [canonical_json(entry.fields) for entry in self.entries]
-        return self._texts
-
-    def _frame(self) -> tuple[bytes, bytes]:
-        """Return what stands before the first entry, and behind the last one."""
-        names = list(self._fields)
-        at = names.index("manifests") if "manifests" in names else len(names)
-        before = canonical_json({name: self._fields[name] for name in names[:at]})
-        after = canonical_json({name: self._fields[name] for name in names[at + 1 :]})
-        head = before[:-1] + (b"," if at else b"") + b'"manifests":['
-        return head, b"]" + (b"," if names[at + 1 :] else b"") + after[1:]
-
-    def _find(self, entries: Iterable[IndexEntry]) -> None:
-        """Let entries be found that come after all that are found already."""
-        for entry in entries:
-            if self._by_digest.setdefault(entry.digest, entry) is not entry:
-                self._repeated[entry.digest] = self._repeated.get(entry.digest, 1) + 1
-            if entry.tag is not None:
-                self._has_equal_tags = self._has_equal_tags or entry.tag in self._by_tag
-                # Two entries of one tag are allowed by the image-spec; the later one counts, as
-                # for oras.
-                self._by_tag[entry.tag] = entry
-
-    def _copy(self) -> LayoutIndex:
-        """Return one like it, to be changed before anybody sees it."""
-        index = LayoutIndex((), self._fields)
-        index.entries = self.entries
-        index._by_digest = self._by_digest.copy()
-        index._by_tag = self._by_tag.copy()
-        index._repeated = self._repeated.copy()
-        index._has_equal_tags = self._has_equal_tags
-        index._texts = None if self._texts is None else self._texts.copy()
-        return index
-
-    def _append(self, added: Sequence[IndexEntry]) -> LayoutIndex:
-        """Add entries that take nothing from others; only to a copy, which is returned."""
-        self.entries = (*self.entries, *added)
-        if self._texts is not None:
-            self._texts += [canonical_json(entry.fields) for entry in added]
-        self._find(added)
-        return self
-
-    def _moved(
-        self, tags: Iterable[str | None], pushed: Digest, added: Sequence[IndexEntry]
-    ) -> LayoutIndex | None:
-        """Add entries under new `tags`, or under those that others have, as every bell does.
-
-        None if that is not as simple as it mostly is. Of many entries, a tenth of the time of
-        `_changed`.
-        """
-        held = [self._by_tag[tag] for tag in tags if tag in self._by_tag]
-        digests = {entry.digest for entry in held}
-        if pushed in digests or len(digests) < len(held) or (held and self._has_equal_tags):
-            return None
-        index: LayoutIndex = self._copy()
-        held.sort(key=self.entries.index)
-        if not all(index._lose(entry) for entry in held):
-            return None
-        loose = [entry.untagged() for entry in held if entry.digest not in index._by_digest]
-        return index._append([*loose, *added])
-
-    def _lose(self, entry: IndexEntry) -> bool:
-        """Take out an entry with a tag, only of a copy.
-
-        False if it is the first of several of its manifest.
-        """
-        left = self._repeated.get(entry.digest, 1) - 1
-        if left and self._by_digest[entry.digest] is entry:
-            return False  # which one is the first then is not known
-        at = self.entries.index(entry)
-        self.entries = self.entries[:at] + self.entries[at + 1 :]
-        if self._texts is not None:
-            del self._texts[at]
-        if entry.tag is not None:
-            del self._by_tag[entry.tag]
-        if not left:
-            del self._by_digest[entry.digest]
-        elif left == 1:
-            del self._repeated[entry.digest]
-        else:
-            self._repeated[entry.digest] = left
-        return True
+    def _alive(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Yield those of `numbers` that this version has."""
+        born, died, version = self._all.born, self._all.died, self._version
+        return (number for number in numbers if born[number] <= version < died[number])
 
     def _changed(
-        self, freed: set[str], pushed: Digest | None, added: Iterable[IndexEntry]
+        self, freed: Sequence[str], pushed: Digest | None, added: Sequence[IndexEntry]
     ) -> LayoutIndex:
         """Take `freed` tags from their manifests, and put `added` entries of `pushed` at the end.
 
         A manifest whose last tag goes keeps one entry without a tag; entries of manifests that
         this does not concern stay as they are, whoever wrote them.
         """
-        kept: list[IndexEntry] = []
-        loosened: dict[Digest, IndexEntry] = {}
-        for entry in self.entries:
-            if entry.tag in freed:
-                loosened[entry.digest] = entry.untagged()
-            elif entry.tag is not None or entry.digest != pushed:
-                kept.append(entry)
-        listed = {entry.digest for entry in kept} | {pushed}
-        idle = (entry for digest, entry in loosened.items() if digest not in listed)
-        return LayoutIndex((*kept, *idle, *added), self._fields)
+        entries = self._all.entries
+        gone = {n for tag in freed for n in self._alive(self._all.by_tag.get(tag, ()))}
+        loosened = {entries[n].digest: entries[n].untagged() for n in sorted(gone)}
+        if pushed is not None:
+            own = self._alive(self._all.by_digest.get(pushed, ()))
+            gone |= {n for n in own if entries[n].tag is None}
+        idle = [
+            entry
+            for digest, entry in loosened.items()
+            if digest != pushed and all(n in gone for n in self._alive(self._all.by_digest[digest]))
+        ]
+        return self._next(gone, [*idle, *added])
 
-    def _holds(self, descriptor: Descriptor, tags: Sequence[str]) -> bool:
-        found = [self._by_tag.get(tag) for tag in tags] or [self._by_digest[descriptor.digest]]
+    def _next(self, gone: Collection[int], added: Sequence[IndexEntry]) -> LayoutIndex:
+        """Return the next version. Only one thread at a time may make one."""
+        shared = self._all
+        is_newest = self._version == shared.last
+        if not is_newest or shared.dead > len(shared.entries) // 2 + _MIN_DEAD:
+            numbers = self._alive(range(len(shared.entries)))
+            left = (shared.entries[n] for n in numbers if n not in gone)
+            return LayoutIndex([*left, *added], self._fields)
+        version = shared.last + 1
+        for number in gone:
+            shared.died[number] = version
+        for entry in added:
+            shared.add(entry, version)
+        shared.dead += len(gone)
+        shared.last = version
+        index = LayoutIndex((), self._fields)
+        index._all, index._version = shared, version
+        return index
+
+    def _holds(self, descriptor: Descriptor, tags: Sequence[str], held: IndexEntry) -> bool:
+        found = [self.tagged(tag) for tag in tags] or [held]
         return all(
             entry is not None and entry.descriptor.bare() == descriptor.bare() for entry in found
         )
@@ -320,22 +300,18 @@ class LayoutIndex:
 EMPTY_INDEX = LayoutIndex(())
 
 
-def parse_layout_index(data: bytes, *, where: str, known: LayoutIndex = EMPTY_INDEX) -> LayoutIndex:
+def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
     """Return the index in `data`.
 
     Args:
         data: The content of an `index.json`.
         where: Names the file in errors.
-        known: What it was before; entries that it still has are not parsed again.
 
     Raises:
         ProtocolError: not an image index, or an entry is none.
 
     Source: image-spec v1.1.1, image-layout.md, "index.json file".
     """
-    found = known.changed_to(data) if known.entries else None
-    if found is not None:
-        return found
     fields = parse_json(data, where=where)
     if not isinstance(fields, dict):
         raise ProtocolError(f"{where}: a JSON object expected")

@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -77,10 +78,15 @@ def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: froze
     Raises:
         ProtocolError: such a key is there.
     """
-    folded = {key.casefold() for key in known}
+    folded = _folded(known)
     for key in fields:
         if key not in known and key.casefold() in folded:
             raise ProtocolError(f"{where}: key {key!r:.100} collides with another by case")
+
+
+@functools.cache  # a large index asks 40,000 times
+def _folded(keys: frozenset[str]) -> frozenset[str]:
+    return frozenset(key.casefold() for key in keys)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

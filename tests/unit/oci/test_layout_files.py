@@ -39,6 +39,10 @@ def files(tmp_path: Path) -> LayoutFiles:
     return made
 
 
+def push(descriptor: Descriptor, *tags: str) -> dict[str, object]:
+    return {"push": descriptor.to_json(), "tags": list(tags), "subject": None}
+
+
 def names(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
@@ -51,9 +55,8 @@ def test_layout_files_are_those_of_the_image_layout(files: LayoutFiles) -> None:
 
 
 def test_layout_files_prepare_changes_nothing_that_is_there(files: LayoutFiles) -> None:
-    index = EMPTY_INDEX.with_manifest(MANIFEST, ("v1",))
     with files.locked():
-        files.replace_index(index)
+        files.change(push(MANIFEST, "v1"))
     again = LayoutFiles(files.folder, create=True)
     again.prepare()
     again.prepare()
@@ -127,7 +130,7 @@ def test_layout_files_index_above_the_limit_is_not_read(files: LayoutFiles) -> N
 def test_layout_files_index_above_the_limit_is_not_written(files: LayoutFiles) -> None:
     large = Descriptor.of(b"x", "a/" + "b" * MAX_INDEX_BYTES)
     with files.locked(), pytest.raises(LimitError):
-        files.replace_index(EMPTY_INDEX.with_manifest(large, ()))
+        files.change(push(large))
     assert files.index().entries == ()
 
 
@@ -137,7 +140,7 @@ def test_layout_files_index_is_parsed_once_until_it_changes(files: LayoutFiles) 
     other = LayoutFiles(files.folder, create=False)
     other.prepare()
     with other.locked():
-        other.replace_index(EMPTY_INDEX.with_manifest(MANIFEST, ("v1",)))
+        other.change(push(MANIFEST, "v1"))
     assert files.index().tags() == ["v1"]
 
 
@@ -147,11 +150,12 @@ def test_layout_files_index_sees_every_change_within_one_tick_of_the_clock(
     other = LayoutFiles(files.folder, create=False)
     for number in range(200):
         # Always the same length: only the time and the inode tell one from the next.
-        index = EMPTY_INDEX.with_manifest(MANIFEST, (f"v{number:03d}",))
         with files.locked():
-            files.replace_index(index)
+            for tag in files.index().tags():
+                files.change({"untag": tag})
+            files.change(push(MANIFEST, f"v{number:03d}"))
         assert other.index().tags() == [f"v{number:03d}"]
-        assert files.index() is index
+        assert files.index().tags() == [f"v{number:03d}"]
 
 
 def test_layout_files_index_never_gets_older(files: LayoutFiles) -> None:
@@ -159,7 +163,7 @@ def test_layout_files_index_never_gets_older(files: LayoutFiles) -> None:
     later = path.stat().st_mtime_ns + 10**12
     os.utime(path, ns=(later, later))
     with files.locked():
-        files.replace_index(EMPTY_INDEX.with_manifest(MANIFEST, ("v1",)))
+        files.change(push(MANIFEST, "v1"))
     assert path.stat().st_mtime_ns == later + 1
     assert files.index().tags() == ["v1"]
 
