@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import os
 import shutil
@@ -138,6 +139,7 @@ class Disk:
         self._remote: dict[tuple[int, int, int], bytes] = {}
         self._lock = threading.RLock()
         self._is_looking = False
+        self._failing: str | None = None
 
     # --- recording -------------------------------------------------------------------------------
 
@@ -184,11 +186,22 @@ class Disk:
             if number is None:
                 return
             now = self.moments[-1].now
-            self.moments[-1].what = f"fsync of {self._path(number, now)}"
+            path = self._path(number, now)
+            self.moments[-1].what = f"fsync of {path}"
+            if path == self._failing:
+                self._failing = None
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
             if number in now.data:
                 self._durable.data[number] = now.data[number]
             elif number in now.names:
                 self._durable.names[number] = dict(now.names[number])
+
+    @contextlib.contextmanager
+    def failing(self, path: str) -> Iterator[None]:
+        """Have the first fsync of `path`, which begins with a slash, fail within the block."""
+        self._failing = path
+        yield
+        assert self._failing is None, f"{path} was not synced"
 
     def syncfs(self, _: int) -> int:
         """Stand for the system call: all is synced."""
@@ -282,21 +295,23 @@ class Disk:
     def images(self, *, thorough: bool = False) -> Iterator[Image]:
         """Yield each different state that the power may leave.
 
-        All names that were not synced are there, or none, at the moment before the next ones are
-        synced; `thorough` has every moment, one of the names and all but one, and content that is
-        cut, or old in one file alone.
+        Before each sync: none of the names that were not synced and old content, or all of them
+        and zeros; `thorough` has every moment, one of the names and all but one, all kinds of
+        content for each choice of names, and content that is old in one file alone.
         """
         seen: set[object] = set()
         for moment in self.moments if thorough else self._last_of_each():
-            for which, names in _names_left(moment, thorough=thorough):
-                for how, data in _data_left(moment, thorough=thorough):
-                    tree: Tree = {}
-                    self._plant(ROOT, "", names, data, tree)
-                    remote = frozenset(moment.remote.items())
-                    key = frozenset(tree.items()), moment.facts, remote
-                    if key not in seen:
-                        seen.add(key)
-                        yield Image(self, moment, f"{which}; {how}", tree)
+            names, contents = list(_names_left(moment)), list(_data_left(moment))
+            few = [(names[0], contents[0]), (names[1], contents[1]), (names[0], contents[-1])]
+            many = itertools.product(names, contents)
+            for (which, there), (how, data) in many if thorough else few:
+                tree: Tree = {}
+                self._plant(ROOT, "", there, data, tree)
+                remote = frozenset(moment.remote.items())
+                key = frozenset(tree.items()), moment.facts, remote
+                if key not in seen:
+                    seen.add(key)
+                    yield Image(self, moment, f"{which}; {how}", tree)
 
     def _last_of_each(self) -> Iterator[Moment]:
         """Yield the last moment before something more is synced or told, and the end."""
@@ -321,15 +336,13 @@ class Disk:
                 self._plant(number, f"{path}{name}/", names, data, tree)
 
 
-def _names_left(
-    moment: Moment, *, thorough: bool
-) -> Iterator[tuple[str, dict[int, dict[str, int]]]]:
-    """Yield which names of those that were not synced are new, and all names."""
+def _names_left(moment: Moment) -> Iterator[tuple[str, dict[int, dict[str, int]]]]:
+    """Yield which names of those that were not synced are new, and all names: first none, all."""
     units = _units(moment)
     every = {change for unit in units for change in unit}
     yield "no new name", _names(moment, set())
     yield "all new names", _names(moment, every)
-    if thorough and len(units) > 1:
+    if len(units) > 1:
         folders = {change[0] for change in every}
         parts = units + [{change for change in every if change[0] == one} for one in folders]
         for part in parts:
@@ -370,28 +383,27 @@ def _names(moment: Moment, new: set[Change]) -> dict[int, dict[str, int]]:
     return names
 
 
-def _data_left(moment: Moment, *, thorough: bool) -> Iterator[tuple[str, dict[int, Content]]]:
-    """Yield what became of content that was not synced, and all content."""
+def _data_left(moment: Moment) -> Iterator[tuple[str, dict[int, Content]]]:
+    """Yield what became of content that was not synced, and all content: first old, zeros."""
     now, durable = moment.now.data, moment.durable.data
     base = {number: _lost(content) for number, content in now.items()} | durable
-    databases = {number for number in now if isinstance(now[number], tuple)}
-    loose = {number for number in now if now[number] != base[number]} - databases
-    zeros = {number: _cut(now[number], base[number], zeros=True) for number in loose}
-    halves = {number: _cut(now[number], base[number], zeros=False) for number in loose}
-    databases = {number for number in databases if now[number] != base[number]}
-    for commits in ({}, {number: now[number] for number in databases}):
-        told = "last commits there" if commits else "last commits lost"
-        told = f", {told}" if databases else ""
-        yield f"old content{told}", base | commits
-        yield f"zeros{told}", base | commits | zeros
-        yield f"new content{told}", base | commits | {number: now[number] for number in loose}
-        if thorough:
-            yield f"cut content{told}", base | commits | halves
-            for number in loose:
-                others = {other: now[other] for other in loose - {number}}
-                yield f"new content but of one file{told}", base | commits | others
-        if not databases:
-            return
+    loose = {number for number in now if now[number] != base[number]}
+    commits = {number: now[number] for number in loose if isinstance(now[number], tuple)}
+    new = {number: now[number] for number in loose - set(commits)}
+    kinds = {
+        "old content": {},
+        "zeros": {number: _cut(now[number], base[number], zeros=True) for number in new},
+        "cut content": {number: _cut(now[number], base[number], zeros=False) for number in new},
+        "new content": new,
+    }
+    for number in new if len(new) > 1 else ():
+        kinds[f"new content but of file {number}"] = {n: new[n] for n in new if n != number}
+    for kind, data in kinds.items():
+        yield f"{kind}, last commits lost" if commits else kind, base | data
+    for kind, data in kinds.items() if commits else ():
+        yield f"{kind}, last commits there", base | commits | data
+    if commits:
+        yield "old content, last commits there", base | commits
 
 
 def _lost(content: Content) -> Content:

@@ -258,6 +258,14 @@ def test_poll_while_watching_goes_on_every_five_minutes(world):
     assert digests(inbox.entries()) == [legacy.digest]
 
 
+def test_poll_while_watching_goes_on_where_our_clock_was_set_back(world):
+    world.deliver(world.sender.publish())
+    world.run()
+    assert world.open().poll(watching=True).idle
+    world.clock.set(NOON - timedelta(hours=1))
+    assert not world.open().poll(watching=True).idle
+
+
 def test_poll_while_watching_goes_on_for_rows_that_are_new_or_due(world):
     message = world.sender.publish()
     world.run()
@@ -312,6 +320,15 @@ def test_poll_survives_a_bell_that_fails(world):
     assert [way for way, _ in result.errors] == ["bell"]
     assert result.complete
     assert digests(inbox.entries()) == [message.digest]
+    assert not world.open().poll(watching=True).idle
+
+
+def test_poll_while_watching_goes_on_where_the_bell_fails_that_never_rang(world):
+    legacy, _ = world.sender.publish_legacy()
+    world.run()
+    world.deliver(legacy)
+    assert world.open().poll(watching=True).idle
+    world.registry.faults["resolve_tag", BELL] = RegistryError("no", status=500)
     assert not world.open().poll(watching=True).idle
 
 

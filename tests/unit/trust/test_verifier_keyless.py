@@ -453,6 +453,12 @@ def test_stolen_key_cannot_backdate_where_a_time_stamp_is_required(sigstore):
     refused(checks.check_signing_time, about, bundle, given, match="signed .* but created")
 
 
+def test_time_stamp_from_before_the_message_is_refused(sigstore):
+    about, bundle = stamped(sigstore, created_at=now() + 2 * HOUR)
+    given = terms(key_policy(sigstore), now=now() + 2 * HOUR)
+    refused(checks.check_signing_time, about, bundle, given, match="signed .* but created")
+
+
 def test_time_stamp_is_read_without_sigstore(sigstore, tmp_path):
     _, bundle = stamped(sigstore)
     (tmp_path / "bundle").write_bytes(bundle)
