@@ -313,7 +313,9 @@ def check_alone(folder: Folder, name: str) -> None:
 
 
 def sync_in_place(final: Path) -> None:
-    """Make the name `final` durable, and all names in it if it is a folder.
+    """Make the path `final` of a delivery durable, and all names in it if it is a folder.
+
+    A file's own folder got its name in the same delivery, so two folders above are synced.
 
     Raises:
         LocalIOError: a folder cannot be synced.
@@ -323,6 +325,7 @@ def sync_in_place(final: Path) -> None:
             for folder, _, _ in os.walk(final, topdown=False):
                 sync_folder(Path(folder))
         sync_folder(final.parent)
+        sync_folder(final.parent.parent)
 
 
 def file_digest(path: Path) -> Digest:

@@ -218,9 +218,8 @@ def test_receive_that_merges_survives_a_power_failure(pair):
 @pytest.mark.parametrize("what", ["a.txt", "project"])
 def test_receive_that_settles_survives_a_power_failure(pair, what):
     sent = pair.send(what)
-    own = f"/files/out/{sent.id[:8]}" if what == "a.txt" else "/files/out"
     with pair.disk.recording():
-        with pair.disk.failing(own):
+        with pair.disk.failing("/files/out"):
             assert [item.status for item in pair.receive()] == ["failed"]
         assert visible(pair.out) == expected(sent, what)  # renamed, and not synced
         pair.receive()
