@@ -7,7 +7,7 @@ known, and is removed by the next run that gets the lock, in whatever folder it 
 Source: SPEC.md section 8.
 
 Example:
-    >>> from dockercomms.landing import numbered
+    >>> from dockercomms.transport.names import numbered
     >>> [numbered("report.pdf", number) for number in (1, 2, 3)]
     ['report.pdf', 'report (2).pdf', 'report (3).pdf']
 """
@@ -38,7 +38,7 @@ from dockercomms.records import dataclass
 from dockercomms.state.locks import try_lock
 from dockercomms.transport.folders import Folder
 from dockercomms.transport.merging import check_links, check_merge, links_below, merge_folder
-from dockercomms.transport.names import MAX_DISK_NAME_BYTES, shorten
+from dockercomms.transport.names import numbered
 
 TEMPORARY = re.compile(r"\.dockercomms-[0-9a-f]{16}\.part")
 """What a temporary is called; nothing else is ever removed as one."""
@@ -191,17 +191,6 @@ def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> Non
 def delivery_key(me: str, digest: Digest) -> str:
     """Return what one delivery is called beside the state."""
     return hashlib.sha256(f"{me}\0{digest}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def numbered(name: str, number: int, *, folder: bool = False) -> str:
-    """Return the `number`-th name to try for `name`; a file keeps its ending."""
-    if number == 1:
-        return name
-    stem, dot, ending = ("", "", "") if folder else name.rpartition(".")
-    if not stem:
-        stem, dot, ending = name, "", ""
-    tail = f" ({number}){dot}{ending}"
-    return shorten(stem, MAX_DISK_NAME_BYTES - len(tail.encode("utf-8"))) + tail
 
 
 def is_own_folder(folder: Path, short_id: str) -> bool:

@@ -106,6 +106,17 @@ def shorten(name: str, limit_bytes: int) -> str:
     return stem.encode("utf-8")[:room].decode("utf-8", "ignore") + ending
 
 
+def numbered(name: str, number: int, *, folder: bool = False) -> str:
+    """Return the `number`-th name to try for `name`; a file keeps its ending."""
+    if number == 1:
+        return name
+    stem, dot, ending = ("", "", "") if folder else name.rpartition(".")
+    if not stem:
+        stem, dot, ending = name, "", ""
+    tail = f" ({number}){dot}{ending}"
+    return shorten(stem, MAX_DISK_NAME_BYTES - len(tail.encode("utf-8"))) + tail
+
+
 def collision_key(path: str) -> str:
     """Return what is equal for paths that some file system takes for the same."""
     folded = unicodedata.normalize("NFC", path).casefold()

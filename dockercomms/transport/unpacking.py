@@ -21,11 +21,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tarfile
-from dataclasses import field
+from collections.abc import Mapping
+from dataclasses import field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from dockercomms.errors import ProtocolError
+from dockercomms.errors import LocalIOError, ProtocolError
 from dockercomms.oci.model import READ_BYTES
 from dockercomms.platforms import local_errors
 from dockercomms.protocol import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
@@ -33,7 +34,12 @@ from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
 from dockercomms.transport.folders import Folder
 from dockercomms.transport.links import resolve_link
-from dockercomms.transport.names import collision_key, safe_component, safe_filename
+from dockercomms.transport.names import (
+    collision_key,
+    numbered,
+    safe_component,
+    safe_filename,
+)
 from dockercomms.transport.tar import (
     MODE_EXECUTABLE,
     MODE_FILE,
@@ -83,8 +89,12 @@ class _Unpacker:
     max_entries: int
     made: dict[str, TarMember] = field(default_factory=dict)
     """Safe path to member, in the order of the tar."""
-    keys: dict[str, str] = field(default_factory=dict)
-    """Collision key to safe path."""
+    placed: dict[str, str] = field(default_factory=dict)
+    """The path in the tar to the safe path."""
+    keys: set[str] = field(default_factory=set)
+    """Equal for paths that some file system takes for the same."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """How many entries have the same safe path but for a number."""
     entered: list[tuple[str, Folder]] = field(default_factory=list)
     """The open folders on the way to the last place, each with its name."""
 
@@ -101,38 +111,47 @@ class _Unpacker:
             raise ProtocolError(f"files: {member.path!r:.100} is of type {member.type!r}")
         if member.type != TYPE_FILE and member.size:
             raise ProtocolError(f"files: {member.path!r:.100} has content, but is no file")
-        path = self._claim(member)
-        if member.type != TYPE_LINK:
-            _second_line(member, path, self.folder.path)
-        if member.type == TYPE_FOLDER:
-            self._make_folder(path)
-        elif member.type == TYPE_FILE:
-            self._write(path, member, tar)
-
-    def _claim(self, member: TarMember) -> str:
-        """Return the safe path of `member`, with its folders made and its name taken."""
         parts = _checked_parts(member.path)
-        safe = [safe_filename(parts[0]), *map(safe_component, parts[1:])]
-        path = "/".join(safe)
-        other = self.keys.setdefault(collision_key(path), path)
-        if other in self.made:
-            raise ProtocolError(f"files: {member.path!r:.100} has the name of another entry")
-        for depth in range(1, len(safe)):
-            self._need_folder("/".join(safe[:depth]))
-        self.made[path] = member
-        return path
+        if member.path in self.placed:
+            raise ProtocolError(f"files: {member.path!r:.100} is there twice")
+        for depth in range(1, len(parts)):
+            self._need_folder("/".join(parts[:depth]))
+        self._make(member, tar)
 
     def _need_folder(self, path: str) -> None:
         """Make sure that `path` is a folder of this tar; writers may leave its entry out."""
-        known = self.made.get(path)
+        known = self.placed.get(path)
         if known is None:
-            other = self.keys.setdefault(collision_key(path), path)
-            if other != path:
-                raise ProtocolError(f"files: folder {path!r:.100} has the name of another entry")
-            known = self.made[path] = TarMember(path=path, type=TYPE_FOLDER)
-            self._make_folder(path)
-        if known.type != TYPE_FOLDER:
+            self._make(TarMember(path=path, type=TYPE_FOLDER))
+        elif self.made[known].type != TYPE_FOLDER:
             raise ProtocolError(f"files: {path!r:.100} is no folder, but has something in it")
+
+    def _make(self, member: TarMember, tar: BinaryIO | None = None) -> None:
+        """Make `member` under its safe name, with a number where another entry has that name.
+
+        Names that differ by case or normalisation alone are the same on some file systems: there
+        the second one gets a number, too.
+        """
+        above, _, last = member.path.rpartition("/")
+        folder = f"{self.placed[above]}/" if above else ""
+        safe = folder + (safe_component(last) if above else safe_filename(last))
+        while True:
+            number = self.numbers[safe] = self.numbers.get(safe, 0) + 1
+            name = numbered(safe[len(folder) :], number, folder=member.type == TYPE_FOLDER)
+            path = folder + name
+            if path in self.made:
+                continue
+            try:
+                self._write(path, member, tar)
+            except LocalIOError as error:
+                is_twin = isinstance(error.__cause__, FileExistsError)
+                if not is_twin or collision_key(path) not in self.keys:
+                    raise
+            else:
+                break
+        self.keys.add(collision_key(path))
+        self.made[path] = member
+        self.placed[member.path] = path
 
     def _place(self, path: str) -> tuple[Folder, str]:
         """Return the open folder that `path` is in, and the name that it has there."""
@@ -148,41 +167,68 @@ class _Unpacker:
             self.entered.append((part, here.enter(part)))
         return (self.entered[-1][1] if self.entered else self.folder), name
 
-    def _make_folder(self, path: str) -> None:
-        with local_errors(path):
-            parent, name = self._place(path)
-            parent.mkdir(name, MODE_EXECUTABLE)
-
-    def _write(self, path: str, member: TarMember, tar: BinaryIO) -> None:
+    def _write(self, path: str, member: TarMember, tar: BinaryIO | None) -> None:
+        """Make a folder, or a file with its content; links are made later."""
+        if member.type == TYPE_LINK:
+            return
+        _second_line(member, path, self.folder.path)
         mode = MODE_EXECUTABLE if member.mode & _OWNER_EXECUTES else MODE_FILE
         with local_errors(path):
             parent, name = self._place(path)
+            if member.type == TYPE_FOLDER:
+                parent.mkdir(name, MODE_EXECUTABLE)
+                return
             handle = parent.create(name, mode=mode)
         with local_errors(path), os.fdopen(handle, "wb", buffering=0) as out:
             left = member.size
-            while left:
+            while tar is not None and left:
                 piece = tar.read(min(left, READ_BYTES))
                 if not piece:
                     raise ProtocolError(f"files: {member.path!r:.100} ends {left} bytes early")
                 write_all(out, piece)
                 left -= len(piece)
-        read_padding(tar, member.size)
+        if tar is not None:
+            read_padding(tar, member.size)
 
     def make_links(self) -> None:
-        """Make the links, last of all, so that nothing was ever written through one."""
-        links = {
-            path: member.link_target
-            for path, member in self.made.items()
-            if member.type == TYPE_LINK
+        """Make the links, last of all, so that nothing was ever written through one.
+
+        They lead to entries by the names that these have here.
+        """
+        said = {
+            path: self.made[place].link_target
+            for path, place in self.placed.items()
+            if self.made[place].type == TYPE_LINK
         }
+        _check_inside(said)
+        links = {
+            self.placed[path]: self._target_here(path, target, said)
+            for path, target in said.items()
+        }
+        _check_inside(links)
         for path, target in links.items():
-            if resolve_link(path, target, links) is None:
-                raise ProtocolError(f"files: link {path!r:.100} leads out: {target!r:.100}")
-        for path, target in links.items():
-            _second_line(self.made[path], path, self.folder.path)
+            _second_line(replace(self.made[path], link_target=target), path, self.folder.path)
             with local_errors(path):
                 parent, name = self._place(path)
                 parent.symlink(target, name)
+
+    def _target_here(self, path: str, target: str, links: Mapping[str, str]) -> str:
+        """Return what the link at `path` says when all names are those that entries have here."""
+        above = path.split("/")[:-1]
+        words: list[str] = []
+        for part in target.split("/"):
+            words.append(part)
+            if part in ("", "."):
+                continue
+            if part == "..":
+                above.pop()
+                continue
+            at = "/".join([*above, part])
+            here = self.placed.get(at)
+            words[-1] = safe_component(part) if here is None else here.rpartition("/")[2]
+            leads_to = resolve_link(at, links[at], links) if at in links else at
+            above = leads_to.split("/") if leads_to else []
+        return "/".join(words)
 
     def make_durable(self) -> None:
         """Write everything through to the disk, content before the names that lead to it."""
@@ -204,6 +250,17 @@ class _Unpacker:
                         os.close(handle)
         with local_errors(str(self.folder.path)):
             self.folder.sync()
+
+
+def _check_inside(links: Mapping[str, str]) -> None:
+    """Refuse links that lead out of the tree.
+
+    Raises:
+        ProtocolError: one does.
+    """
+    for path, target in links.items():
+        if resolve_link(path, target, links) is None:
+            raise ProtocolError(f"files: link {path!r:.100} leads out: {target!r:.100}")
 
 
 def _checked_parts(path: str) -> list[str]:

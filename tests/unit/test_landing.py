@@ -10,13 +10,13 @@ from dockercomms.landing import (
     delivery_key,
     file_digest,
     is_in_place,
-    numbered,
     put_in_place,
     tree,
     tree_digest,
 )
 from dockercomms.oci.model import digest_of
 from dockercomms.transport.folders import NATIVE, Folder
+from dockercomms.transport.names import numbered
 
 KEY = "0" * 32
 

@@ -20,6 +20,7 @@ from dockercomms.transport.files import (
     plan_files,
     unpack_files,
 )
+from dockercomms.transport.folders import Folder
 from dockercomms.transport.tar import END, TarMember, write_header
 
 
@@ -379,6 +380,69 @@ def test_unpack_never_writes_through_a_link_where_no_filter_is(tmp_path, monkeyp
     with pytest.raises(LocalIOError, match="File exists"):
         unpack_files(io.BytesIO(member("f", b"theirs") + END), folder)
     assert not (tmp_path / "victim").exists()
+
+
+class CaseBlind(Folder):
+    """A folder of a file system that takes names for the same that differ by case alone."""
+
+    def create(self, name, *, mode=0o600):
+        self._refuse(name)
+        return super().create(name, mode=mode)
+
+    def mkdir(self, name, mode=0o777):
+        self._refuse(name)
+        super().mkdir(name, mode)
+
+    def _refuse(self, name):
+        if name.casefold() in map(str.casefold, self.names()):
+            raise FileExistsError(17, "File exists")
+
+
+def test_unpack_numbers_names_that_the_file_system_takes_for_the_same(tmp_path):
+    data = member("a.h", b"1") + member("A.h", b"2") + member("B", type=b"5") + member("b") + END
+    with CaseBlind.open(tmp_path) as folder:
+        made = unpack_files(io.BytesIO(data), folder)
+    assert [path.name for path in made] == ["a.h", "A (2).h", "B", "b (2)"]
+    assert (tmp_path / "A (2).h").read_bytes() == b"2"
+
+
+def test_unpack_numbers_names_that_become_the_same_and_leads_links_to_them(tmp_path):
+    data = b"".join(
+        [
+            member("c", type=b"5"), member("c ", type=b"5"),
+            member("c/notes", b"1"), member("c/notes ", b"2"), member("c /notes ", b"3"),
+            member("c/l", type=b"2", link_target="notes "),
+            member("c/m", type=b"2", link_target="../c /notes "),
+            member("c/n", type=b"2", link_target="m"),
+            member("c/o", type=b"2", link_target="./nowhere "),
+            END,
+        ]
+    )  # fmt: skip
+    assert unpacked(data, tmp_path / "out") == [
+        "c", "c (2)", "c/notes", "c/notes (2)", "c (2)/notes", "c/l", "c/m", "c/n", "c/o",
+    ]  # fmt: skip
+    out = tmp_path / "out"
+    assert [(out / "c" / name).read_bytes() for name in "lmn"] == [b"2", b"3", b"3"]
+    assert os.readlink(out / "c/o") == "./nowhere"
+
+
+def test_unpack_refuses_a_link_that_leads_out_by_the_names_that_others_have_here(tmp_path):
+    """In the tar "x " is nowhere; here it is x, which leads up."""
+    data = b"".join(
+        [
+            member("t", type=b"5"), member("t/d", type=b"5"),
+            member("t/d/x", type=b"2", link_target="../.."),
+            member("t/d/y", type=b"2", link_target="x /../../etc"),
+            END,
+        ]
+    )  # fmt: skip
+    with pytest.raises(ProtocolError, match="leads out"):
+        unpacked(data, tmp_path / "out")
+
+
+def test_unpack_numbers_many_names(tmp_path):
+    data = b"".join(member(" " * number + "a") for number in range(1, 100)) + END
+    assert len(set(unpacked(data, tmp_path / "out"))) == 99
 
 
 def test_unpack_ends_at_too_many_entries(tmp_path):
