@@ -1,0 +1,100 @@
+"""Measure what a message costs in a layout of many; run by `scripts/bench --only layout`.
+
+Notes are sent into an image-layout folder by one process, listed, and received by others, without
+signatures: 1,000 of them, and twenty times as many. A cost that grows with the number is a defect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
+
+MESSAGES = 1000
+FACTOR = 20
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """What one of many messages in a layout costs, in seconds."""
+
+    messages: int
+    send: float
+    list: float
+    receive: float
+    """Without receipts."""
+    peak_mib: int
+    """Of this process, so far."""
+
+    def told(self) -> str:
+        """Return a line about it."""
+        return (
+            f"layout of {self.messages:6} messages: send {self.send * 1000:.1f} ms, "
+            f"list {self.list * 1000:.2f} ms, receive {self.receive * 1000:.1f} ms a message; "
+            f"{self.peak_mib} MiB"
+        )
+
+
+def many_messages(messages: int, folder: Path) -> Many:
+    """Send, list and receive so many notes by one process each; runs go on until nothing waits."""
+    folder.mkdir()
+
+    def mailbox(me: str, name: str) -> Mailbox:
+        return Mailbox(
+            f"oci-layout:{folder}/box",
+            me=me,
+            state_path=folder / f"{name}.db",
+            keys_folder=folder / "keys",
+            signing=SigningOptions(sign=False),
+            trust=TrustOptions(verify=False),
+        )
+
+    times = [time.perf_counter()]
+    with mailbox("alice", "alice") as alice:
+        for number in range(messages):
+            alice.send(text=f"note {number}", to="bob")
+    times.append(time.perf_counter())
+    with mailbox("bob", "lists") as bob:
+        while len(bob.inbox()) < messages or bob.waiting:
+            pass
+    times.append(time.perf_counter())
+    received = 0
+    with mailbox("bob", "receives") as bob:
+        while received < messages:
+            received += len(list(bob.receive(out=folder / "in", receipt=False)))
+    times.append(time.perf_counter())
+    send, listing, receive = ((end - begin) / messages for begin, end in pairwise(times))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // KIB
+    return Many(messages, send=send, list=listing, receive=receive, peak_mib=peak)
+
+
+def main() -> None:
+    """Measure both layouts and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", help="layout")
+    parser.add_argument("--messages", type=int, default=MESSAGES, help="of the small layout")
+    parser.add_argument("--factor", type=int, default=FACTOR, help="what the large one has more")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options = parser.parse_args()
+    done: list[Many] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.update(HOME=name, XDG_STATE_HOME=name, XDG_DATA_HOME=name, XDG_CONFIG_HOME=name)
+        for messages in (options.messages, options.factor * options.messages):
+            done.append(many_messages(messages, folder / str(messages)))
+            print(done[-1].told(), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
