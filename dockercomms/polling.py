@@ -31,6 +31,7 @@ from dockercomms.discovery import (
 )
 from dockercomms.errors import (
     AuthError,
+    BadAnswer,
     DockerCommsError,
     LimitError,
     NameUnknown,
@@ -70,6 +71,7 @@ messages a day has."""
 MAX_ANCHORS = 400
 """The most anchors asked in one pass, the newest ones: anybody who can push can make more."""
 
+_NOT_FOUND = 404
 _WAY_ERRORS = (RegistryError, NetworkError, ProtocolError, LimitError)
 
 
@@ -251,6 +253,8 @@ class _Pass:
             if self._full:
                 self._check_legacy()
         else:
+            if isinstance(error, BadAnswer) and error.status == _NOT_FOUND:
+                raise error  # what is no registry is no empty inbox either
             self._anchors |= anchors
             self._missing = isinstance(error, NameUnknown) and self._bell is None
             self._forbidden = isinstance(error, RegistryError) and (

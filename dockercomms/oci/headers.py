@@ -20,6 +20,9 @@ from dockercomms.oci.exchange import Response, bad_answers, joined_url, redact_u
 from dockercomms.oci.model import Digest, parse_digest
 from dockercomms.oci.retry import parse_retry_after
 
+FIRST_YEAR, LAST_YEAR = 1970, 9998
+"""Years of a clock that is believed: a day is added to and taken from what it says."""
+
 _UPLOAD_RANGE = re.compile(r"(?:bytes=)?0-(-1|[0-9]{1,19})")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^;,\"]+(?:\"[^\"]*\")?)*)")
@@ -27,15 +30,16 @@ _REL_NEXT = re.compile(r";\s*rel\s*=\s*\"?next\"?\s*(?:;|$)", re.IGNORECASE)
 
 
 def response_time(response: Response) -> datetime | None:
-    """Return the response's `Date` in UTC, None where it has none that can be read.
+    """Return the response's `Date` in UTC, None where it has none that can be meant.
 
     Source: RFC 9110 section 6.6.1.
     """
     try:
         moment = parsedate_to_datetime(response.headers.get("Date", ""))
-    except ValueError:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment if FIRST_YEAR <= moment.year <= LAST_YEAR else None
 
 
 def retry_after(response: Response) -> float | None:

@@ -357,7 +357,8 @@ class Lister(Protocol):
 
         Raises:
             NameUnknown: no such repository, or (zot) `start_after` is not one of its tags.
-            BadAnswer: a `Link` leads back to a page seen before, or pages without end.
+            BadAnswer: a `Link` leads back to a page seen before, or pages without end. With status
+                404: there is no registry at all.
         """
         ...
 

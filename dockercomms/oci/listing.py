@@ -23,6 +23,7 @@ from dockercomms.errors import (
     Unsupported,
 )
 from dockercomms.oci.exchange import (
+    ANY_STATUS,
     Request,
     Response,
     Sender,
@@ -30,6 +31,7 @@ from dockercomms.oci.exchange import (
     bad_answers,
     fetch,
     redact_url,
+    settle,
 )
 from dockercomms.oci.headers import next_link
 from dockercomms.oci.interface import TagPage
@@ -48,6 +50,7 @@ MAX_WHOLE_LIST_BYTES = 256 * 2**20
 """All pages of a list together: a million tags of 250 bytes."""
 
 _BAD_REQUEST = 400
+_NOT_FOUND = 404
 _TOO_LARGE = 413
 
 
@@ -73,6 +76,8 @@ class HTTPLister(HTTPReader):
     ) -> Iterator[TagPage]:
         """Yield the pages of the tag list; see `Lister.tag_pages`.
 
+        A 404 that no registry writes is looked into: a web server says it of everything.
+
         Source: distribution-spec v1.1.1, "Listing Tags".
         """
         request = Request(
@@ -81,7 +86,26 @@ class HTTPLister(HTTPReader):
             scope=Scope.pull(repository),
             not_found=NameUnknown,
         )
-        return _Listing(self._sender, request, "tags").pages(start_after, page_size)
+        try:
+            yield from _Listing(self._sender, request, "tags").pages(start_after, page_size)
+        except NameUnknown as error:
+            if b'"errors"' in error.body or self._is_registry(repository):
+                raise
+            raise BadAnswer(
+                f"{error.url.partition('/v2/')[0]}/v2/: 404 too, so there is no registry",
+                status=error.status,
+                hint="check the host and port in --repo",
+            ) from error
+
+    def _is_registry(self, repository: str) -> bool:
+        """Return whether a registry answers, by the one address that every registry has.
+
+        Source: distribution-spec v1.1.1, "Determining Support".
+        """
+        request = Request(
+            method="GET", url="/v2/", scope=Scope.pull(repository), ok=ANY_STATUS, redirects=True
+        )
+        return settle(self._sender, request).status != _NOT_FOUND
 
     def repositories(
         self,

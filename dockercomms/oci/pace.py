@@ -182,6 +182,12 @@ class PacedResponse(http.client.HTTPResponse):
         line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc] # not in its types
         return line
 
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc] # not in its types
+        if size < 0:
+            raise http.client.IncompleteRead(b"")
+        return size
+
     def _read_and_discard_trailer(self) -> None:
         for _ in range(MAX_TRAILERS):
             line = self.fp.readline(MAX_LINE_BYTES + 1)

@@ -162,6 +162,16 @@ def test_repository_that_does_not_exist_yet_is_an_empty_inbox(
     assert registry.count("POST") == registry.count("PUT") == 0
 
 
+def test_what_answers_404_to_everything_is_no_empty_inbox(
+    alice: Person, registry: FakeRegistry
+) -> None:
+    fail(registry, "", "", Fault.answer(404, b"<html>nothing here</html>"))
+    for verb in ("inbox", "recv", "receipts"):
+        result = alice.run(verb, quiet=False)
+        told(result, 4, registry.host, "no registry", hint=["--repo"])
+        assert "no new messages" not in result.stderr
+
+
 def test_empty_repository_is_no_missing_one(
     alice: Person, bob: Person, registry: FakeRegistry
 ) -> None:

@@ -146,3 +146,18 @@ def test_retry_after_is_seconds_or_a_date_by_the_registrys_own_clock():
         Date="Fri, 20 Nov 2020 12:00:00 GMT", Retry_After="Fri, 20 Nov 2020 12:00:09 GMT"
     )
     assert retry_after(answer) == 9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+        "Wed, 31 Dec 1969 23:59:59 GMT",
+        "yesterday",
+        "9" * 300,
+    ],
+)
+def test_response_time_that_nobody_can_mean_is_none(text):
+    assert response_time(Answer(Date=text)) is None

@@ -200,6 +200,21 @@ def test_tag_pages_without_end_are_an_error():
         assert len(server.requests) == 1000
 
 
+def test_tags_of_what_answers_404_to_everything_are_no_missing_repository():
+    with ScriptedServer(rest=Reply(404, b"<html>nothing here")) as server:
+        with client(server.host) as registry, pytest.raises(BadAnswer, match="no registry") as told:
+            list(registry.tags(R))
+        assert told.value.status == 404
+        assert [seen.target for seen in server.requests] == [f"/v2/{R}/tags/list", "/v2/"]
+
+
+@pytest.mark.parametrize("version", [Reply(200), Reply(401), Reply(403)])
+def test_tags_404_of_a_registry_that_says_nothing_is_a_missing_repository(version):
+    with ScriptedServer(Reply(404, b"not found"), rest=version) as server:
+        with client(server.host) as registry, pytest.raises(NameUnknown):
+            list(registry.tags(R))
+
+
 def test_tag_list_that_takes_too_long_is_given_up():
     """Page by page it is quick enough; it is the whole that never ends."""
     clock, counter = FakeClock(), itertools.count()

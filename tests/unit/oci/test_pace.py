@@ -161,6 +161,15 @@ def test_trailers_without_end_are_refused(clock, cls, end):
         slow.read()
 
 
+@CLASSES
+@pytest.mark.parametrize("size", [b"-5", b"zz", b""])
+def test_chunk_of_no_length_ends_the_answer(clock, cls, size):
+    head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    odd = answer(clock, (0, head + size + b"\r\nabc\r\n0\r\n\r\n"), cls=cls)
+    with pytest.raises(http.client.IncompleteRead):
+        odd.read()
+
+
 def test_body_that_is_taken_too_slowly_is_given_up(clock):
     sock = SlowSocket(clock, takes=1 / 500)
     with pytest.raises(SlowAnswer):
