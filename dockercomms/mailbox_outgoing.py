@@ -200,6 +200,7 @@ class Outgoing(MailboxBase):
                     message=message,
                     wanted=wanted,
                     verifier=verifier,
+                    on_problem=self._tell_unreadable,
                 )
             except NotFoundError as error:
                 missing = error
@@ -209,6 +210,12 @@ class Outgoing(MailboxBase):
         if missing is not None:
             raise missing
         return sorted(found, key=lambda entry: (entry.created_at is not None, entry.created_at))
+
+    def _tell_unreadable(self, text: str) -> None:
+        from dockercomms.publishing import Notice  # noqa: PLC0415 - the same
+
+        if self._on_notice is not None:
+            self._on_notice(Notice("receipt-unreadable", text))
 
     def outbox(self) -> list[OutboxEntry]:
         """Return what was sent from here to this repository, oldest first, and what became of it.

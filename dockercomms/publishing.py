@@ -83,6 +83,7 @@ NoticeKind = Literal[
     "anchor-untagged",
     "not-indexed",
     "receipt-waits",
+    "receipt-unreadable",
     "created",
     "key-created",
     "pinned",

@@ -22,7 +22,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 
@@ -41,6 +41,7 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_EMPTY_CONFIG,
     Descriptor,
     Digest,
+    digest_of,
 )
 from dockercomms.oci.reference import is_valid_digest
 from dockercomms.platforms import Clock
@@ -66,6 +67,9 @@ from dockercomms.trusting import SignatureStatus
 
 MAX_ASKED_MESSAGES = 500
 """The most messages that are asked for one by one, the newest: two requests each."""
+
+ProblemHook = Callable[[str], None]
+"""Takes why something that should be a receipt is none."""
 
 _HEAD_DIGITS = 12
 """Hex digits of the message's digest in a receipt's tag."""
@@ -104,6 +108,7 @@ def list_receipts(
     message: str | None = None,
     wanted: Collection[Digest] | None = None,
     verifier: ReceiptVerifier | None = None,
+    on_problem: ProblemHook | None = None,
 ) -> list[ReceiptEntry]:
     """Return the receipts for what `me` sent, oldest first, one for each outcome.
 
@@ -121,13 +126,14 @@ def list_receipts(
             looked for without knowing it.
         wanted: Without `message`: only those for these.
         verifier: Says who signed them; None: nobody asks.
+        on_problem: Called for what should be a receipt and cannot be read.
 
     Raises:
         NotFoundError: no message that was sent begins so.
         UsageError: several do.
         RegistryError, NetworkError: the registry cannot tell.
     """
-    search = _Search(registry, repository, repo, me, state, clock)
+    search = _Search(registry, repository, repo, me, state, clock, on_problem)
     if message is None:
         found = [one for one in search.in_bulk(wanted) if wanted is None or one.message in wanted]
     elif message:
@@ -166,6 +172,7 @@ class _Search:
     me: str
     state: State
     clock: Clock
+    on_problem: ProblemHook | None = None
 
     # --- in bulk ---------------------------------------------------------------------------------
 
@@ -234,14 +241,40 @@ class _Search:
         return tags, today
 
     def _read_new(self, tags: Iterable[str]) -> dict[str, bytes]:
-        """Return what is under `tags`; nothing for what is no receipt for `me`, for good."""
+        """Return what is under `tags`; nothing for what is no receipt for `me`, for good.
+
+        A receipt's tag does not name its digest: what is none counts as that only when a second
+        answer names the same digest. Else the next run reads it again.
+        """
         found: dict[str, bytes] = {}
         for tag in tags:
             data = self._read_tag(tag)
-            if data is not None:
-                receipt = _parsed(data)
-                found[tag] = data if receipt is not None and receipt.sender == self.me else b""
+            if data is None:
+                continue
+            receipt = self._parsed(data, tag)
+            if receipt is not None and receipt.sender == self.me:
+                found[tag] = data
+            elif self._is_confirmed(tag, data):
+                found[tag] = b""
         return found
+
+    def _is_confirmed(self, tag: str, data: bytes) -> bool:
+        try:
+            return self.registry.resolve_tag(self.repository, tag).digest == digest_of(data)
+        except (RegistryError, ProtocolError):
+            return False
+
+    def _parsed(self, data: bytes, ref: str) -> Receipt | None:
+        """Return the receipt in `data`; what is none is reported."""
+        try:
+            return parse_receipt(data)
+        except ProtocolError as error:
+            self._report(ref, error)
+            return None
+
+    def _report(self, ref: str, error: ProtocolError) -> None:
+        if self.on_problem is not None:
+            self.on_problem(f"{self.repo}: {ref}: no receipt that can be read: {error.message}")
 
     # --- what they prove -------------------------------------------------------------------------
 
@@ -292,8 +325,8 @@ class _Search:
     def for_message(self, message: Digest) -> list[Receipt]:
         """Return the receipts of one message: what refers to it, and what is tagged for it."""
         found: dict[Digest, Receipt] = {}
-        for data in self._referring(message):
-            _keep(found, data, message)
+        for ref, data in self._referring(message):
+            self._keep(found, ref, data, message)
         prefix = f"receipt-{message.partition(':')[2][:_HEAD_DIGITS]}-"
         try:
             tags = dict.fromkeys(
@@ -306,8 +339,15 @@ class _Search:
                 raise
             tags = {}  # what refers to it was asked for, and answered
         for tag in islice(tags, MAX_FETCHED_MANIFESTS):
-            _keep(found, self._read_tag(tag), message)
+            self._keep(found, tag, self._read_tag(tag), message)
         return list(found.values())
+
+    def _keep(
+        self, found: dict[Digest, Receipt], ref: str, data: bytes | None, message: Digest
+    ) -> None:
+        receipt = None if data is None else self._parsed(data, ref)
+        if receipt is not None and receipt.message == message:
+            found[receipt.descriptor.digest] = receipt
 
     def resolve(self, prefix: str) -> Digest:
         """Return the digest of the one sent message whose id or digest begins with `prefix`."""
@@ -334,42 +374,35 @@ class _Search:
             hint="give the message's whole digest to look for its receipts all the same",
         )
 
-    def _referring(self, message: Digest) -> Iterator[bytes | None]:
+    def _referring(self, message: Digest) -> Iterator[tuple[Digest, bytes | None]]:
         try:
             for entry in self.registry.referrers(self.repository, message):
                 if _may_be_receipt(entry):
-                    yield self._read_digest(entry.digest)
+                    yield entry.digest, self._read_digest(entry.digest)
         except NotFoundError:
             return  # neither the repository nor the message need to be there
 
     def _read_tag(self, tag: str) -> bytes | None:
         try:
             return _read_manifest(self.registry.get_tag(self.repository, tag))
-        except (NotFoundError, IntegrityError):
-            return None  # removed meanwhile, or damaged on its way: looked at by the next run
+        except NotFoundError:
+            return None  # removed meanwhile
+        except IntegrityError as error:
+            self._report(tag, error)  # damaged on its way: the next run reads it again
+            return None
 
     def _read_digest(self, digest: Digest) -> bytes | None:
         try:
             return _read_manifest(self.registry.get_manifest(self.repository, digest))
-        except (NotFoundError, IntegrityError):
+        except NotFoundError:
             return None  # an index may name what is not there
+        except IntegrityError as error:
+            self._report(digest, error)
+            return None
 
 
 def _read_manifest(reader: BlobReader) -> bytes:
     return read_all(reader, MAX_MANIFEST_BYTES)[0]
-
-
-def _keep(found: dict[Digest, Receipt], data: bytes | None, message: Digest) -> None:
-    receipt = None if data is None else _parsed(data)
-    if receipt is not None and receipt.message == message:
-        found[receipt.descriptor.digest] = receipt
-
-
-def _parsed(data: bytes) -> Receipt | None:
-    try:
-        return parse_receipt(data)
-    except ProtocolError:
-        return None
 
 
 def _may_be_receipt(entry: Descriptor) -> bool:

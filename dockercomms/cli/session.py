@@ -394,7 +394,13 @@ class Session:
         """Say what matters to everybody; how a registry was coped with, only if asked to."""
         if notice.kind == "published":
             self.interrupts.hold()  # until the line that says so is out
-        if notice.kind in {"clock-skew", "elsewhere", "pinned", "watch-waits"}:
+        if notice.kind in {
+            "clock-skew",
+            "elsewhere",
+            "pinned",
+            "receipt-unreadable",
+            "watch-waits",
+        }:
             self.screen.warn(notice.text)
         elif notice.kind in {"created", "key-created"} or self.verbose:
             self.screen.note(notice.text)

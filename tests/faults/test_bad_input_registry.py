@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.clock import FakeClock
-from tests.fakes.registry import DISTRIBUTION, FakeRegistry, Fault, Quirks
+from tests.fakes.registry import DISTRIBUTION, OCI, FakeRegistry, Fault, Quirks
 from tests.fakes.token_server import TokenServer, User
 from tests.faults.people import REPOSITORY, Person, lines, messages, receipt_digests, told
 
@@ -170,6 +171,20 @@ def test_what_answers_404_to_everything_is_no_empty_inbox(
         result = alice.run(verb, quiet=False)
         told(result, 4, registry.host, "no registry", hint=["--repo"])
         assert "no new messages" not in result.stderr
+
+
+@pytest.mark.parametrize("body", [b"null", b'{"schemaVersion": NaN}', b"{}", b""])
+def test_receipt_that_comes_as_something_else_once_is_reported_and_read_again(
+    alice: Person, bob: Person, registry: FakeRegistry, body: bytes
+) -> None:
+    registry.quirks = replace(OCI, digest_header=False)
+    alice.send_ok("a.bin")
+    bob.received("--no-verify")
+    fail(registry, "GET", "/manifests/receipts-", Fault.answer(200, body), times=1)
+    lied = alice.run("receipts", "--format", "jsonl", quiet=False)
+    assert (lied.exit_code, lied.stdout) == (0, "")
+    assert "no receipt that can be read" in lied.stderr
+    assert [receipt["status"] for receipt in alice.receipts()] == ["accepted"]
 
 
 def test_empty_repository_is_no_missing_one(

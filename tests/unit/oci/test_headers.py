@@ -153,7 +153,6 @@ def test_retry_after_is_seconds_or_a_date_by_the_registrys_own_clock():
     [
         "Fri, 31 Dec 9999 23:59:59 GMT",
         "Fri, 31 Dec 9999 23:59:59 -2359",
-        "Mon, 01 Jan 0001 00:00:00 +2359",
         "Wed, 31 Dec 1969 23:59:59 GMT",
         "yesterday",
         "9" * 300,
