@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 from dockercomms.errors import DockerCommsError, NetworkError, NotFoundError, RegistryError
 from dockercomms.landing import (
+    TEMPORARY,
     Leftovers,
     check_alone,
     delivery_key,
@@ -145,18 +146,25 @@ class DeliveryRun:
     # --- three kinds of places -------------------------------------------------------------------
 
     def _to_file(self, out: Folder) -> Path:
+        """Pull a file; into a temporary folder that becomes its own, unless it is to lie flat."""
         name = safe_filename(self.message.header.display_name)
-        temporary, handle = self._temporary(out)
-        with os.fdopen(handle, "w+b") as sink:
-            self._pull(sink, out.path, _Kept(self))
-        digest = self.message.header.payload_digest or file_digest(out.path / temporary)
         if self.options.flat:
+            temporary, digest = self._pull_file(out)
             return self._put(out, temporary, out, name, digest)
-        own = self.leftovers.new_folder(self.key, out)
+        own = self._kept_folder(out) or self.leftovers.new_folder(self.key, out)
         with local_errors(str(out.path / own)), out.enter(own) as folder:
-            out.rename_new(temporary, folder, name)
+            temporary, digest = self._pull_file(folder)
+            folder.rename_new(temporary, folder, name)
             folder.sync()
         return self._put_own(out, own, digest, file=name)
+
+    def _pull_file(self, folder: Folder) -> tuple[str, Digest]:
+        """Pull the payload into a temporary file in `folder`; return its name and digest."""
+        temporary, handle = self._temporary(folder)
+        with os.fdopen(handle, "w+b") as sink:
+            self._pull(sink, folder.path, _Kept(self))
+        known = self.message.header.payload_digest
+        return temporary, known or file_digest(folder.path / temporary)
 
     def _to_folder(self, out: Folder) -> Path:
         """Unpack a tar of files beside its place, then give the whole folder its name at once."""
@@ -231,22 +239,31 @@ class DeliveryRun:
     def _what(self) -> str:
         return f"message {self.message.header.id}"
 
-    def _temporary(self, out: Folder) -> tuple[str, int]:
-        """Return the file in `out` that takes the payload: an interrupted run's, or a new one.
+    def _temporary(self, folder: Folder) -> tuple[str, int]:
+        """Return the file in `folder` that takes the payload: an interrupted run's, or a new one.
 
         Its name, and a descriptor for reading and writing.
         """
         pulls, now = self.publisher.state.pulls, self.publisher.clock.now()
         known = pulls.path(self.key, now=now)
         if known is not None:
-            handle = self.leftovers.reopen(out, known.name) if known.parent == out.path else None
+            here = known.parent == folder.path
+            handle = self.leftovers.reopen(folder, known.name) if here else None
             if handle is not None:
                 return known.name, handle
             pulls.forget(self.key)  # so it is removed with the other leftovers
-        name, handle = self.leftovers.new_file(self.key, out)
+        name, handle = self.leftovers.new_file(self.key, folder)
         if len(self.message.chunks) > 1 and self.message.header.payload_digest is not None:
-            pulls.begin(self.key, out.path / name, now=now)
+            pulls.begin(self.key, folder.path / name, now=now)
         return name, handle
+
+    def _kept_folder(self, out: Folder) -> str | None:
+        """Return the temporary folder in `out` that an interrupted run kept, if there is one."""
+        known = self.publisher.state.pulls.path(self.key, now=self.publisher.clock.now())
+        if known is None or known.parent.parent != out.path:
+            return None
+        own = known.parent.name
+        return own if TEMPORARY.fullmatch(own) and out.is_folder(own) else None
 
     @contextlib.contextmanager
     def _kept_if_interrupted(self) -> Iterator[None]:

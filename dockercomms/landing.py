@@ -94,6 +94,8 @@ class Leftovers:
     def new_file(self, key: str, folder: Folder) -> tuple[str, int]:
         """Return the name of a new temporary file in `folder`, and its descriptor.
 
+        In a temporary folder it needs no note: it goes with that folder.
+
         Raises:
             LocalIOError: it cannot be made.
         """
@@ -114,7 +116,8 @@ class Leftovers:
 
     def _name_temporary(self, key: str, folder: Folder) -> str:
         name = f".dockercomms-{secrets.token_hex(8)}.part"
-        self._note(key, folder.path / name)
+        if TEMPORARY.fullmatch(folder.path.name) is None:
+            self._note(key, folder.path / name)
         return name
 
     def _note(self, key: str, temporary: Path) -> None:

@@ -276,6 +276,12 @@ def interrupted(mail, error, *, at=7) -> list[str]:
     return came
 
 
+def kept_file(mail):
+    """Return the temporary that an interrupted run kept, in its temporary folder."""
+    (path,) = (path for path in mail.out.rglob("*.part") if path.is_file())
+    return path
+
+
 def blobs_asked(mail) -> list[str]:
     return [said for name, said in mail.registry.calls if name == "get_blob"]
 
@@ -306,7 +312,7 @@ def test_receive_interrupted_before_anything_came_leaves_no_file(mail):
 
 def test_receive_believes_nothing_of_what_a_killed_run_left(mail):
     interrupted(mail, KeyboardInterrupt)
-    (path,) = mail.out.rglob("*.part")
+    path = kept_file(mail)
     data = bytearray(path.read_bytes())
     data[0] ^= 1
     path.write_bytes(data)
@@ -318,7 +324,7 @@ def test_receive_believes_nothing_of_what_a_killed_run_left(mail):
 
 def test_receive_begins_again_where_the_file_is_gone_or_elsewhere(mail):
     interrupted(mail, KeyboardInterrupt)
-    (path,) = mail.out.rglob("*.part")
+    path = kept_file(mail)
     other = mail.folder / "other"
 
     assert mail.receive_one(out=other).status == "received"
@@ -342,7 +348,7 @@ def test_receive_sweeps_what_nobody_went_on_with(mail):
 
 def test_receive_does_not_follow_a_link_in_place_of_what_it_kept(mail):
     interrupted(mail, KeyboardInterrupt)
-    (path,) = mail.out.rglob("*.part")
+    path = kept_file(mail)
     victim = mail.file("victim", b"mine")
     path.unlink()
     path.symlink_to(victim)
