@@ -59,8 +59,15 @@ class MailboxBase:
         self.names = self._owner.names
         """The names to receive as."""
         if store is None:
-            repo = f"oci-layout:{default_mailbox(os.environ)}" if repo is None else repo
-            store = open_store(repo, settings, clock=self._clock, on_retry=on_retry, create=True)
+            own = f"oci-layout:{default_mailbox(os.environ)}" if repo is None else None
+            store = open_store(
+                own or repo or "",
+                settings,
+                clock=self._clock,
+                on_retry=on_retry,
+                create=True,
+                private=own is not None,
+            )
         self._store = store
         self._state = State(default_path(os.environ) if state_path is None else state_path)
         self._progress = progress

@@ -341,12 +341,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+def make_folder(folder: Path, *, mode: int | None = None) -> None:
     """Make `folder` and what is missing above it, durably; nothing if it is there.
 
     Args:
         folder: The folder.
-        mode: Of each folder that is made, less the umask.
+        mode: Of each folder that is made, whatever the umask; without it the umask decides.
 
     Raises:
         FileExistsError: something else is there.
@@ -355,7 +355,11 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent, mode=mode)
-    folder.mkdir(mode, exist_ok=True)
+    if mode is None:
+        folder.mkdir(exist_ok=True)
+    else:
+        folder.mkdir(mode, exist_ok=True)
+        folder.chmod(mode)
     sync_folder(folder.parent)
 
 

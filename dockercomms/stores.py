@@ -191,6 +191,7 @@ def open_store(
     clock: Clock | None = None,
     on_retry: RetryHook | None = None,
     create: bool = False,
+    private: bool = False,
 ) -> Store:
     """Return the store of `repo`; nothing is asked of a registry yet.
 
@@ -200,6 +201,7 @@ def open_store(
         clock: Ours.
         on_retry: Called before a request is tried again; False gives up.
         create: Whether a folder that is missing is made by the first write.
+        private: Whether that is for this user alone.
 
     Raises:
         UsageError: `repo` is not one.
@@ -209,14 +211,21 @@ def open_store(
     clock = clock or SystemClock()
     registry: Registry
     if place.folder is not None:
-        registry = open_local(place.folder, is_archive=place.is_archive, create=create, clock=clock)
+        registry = open_local(
+            place.folder, is_archive=place.is_archive, create=create, private=private, clock=clock
+        )
     else:
         registry = open_registry(place.host, settings, clock=clock, on_retry=on_retry)
     return Store(registry, place.repository, place.repo)
 
 
 def open_local(
-    path: Path, *, is_archive: bool = False, create: bool = False, clock: Clock | None = None
+    path: Path,
+    *,
+    is_archive: bool = False,
+    create: bool = False,
+    private: bool = False,
+    clock: Clock | None = None,
 ) -> LayoutRegistry:
     """Return the store in a layout folder, or in a tar of one.
 
@@ -224,13 +233,14 @@ def open_local(
         path: The folder or the file.
         is_archive: Which it is.
         create: Whether it is made by the first write where it is missing.
+        private: Whether a folder is then made for this user alone.
         clock: Ours.
     """
     if is_archive:
         from dockercomms.oci.archive_layout import ArchiveRegistry  # noqa: PLC0415 - rarely wanted
 
         return ArchiveRegistry(path, create=create, clock=clock)
-    return LayoutRegistry(path, create=create, clock=clock)
+    return LayoutRegistry(path, create=create, private=private, clock=clock)
 
 
 def open_registry(

@@ -34,7 +34,7 @@ class ArchiveRegistry(LayoutRegistry):
     _files: ArchiveFiles
 
     @staticmethod
-    def _open_files(folder: Path, *, create: bool) -> ArchiveFiles:
+    def _open_files(folder: Path, *, create: bool, private: bool) -> ArchiveFiles:  # noqa: ARG004 - a file is made as others are
         return ArchiveFiles(folder, create=create)
 
     def make(self) -> None:

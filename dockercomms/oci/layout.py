@@ -95,6 +95,7 @@ class LayoutRegistry:
         folder: Where the layout is, or is to be.
         create: Whether the first write makes it where it is missing; else that write raises
             LocalIOError. Reading a missing layout raises NameUnknown either way.
+        private: Whether the folder is then made for this user alone.
         clock: What `server_time` tells.
         max_remembered: How many manifests' facts are kept in memory; the oldest go first.
     """
@@ -104,11 +105,12 @@ class LayoutRegistry:
         folder: Path,
         *,
         create: bool = False,
+        private: bool = False,
         clock: Clock | None = None,
         max_remembered: int = MAX_REMEMBERED_MANIFESTS,
     ) -> None:
         self._folder = folder
-        self._files = self._open_files(folder, create=create)
+        self._files = self._open_files(folder, create=create, private=private)
         self._clock = clock or SystemClock()
         self._max_remembered = max_remembered
         self._facts: dict[Digest, ManifestFacts | None] = {}
@@ -121,8 +123,8 @@ class LayoutRegistry:
         self._subjects_lock = threading.Lock()
 
     @staticmethod
-    def _open_files(folder: Path, *, create: bool) -> LayoutFiles:
-        return LayoutFiles(folder, create=create)
+    def _open_files(folder: Path, *, create: bool, private: bool) -> LayoutFiles:
+        return LayoutFiles(folder, create=create, private=private)
 
     def exists(self) -> bool:
         """Return whether the layout is there."""

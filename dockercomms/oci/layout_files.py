@@ -150,13 +150,20 @@ class LayoutFiles:
     Args:
         folder: Where the layout is, or is to be.
         create: Whether the first write makes it where it is not.
+        private: Whether that is for this user alone.
         lock_wait_seconds: How long another process may hold the lock.
     """
 
     def __init__(
-        self, folder: Path, *, create: bool, lock_wait_seconds: float = LOCK_WAIT_SECONDS
+        self,
+        folder: Path,
+        *,
+        create: bool,
+        private: bool = False,
+        lock_wait_seconds: float = LOCK_WAIT_SECONDS,
     ) -> None:
         self.folder = folder
+        self._for_owner = private
         self._create = create
         self._lock_wait_seconds = lock_wait_seconds
         self._ready = False
@@ -303,6 +310,8 @@ class LayoutFiles:
         elif not self._create:
             raise LocalIOError(f"{self.folder}: no image layout there")
         with local_errors(f"{self.folder}: image layout cannot be written"):
+            if self._for_owner:
+                make_folder(self.folder, mode=0o700)
             for name in ("incoming", "uploads"):
                 make_folder(self._private / name)
             self._sweep()

@@ -284,3 +284,23 @@ def test_make_folder_by_many_at_once(tmp_path: Path) -> None:
 
 def test_free_bytes_is_what_is_left(tmp_path: Path) -> None:
     assert 0 < free_bytes(tmp_path) < 2**60
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o377])
+def test_make_folder_makes_one_for_the_user_alone_whatever_the_mask(
+    tmp_path: Path, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        make_folder(tmp_path / "a" / "b", mode=0o700)
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_make_folder_leaves_one_that_is_there_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(0o755)
+    make_folder(tmp_path / "a", mode=0o700)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o755
