@@ -1,9 +1,9 @@
 """A command that is run for a message: argv without a shell, what it is told, how it ended.
 
-The command gets nothing of what a sender chose on its command line, only in its environment. Its
-standard input is empty, and what it prints goes where our own talk goes. It runs in a process
-group of its own: what is sent to ours does not reach it, and one that does not end in time is
-killed with all its children.
+The command gets nothing of what a sender chose on its command line, only in its environment. It
+gets our own environment without the secrets that we read there. Its standard input is empty, and
+what it prints goes where our own talk goes. It runs in a process group of its own: what is sent to
+ours does not reach it, and one that does not end in time is killed with all its children.
 
 Source: SPEC.md section 8.
 
@@ -22,7 +22,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dockercomms.errors import LocalIOError, UsageError
@@ -43,6 +43,18 @@ GRACE_SECONDS = 5.0
 VARIABLES = "DOCKERCOMMS_MSG_"
 """What the names of the variables begin with that tell a command about its message."""
 
+WITHHELD = frozenset({
+    "DOCKERCOMMS_USERNAME", "DOCKERCOMMS_PASSWORD", "DOCKERCOMMS_PASSPHRASE",
+    "DOCKERCOMMS_IDENTITY_TOKEN", "DOCKER_AUTH_CONFIG",
+    # What a CI job's identity is asked for with (the library `id`, which sigstore uses)
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "SIGSTORE_ID_TOKEN",
+    "BUILDKITE_AGENT_ACCESS_TOKEN",
+})  # fmt: skip
+"""The variables with secrets that we read ourselves, and that a command does not get."""
+
+_PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "DOCKERHUB_PUBLIC_PROXY"})
+"""Addresses, withheld if a user name or password is in them."""
+
 MAX_REASON_BYTES = MAX_TEXT_BYTES - 100
 """Of what a command gives as its reason; the rest is for what we say ourselves."""
 
@@ -54,10 +66,20 @@ class Command:
     argv: tuple[str, ...]
     """The program and its arguments, `{dir}` still in them."""
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    secrets: frozenset[str] = frozenset()
+    """The names of variables that it gets although secrets are in them."""
 
     def words(self, folder: str) -> tuple[str, ...]:
         """Return the program and its arguments for a message in `folder`."""
         return tuple(word.replace(DIR_FIELD, folder) for word in self.argv)
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return what it gets of `environ`: no secret of ours that is not meant for it."""
+        return {
+            name: value
+            for name, value in environ.items()
+            if name in self.secrets or not _is_secret(name, value)
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +109,23 @@ class Outcome:
         return f"{said}: {self.reason}" if self.reason else said
 
 
+def _is_secret(name: str, value: str) -> bool:
+    return name in WITHHELD or (name.upper() in _PROXIES and "@" in value)
+
+
 def parse_command(
-    text: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, path: str | None = None
+    text: str,
+    *,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    secrets: Iterable[str] = (),
+    path: str | None = None,
 ) -> Command:
     """Return the command written in `text`, split into words as a POSIX shell does.
 
     Args:
         text: The program and its arguments; no other rule of a shell holds in it.
         timeout_seconds: How long it may run.
+        secrets: The names of variables that it gets although secrets are in them.
         path: The folders that programs are looked for in; None: those of the process.
 
     Raises:
@@ -112,7 +143,7 @@ def parse_command(
             hint="no shell reads the command; to use one: "
             """--exec 'sh -c "cd \\"$0\\" && make" {dir}'""",
         )
-    return Command(tuple(words), timeout_seconds)
+    return Command(tuple(words), timeout_seconds, frozenset(secrets))
 
 
 def variables(
@@ -195,7 +226,8 @@ def run_command(
     with tempfile.TemporaryDirectory(prefix="dockercomms-") as private:
         reason = Path(private) / "reason"
         argv = command.words(str(folder))
-        environment = {**(os.environ if environ is None else environ), **told}
+        given = command.environment(os.environ if environ is None else environ)
+        environment = {**given, **told}
         environment[f"{VARIABLES}REASON_FILE"] = str(reason)
         sink = subprocess.DEVNULL if output is None else output
         started = clock.monotonic()

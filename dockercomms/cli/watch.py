@@ -56,6 +56,8 @@ ACKS = ("always", "on-success", "never")
         help="Run CMD for each message, without a shell; {dir} is its folder.")  # fmt: skip
 @option("--exec-timeout", "timeout_seconds", type=DURATION, metavar="T",
         help="Stop a command that runs longer.  [default: 1h]")  # fmt: skip
+@option("--exec-env", "secrets", multiple=True, metavar="NAME",
+        help="Let CMD have variable NAME, although it holds a secret.")  # fmt: skip
 @option("--ack", type=click.Choice(ACKS), default="always",
         help="When the sender is told how CMD ended.  [default: always]")  # fmt: skip
 @option("--once", is_flag=True, help="Look once and end, as recv does.")
@@ -76,6 +78,7 @@ def watch_command(
     interval_seconds: int | None,
     command: str | None,
     timeout_seconds: int | None,
+    secrets: tuple[str, ...],
     ack: Ack,
     once: bool,
     redeliver: bool,
@@ -85,9 +88,9 @@ def watch_command(
 ) -> int:
     """Receive what comes, and run a command for each message.
 
-    CMD is told about its message by variables, DOCKERCOMMS_MSG_ID and others; exit code 0 accepts
-    the message, any other rejects it. Each message is handed to it at least once. SIGTERM ends the
-    watch after the message in hand. Piped, a message is a line of JSON.
+    CMD is told about its message by variables, DOCKERCOMMS_MSG_ID and others, and gets no password
+    of ours; exit code 0 accepts the message, any other rejects it. Each message is handed to it
+    at least once. SIGTERM ends the watch after the message in hand. Piped, each is a line of JSON.
     """
     from dockercomms.handover import DEFAULT_TIMEOUT_SECONDS, parse_command
     from dockercomms.polling import DEFAULT_INTERVAL_SECONDS
@@ -99,7 +102,7 @@ def watch_command(
     if command is not None:
         timeout = timeout_seconds or DEFAULT_TIMEOUT_SECONDS
         path = session.environ.get("PATH")
-        run = parse_command(command, timeout_seconds=timeout, path=path)
+        run = parse_command(command, timeout_seconds=timeout, secrets=secrets, path=path)
     chosen, screen = session.settings, _screen(session)
     totals = Totals()
     meter = meter_for(screen, session.clock, "receiving") if screen.moves() else Meter()

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dockercomms.cli.session import PASSPHRASE_VARIABLE
 from dockercomms.errors import LocalIOError, UsageError
 from dockercomms.handover import (
     MAX_REASON_BYTES,
+    WITHHELD,
     Command,
     Outcome,
     parse_command,
@@ -67,6 +69,45 @@ def is_alive(pid: int) -> bool:
             return stat.read().rpartition(b") ")[2][:1] != b"Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+# --- its environment -----------------------------------------------------------------------------
+
+SECRETS = {
+    **dict.fromkeys(WITHHELD, "secret"),
+    "https_proxy": "http://user:secret@proxy.example",
+    "HTTP_PROXY": "http://user:secret@proxy.example",
+}
+
+
+def told(tmp_path, *, secrets=()) -> str:
+    """Return the environment of a command, which is told that `secrets` are meant for it."""
+    environ = {"PATH": os.environ["PATH"], "LANG": "C", **SECRETS}
+    environ["all_proxy"] = "http://proxy.example"
+    parsed = parse_command(f"sh -c 'env >{tmp_path}/told'", secrets=secrets)
+    run_command(parsed, tmp_path, {"DOCKERCOMMS_MSG_ID": "1"}, clock=SystemClock(), environ=environ)
+    return (tmp_path / "told").read_text()
+
+
+def test_command_gets_no_secret_of_ours(tmp_path):
+    said = told(tmp_path)
+
+    assert "secret" not in said
+    assert all(f"{name}=" not in said for name in SECRETS)
+    assert "LANG=C\n" in said
+    assert "all_proxy=http://proxy.example\n" in said
+    assert "DOCKERCOMMS_MSG_ID=1\n" in said
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_command_gets_a_secret_that_is_meant_for_it(tmp_path, name):
+    assert f"{name}={SECRETS[name]}\n" in told(tmp_path, secrets=[name])
+
+
+def test_every_secret_that_settings_are_read_from_is_withheld():
+    read = {"DOCKERCOMMS_PASSWORD", "DOCKERCOMMS_IDENTITY_TOKEN", PASSPHRASE_VARIABLE}
+
+    assert read <= WITHHELD
 
 
 # --- the command line ----------------------------------------------------------------------------

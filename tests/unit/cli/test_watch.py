@@ -25,6 +25,10 @@ def test_watch_asks_for_what_the_flags_say(tmp_path):
     result = invoke(
         [
             *words,
+            "--exec-env",
+            "TOKEN",
+            "--exec-env",
+            "DOCKERCOMMS_PASSWORD",
             "--ack",
             "on-success",
             "--out",
@@ -42,7 +46,7 @@ def test_watch_asks_for_what_the_flags_say(tmp_path):
     assert asked == {
         "out": tmp_path,
         "interval_seconds": 300,
-        "command": Command(("true", "{dir}"), 600),
+        "command": Command(("true", "{dir}"), 600, frozenset({"TOKEN", "DOCKERCOMMS_PASSWORD"})),
         "ack": "on-success",
         "once": True,
         "flat": False,
