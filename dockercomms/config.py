@@ -1,10 +1,12 @@
 """Settings from defaults < user file < project file < environment < flags.
 
 Only the command line reads these; the library takes values. The user's file is
-`$XDG_CONFIG_HOME/dockercomms/config.toml` (`DOCKERCOMMS_CONFIG` names another), the project's is
-`.dockercomms.toml` in the current folder or above it, up to the top of its checkout. A project
-file comes with a checkout, so it may choose where messages go and how they are packed, but
-nothing that weakens a connection, chooses a file on this machine, or names a program.
+`$XDG_CONFIG_HOME/dockercomms/config.toml` (`--config` or `DOCKERCOMMS_CONFIG` names another), the
+project's is `.dockercomms.toml` in the current folder or above it, up to the top of its checkout. A
+project file comes with a checkout, so it may choose how messages are packed, but not who the user
+is, nor anything that weakens a connection, chooses a file on this machine, or names a program. Its
+repository counts only after the user allowed that very file, and never before one that a file
+names which the user named.
 
 Example:
     >>> import pathlib
@@ -112,6 +114,11 @@ class Settings:
     """The largest piece of a blob in one request, for `reg`; None: no limit of ours."""
     retry_seconds: int | None = None
     """How long one request of `reg` is tried, in all; None: as its retry policy says."""
+    repo_is_named: bool = True
+    """The user named `repo`: by a flag, a variable or their own file. Off: a project file that
+    they allowed."""
+    not_allowed: tuple[str, str] | None = None
+    """A project file that the user did not allow, and the repository that it names."""
     origins: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Field name to where its value came from: a file, a variable, `flag` or `login name`."""
 
@@ -251,7 +258,8 @@ class _Key:
 
 _KEYS = (
     _Key("repo", "repo", _repo),
-    _Key("me", "me", _text),
+    # Who the user is must not depend on the folder they are in.
+    _Key("me", "me", _text, in_project=False),
     _Key("format", "format", _one_of(*FORMATS)),
     _Key("concurrency", "concurrency", _concurrency),
     _Key("send.ttl", "ttl_seconds", _duration),
@@ -288,13 +296,26 @@ _NEVER_IN_PROJECT = frozenset({"key", "keys", "trust", "hook", "hooks", "helper"
 # --- the layers ----------------------------------------------------------------------------------
 
 
-def load(flags: Mapping[str, object], *, environ: Mapping[str, str], folder: Path) -> Settings:
+Allowed = Callable[[Path, bytes], bool]
+"""Says whether the user allowed a project file with that content to name the repository."""
+
+
+def load(
+    flags: Mapping[str, object],
+    *,
+    environ: Mapping[str, str],
+    folder: Path,
+    named: str | None = None,
+    allowed: Allowed = lambda path, data: False,  # noqa: ARG005 - none is allowed
+) -> Settings:
     """Return the settings for one command.
 
     Args:
         flags: Field name to value, already read; what was not given is absent.
         environ: The environment.
         folder: Where the command is run: a project file is looked for here and above.
+        named: The file to read as the user's own; None: as the environment says.
+        allowed: Asked about a project file that names the repository.
 
     Raises:
         ConfigError: a file or variable is wrong; says which, which line, and what is expected.
@@ -302,15 +323,24 @@ def load(flags: Mapping[str, object], *, environ: Mapping[str, str], folder: Pat
     """
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
+    project, not_allowed = project_file(folder, environ, named=named), None
     for layer in (
-        _user_file(environ),
-        _project_file(folder, environ),
+        _user_file(environ, named),
+        () if project is None else _file(project, project=True, allowed=allowed),
         _environment(environ),
         ((name, value, "flag") for name, value in flags.items()),
     ):
         for name, value, origin in layer:
+            if origin == str(project) and name in ("repo", "not_allowed"):
+                if "repo" in values and _names_user_file(environ, named):
+                    continue  # the user named the file that names it
+                if name == "not_allowed":
+                    not_allowed = (str(project), str(value))
+                    continue
             values[name] = value
             origins[name] = origin
+    if origins.get("repo") in ("flag", "DOCKERCOMMS_REPO"):
+        not_allowed = None
     if "me" not in values and (login := _login_name(environ)):
         values["me"], origins["me"] = login, "login name"
     if (values.get("username") is None) != (values.get("password") is None):
@@ -319,16 +349,26 @@ def load(flags: Mapping[str, object], *, environ: Mapping[str, str], folder: Pat
             hint="--username NAME --password-stdin, or DOCKERCOMMS_USERNAME and "
             "DOCKERCOMMS_PASSWORD",
         )
-    return Settings(**cast("dict[str, Any]", values), origins=origins)
+    return Settings(
+        **cast("dict[str, Any]", values),
+        repo_is_named=project is None or origins.get("repo") != str(project),
+        not_allowed=not_allowed,
+        origins=origins,
+    )
 
 
 Layer = Iterator[tuple[str, object, str]]
 """Field name, value, origin."""
 
 
-def user_file(environ: Mapping[str, str]) -> Path:
-    """Return where the user's own file is, whether or not it exists."""
-    named = environ.get("DOCKERCOMMS_CONFIG")
+def user_file(environ: Mapping[str, str], *, named: str | None = None) -> Path:
+    """Return where the user's own file is, whether or not it exists.
+
+    Args:
+        environ: The environment.
+        named: The file that `--config` names.
+    """
+    named = named or environ.get("DOCKERCOMMS_CONFIG")
     if named:
         return Path(named)
     base = Path(environ.get("XDG_CONFIG_HOME") or "")
@@ -337,35 +377,51 @@ def user_file(environ: Mapping[str, str]) -> Path:
     return base / "dockercomms" / "config.toml"
 
 
-def project_file(folder: Path, environ: Mapping[str, str]) -> Path | None:
+def project_file(
+    folder: Path, environ: Mapping[str, str], *, named: str | None = None
+) -> Path | None:
     """Return the nearest project file from `folder` up to the top of its checkout, if any.
 
     Without a checkout only `folder` itself counts: a file planted above, in /tmp say, must not
-    redirect what is sent from below it.
+    redirect what is sent from below it. One that is named as the user's own is none.
     """
     above = (folder, *folder.parents)
     tops = (index for index, place in enumerate(above) if (place / ".git").exists())
+    own = user_file(environ, named=named)
     for place in above[: next(tops, 0) + 1]:
         candidate = place / PROJECT_FILE
-        if candidate.is_file() and candidate != user_file(environ):
+        if candidate.is_file() and not (own.exists() and own.samefile(candidate)):
             return candidate
     return None
 
 
-def _user_file(environ: Mapping[str, str]) -> Layer:
-    path = user_file(environ)
+def project_repo(path: Path) -> tuple[bytes, str | None]:
+    """Return the content of a project file and the repository that it names, if any.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    data = _read(path)
+    found = dict(_parse(path, data, project=True))
+    repo = found.get("repo")
+    return data, None if repo is None else str(repo)
+
+
+def _names_user_file(environ: Mapping[str, str], named: str | None) -> bool:
+    return bool(named or environ.get("DOCKERCOMMS_CONFIG"))
+
+
+def _user_file(environ: Mapping[str, str], named: str | None) -> Layer:
+    path = user_file(environ, named=named)
     if path.exists():  # not is_file: /dev/null is how to have no configuration
         yield from _file(path, project=False)
-    elif environ.get("DOCKERCOMMS_CONFIG"):
+    elif _names_user_file(environ, named):
         raise ConfigError(
-            f"{path}: no such file", hint="correct or unset the variable DOCKERCOMMS_CONFIG"
+            f"{path}: no such file",
+            hint="correct --config FILE"
+            if named
+            else "correct or unset the variable DOCKERCOMMS_CONFIG",
         )
-
-
-def _project_file(folder: Path, environ: Mapping[str, str]) -> Layer:
-    path = project_file(folder, environ)
-    if path is not None:
-        yield from _file(path, project=True)
 
 
 def _environment(environ: Mapping[str, str]) -> Layer:
@@ -385,18 +441,31 @@ def _environment(environ: Mapping[str, str]) -> Layer:
             yield name, environ[variable], variable
 
 
-def _file(path: Path, *, project: bool) -> Layer:
-    """Yield what a file sets.
+def _file(path: Path, *, project: bool, allowed: Allowed | None = None) -> Layer:
+    """Yield what a file sets; the repository of a project file as `not_allowed`, unless it is.
 
     Raises:
         ConfigError: not readable, not TOML, an unknown key, a key this file may not set, or a
             value that is wrong.
     """
+    data = _read(path)  # once: what is judged is what is used
+    for name, value in _parse(path, data, project=project):
+        counts = name != "repo" or allowed is None or allowed(path, data)
+        yield name if counts else "not_allowed", value, str(path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        text = path.read_text("utf-8-sig")  # Notepad and PowerShell begin files with a mark
-        document = tomllib.loads(text)
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def _parse(path: Path, data: bytes, *, project: bool) -> Iterator[tuple[str, object]]:
+    """Yield the field and value of each key in a file, as `_file`."""
+    try:
+        text = data.decode("utf-8-sig")  # Notepad and PowerShell begin files with a mark
+        document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     for name, value in _flatten(document):
@@ -407,12 +476,13 @@ def _file(path: Path, *, project: bool) -> Layer:
         ):
             raise ConfigError(
                 f"{place}: a project file may not set this, because it comes with a checkout",
-                hint="set it in your own config.toml, by a DOCKERCOMMS_ variable or by a flag",
+                hint="set it in your own config.toml, by a DOCKERCOMMS_ variable or by a flag; or "
+                "name the file as meant: --config FILE",
             )
         if key is None:
             raise ConfigError(f"{place}: no such key", hint=f"the keys are {', '.join(_BY_NAME)}")
         try:
-            yield key.field, key.read(value, path.parent), str(path)
+            yield key.field, key.read(value, path.parent)
         except ValueError as error:
             raise ConfigError(f"{place}: {error}") from error
 

@@ -183,9 +183,10 @@ def common_options() -> list[click.Parameter]:
     """
     return [
         Option(["--repo", "-R", "repo"], type=NAME, metavar="R",
-               help="Repository host[:port]/path, oci-layout:DIR or "
-               "oci-archive:FILE.  [default: your own folder]"),
+               help="host/path, oci-layout:DIR or oci-archive:FILE."),
         Option(["--me"], type=NAME, metavar="NAME", help="Who you are.  [default: login name]"),
+        Option(["--config"], type=click.Path(readable=False), metavar="FILE",
+               help="Read this file as your own configuration."),
         Option(["--format"], type=click.Choice(FORMATS), help="How data looks.  [default: text]"),
         Option(["--json", "as_json"], is_flag=True, default=None, help="Same as --format json."),
         Option(["--quiet", "-q", "quiet"], is_flag=True, default=None,
@@ -213,9 +214,9 @@ COMMON = frozenset(str(parameter.name) for parameter in common_options())
 """Parameter names of the common options."""
 
 _COMMON_HELP = (
-    "--repo R, --me NAME, --format text|json|jsonl, --json, -q, -v, --plain-http,",
-    "--insecure, --ca-file FILE, --authfile FILE, --username NAME, --password-stdin,",
-    "--timeout T; 'dockercomms --help' explains them.",
+    "--repo R, --me NAME, --config FILE, --format text|json|jsonl, --json, -q, -v,",
+    "--plain-http, --insecure, --ca-file FILE, --authfile FILE, --username NAME,",
+    "--password-stdin, --timeout T; 'dockercomms --help' explains them.",
 )
 
 

@@ -42,6 +42,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "sign": ("dockercomms.cli.verify", "Sign a manifest, or a file."),
     "keys": ("dockercomms.cli.keys", "Make, list, export and import keys to sign with."),
     "trust": ("dockercomms.cli.trust", "Say who may send to you, and how they prove who they are."),
+    "config": ("dockercomms.cli.config", "Say which project files may name the repository."),
     "reg": ("dockercomms.cli.reg", "Work with a registry itself: list, get, copy, push, delete."),
     "completion": ("dockercomms.cli.completion", "Print the completion script of a shell."),
     "version": ("dockercomms.cli.version", "Print the versions of all that takes part."),

@@ -74,7 +74,9 @@ def reply_command(
         answer = answer_to(box.show(message))
         address = session.address_of(answer.to)
         if address is not None:
-            box = opened.enter_context(session.mailbox(meter, repo=address, verify=not no_verify))
+            box = opened.enter_context(
+                session.mailbox(meter, address=address, verify=not no_verify)
+            )
         sent = box.send(
             sources,
             to=answer.to,

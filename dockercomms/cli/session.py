@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dockercomms.platforms import Clock
     from dockercomms.polling import PollResult
     from dockercomms.publishing import Notice, NoticeHook
+    from dockercomms.state.allowed_files import AllowedFiles
     from dockercomms.stores import ConnectionSettings
     from dockercomms.transport.transfer import Progress
 
@@ -140,11 +141,9 @@ class Session:
         Raises:
             ConfigError, UsageError: as `config.load`.
         """
-        from pathlib import Path
-
         from dockercomms.config import load
 
-        flags = dict(self._flags)
+        flags, named = dict(self._flags), self._common.get("config")
         if self._common.get("as_json"):
             flags["format"] = "json"
         if self._common.get("password_stdin"):
@@ -156,7 +155,56 @@ class Session:
                 "--username and --password-stdin are given together or not at all",
                 hint="printenv TOKEN | dockercomms ... --username NAME --password-stdin",
             )
-        return load(flags, environ=self.environ, folder=self._folder or Path.cwd())
+        return load(
+            flags,
+            environ=self.environ,
+            folder=self.folder,
+            named=None if named is None else str(self.folder / named),
+            allowed=self.allowed_files.allows,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the command is run in."""
+        from pathlib import Path
+
+        return self._folder or Path.cwd()
+
+    @property
+    def allowed_files(self) -> AllowedFiles:
+        """The project files that may name the repository."""
+        from dockercomms.state import default_path
+        from dockercomms.state.allowed_files import AllowedFiles
+
+        return AllowedFiles(default_path(self.environ).parent / "allowed")
+
+    @cached_property
+    def repo(self) -> str | None:
+        """The repository that flags and settings name; None: the user's own mailbox folder.
+
+        Says so where it is a project file that names it, or would.
+
+        Raises:
+            ConfigError: none but a project file does, which the user did not allow.
+        """
+        chosen = self.settings
+        if chosen.not_allowed is not None:
+            path, repo = chosen.not_allowed
+            if chosen.repo is None:
+                from dockercomms.errors import ConfigError
+
+                raise ConfigError(
+                    f"{path}: names the repository {repo}, and you have not allowed that file",
+                    hint="dockercomms config allow, if you trust it; else name a repository by "
+                    "--repo or DOCKERCOMMS_REPO, or the file that is meant by --config FILE",
+                )
+            self.screen.warn(
+                f"{path} names another repository, {repo}: not used, because you have not "
+                "allowed that file ('dockercomms config allow')"
+            )
+        elif not chosen.repo_is_named:
+            self.screen.note(f"repository {chosen.repo}, as {chosen.origins['repo']} says")
+        return chosen.repo
 
     def _read_password(self) -> str:
         from dockercomms.errors import UsageError
@@ -211,26 +259,51 @@ class Session:
         for hint in hints:
             self.screen.note(f"hint: {hint}")
 
-    def connection(self) -> ConnectionSettings:
-        """Return how the settings say that a registry is reached."""
+    def connection(self, repo: str | None = None) -> ConnectionSettings:
+        """Return how the settings say that a registry is reached.
+
+        User name and password of flags and environment go only to a host that the user named: by
+        a flag, an argument, a variable or their own configuration. Not to the address of a
+        recipient, nor to the repository of a project file.
+
+        Args:
+            repo: The repository; None: the command line names it.
+        """
         from dockercomms.stores import ConnectionSettings
 
         chosen = self.settings
+        username, password = chosen.username, chosen.password
+        if username is not None and repo is not None and not self._has_named(repo):
+            username = password = None
+            self.screen.warn(
+                f"{repo}: user name and password are not used there: neither a flag, nor the "
+                "environment, nor your own configuration names its host"
+            )
         return ConnectionSettings(
             plain_http=chosen.plain_http,
             insecure=chosen.insecure,
             ca_file=chosen.ca_file,
             authfile=chosen.authfile,
-            username=chosen.username,
-            password=chosen.password,
+            username=username,
+            password=password,
             timeout=chosen.timeout,
         )
+
+    def _has_named(self, repo: str) -> bool:
+        """Return whether the user named the host of `repo`; a folder has none."""
+        from dockercomms.stores import parse_repo
+
+        host, named = parse_repo(repo).host, self.settings.repo
+        if not host:
+            return True
+        return named is not None and self.settings.repo_is_named and parse_repo(named).host == host
 
     def mailbox(
         self,
         meter: Meter | None = None,
         *,
         repo: str | None = None,
+        address: str | None = None,
         verify: bool = True,
         accept_new: bool = False,
     ) -> Mailbox:
@@ -238,7 +311,8 @@ class Session:
 
         Args:
             meter: Shows how transfers go.
-            repo: Instead of the repository that the settings name.
+            repo: Instead of the repository that the settings name; an argument names it.
+            address: The same; the trust file names it.
             verify: Whether senders have to prove who they are.
             accept_new: Trust the keys of new senders from the first message on.
 
@@ -246,7 +320,11 @@ class Session:
             UsageError, ConfigError: the settings are wrong.
         """
         chosen = self.settings
-        repo = chosen.repo if repo is None else repo
+        if repo is not None:
+            connection = self.connection()
+        else:
+            repo = self.repo if address is None else address
+            connection = self.connection(repo)
         factory = self._factory
         if factory is None:
             from dockercomms.mailbox import Mailbox
@@ -255,7 +333,7 @@ class Session:
         return factory(
             repo,
             me=self.names or None,
-            settings=self.connection(),
+            settings=connection,
             signing=self.signing(),
             trust=self.trust(verify=verify, accept_new=accept_new),
             discovery=chosen.discovery,
@@ -411,8 +489,7 @@ class Session:
             return
         if poll.repository_missing:
             self.screen.note(
-                f"{self.settings.repo or 'your own mailbox folder'} does not exist yet: "
-                "an empty inbox"
+                f"{self.repo or 'your own mailbox folder'} does not exist yet: an empty inbox"
             )
         if not poll.can_tell_expiry:
             skew = abs(poll.clock_skew_seconds or 0)

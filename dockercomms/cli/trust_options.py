@@ -91,8 +91,10 @@ def refuse_network(session: Session, *, offline: bool, repo: str | None = None) 
     Raises:
         UsageError: it does.
     """
-    repo = session.settings.repo if repo is None else repo
-    if not offline or repo is None:
+    if not offline:
+        return
+    repo = session.repo if repo is None else repo
+    if repo is None:
         return
     from dockercomms.stores import parse_place
 

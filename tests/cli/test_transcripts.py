@@ -1,8 +1,8 @@
 """Plays the transcripts beside this file: whole command lines over real mailboxes.
 
-A transcript is a TOML file: `about`, optionally `server` (what stands behind `<host>`), `files`
-(name to text, or to a number of random bytes), and steps with `run`, `exit`, `stdout`, `stderr`
-and optionally `env`, `stdin`, `tty`, `advance` (days that pass before it), `remove_largest` (a folder whose largest file goes first),
+A transcript is a TOML file: `about`, optionally `server` (what stands behind `<host>`), `env` (of
+all steps), `files` (name to text, or to a number of random bytes), and steps with `run`, `exit`,
+`stdout`, `stderr` and optionally `env`, `stdin`, `tty`, `advance` (days that pass before it), `remove_largest` (a folder whose largest file goes first),
 `save` (a file that standard output goes to), `present` and `absent` (paths). A step whose `env`
 names other homes is somebody else's. Outputs are compared whole. In them `<kind>` stands for
 anything of that kind, `<kind=name>` also remembers it, and `<name>` stands for what was remembered.
@@ -43,7 +43,7 @@ STEP_KEYS = {
     "save",
     "advance",
 }
-FILE_KEYS = {"about", "server", "files", "step"}
+FILE_KEYS = {"about", "server", "env", "files", "step"}
 
 KINDS = {
     "id": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
@@ -186,6 +186,7 @@ def test_transcript(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         if "server" in transcript:
             host = stack.enter_context(SERVERS[transcript["server"]](clock))
         player = Player(tmp_path, monkeypatch, host, clock)
+        player.environ |= transcript.get("env", {})
         for step in transcript["step"]:
             clock.advance(1 + 86_400 * step.get("advance", 0))
             player.play(step)

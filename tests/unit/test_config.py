@@ -43,8 +43,14 @@ class Place:
         path.write_text(text)
         return path
 
-    def load(self, **flags: object) -> Settings:
-        return load(flags, environ=self.environ, folder=self.checkout)
+    def load(self, *, named: str | None = None, allowed: bool = False, **flags: object) -> Settings:
+        return load(
+            flags,
+            environ=self.environ,
+            folder=self.checkout,
+            named=named,
+            allowed=lambda path, data: allowed,
+        )
 
 
 @pytest.fixture
@@ -234,6 +240,8 @@ def test_load_reads_every_key(place: Place) -> None:
         assert getattr(settings, name) == value, name
     unset = {field.name for field in fields(Settings)} - set(expected)
     assert unset == {
+        "repo_is_named",
+        "not_allowed",
         "username", "password", "token", "interactive", "retry_seconds", "origins",
     }  # fmt: skip
 
@@ -358,6 +366,7 @@ def test_load_refuses_an_unreadable_file(place: Place) -> None:
         "timeout = 1",
         "[recv]\nout = '.git/hooks'",
         "[recv]\nflat = true",
+        "me = 'bob'",
     ],
 )
 def test_load_refuses_what_a_project_must_not_set(place: Place, line: str) -> None:
@@ -368,26 +377,100 @@ def test_load_refuses_what_a_project_must_not_set(place: Place, line: str) -> No
     assert caught.value.hint is not None
 
 
-def test_load_lets_a_project_set_repository_and_defaults(place: Place) -> None:
-    place.project("repo = 'r.example/x'\nme = 'app'\n[send]\nttl = '1h'\n[recv]\nreceipt = false\n")
+def test_load_lets_a_project_set_defaults(place: Place) -> None:
+    place.project("[send]\nttl = '1h'\n[recv]\nreceipt = false\n")
     settings = place.load()
-    assert (settings.repo, settings.me, settings.ttl_seconds, settings.receipt) == (
-        "r.example/x",
-        "app",
-        3600,
-        False,
-    )
+    assert (settings.ttl_seconds, settings.receipt) == (3600, False)
+
+
+EVIL = "repo = 'evil.example/x'\n"
+
+
+def test_load_takes_no_repository_from_a_project_that_is_not_allowed(place: Place) -> None:
+    path = place.project(EVIL)
+    settings = place.load()
+    assert settings.repo is None
+    assert settings.not_allowed == (str(path), "evil.example/x")
+    assert "repo" not in settings.origins
+
+
+def test_load_keeps_the_users_own_repository(place: Place) -> None:
+    path = place.project(EVIL)
+    place.user("repo = 'mine.example/x'\n")
+    settings = place.load()
+    assert (settings.repo, settings.repo_is_named) == ("mine.example/x", True)
+    assert settings.not_allowed == (str(path), "evil.example/x")
+
+
+def test_load_takes_the_repository_of_a_project_that_is_allowed(place: Place) -> None:
+    path = place.project("repo = 'r.example/x'\n")
+    place.user("repo = 'mine.example/x'\n")
+    settings = place.load(allowed=True)
+    assert (settings.repo, settings.origins["repo"]) == ("r.example/x", str(path))
+    assert (settings.repo_is_named, settings.not_allowed) == (False, None)
+
+
+def test_load_asks_whether_just_that_content_is_allowed(place: Place) -> None:
+    path = place.project(EVIL)
+    asked = []
+
+    def allowed(*said: object) -> bool:
+        asked.append(said)
+        return False
+
+    load({}, environ=place.environ, folder=place.checkout, allowed=allowed)
+    assert asked == [(path, EVIL.encode())]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_load_says_nothing_of_a_project_where_the_user_named_the_repository(
+    place: Place, allowed: bool
+) -> None:
+    place.project(EVIL)
+    own = place.user("repo = 'mine.example/x'\n")
+    named = place.load(named=str(own), allowed=allowed)
+    flag = place.load(repo="mine.example/x", allowed=allowed)
+    place.environ["DOCKERCOMMS_REPO"] = "mine.example/x"
+    variable = place.load(allowed=allowed)
+    for settings in (named, flag, variable):
+        assert (settings.repo, settings.repo_is_named) == ("mine.example/x", True)
+        assert settings.not_allowed is None
+
+
+@pytest.mark.parametrize("how", ["flag", "variable", "relative", "link"])
+def test_load_reads_a_project_file_that_is_named_as_the_users(
+    place: Place, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place.project("repo = 'ci.example/x'\nme = 'ci'\ninsecure = true\n")
+    monkeypatch.chdir(place.checkout)
+    named = PROJECT_FILE if how == "relative" else str(path)
+    if how == "link":
+        (place.home / "config.toml").symlink_to(path)
+        named = str(place.home / "config.toml")
+    if how == "variable":
+        place.environ["DOCKERCOMMS_CONFIG"] = named
+        settings = place.load()
+    else:
+        settings = place.load(named=named)
+    assert (settings.repo, settings.me, settings.insecure) == ("ci.example/x", "ci", True)
+    assert settings.repo_is_named
+
+
+def test_load_names_a_file_that_the_flag_names_and_is_not_there(place: Place) -> None:
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        place.load(named="/nowhere/ci.toml")
+    assert caught.value.hint == "correct --config FILE"
 
 
 @pytest.mark.parametrize("prefix", ["oci-layout:", "oci:", "ocidir://"])
 def test_load_resolves_a_layout_folder_beside_its_file(place: Place, prefix: str) -> None:
     place.project(f"repo = '{prefix}box'\n")
-    assert place.load().repo == f"{prefix}{place.checkout / 'box'}"
+    assert place.load(allowed=True).repo == f"{prefix}{place.checkout / 'box'}"
 
 
 def test_load_leaves_a_registry_as_it_is(place: Place) -> None:
     place.project("repo = 'oci://r.example/x'\n")
-    assert place.load().repo == "oci://r.example/x"
+    assert place.load(allowed=True).repo == "oci://r.example/x"
 
 
 def test_load_leaves_a_layout_folder_of_a_variable_to_the_current_one(place: Place) -> None:

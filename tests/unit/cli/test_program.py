@@ -346,6 +346,7 @@ def test_every_verb_of_the_table_exists() -> None:
         "sign",
         "keys",
         "trust",
+        "config",
         "reg",
         "completion",
         "version",

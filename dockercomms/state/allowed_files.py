@@ -1,0 +1,84 @@
+"""The project files that the user allowed to name a repository, each by the digest of its content.
+
+A file that is changed by as much as one byte has to be allowed anew, as direnv has it.
+
+Example:
+    >>> import pathlib, tempfile
+    >>> from dockercomms.state.allowed_files import AllowedFiles
+    >>> files = AllowedFiles(pathlib.Path(tempfile.mkdtemp()) / "allowed")
+    >>> files.allow(pathlib.Path("/src/app/.dockercomms.toml"), b"repo = 'r.example/x'")
+    >>> files.allows(pathlib.Path("/src/app/.dockercomms.toml"), b"repo = 'evil.example/x'")
+    False
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from dockercomms.platforms import create_new, local_errors, make_folder, sync_folder
+from dockercomms.records import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedFiles:
+    """A folder with one small record for each project file that is allowed.
+
+    Args:
+        folder: Made, for its owner alone, by the first record.
+    """
+
+    folder: Path
+
+    def allow(self, path: Path, data: bytes) -> None:
+        """Remember, durably, that the file at `path` is allowed as long as it holds `data`.
+
+        Raises:
+            LocalIOError: it cannot be written.
+        """
+        record = self._record(path)
+        with local_errors(str(record)):
+            make_folder(self.folder, mode=0o700)
+            fresh = record.with_name(f".{record.name}.{secrets.token_hex(8)}.part")
+            with os.fdopen(create_new(fresh), "wb") as file:
+                file.write(_content(path, data))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(record)
+            sync_folder(self.folder)
+
+    def allows(self, path: Path, data: bytes) -> bool:
+        """Return whether the file at `path` was allowed with just this content.
+
+        Raises:
+            LocalIOError: the record cannot be read.
+        """
+        record = self._record(path)
+        with local_errors(str(record)), contextlib.suppress(FileNotFoundError):
+            return record.read_bytes() == _content(path, data)
+        return False
+
+    def forget(self, path: Path) -> bool:
+        """Allow the file at `path` no longer; return whether it was.
+
+        Raises:
+            LocalIOError: the record cannot be removed.
+        """
+        record = self._record(path)
+        with local_errors(str(record)), contextlib.suppress(FileNotFoundError):
+            record.unlink()
+            sync_folder(self.folder)
+            return True
+        return False
+
+    def _record(self, path: Path) -> Path:
+        return self.folder / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+
+
+def _content(path: Path, data: bytes) -> bytes:
+    """Return what a record holds: the digest, and the path for whoever looks into it."""
+    digest = hashlib.sha256(data).hexdigest().encode("ascii")
+    return digest + b" " + os.fsencode(path.resolve()) + b"\n"
