@@ -206,7 +206,7 @@ def common_options() -> list[click.Parameter]:
         Option(["--password-stdin"], is_flag=True, default=None,
                help="Read the password from standard input."),
         Option(["--timeout"], type=DURATION, metavar="T",
-               help="Longest silence; less than 1 KiB/s for 60s ends too.  [default: 60s]"),
+               help="Longest silence of a registry.  [default: 60s]"),
     ]  # fmt: skip
 
 
