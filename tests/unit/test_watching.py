@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import uuid
 from datetime import timedelta
@@ -301,7 +302,7 @@ def test_watch_refuses_a_command_without_a_folder_for_each_message(mail):
 
 
 def test_watch_gives_no_command_the_folder_of_another_message(mail, monkeypatch):
-    twins = iter([uuid.UUID(f"1a2b3c4d-0000-4000-8000-00000000000{n}") for n in range(2)])
+    twins = (uuid.UUID(int=(0x1A2B3C4D << 96) + number) for number in itertools.count())
     monkeypatch.setattr(uuid, "uuid4", lambda: next(twins))
     for text in ("first", "second"):
         folder = mail.folder / text
