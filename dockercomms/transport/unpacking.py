@@ -21,8 +21,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,11 +48,16 @@ from dockercomms.transport.tar import (
     TYPE_FOLDER,
     TYPE_LINK,
     TarMember,
+    padding_bytes,
     read_member,
     read_padding,
 )
+from dockercomms.transport.window import Stop, looped, run_window
 
 _OWNER_EXECUTES = 0o100
+_SYNCS = 8
+"""Syncs under way at once. The journal of a file system takes all that wait together: 10,000 empty
+files are on the disk in 1.3 s instead of 43 s (ext4)."""
 _TIMES_BY_HANDLE = os.utime in os.supports_fd
 
 
@@ -65,6 +71,12 @@ def unpack_files(
     others do there meanwhile. Everything is durable when this returns; on an error it is the
     caller's to throw the folder away.
 
+    Args:
+        tar: Positioned at its first header; it is read twice, and the entries counted before
+            anything is made.
+        folder: Where it goes.
+        max_entries: How many there may be.
+
     Raises:
         ProtocolError: a path, link, type or number that breaks the rules, or a damaged tar.
         LocalIOError: it cannot be written.
@@ -74,6 +86,7 @@ def unpack_files(
             opened = Folder.open(folder)
         with opened:
             return unpack_files(tar, opened, max_entries=max_entries)
+    _check_count(tar, max_entries)
     unpacker = _Unpacker(folder, max_entries)
     with contextlib.closing(unpacker):
         while (member := read_member(tar)) is not None:
@@ -105,7 +118,7 @@ class _Unpacker:
 
     def take(self, member: TarMember, tar: BinaryIO) -> None:
         """Make one member, of which `tar` holds the content next; links are only noted."""
-        if len(self.made) >= self.max_entries:
+        if len(self.made) >= self.max_entries:  # with the folders that have no entry
             raise ProtocolError(f"files: more than {self.max_entries} entries")
         if member.type not in (TYPE_FILE, TYPE_FOLDER, TYPE_LINK):
             raise ProtocolError(f"files: {member.path!r:.100} is of type {member.type!r}")
@@ -187,6 +200,8 @@ class _Unpacker:
                     raise ProtocolError(f"files: {member.path!r:.100} ends {left} bytes early")
                 write_all(out, piece)
                 left -= len(piece)
+            # Here, and not before its sync: each change costs the file system a commit of its own
+            _set_time(out.fileno() if _TIMES_BY_HANDLE else parent.path / name, member)
         if tar is not None:
             read_padding(tar, member.size)
 
@@ -231,25 +246,52 @@ class _Unpacker:
         return "/".join(words)
 
     def make_durable(self) -> None:
-        """Write everything through to the disk, content before the names that lead to it."""
+        """Write everything through to the disk, in any order: its folder has no final name yet."""
+        alone = len(self.made) <= _SYNCS
+        window = run_window(self._syncs(), concurrency=_SYNCS, stop=Stop(), alone=alone)
+        with looped(window) as syncs:
+            for _ in syncs:
+                pass
+        with local_errors(str(self.folder.path)):
+            self.folder.sync()
+
+    def _syncs(self) -> Iterator[Callable[[], None]]:
+        """Yield the sync of each file and folder, which is open already."""
         for path, member in reversed(self.made.items()):
             if member.type == TYPE_LINK:
                 continue
             with local_errors(path):
                 parent, name = self._place(path)
-                if member.type == TYPE_FOLDER:
-                    with parent.enter(name) as place:
-                        _set_time(place.path if place.handle is None else place.handle, member)
-                        place.sync()
-                else:
-                    handle = parent.open_file(name)
-                    try:
-                        _set_time(handle if _TIMES_BY_HANDLE else parent.path / name, member)
-                        os.fsync(handle)
-                    finally:
-                        os.close(handle)
-        with local_errors(str(self.folder.path)):
-            self.folder.sync()
+                opened = (
+                    parent.enter(name) if member.type == TYPE_FOLDER else parent.open_file(name)
+                )
+                if isinstance(opened, Folder):
+                    _set_time(opened.path if opened.handle is None else opened.handle, member)
+            yield partial(_sync, path, opened)
+
+
+def _check_count(tar: BinaryIO, max_entries: int) -> None:
+    """Refuse a tar of more than `max_entries`; leaves it where it was."""
+    start, count = tar.tell(), 0
+    while (member := read_member(tar)) is not None:
+        count += 1
+        if count > max_entries:
+            raise ProtocolError(f"files: more than {max_entries} entries")
+        tar.seek(member.size + padding_bytes(member.size), os.SEEK_CUR)
+    tar.seek(start)
+
+
+def _sync(path: str, opened: int | Folder) -> None:
+    """Make an open file or folder durable, and close it."""
+    with local_errors(path):
+        if isinstance(opened, Folder):
+            with opened:
+                opened.sync()
+            return
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _check_inside(links: Mapping[str, str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -449,6 +451,34 @@ def test_unpack_ends_at_too_many_entries(tmp_path):
     data = member("a") + member("b") + member("c") + END
     with pytest.raises(ProtocolError, match="more than 2 entries"):
         unpack_files(io.BytesIO(data), tmp_path, max_entries=2)
+    assert list(tmp_path.iterdir()) == []  # counted before anything is written
+
+
+def test_unpack_syncs_several_files_at_once(tmp_path, monkeypatch):
+    fsync, lock, first, second = os.fsync, threading.Lock(), [], threading.Event()
+
+    def wait_for_another(handle):
+        with lock:
+            first.append(handle)
+            if len(first) == 2:
+                second.set()
+        assert second.wait(60)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", wait_for_another)
+    data = b"".join(member(f"{number}", b"x") for number in range(20)) + END
+    unpack_files(io.BytesIO(data), tmp_path)
+    assert len(first) == 21
+
+
+def test_unpack_names_the_file_that_cannot_be_synced(tmp_path, monkeypatch):
+    def fail(handle):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    data = b"".join(member(f"f{number}", b"x") for number in range(20)) + END
+    with pytest.raises(LocalIOError, match=r"f\d+: Input/output error"):
+        unpack_files(io.BytesIO(data), tmp_path)
 
 
 def test_unpack_asks_the_standard_library_too(tmp_path, monkeypatch):
