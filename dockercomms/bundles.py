@@ -25,6 +25,7 @@ from typing import Literal
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     AuthError,
+    BadAnswer,
     DockerCommsError,
     IntegrityError,
     LimitError,
@@ -149,7 +150,11 @@ class BundleFinder:
         return Look(
             bundles=tuple(data for _, data, _ in found if data is not None),
             problems=tuple(f"{ref}: {e.message}" for ref, (_, _, e) in zip(refs, found) if e),  # noqa: B905
-            curable=any(isinstance(e, NotFoundError | IntegrityError) for _, _, e in found),
+            curable=any(
+                isinstance(e, NotFoundError | IntegrityError | BadAnswer)
+                or (e is not None and ":" not in ref)  # a tag does not name its digest
+                for ref, (_, _, e) in zip(refs, found, strict=True)
+            ),
             tried=frozenset(digest for digest, _, _ in found if digest is not None),
         )
 
@@ -162,7 +167,7 @@ class BundleFinder:
             with self._open(ref) as reader:
                 digest = reader.descriptor.digest
                 data = None if digest in known else self._read(reader, subject)
-        except (NotFoundError, ProtocolError, LimitError) as error:
+        except (NotFoundError, ProtocolError, LimitError, BadAnswer) as error:
             return digest, None, error
         return digest, data, None
 

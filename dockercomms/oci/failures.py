@@ -147,6 +147,7 @@ _CAUSES = {
     "urllib3.InvalidChunkLength": "the answer is garbled",
     "http.BadStatusLine": "the answer is not HTTP",
     "http.LineTooLong": "a line of the answer is too long",
+    "dockercomms.TinyChunks": "the answer comes in too small chunks",
     "dockercomms.TooManyInformational": "too many informational answers (1xx)",
     "urllib3.ConnectTimeoutError": "no connection in time",
     "urllib3.ReadTimeoutError": "no answer in time",

@@ -38,6 +38,10 @@ MAX_INFORMATIONAL = 8
 
 MAX_TRAILERS = 100
 MAX_LINE_BYTES = 65536
+FREE_CHUNKS = 4096
+LEAST_CHUNK_BYTES = 128
+"""The least size of a body's chunks on average, but for the first: chunks of one byte take thirty
+times the memory of their body, and minutes."""
 SEND_BYTES = 2**18
 """How much is sent between two looks at the pace."""
 
@@ -51,6 +55,10 @@ class SlowAnswer(OSError):
 
 class TooManyInformational(http.client.HTTPException):
     """More than `MAX_INFORMATIONAL` answers of the kind 1xx."""
+
+
+class TinyChunks(http.client.HTTPException):
+    """The chunks of a body are smaller than `LEAST_CHUNK_BYTES` on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +175,7 @@ class PacedResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, patience: Patience, **options: Any) -> None:
         self._stream = PacedStream(sock, patience)
         self._heads = 0
+        self._chunks, self._chunk_bytes = 0, 0
         super().__init__(self._stream, **options)  # type: ignore[arg-type] # asked for its file only
 
     def begin(self) -> None:
@@ -186,6 +195,10 @@ class PacedResponse(http.client.HTTPResponse):
         size: int = super()._read_next_chunk_size()  # type: ignore[misc] # not in its types
         if size < 0:
             raise http.client.IncompleteRead(b"")
+        self._chunks += 1
+        self._chunk_bytes += size
+        if self._chunks > FREE_CHUNKS and self._chunk_bytes < self._chunks * LEAST_CHUNK_BYTES:
+            raise TinyChunks(f"{self._chunks} chunks for {self._chunk_bytes} bytes")
         return size
 
     def _read_and_discard_trailer(self) -> None:

@@ -17,6 +17,7 @@ from dockercomms.oci.pace import (
     PacedResponse,
     Patience,
     SlowAnswer,
+    TinyChunks,
     TooManyInformational,
     send_paced,
 )
@@ -168,6 +169,20 @@ def test_chunk_of_no_length_ends_the_answer(clock, cls, size):
     odd = answer(clock, (0, head + size + b"\r\nabc\r\n0\r\n\r\n"), cls=cls)
     with pytest.raises(http.client.IncompleteRead):
         odd.read()
+
+
+@CLASSES
+def test_chunks_of_a_byte_are_refused_before_they_take_memory(clock, cls):
+    head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    pieces = [(0, b"1\r\nx\r\n" * 1000)] * 50
+    with pytest.raises(TinyChunks):
+        answer(clock, (0, head), *pieces, cls=cls).read()
+
+
+def test_small_chunks_are_read_as_long_as_they_are_few(clock):
+    head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    pieces = [(0, b"1\r\nx\r\n" * 1000)] * 4
+    assert answer(clock, (0, head), *pieces, (0, b"0\r\n\r\n")).read() == b"x" * 4000
 
 
 def test_body_that_is_taken_too_slowly_is_given_up(clock):
