@@ -37,7 +37,7 @@ from dockercomms.oci.headers import next_link
 from dockercomms.oci.interface import TagPage
 from dockercomms.oci.model import Descriptor, Digest, parse_json
 from dockercomms.oci.reading import HTTPReader
-from dockercomms.oci.referrers import MAX_LIST_BYTES, MAX_PAGES, ReferrersAPI
+from dockercomms.oci.referrers import MAX_LIST_BYTES, MAX_PAGES, ReferrersAPI, check_values
 from dockercomms.oci.scope import Scope
 from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.platforms import Clock
@@ -269,6 +269,7 @@ class _Listing:
                 return response, self._names(data, redact_url(response.url)), size
 
     def _names(self, data: bytes, where: str) -> tuple[str, ...]:
+        check_values(data, where)
         with bad_answers(where):
             value = parse_json(data, where=where)
         names = value.get(self.key) if isinstance(value, dict) else value

@@ -44,6 +44,9 @@ MAX_LIST_BYTES = 32 * 2**20
 ABSENT_SECONDS = 86_400.0
 """How long a registry counts as one without the API: registries are upgraded, and failures pass."""
 
+MAX_LIST_VALUES = 1_000_000
+"""Values in one page: ten million empty lists fit into 32 MiB, and take 800 MiB when parsed."""
+
 ZERO_DIGEST = Digest("sha256:" + "0" * 64)
 """A subject that nobody has: asking for its referrers asks for the API and nothing else."""
 
@@ -141,6 +144,7 @@ class ReferrersAPI:
         )
         response, data = fetch(self._sender, request, MAX_LIST_BYTES)
         where = redact_url(response.url)
+        check_values(data, where)
         try:
             with bad_answers(where):
                 entries = parse_index(data, where=where).manifests
@@ -164,6 +168,16 @@ class ReferrersAPI:
 
     def _path(self, repository: str, digest: Digest) -> str:
         return api_path(repository, "referrers", parse_digest(digest))
+
+
+def check_values(data: bytes, where: str) -> None:
+    """Refuse a page of a list with more than `MAX_LIST_VALUES` values, before it is parsed.
+
+    Raises:
+        BadAnswer: there are more.
+    """
+    if data.count(b",") > MAX_LIST_VALUES:
+        raise BadAnswer(f"{where}: a list of more than {MAX_LIST_VALUES} values")
 
 
 def _is_no(error: DockerCommsError) -> bool:

@@ -477,6 +477,7 @@ LIES: dict[str, Tell] = {
     "flood:json": flood(OK_HEAD + b'\r\n{"tags":["', b"a" * 2**16),
     "flood:tags": flood(OK_HEAD + b'\r\n{"tags":[""', b',""' * 20_000),
     "flood:lists": flood(OK_HEAD + b'\r\n{"tags":[[]', b",[]" * 20_000),
+    "flood:whole-list": other(b'{"tags":[' + b"[]," * 10_000_000 + b"[]]}"),
     "flood:headers": flood(OK_HEAD, b"X-Y: z\r\n" * 1000),
     "flood:header": flood(OK_HEAD + b"X: ", b"y" * 2**16),
     "flood:status": flood(b"HTTP/1.1 200 ", b"y" * 2**16),

@@ -215,6 +215,13 @@ def test_tags_404_of_a_registry_that_says_nothing_is_a_missing_repository(versio
             list(registry.tags(R))
 
 
+def test_tag_list_of_too_many_values_is_refused_before_it_is_parsed():
+    body = b'{"tags":[' + b"[]," * 1_000_001 + b"[]]}"
+    with ScriptedServer(rest=Reply(200, body)) as server, client(server.host) as registry:
+        with pytest.raises(BadAnswer, match="more than 1000000 values"):
+            list(registry.tags(R))
+
+
 def test_tag_list_that_takes_too_long_is_given_up():
     """Page by page it is quick enough; it is the whole that never ends."""
     clock, counter = FakeClock(), itertools.count()
