@@ -378,7 +378,9 @@ class PlaceError(LocalIOError):
     """A payload does not fit into the folder that it is to go to, whose content is in its way."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, hint="leave out --flat: the message gets a folder of its own")
+        super().__init__(
+            message, hint="it gets a folder of its own without --flat: dockercomms recv ID"
+        )
 
 
 OCI_ERROR_CLASSES: dict[str, type[RegistryError]] = {
