@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from dockercomms.mailbox import Mailbox
+from dockercomms.mailbox import Mailbox, TrustOptions
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.protocol import parse_tag
 from dockercomms.state import State
@@ -46,6 +46,7 @@ class Trial:
             state_path=self.folder / me / "state.db",
             clock=self.clock,
             store=Store(registry or self.registry(), "mailbox", "oci-layout:/box"),
+            trust=TrustOptions(verify=False),
         )
 
     def send(self, what: str = "a.txt", registry=None):
