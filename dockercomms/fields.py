@@ -24,6 +24,12 @@ _RFC3339 = re.compile(
 )
 
 
+FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_TIME = datetime(9998, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
+"""The bounds of every time that travels (SPEC.md section 3): between them, a day more or less is
+still a time that programs can hold."""
+
+
 def format_time(moment: datetime) -> str:
     """Return `moment` in UTC with three fraction digits: 2026-11-20T20:44:40.000Z.
 
@@ -35,6 +41,22 @@ def format_time(moment: datetime) -> str:
 
 def parse_time(text: str) -> datetime:
     """Return the instant in `text`: RFC 3339 with 0 to 9 fraction digits, in UTC.
+
+    Only the years 1970 to 9998: a reader adds spans to such times, and compares them.
+
+    Raises:
+        ProtocolError: not such a time.
+
+    Source: SPEC.md section 3.
+    """
+    moment = parse_rfc3339(text)
+    if not FIRST_TIME.year <= moment.year <= LAST_TIME.year:
+        raise ProtocolError(f"{text!r:.100}: a time from 1970 to 9998 expected")
+    return moment
+
+
+def parse_rfc3339(text: str) -> datetime:
+    """Return the instant in `text`, of any year; the rest is as `parse_time` has it.
 
     Raises:
         ProtocolError: not such a time.

@@ -26,6 +26,7 @@ from datetime import UTC, date, datetime
 
 from dockercomms import protocol
 from dockercomms.errors import LimitError, ProtocolError
+from dockercomms.fields import FIRST_TIME, LAST_TIME
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
     MAX_MANIFEST_BYTES,
@@ -321,6 +322,10 @@ def parse_anchor(data: bytes) -> Anchor:
         day = datetime.strptime(get(protocol.INBOX_DATE, ""), "%Y%m%d").replace(tzinfo=UTC).date()
     except ValueError as error:
         raise ProtocolError(f"anchor: {protocol.INBOX_DATE}: {error}") from error
+    if not FIRST_TIME.year <= day.year <= LAST_TIME.year:
+        raise ProtocolError(
+            f"anchor: {protocol.INBOX_DATE}: {day}; a day from 1970 to 9998 expected"
+        )
     expected, descriptor = ManifestBuilder.inbox_anchor(recipient, day, kind).build()
     if (
         data != expected

@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from dockercomms.errors import LimitError, ProtocolError
+from dockercomms.fields import LAST_TIME
 from dockercomms.fields import format_time as format_time
 from dockercomms.fields import is_readable_version as is_readable_version
 from dockercomms.fields import parse_chunk_index as parse_chunk_index
@@ -226,7 +227,8 @@ class MessageHeader:
         try:
             by_ttl = self.created_at + timedelta(seconds=self.ttl_seconds)
         except OverflowError:
-            by_ttl = datetime.max.replace(tzinfo=UTC)
+            by_ttl = LAST_TIME
+        by_ttl = min(by_ttl, LAST_TIME)
         return by_ttl if self.expires_at is None else min(by_ttl, self.expires_at)
 
     def to_annotations(self, *, compat: bool = False) -> dict[str, str]:

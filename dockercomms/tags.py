@@ -19,6 +19,7 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 
+from dockercomms.fields import FIRST_TIME, LAST_TIME
 from dockercomms.oci.model import Digest
 from dockercomms.records import dataclass
 
@@ -150,11 +151,12 @@ def _stamped(match: re.Match[str], day: date, kind: TagKind) -> InboxTag | None:
 
 
 def _day(text: str | None) -> date | None:
-    """Return the day in eight digits, None where there is no such day."""
+    """Return the day in eight digits, None where there is no such day from 1970 to 9998."""
     try:
-        return None if text is None else date.fromisoformat(f"{text[:4]}-{text[4:6]}-{text[6:]}")
+        day = None if text is None else date.fromisoformat(f"{text[:4]}-{text[4:6]}-{text[6:]}")
     except ValueError:
         return None
+    return day if day is not None and FIRST_TIME.year <= day.year <= LAST_TIME.year else None
 
 
 def receipt_id(message: Digest, recipient: str, status: ReceiptStatus) -> str:

@@ -165,8 +165,15 @@ class Response(Protocol):
 
 
 def redact_url(url: str) -> str:
-    """Return `url` without user, query and fragment, which may hold secrets."""
-    parts = urlsplit(url)
+    """Return `url` without user, query and fragment, which may hold secrets.
+
+    What is no address loses the same, as far as its characters tell.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        scheme, slashes, rest = url.partition("?")[0].partition("#")[0].rpartition("//")
+        return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else f"{host}{parts.path}"
 
@@ -175,18 +182,21 @@ def origin(url: str) -> tuple[str, str, int | None]:
     """Return scheme, host name and port: two addresses with the same three are one origin.
 
     Raises:
-        BadAnswer: not an address, or its port is not a number.
+        BadAnswer: not an address, one without a host, or one whose host no resolver can be
+            asked for.
 
-    Source: RFC 6454 section 4.
+    Source: RFC 6454 section 4; RFC 1035 section 2.3.4.
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
+        port, host = parts.port, (parts.hostname or "").lower()
+        host.encode("idna")
     except ValueError as error:
-        raise BadAnswer(f"{url!r:.200}: not an address: {error}") from error
-    if port is None:
-        port = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, (parts.hostname or "").lower(), port
+        raise BadAnswer(f"{redact_url(url)!r:.300}: not an address: {error}") from error
+    known = {"http": 80, "https": 443}.get(parts.scheme)
+    if (known and not host) or not host.isprintable():
+        raise BadAnswer(f"{redact_url(url)!r:.300}: not an address: no host name")
+    return parts.scheme, host, known if port is None else port
 
 
 def joined_url(base: str, url: str) -> str:
@@ -200,7 +210,7 @@ def joined_url(base: str, url: str) -> str:
     try:
         return urljoin(base, url)
     except ValueError as error:
-        raise BadAnswer(f"{redact_url(base)}: {url!r:.200} is not an address: {error}") from error
+        raise BadAnswer(f"{redact_url(base)}: not an address: {redact_url(url)!r:.200}") from error
 
 
 @contextlib.contextmanager

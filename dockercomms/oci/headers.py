@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from dockercomms.errors import BadAnswer
 from dockercomms.oci.exchange import Response, bad_answers, joined_url, redact_url
 from dockercomms.oci.model import Digest, parse_digest
-from dockercomms.oci.retry import parse_retry_after
-
-FIRST_YEAR, LAST_YEAR = 1970, 9998
-"""Years of a clock that is believed: a day is added to and taken from what it says."""
+from dockercomms.oci.retry import parse_date, parse_retry_after
 
 _UPLOAD_RANGE = re.compile(r"(?:bytes=)?0-(-1|[0-9]{1,19})")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
@@ -34,12 +30,7 @@ def response_time(response: Response) -> datetime | None:
 
     Source: RFC 9110 section 6.6.1.
     """
-    try:
-        moment = parsedate_to_datetime(response.headers.get("Date", ""))
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return moment if FIRST_YEAR <= moment.year <= LAST_YEAR else None
+    return parse_date(response.headers.get("Date", ""))
 
 
 def retry_after(response: Response) -> float | None:

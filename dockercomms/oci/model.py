@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Mapping
@@ -58,6 +57,9 @@ ANNOTATION_REF_NAME = "org.opencontainers.image.ref.name"
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 """The largest manifest read: distribution refuses larger ones to push (measured: 400)."""
+
+_MAX_SIZE = 2**63 - 1
+"""Of 64 bits with a sign. Source: image-spec v1.1.1, descriptor.md, "Properties"."""
 
 _HEX_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
@@ -255,7 +257,7 @@ class Descriptor:
         if data is not None:
             try:
                 raw = base64.b64decode(_checked_string(data, f"{where}: data"), validate=True)
-            except binascii.Error as error:
+            except ValueError as error:  # binascii.Error is one; a character beyond ASCII another
                 raise ProtocolError(f"{where}: data is not base64: {error}") from error
         platform = fields.get("platform")
         return cls(
@@ -508,7 +510,7 @@ def _string(
 
 def _size(fields: Mapping[str, object], where: str) -> int:
     value = fields.get("size")
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or value > _MAX_SIZE:
         raise ProtocolError(f"{where}: size must be a whole number, {value!r:.50} received")
     return value
 

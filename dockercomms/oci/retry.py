@@ -46,7 +46,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Self, TypeVar
 
@@ -79,6 +79,8 @@ _PROBE_ATTEMPTS = 2
 
 HUB_RATE_PER_SECOND = 5.0
 HUB_BURST = 300
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998
+"""Of dates that are believed: a span more or less is still a time that Python can hold."""
 _RETRY_AFTER_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
@@ -411,13 +413,21 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     text = value.strip()
     if _RETRY_AFTER_SECONDS.fullmatch(text):
         return float(text)
+    moment = parse_date(text)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+
+def parse_date(text: str) -> datetime | None:
+    """Return the time in UTC that an HTTP date says, None if it says none from 1970 to 9998.
+
+    Source: RFC 9110 section 5.6.7.
+    """
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError, TypeError, LookupError):  # `email` reads no date in some
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=now.tzinfo)
-    return max(0.0, (moment - now).total_seconds())
+    return moment if _FIRST_YEAR <= moment.year <= _LAST_YEAR else None
 
 
 class RateLimiter:

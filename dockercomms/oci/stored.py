@@ -230,9 +230,10 @@ def _digests(items: object, what: str) -> tuple[Digest, ...]:
     for item in items if isinstance(items, list) else []:
         if item is None:
             continue
+        digest = item.get("digest") if isinstance(item, dict) else item
         try:
-            found.append(parse_digest(str(item["digest"] if isinstance(item, dict) else item)))
-        except (KeyError, ProtocolError) as error:
+            found.append(parse_digest(digest if isinstance(digest, str) else ""))
+        except ProtocolError as error:
             raise ManifestInvalid(f"{what}: a descriptor without a valid digest") from error
     return tuple(found)
 

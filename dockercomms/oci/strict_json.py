@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -28,21 +29,28 @@ def parse_json(data: bytes, *, where: str = "JSON") -> object:
     """Return the JSON value in `data`, strictly.
 
     Refused, because readers disagree about them: duplicate keys, invalid UTF-8, a byte order
-    mark, NaN and infinities, nesting deeper than `MAX_JSON_DEPTH`.
+    mark, NaN and infinities, numbers of more than 64 bits, lone surrogates, nesting deeper than
+    `MAX_JSON_DEPTH`.
 
     Raises:
         ProtocolError: any of these, or not JSON; the text names `where`.
 
-    Source: RFC 8259 section 4 (names should be unique).
+    Source: RFC 8259 sections 4 (names should be unique), 6 and 8.2.
     """
     try:
         text = data.decode("utf-8")
         value: object = json.loads(
-            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_whole_number,
+            parse_float=_number,
         )
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"{where}: not valid JSON: {error}") from error
     _refuse_deep(value, where)
+    if _SURROGATE_ESCAPE.search(text):
+        _refuse_surrogates(value, where)
     return value
 
 
@@ -68,6 +76,8 @@ _GO_ESCAPES = (
     ("\u2029", "\\u2029"),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_WHOLE_NUMBERS = range(-(2**63), 2**64)
 
 
 def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: frozenset[str]) -> None:
@@ -99,6 +109,28 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> object:
     raise ValueError(f"{text} is not JSON")
+
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if number not in _WHOLE_NUMBERS:
+        raise ValueError(f"{text:.30}: a number of more than 64 bits")
+    return number
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.30}: a number of more than 64 bits")
+    return number
+
+
+def _refuse_surrogates(value: object, where: str) -> None:
+    """Refuse halves of surrogate pairs, in keys and values: UTF-8 has no bytes for them."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ProtocolError(f"{where}: a lone surrogate in a string of the JSON") from error
 
 
 def _refuse_deep(value: object, where: str) -> None:

@@ -36,6 +36,9 @@ CLIENT_ID = "dockercomms"
 DEFAULT_LIFETIME_SECONDS = 60.0
 """Of a token whose server does not say; the token specification's own default."""
 
+MAX_LIFETIME_SECONDS = 366 * 86_400
+"""A server that says more says nothing that is to be relied on."""
+
 _TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
 _OK = 200
 _BAD_REQUEST = 400
@@ -167,10 +170,12 @@ def parse_response(
     if not isinstance(text, str) or not _TOKEN_TEXT.fullmatch(text):
         raise BadAnswer(f"token server {server}: the answer holds no token")
     lifetime = data.get("expires_in")
-    if not isinstance(lifetime, int | float) or not lifetime > 0:
+    if not isinstance(lifetime, int | float) or not 0 < lifetime <= MAX_LIFETIME_SECONDS:
         lifetime = DEFAULT_LIFETIME_SECONDS
     renewed = data.get("refresh_token")
-    return Token(text, float(lifetime), renewed if isinstance(renewed, str) else "")
+    if not isinstance(renewed, str) or not _TOKEN_TEXT.fullmatch(renewed):
+        renewed = ""
+    return Token(text, float(lifetime), renewed)
 
 
 def _refusal(

@@ -108,8 +108,9 @@ def _content(
     if envelope.payload_type != dsse.PAYLOAD_TYPE_INTOTO:
         raise ProtocolError(f"{where}: payload type {envelope.payload_type!r:.100}")
     statement = json_object(parse_json(envelope.payload, where=where), f"{where}: statement")
-    if statement.get("_type") not in STATEMENT_TYPES:
-        raise ProtocolError(f"{where}: statement of type {statement.get('_type')!r:.100}")
+    kind = json_text(statement.get("_type"), f"{where}: statement: _type")
+    if kind not in STATEMENT_TYPES:
+        raise ProtocolError(f"{where}: statement of type {kind!r:.100}")
     subjects = json_list(statement.get("subject"), f"{where}: subject")
     digests = (
         json_object(json_object(item, where).get("digest"), f"{where}: digest") for item in subjects

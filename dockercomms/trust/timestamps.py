@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from dockercomms.errors import ConfigError, ProtocolError
-from dockercomms.fields import parse_time
+from dockercomms.fields import parse_rfc3339
 from dockercomms.records import dataclass
 from dockercomms.trust.members import base64_bytes, json_list, json_object, json_text
 
@@ -65,8 +65,8 @@ def _authority(fields: Mapping[str, object]) -> TimestampAuthority:
             base64_bytes(json_object(item, "certificate").get("rawBytes"), "rawBytes")
             for item in certificates
         ),
-        valid_from=parse_time(json_text(valid.get("start"), "validFor")),
-        valid_until=None if end is None else parse_time(json_text(end, "validFor")),
+        valid_from=parse_rfc3339(json_text(valid.get("start"), "validFor")),
+        valid_until=None if end is None else parse_rfc3339(json_text(end, "validFor")),
     )
 
 

@@ -55,7 +55,7 @@ DESCRIPTORS = st.builds(
     artifact_type=st.none() | st.text(min_size=1, max_size=20),
 )
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | TEXT,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=20,
 )

@@ -7,7 +7,13 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from dockercomms.errors import ProtocolError
-from dockercomms.fields import format_time, parse_chunk_index, parse_count, parse_time
+from dockercomms.fields import (
+    format_time,
+    parse_chunk_index,
+    parse_count,
+    parse_rfc3339,
+    parse_time,
+)
 
 
 def test_time_is_written_in_utc():
@@ -25,6 +31,28 @@ def test_time_digits_below_microseconds_are_dropped():
 def test_time_that_is_none_is_refused(text):
     with pytest.raises(ProtocolError):
         parse_time(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0001-01-01T00:04:59Z",
+        "1969-12-31T23:59:59.999999Z",
+        "1970-01-01T00:00:00+00:01",
+        "9998-12-31T23:59:59-00:01",
+        "9999-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999Z",
+    ],
+)
+def test_time_outside_of_1970_to_9998_is_refused(text):
+    with pytest.raises(ProtocolError, match="from 1970 to 9998"):
+        parse_time(text)
+    assert parse_rfc3339(text) is not None or text[0] == "0"
+
+
+@pytest.mark.parametrize("text", ["1970-01-01T00:00:00Z", "9998-12-31T23:59:59.999Z"])
+def test_time_at_the_ends_is_read(text):
+    assert parse_time(text).year in {1970, 9998}
 
 
 @pytest.mark.parametrize("index", [0, 1, 9999])

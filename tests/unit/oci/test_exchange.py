@@ -60,6 +60,9 @@ class Sender:
         ("https://u:p@h.example:5/v2/x?a=b#c", "https://h.example:5/v2/x"),
         ("/v2/x?a=b", "/v2/x"),
         ("https://h.example", "https://h.example"),
+        ("http://u:p@[::1/v2/x?a=b#c", "http://[::1/v2/x"),
+        ("http://[::1#c?a=b", "http://[::1"),
+        ("//[", "//["),
     ],
 )
 def test_redact_url_leaves_host_and_path(url, expected):
@@ -81,9 +84,25 @@ def test_origin_is_scheme_host_and_port(url, expected):
     assert origin(url) == expected
 
 
-def test_origin_of_nonsense_is_refused():
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h.example:port/",
+        "https://h.example:99999/",
+        "https://h.example:-1/",
+        "http://[::1/v2/",
+        "https:///v2/",
+        "https://:5000/",
+        "https://h..example/",
+        "https://.example/",
+        f"https://{'n' * 64}.example/",
+        "https://h\0.example/",
+        "https://h\xad\u2488.example/",
+    ],
+)
+def test_origin_of_nonsense_is_refused(url):
     with pytest.raises(BadAnswer, match="not an address"):
-        origin("https://h.example:port/")
+        origin(url)
 
 
 def test_api_path_wants_a_repository():

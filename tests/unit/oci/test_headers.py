@@ -100,6 +100,28 @@ def test_location_that_is_missing_is_refused():
             location(answer)
 
 
+NO_ADDRESSES = [
+    "http://[::1/v2/x",
+    "https://[v.x]/",
+    "//[",
+    "https://h\u2100.example/x",
+    "http://]",
+]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_location_that_is_no_address_is_refused(text):
+    with pytest.raises(BadAnswer, match="not an address"):
+        location(Answer(Location=text + "?token=hush"))
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_next_link_that_is_no_address_is_refused(text):
+    with pytest.raises(BadAnswer, match="not an address") as caught:
+        next_link(Answer(Link=f'<{text}?token=hush>; rel="next"'))
+    assert "hush" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -133,6 +155,17 @@ def test_next_link_malformed_is_refused(text):
         ("Fri, 20 Nov 2026 21:44:40 +0100", datetime(2026, 11, 20, 20, 44, 40, tzinfo=UTC)),
         ("yesterday", None),
         ("", None),
+        (" ", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", None),
+        ("Thu, 31 Dec 9998 23:59:59 -0001", None),
+        ("Mon, 01 Jan 1000 00:00:00 +2359", None),
+        ("Wed, 31 Dec 1969 23:59:59 GMT", None),
+        ("Fri, 20 Nov 2026 20:44:40 +9999", None),
+        ("Fri, 20 Nov 2026 20:44:40 -99999999999999999999", None),
+        ("Fri, \xb2 Nov 2026 20:44:40 GMT", None),
+        ("Fri, 20 Nov 2026 " + "9" * 5000 + ":44:40 GMT", None),
+        ("Fri, 20 Nov 2026 20:44:99 GMT", None),
+        ("\0" * 3, None),
     ],
 )
 def test_response_time_is_utc_or_nothing(text, expected):

@@ -356,6 +356,54 @@ def test_parse_json_bounds_nesting(opening: bytes, closing: bytes) -> None:
         parse_json(b"[" + deepest + b"]")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        rb'"\ud800"',
+        rb'{"a":["\uDFFFx"]}',
+        rb'{"\udc80":1}',
+        rb'"\udbff\ud800\udc00"',
+        rb'["\uD83D"]',
+    ],
+)
+def test_parse_json_refuses_half_a_surrogate_pair(data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="here: a lone surrogate"):
+        parse_json(data, where="here")
+
+
+def test_parse_json_takes_whole_pairs_and_what_only_looks_like_half_of_one() -> None:
+    assert parse_json(rb'"\ud83d\ude00"') == "\U0001f600"
+    assert parse_json(rb'"\\ud800"') == r"\ud800"
+
+
+@pytest.mark.parametrize(
+    "number", [b"18446744073709551616", b"-9223372036854775809", b"1e999", b"-1e309", b"1" * 5000]
+)
+def test_parse_json_refuses_numbers_of_more_than_64_bits(number: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not valid JSON"):
+        parse_json(b'{"size":' + number + b"}")
+
+
+def test_parse_json_takes_every_number_of_64_bits() -> None:
+    data = b"[18446744073709551615,-9223372036854775808,1.5,0]"
+    assert parse_json(data) == [2**64 - 1, -(2**63), 1.5, 0]
+
+
+@pytest.mark.parametrize("data", ["ü", "\u00e4AAA", "AA==\uff1d", "A", "AA=A", "a b=", 7, ["AA=="]])
+def test_descriptor_refuses_data_that_is_not_base64(data: object) -> None:
+    value = {"mediaType": "text/plain", "digest": "sha256:" + "a" * 64, "size": 1, "data": data}
+    with pytest.raises(ProtocolError, match="it: data"):
+        Descriptor.from_json(value, "it")
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1, -1, True, 1.0, None])
+def test_descriptor_refuses_a_size_that_no_reader_can_hold(size: object) -> None:
+    with pytest.raises(ProtocolError, match="size"):
+        Descriptor.from_json(
+            {"mediaType": "text/plain", "digest": "sha256:" + "a" * 64, "size": size}, "it"
+        )
+
+
 def test_canonical_json_escapes_like_go() -> None:
     value = {"b": '<a href="x">&\u2028\u2029\x7fé\ud800', "a": [1, None, True]}
     assert (

@@ -205,6 +205,13 @@ def test_material_with_too_many_timestamps_is_refused():
         parse_material(json.dumps(value).encode())
 
 
+@pytest.mark.parametrize("kind", [[], {}, ["https://in-toto.io/Statement/v1"], None, 1])
+def test_material_with_a_statement_of_no_type_is_refused(kind):
+    value = statement(approval(DIGEST)) | {"_type": kind}
+    with pytest.raises(ProtocolError, match="type"):
+        parse_material(forged(value))
+
+
 def test_material_of_another_payload_type_is_refused():
     with pytest.raises(ProtocolError, match="payload type 'text/plain'"):
         parse_material(forged(statement(approval(DIGEST)), kind="text/plain"))
