@@ -28,10 +28,12 @@ from dockercomms.errors import (
     BadAnswer,
     DockerCommsError,
     IntegrityError,
+    InternalError,
     LimitError,
     NotFoundError,
     ProtocolError,
     RegistryError,
+    guarded,
 )
 from dockercomms.manifest import parse_bundle
 from dockercomms.oci.interface import BlobReader, Reader, read_all
@@ -74,6 +76,8 @@ class Look:
     """Why others could not be read."""
     curable: bool = False
     """One of these is not there, or came as other bytes than were asked for, which may pass."""
+    defect: InternalError | None = None
+    """A defect of ours that one of them brought out."""
     tried: frozenset[Digest] = frozenset()
     """The manifests of all of these."""
     mark: str = ""
@@ -151,10 +155,11 @@ class BundleFinder:
             bundles=tuple(data for _, data, _ in found if data is not None),
             problems=tuple(f"{ref}: {e.message}" for ref, (_, _, e) in zip(refs, found) if e),  # noqa: B905
             curable=any(
-                isinstance(e, NotFoundError | IntegrityError | BadAnswer)
+                isinstance(e, NotFoundError | IntegrityError | BadAnswer | InternalError)
                 or (e is not None and ":" not in ref)  # a tag does not name its digest
                 for ref, (_, _, e) in zip(refs, found, strict=True)
             ),
+            defect=next((e for _, _, e in found if isinstance(e, InternalError)), None),
             tried=frozenset(digest for digest, _, _ in found if digest is not None),
         )
 
@@ -164,10 +169,10 @@ class BundleFinder:
         """Return the digest and the content of a bundle, and why it cannot be read."""
         digest: Digest | None = None
         try:
-            with self._open(ref) as reader:
+            with guarded(ref), self._open(ref) as reader:
                 digest = reader.descriptor.digest
                 data = None if digest in known else self._read(reader, subject)
-        except (NotFoundError, ProtocolError, LimitError, BadAnswer) as error:
+        except (NotFoundError, ProtocolError, LimitError, BadAnswer, InternalError) as error:
             return digest, None, error
         return digest, data, None
 

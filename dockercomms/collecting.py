@@ -30,11 +30,13 @@ from dockercomms.errors import (
     AuthError,
     ConfigError,
     DockerCommsError,
+    InternalError,
     NotFoundError,
     ProtocolError,
     RegistryError,
     TooManyRequests,
     Unsupported,
+    guarded,
 )
 from dockercomms.inventory import (
     Fetched,
@@ -81,7 +83,8 @@ class Collected:
     """One thing that was removed, or would be, or could not be."""
 
     kind: CollectedKind
-    digest: Digest
+    digest: Digest | None
+    """None where not even that is known."""
     status: Literal["removed", "would-remove", "failed"]
     tag: str | None = None
     id: str = ""
@@ -106,20 +109,39 @@ class _Seen:
     """Of all manifests."""
     blind: bool = False
     """Something could not be read, so nobody knows what its subject is."""
+    defects: list[Collected] = field(default_factory=list)
+    """At which a defect of ours was met; they stay."""
 
     def add(self, fetched: Fetched) -> None:
         """Take what was under a tag or digest; what is gone meanwhile is nothing."""
+        try:
+            with guarded(fetched.ref):
+                self._take(fetched)
+        except InternalError as error:
+            self._stay(fetched, error)
+
+    def _stay(self, fetched: Fetched, error: InternalError) -> None:
+        self.blind = True
+        digest = fetched.digest if fetched.error is None else None
+        tag = fetched.ref if fetched.is_tag else None
+        self.defects.append(
+            Collected(kind="message", digest=digest, status="failed", tag=tag, error=error)
+        )
+
+    def _take(self, fetched: Fetched) -> None:
+        if isinstance(fetched.error, InternalError):
+            raise fetched.error
         if fetched.error is not None:
             self.blind = self.blind or not isinstance(fetched.error, NotFoundError)
             return
         digest = fetched.digest
         if digest not in self.tags:
-            self.tags[digest] = []
             message = _message_in(fetched.data)
             if message is not None and self._is_past(message):
                 self.past.append(message)
             else:
                 self.staying.add(subject_of(fetched.data))
+            self.tags[digest] = []
         if fetched.is_tag:
             self.tags[digest].append(fetched.ref)
 
@@ -140,6 +162,21 @@ class _AttachedTags:
         """Return the tags under which the message's sender finds a receipt, or one like it."""
         rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
         return self.in_bulk.get((recipient_tag(receipt.sender), rid), [])
+
+
+def _described(kind: CollectedKind, digest: Digest, message: Message | None) -> Collected:
+    """Return an object that could not be removed, of the message that it is or is about."""
+    done = Collected(kind=kind, digest=digest, status="failed")
+    if message is None:
+        return done
+    header = message.header
+    return replace(
+        done,
+        id=header.id,
+        sender=header.sender,
+        recipient=header.recipient,
+        expired_at=header.expires,
+    )
 
 
 def _message_in(data: bytes) -> Message | None:
@@ -233,6 +270,7 @@ class Collector:
                 tags.append(tag.name)
         seen = _Seen(name, now)
         self._read(seen, rt, tags, anchors)
+        yield from seen.defects
         extra = self._attached_tags() if seen.past else _AttachedTags()
         layout = direct(self.registry)
         if not isinstance(layout, LayoutRegistry) or self.dry_run:
@@ -260,11 +298,12 @@ class Collector:
         """Yield what is listed for the anchors, by the registry or by the tag schema."""
         for day in anchors:
             try:
-                for entry in self.registry.referrers(self.repository, anchor_digest(rt, day)):
-                    yield entry.digest
+                with guarded(f"the referrers of the anchor of {day}"):
+                    for entry in self.registry.referrers(self.repository, anchor_digest(rt, day)):
+                        yield entry.digest
             except NotFoundError:
                 continue
-            except (RegistryError, ProtocolError):
+            except (RegistryError, ProtocolError, InternalError):
                 seen.blind = True
 
     def _attached_tags(self) -> _AttachedTags:
@@ -281,7 +320,13 @@ class Collector:
     # --- removing --------------------------------------------------------------------------------
 
     def _remove(self, seen: _Seen, message: Message, extra: _AttachedTags) -> Iterator[Collected]:
-        if not (yield from self._remove_message(message, seen.tags[message.digest], extra)):
+        gone = False
+        try:
+            with guarded(message.digest):
+                gone = yield from self._remove_message(message, seen.tags[message.digest], extra)
+        except InternalError as error:
+            yield replace(_described("message", message.digest, message), error=error)
+        if not gone:
             seen.staying.add(None if message.subject is None else message.subject.digest)
 
     def _remove_message(
@@ -330,17 +375,26 @@ class Collector:
     ) -> Iterator[Collected]:
         for day, tag in sorted(anchors.items()):
             digest = anchor_digest(rt, day)
-            if (today - day).days <= ANCHOR_DAYS or digest in staying:
-                continue
             try:
-                if self.registry.resolve_tag(self.repository, tag).digest != digest:
-                    continue  # somebody else's
-            except NotFoundError:
-                continue
-            done = self._remove_manifest("anchor", digest, (tag,), None)
-            yield done
-            if done.status != "failed":
-                yield from self._remove_index(digest, (), None)
+                with guarded(tag):
+                    yield from self._remove_anchor(digest, tag, day, today, staying)
+            except InternalError as error:
+                yield replace(_described("anchor", digest, None), tag=tag, error=error)
+
+    def _remove_anchor(
+        self, digest: Digest, tag: str, day: date, today: date, staying: Collection[Digest | None]
+    ) -> Iterator[Collected]:
+        if (today - day).days <= ANCHOR_DAYS or digest in staying:
+            return
+        try:
+            if self.registry.resolve_tag(self.repository, tag).digest != digest:
+                return  # somebody else's
+        except NotFoundError:
+            return
+        done = self._remove_manifest("anchor", digest, (tag,), None)
+        yield done
+        if done.status != "failed":
+            yield from self._remove_index(digest, (), None)
 
     def _remove_manifest(
         self, kind: CollectedKind, digest: Digest, tags: Sequence[str], message: Message | None
@@ -351,20 +405,9 @@ class Collector:
             AuthError, Unsupported: it seems that nothing may be deleted here.
             TooManyRequests, NetworkError: the registry gave no answer about it.
         """
-        done = Collected(
-            kind=kind, digest=digest, status="would-remove", tag=next(iter(tags), None)
-        )
-        if message is not None:
-            header = message.header
-            done = replace(
-                done,
-                id=header.id,
-                sender=header.sender,
-                recipient=header.recipient,
-                expired_at=header.expires,
-            )
+        done = replace(_described(kind, digest, message), tag=next(iter(tags), None))
         if self.dry_run:
-            return done
+            return replace(done, status="would-remove")
         try:
             self._delete(digest, tags)
         except TooManyRequests:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from dockercomms.errors import ProtocolError
+from dockercomms.errors import InternalError, ProtocolError, guarded
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import MessageHeader
 from dockercomms.reading import InboxPlace, is_retried
@@ -97,6 +97,7 @@ def _header(row: Candidate) -> MessageHeader | None:
     if row.header is None:
         return None
     try:
-        return MessageHeader.from_annotations(row.header)
-    except ProtocolError:
+        with guarded(row.key):
+            return MessageHeader.from_annotations(row.header)
+    except (ProtocolError, InternalError):
         return None  # an older release let pass what this one does not

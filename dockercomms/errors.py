@@ -37,6 +37,7 @@
     ├ RejectedError 10             a receiver rejected what was sent
     ├ NoAnswerError 11             no receiver said anything in time
     ├ NothingNewError 12           nothing new, and the caller wanted to know
+    ├ InternalError 1              a defect of ours, met at one object; the others went on
     └ LocalIOError 8               disk full, permissions, a file that changed while it was read
       └ PlaceError                 a payload does not fit into the folder that it is to go to
 
@@ -51,6 +52,8 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -381,6 +384,56 @@ class PlaceError(LocalIOError):
         super().__init__(
             message, hint="it gets a folder of its own without --flat: dockercomms recv ID"
         )
+
+
+class InternalError(DockerCommsError):
+    """A defect of dockercomms was met at one object: an exception that no code foresaw.
+
+    Args:
+        message: See the base class.
+        what: The object: its digest, tag, or what else it is called.
+        hint: See the base class.
+    """
+
+    def __init__(self, message: str, *, what: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.what = what
+
+    @classmethod
+    def of(cls, error: Exception, what: str) -> InternalError:
+        """Return the report of `error`, met at the object `what`, and log its traceback."""
+        import logging  # noqa: PLC0415 - nobody waits for it who meets no defect
+        import traceback  # noqa: PLC0415 - the same
+
+        frames = traceback.extract_tb(error.__traceback__)[-1:]
+        where = "".join(f" ({frame.name}, line {frame.lineno})" for frame in frames)
+        kind = "out of memory" if isinstance(error, MemoryError) else "internal error"
+        text = f"{what}: {kind}: {type(error).__name__}: {error!s:.300}{where}"
+        logging.getLogger("dockercomms.internal").debug("%s", text, exc_info=error)
+        return cls(text, what=what)
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Raise an `InternalError` for an exception in the block that no code foresaw.
+
+    Used around each message, bundle, receipt, index entry and answer, so that a defect that one of
+    them brings out holds that one alone. Our own errors pass, as does what ends a program.
+
+    Args:
+        what: The object, for the report.
+
+    Raises:
+        InternalError: the block raised an exception that is none of ours.
+
+    Source: SPEC.md section 7.4.
+    """
+    try:
+        yield
+    except DockerCommsError:
+        raise
+    except Exception as error:
+        raise InternalError.of(error, what) from error
 
 
 OCI_ERROR_CLASSES: dict[str, type[RegistryError]] = {

@@ -38,6 +38,7 @@ from dockercomms.entries import SINCE_MARGIN, Entry, entry_of, id_of
 from dockercomms.errors import (
     DockerCommsError,
     IntegrityError,
+    InternalError,
     NotFoundError,
     UsageError,
 )
@@ -49,6 +50,7 @@ from dockercomms.protocol import MAX_FETCHED_MANIFESTS
 from dockercomms.reading import (
     EAGER_TRIES,
     HELD_INTEGRITY,
+    HELD_INTERNAL,
     HELD_TAG,
     READING_KINDS,
     SHARE_FOR_READ,
@@ -343,7 +345,7 @@ class Inbox:
         damaged = [
             row
             for row in self._candidates(_HELD, None, None)
-            if row.header is None and row.reason_kind in (HELD_INTEGRITY, HELD_TAG)
+            if row.header is None and row.reason_kind in (HELD_INTEGRITY, HELD_TAG, HELD_INTERNAL)
         ]
         for row in damaged:
             return IntegrityError(f"{text}, but {len(damaged)} cannot be read: {row.reason}")
@@ -426,6 +428,15 @@ class Inbox:
         if now is not None and not at_once:
             again = retry_time(now, tries=0 if row is None else row.tries)
         self._rows.set_held(self.me, self.repo, digest, kind, reason, next_try=again)
+
+    def hold_defect(self, entry: Entry, error: InternalError) -> None:
+        """Hold a message at which a defect of ours was met, unless reading it has done so."""
+        row = self._current(entry)
+        if row is None or (row.state == "held" and row.reason_kind == HELD_INTERNAL):
+            return
+        again = retry_time(self._place.clock.now(), tries=row.tries)
+        key = row.key
+        self._rows.set_held(self.me, self.repo, key, HELD_INTERNAL, str(error), next_try=again)
 
     def refuse(self, digest: Digest, kind: str, reason: str) -> None:
         """Refuse a message that was fetched for good: its own bytes break the protocol."""

@@ -31,11 +31,13 @@ from dockercomms.errors import (
     BadAnswer,
     DockerCommsError,
     IntegrityError,
+    InternalError,
     ManifestInvalid,
     NotFoundError,
     ProtocolError,
     RegistryError,
     Unsupported,
+    guarded,
 )
 from dockercomms.manifest import (
     Bundle,
@@ -250,8 +252,9 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
         if ended:
             return None
         try:
-            return Fetched(ref, fetch(reader, repository, ref))
-        except (NotFoundError, ProtocolError, BadAnswer) as error:
+            with guarded(ref):
+                return Fetched(ref, fetch(reader, repository, ref))
+        except (NotFoundError, ProtocolError, BadAnswer, InternalError) as error:
             return Fetched(ref, error=error)
         except DockerCommsError as error:
             ended.append(error)
@@ -336,7 +339,11 @@ def attached_to(
         if fetched.error is not None:
             continue  # an index may name what is not there
         digest = fetched.digest
-        known = found.get(digest) or parse_attached(fetched.data, message)
+        try:
+            with guarded(fetched.ref):
+                known = found.get(digest) or parse_attached(fetched.data, message)
+        except InternalError:
+            continue  # the log tells of it
         if known is not None:
             own = (fetched.ref,) if fetched.is_tag else ()
             found[digest] = replace(known, tags=(*known.tags, *own))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from dockercomms.desk import Desk
+from dockercomms.errors import InternalError
 from dockercomms.owner import Owner, SigningOptions, TrustOptions
 from dockercomms.platforms import Clock, SystemClock
 from dockercomms.state import State, default_path
@@ -87,6 +88,8 @@ class MailboxBase:
         self.waiting = 0
         """How many candidates the last `inbox` or `receive` left for the next one: a run fetches
         at most 2,000 manifests."""
+        self.defects: list[InternalError] = []
+        """Defects of dockercomms, met at single objects by this mailbox and by no earlier one."""
 
     @property
     def me(self) -> str:
@@ -97,6 +100,19 @@ class MailboxBase:
     def repo(self) -> str:
         """The repository's whole name."""
         return self._store.repo
+
+    def is_first(self, error: InternalError) -> bool:
+        """Return whether a defect is met at its object for the first time in 90 days."""
+        return self._state.defects.add(self.repo, error.what, now=self._clock.now())
+
+    def _meet(self, error: InternalError) -> None:
+        if self.is_first(error):
+            self.defects.append(error)
+
+    def _meet_in_poll(self) -> None:
+        for _, error in () if self.last_poll is None else self.last_poll.errors:
+            if isinstance(error, InternalError):
+                self._meet(error)
 
     def close(self) -> None:
         """Release connections and the state; may be called again."""

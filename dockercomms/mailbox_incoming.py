@@ -15,13 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dockercomms.errors import IntegrityError, NotFoundError, UsageError
+from dockercomms.errors import IntegrityError, InternalError, NotFoundError, UsageError
 from dockercomms.inbox import find_in, poll_all
 from dockercomms.listing import InboxEntry, inbox_entry
 from dockercomms.mailbox_base import MailboxBase
 from dockercomms.oci.model import Digest
 from dockercomms.polling import DEFAULT_INTERVAL_SECONDS
 from dockercomms.protocol import ReceiptStatus
+from dockercomms.reading import HELD_INTERNAL
 from dockercomms.verifying import judge_entries
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class Incoming(MailboxBase):
                 inbox_entry(entry, judged.get(entry.digest) if entry.digest else None)
                 for entry in listed
             ]
+            self._report_defects(inbox, listed)
         self.waiting = sum(inbox.waiting for inbox in inboxes)
+        self._meet_in_poll()
         return entries
 
     def _look_elsewhere(self, inbox: Inbox, listed: Sequence[Entry], *, complete: bool) -> bool:
@@ -80,6 +83,12 @@ class Incoming(MailboxBase):
         look = self._desk.own_receipts().look(inbox, listed, complete=complete)
         tell_first_look(look, inbox, self._on_notice)
         return bool(look.elsewhere)
+
+    def _report_defects(self, inbox: Inbox, listed: Sequence[Entry]) -> None:
+        """Keep the defects that are met at listed messages for the first time."""
+        new = [one for one in listed if one.reason_kind == HELD_INTERNAL and not one.reported]
+        inbox.mark_reported(new)
+        self.defects += [InternalError(one.reason, what=one.digest or one.key) for one in new]
 
     def _find(self, prefix: str) -> tuple[Inbox, Entry]:
         """Return a message that is known, or found by looking, and the inbox that it is in."""
@@ -265,6 +274,7 @@ class Incoming(MailboxBase):
         self.last_poll = run.last_poll
         self.held_before = tuple(run.held_before)
         self.waiting = sum(box.inbox.waiting for box in run.boxes)
+        self._meet_in_poll()
 
     def _round(self, options: ReceiveOptions) -> Round:
         """Return a round by the policy as it is now."""

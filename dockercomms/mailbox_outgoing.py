@@ -201,6 +201,7 @@ class Outgoing(MailboxBase):
                     wanted=wanted,
                     verifier=verifier,
                     on_problem=self._tell_unreadable,
+                    on_defect=self._meet,
                 )
             except NotFoundError as error:
                 missing = error

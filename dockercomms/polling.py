@@ -33,6 +33,7 @@ from dockercomms.errors import (
     AuthError,
     BadAnswer,
     DockerCommsError,
+    InternalError,
     LimitError,
     NameUnknown,
     NetworkError,
@@ -40,6 +41,7 @@ from dockercomms.errors import (
     ProtocolError,
     RegistryError,
     TooManyRequests,
+    guarded,
 )
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import (
@@ -72,7 +74,7 @@ MAX_ANCHORS = 400
 """The most anchors asked in one pass, the newest ones: anybody who can push can make more."""
 
 _NOT_FOUND = 404
-_WAY_ERRORS = (RegistryError, NetworkError, ProtocolError, LimitError)
+_WAY_ERRORS = (RegistryError, NetworkError, ProtocolError, LimitError, InternalError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +176,8 @@ class _Pass:
         """
         place = self._place
         try:
-            bell = place.registry.resolve_tag(place.repository, bell_tag(place.recipient_tag))
+            with guarded(bell_tag(place.recipient_tag)):
+                bell = place.registry.resolve_tag(place.repository, bell_tag(place.recipient_tag))
             self._bell = bell.digest
         except NotFoundError:
             pass  # 1.0 senders ring no bell, and some registries let nobody move a tag
@@ -216,7 +219,8 @@ class _Pass:
     def _is_gone(self, digest: Digest) -> bool:
         """Return whether the bell names what is not there: deleted, or a wrong answer."""
         try:
-            self._place.registry.resolve_manifest(self._place.repository, digest)
+            with guarded(digest):
+                self._place.registry.resolve_manifest(self._place.repository, digest)
         except NotFoundError:
             return True
         except _WAY_ERRORS:
@@ -274,7 +278,8 @@ class _Pass:
         if self._bell is not None or self._before.day is not None:
             return None
         try:
-            next(iter(place.registry.tag_pages(place.repository, page_size=1)), None)
+            with guarded("the answer about tags"):
+                next(iter(place.registry.tag_pages(place.repository, page_size=1)), None)
         except NameUnknown as error:
             self._answered.discard("tags")
             return error
@@ -335,8 +340,9 @@ class _Pass:
             return
         way: Way = "referrers"
         try:
-            if not self._has_referrers():
-                way = "tag-schema"
+            with guarded(f"the answer about {way}"):
+                if not self._has_referrers():
+                    way = "tag-schema"
         except _WAY_ERRORS as error:
             self._errors.append((way, error))
             return
@@ -357,11 +363,12 @@ class _Pass:
         found: list[MessageRef] = []
         error: DockerCommsError | None = None
         try:
-            for ref in refs:
-                found.append(ref)
-                if len(found) == REFS_AT_ONCE:
-                    self._write(found)
-                    found = []
+            with guarded(f"the answer about {way}"):
+                for ref in refs:
+                    found.append(ref)
+                    if len(found) == REFS_AT_ONCE:
+                        self._write(found)
+                        found = []
         except _WAY_ERRORS as broken:
             error = broken
         self._write(found)
@@ -380,9 +387,13 @@ class _Pass:
         known = self._rows.legacy_tags(place.me, place.repo, limit=MAX_FETCHED_MANIFESTS)
         for tag, digest in known.items():
             try:
-                found = place.registry.resolve_tag(place.repository, tag).digest
+                with guarded(tag):
+                    found = place.registry.resolve_tag(place.repository, tag).digest
             except NotFoundError:
                 found = digest  # deleted
+            except InternalError as error:
+                self._errors.append(("tags", error))
+                continue
             except _WAY_ERRORS as error:
                 self._errors.append(("tags", error))
                 break

@@ -21,11 +21,13 @@ from dockercomms.errors import (
     BadAnswer,
     DigestMismatch,
     DockerCommsError,
+    InternalError,
     LocalIOError,
     NetworkError,
     NotFoundError,
     ProtocolError,
     RegistryError,
+    guarded,
 )
 from dockercomms.manifest import Message, parse_message
 from dockercomms.oci.interface import read_all
@@ -56,12 +58,22 @@ HELD_FUTURE = "future"
 """Created in the future."""
 HELD_SEALED = "sealed"
 """Encrypted, which this release cannot open."""
+HELD_INTERNAL = "internal"
+"""A defect of ours was met at it; it is tried again, as a later release may have none."""
 REFUSED_MALFORMED = "malformed"
 REFUSED_RECIPIENT = "recipient"
 REFUSED_AUDIENCE = "audience"
 
 READING_KINDS = frozenset(
-    {HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, HELD_TAG, HELD_FUTURE, HELD_SEALED}
+    {
+        HELD_ANSWER,
+        HELD_INTEGRITY,
+        HELD_INTERNAL,
+        HELD_MISSING,
+        HELD_TAG,
+        HELD_FUTURE,
+        HELD_SEALED,
+    }
 )
 """Reasons that reading finds, and that fall when reading succeeds."""
 
@@ -195,7 +207,15 @@ def read_row(place: InboxPlace, row: Candidate) -> Reading:
     A 1.0 tag names no digest, so that the bytes under it are refused only if a second answer names
     their digest.
     """
-    reading = _read_row(place, row)
+    try:
+        with guarded(row.key):
+            return _read_row(place, row)
+    except InternalError as error:
+        return _held(row, HELD_INTERNAL, error)
+
+
+def _read_row(place: InboxPlace, row: Candidate) -> Reading:
+    reading = _read_once(place, row)
     digest, error = reading.digest, reading.error
     if digest is None or error is None or not isinstance(reading.verdict, Refused):
         return reading
@@ -211,7 +231,7 @@ def _is_confirmed(place: InboxPlace, tag: str, digest: Digest) -> bool:
         return False
 
 
-def _read_row(place: InboxPlace, row: Candidate) -> Reading:
+def _read_once(place: InboxPlace, row: Candidate) -> Reading:
     try:
         data, digest = _fetch(place, row)
     except NotFoundError as error:
@@ -388,7 +408,11 @@ def record(place: InboxPlace, readings: Iterable[Reading]) -> None:
     """Write what came of reading to the state, in one transaction."""
     with place.state.inbox.batch():
         for reading in readings:
-            _record(place, reading)
+            try:
+                with guarded(reading.row.key):
+                    _record(place, reading)
+            except InternalError as error:
+                _record(place, _held(reading.row, HELD_INTERNAL, error))
 
 
 def is_recorded(reading: Reading) -> bool:

@@ -25,9 +25,11 @@ from functools import partial
 from dockercomms.errors import (
     AuthError,
     DockerCommsError,
+    InternalError,
     RegistryError,
     SigningError,
     UsageError,
+    guarded,
 )
 from dockercomms.manifest import ManifestBuilder, Message, parse_message, parse_receipt
 from dockercomms.oci.interface import Registry, read_all
@@ -210,10 +212,11 @@ def publish_receipt(
     if row.published is not None:
         return row.digest
     try:
-        row = _signed(publisher, row, signer)
-        if row.published is not None:
-            return row.digest
-        put_or_repair(partial(_put, publisher, row), partial(_repair, publisher))
+        with guarded(f"receipt for {row.message}"):
+            row = _signed(publisher, row, signer)
+            if row.published is not None:
+                return row.digest
+            put_or_repair(partial(_put, publisher, row), partial(_repair, publisher))
     except DockerCommsError as error:
         publisher.state.receipts.record_failed(
             row.number,
@@ -231,8 +234,12 @@ def publish_receipt(
 
 
 def _index(publisher: Publisher, row: ReceiptRow) -> None:
-    entry = parse_receipt(row.manifest).descriptor
-    publisher.add_to_index(row.message, entry, publisher.index)
+    try:
+        with guarded(f"index of {row.message}"):
+            entry = parse_receipt(row.manifest).descriptor
+            publisher.add_to_index(row.message, entry, publisher.index)
+    except InternalError as error:
+        publisher.notify("not-indexed", f"{publisher.repo}: {error.message}")
 
 
 def _repair(publisher: Publisher) -> None:
@@ -293,7 +300,8 @@ def publish_pending(
                 break
         except DockerCommsError as error:
             errors.append(error)
-            break
+            if not isinstance(error, InternalError):
+                break
     return tuple(errors)
 
 

@@ -24,15 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from itertools import islice
 
 from dockercomms.bundles import layer_content
 from dockercomms.errors import (
     IntegrityError,
+    InternalError,
     NotFoundError,
     ProtocolError,
     RegistryError,
     UsageError,
+    guarded,
 )
 from dockercomms.manifest import Receipt, parse_receipt
 from dockercomms.oci.interface import BlobReader, Registry, read_all
@@ -109,6 +112,7 @@ def list_receipts(
     wanted: Collection[Digest] | None = None,
     verifier: ReceiptVerifier | None = None,
     on_problem: ProblemHook | None = None,
+    on_defect: Callable[[InternalError], object] | None = None,
 ) -> list[ReceiptEntry]:
     """Return the receipts for what `me` sent, oldest first, one for each outcome.
 
@@ -127,13 +131,16 @@ def list_receipts(
         wanted: Without `message`: only those for these.
         verifier: Says who signed them; None: nobody asks.
         on_problem: Called for what should be a receipt and cannot be read.
+        on_defect: Called where a receipt brings out a defect of ours; the others are listed.
 
     Raises:
         NotFoundError: no message that was sent begins so.
         UsageError: several do.
         RegistryError, NetworkError: the registry cannot tell.
     """
-    search = _Search(registry, repository, repo, me, state, clock, on_problem)
+    search = _Search(
+        registry, repository, repo, me, state, clock, on_problem=on_problem, on_defect=on_defect
+    )
     if message is None:
         found = [one for one in search.in_bulk(wanted) if wanted is None or one.message in wanted]
     elif message:
@@ -173,6 +180,11 @@ class _Search:
     state: State
     clock: Clock
     on_problem: ProblemHook | None = None
+    on_defect: Callable[[InternalError], object] | None = None
+
+    def _meet(self, defect: InternalError) -> None:
+        if self.on_defect is not None:
+            self.on_defect(defect)
 
     # --- in bulk ---------------------------------------------------------------------------------
 
@@ -209,7 +221,18 @@ class _Search:
             rows.set_progress(
                 self.repo, self.me, ReceiptsProgress(day=today, full_pass_at=full_pass_at)
             )
-        return [parse_receipt(data) for data in rows.found(self.repo, self.me) if data]
+        return list(self._kept(rows.found(self.repo, self.me)))
+
+    def _kept(self, found: Iterable[bytes]) -> Iterator[Receipt]:
+        """Yield the receipts that are kept; an earlier release may have kept what is none now."""
+        for data in found:
+            try:
+                with guarded("a receipt in the state"):
+                    receipt = self._parsed(data, digest_of(data)) if data else None
+                if receipt is not None:
+                    yield receipt
+            except InternalError as error:
+                self._meet(error)
 
     def _is_due(self, progress: ReceiptsProgress) -> bool:
         """Return whether all tags are to be listed again."""
@@ -248,10 +271,15 @@ class _Search:
         """
         found: dict[str, bytes] = {}
         for tag in tags:
-            data = self._read_tag(tag)
+            try:
+                with guarded(tag):
+                    data = self._read_tag(tag)
+                    receipt = None if data is None else self._parsed(data, tag)
+            except InternalError as error:
+                self._meet(error)
+                continue
             if data is None:
                 continue
-            receipt = self._parsed(data, tag)
             if receipt is not None and receipt.sender == self.me:
                 found[tag] = data
             elif self._is_confirmed(tag, data):
@@ -260,8 +288,9 @@ class _Search:
 
     def _is_confirmed(self, tag: str, data: bytes) -> bool:
         try:
-            return self.registry.resolve_tag(self.repository, tag).digest == digest_of(data)
-        except (RegistryError, ProtocolError):
+            with guarded(tag):
+                return self.registry.resolve_tag(self.repository, tag).digest == digest_of(data)
+        except (RegistryError, ProtocolError, InternalError):
             return False
 
     def _parsed(self, data: bytes, ref: str) -> Receipt | None:
@@ -283,7 +312,11 @@ class _Search:
         status: SignatureStatus = "unchecked" if receipt.layers else "none"
         verified: Verified | None = None
         if receipt.layers and verifier is not None:
-            status, verified = self._verify(receipt, verifier)
+            try:
+                with guarded(receipt.descriptor.digest):
+                    status, verified = self._verify(receipt, verifier)
+            except InternalError as error:
+                self._meet(error)
         return ReceiptEntry(
             digest=receipt.descriptor.digest,
             message=receipt.message,
@@ -325,8 +358,8 @@ class _Search:
     def for_message(self, message: Digest) -> list[Receipt]:
         """Return the receipts of one message: what refers to it, and what is tagged for it."""
         found: dict[Digest, Receipt] = {}
-        for ref, data in self._referring(message):
-            self._keep(found, ref, data, message)
+        for digest in self._referring(message):
+            self._keep(found, partial(self._read_digest, digest), digest, message)
         prefix = f"receipt-{message.partition(':')[2][:_HEAD_DIGITS]}-"
         try:
             tags = dict.fromkeys(
@@ -339,13 +372,24 @@ class _Search:
                 raise
             tags = {}  # what refers to it was asked for, and answered
         for tag in islice(tags, MAX_FETCHED_MANIFESTS):
-            self._keep(found, tag, self._read_tag(tag), message)
+            self._keep(found, partial(self._read_tag, tag), tag, message)
         return list(found.values())
 
     def _keep(
-        self, found: dict[Digest, Receipt], ref: str, data: bytes | None, message: Digest
+        self,
+        found: dict[Digest, Receipt],
+        read: Callable[[], bytes | None],
+        ref: str,
+        message: Digest,
     ) -> None:
-        receipt = None if data is None else self._parsed(data, ref)
+        """Add what `read` returns, if it is a receipt of that message."""
+        try:
+            with guarded(ref):
+                data = read()
+                receipt = None if data is None else self._parsed(data, ref)
+        except InternalError as error:
+            self._meet(error)
+            return
         if receipt is not None and receipt.message == message:
             found[receipt.descriptor.digest] = receipt
 
@@ -374,13 +418,16 @@ class _Search:
             hint="give the message's whole digest to look for its receipts all the same",
         )
 
-    def _referring(self, message: Digest) -> Iterator[tuple[Digest, bytes | None]]:
+    def _referring(self, message: Digest) -> Iterator[Digest]:
         try:
-            for entry in self.registry.referrers(self.repository, message):
-                if _may_be_receipt(entry):
-                    yield entry.digest, self._read_digest(entry.digest)
+            with guarded(f"the referrers of {message}"):
+                for entry in self.registry.referrers(self.repository, message):
+                    if _may_be_receipt(entry):
+                        yield entry.digest
         except NotFoundError:
             return  # neither the repository nor the message need to be there
+        except InternalError as error:
+            self._meet(error)
 
     def _read_tag(self, tag: str) -> bytes | None:
         try:

@@ -34,10 +34,12 @@ from dockercomms.errors import (
     BadAnswer,
     DockerCommsError,
     IntegrityError,
+    InternalError,
     LimitError,
     NotFoundError,
     PlaceError,
     ProtocolError,
+    guarded,
 )
 from dockercomms.inbox import Entry, Inbox
 from dockercomms.landing import Leftovers
@@ -182,29 +184,33 @@ def receive(
     )
     leftovers = leftovers_of(state, clock)
     try:
-        work = partial(examine, inbox, entry, verifier)
-        examined = work() if beside is None else beside.result(entry, work)
-        message, accepted = examined.message, _accepted(inbox, examined)
-        delivery = DeliveryRun(
-            message=message,
-            me=inbox.me,
-            publisher=publisher,
-            options=options,
-            leftovers=leftovers,
-            signer=accepted.signer,
-            sign_receipt=signer is not None,
-            progress=progress,
-        )
-        with leftovers.claim(delivery.key) as ours:
-            files = delivery.settle() if ours else None
-            if files is None:
-                skip = _reason_to_skip(delivery, ours=ours)
-                if skip:
-                    return _result(message, "skipped", accepted, reason=skip)
-                with _judged(inbox, message):
-                    _check_size(message, options.max_total_bytes, accepted)
-                    files = delivery.deliver()
-        return _acknowledged(delivery, accepted, files, signer, beside)
+        with guarded(entry.key):
+            work = partial(examine, inbox, entry, verifier)
+            examined = work() if beside is None else beside.result(entry, work)
+            message, accepted = examined.message, _accepted(inbox, examined)
+            delivery = DeliveryRun(
+                message=message,
+                me=inbox.me,
+                publisher=publisher,
+                options=options,
+                leftovers=leftovers,
+                signer=accepted.signer,
+                sign_receipt=signer is not None,
+                progress=progress,
+            )
+            with leftovers.claim(delivery.key) as ours:
+                files = delivery.settle() if ours else None
+                if files is None:
+                    skip = _reason_to_skip(delivery, ours=ours)
+                    if skip:
+                        return _result(message, "skipped", accepted, reason=skip)
+                    with _judged(inbox, message):
+                        _check_size(message, options.max_total_bytes, accepted)
+                        files = delivery.deliver()
+            return _acknowledged(delivery, accepted, files, signer, beside)
+    except InternalError as error:
+        inbox.hold_defect(entry, error)
+        return _failed(entry, error)
     except DockerCommsError as error:
         return _failed(entry, error)
 

@@ -35,12 +35,14 @@ from dockercomms.comparing import Key, TagsHere, TagsThere, message_tags
 from dockercomms.errors import (
     AuthError,
     DockerCommsError,
+    InternalError,
     LocalIOError,
     NetworkError,
     NotFoundError,
     ProtocolError,
     TooManyRequests,
     UsageError,
+    guarded,
 )
 from dockercomms.inventory import (
     READERS,
@@ -178,7 +180,8 @@ class Relay:
                 yield parcel  # it could not be read
                 continue
             try:
-                carrier.bring(parcel.manifests())
+                with guarded(parcel.digest):
+                    carrier.bring(parcel.manifests())
             except _ENDS:
                 raise
             except DockerCommsError as error:
@@ -202,22 +205,25 @@ class Relay:
     def _put_one(self, carrier: Carrier, parcel: Parcel) -> Iterator[Relayed]:
         message, digest = parcel.message, parcel.digest
         try:
-            if message is not None:
-                tag = carrier.put_message(message, parcel.data, parcel.bundles())
-                self._carried.add(digest)
-                yield message_relayed(message, tag=tag)
-            else:
-                carrier.put_bundles(digest, parcel.bundles())
-                for bundle in parcel.bundles():
-                    yield Relayed(kind="bundle", status="relayed", digest=bundle.digest)
+            with guarded(digest):
+                if message is not None:
+                    tag = carrier.put_message(message, parcel.data, parcel.bundles())
+                    self._carried.add(digest)
+                    yield message_relayed(message, tag=tag)
+                else:
+                    carrier.put_bundles(digest, parcel.bundles())
+                    for bundle in parcel.bundles():
+                        yield Relayed(kind="bundle", status="relayed", digest=bundle.digest)
         except _ENDS:
             raise
         except DockerCommsError as error:
             yield from parcel.failed(error)
             return
-        receipts = [one for one in parcel.receipts() if self._is_wanted(*one)]
+        receipts = parcel.receipts()
         try:
-            tags = carrier.put_receipts(receipts)
+            with guarded(f"receipts for {digest}"):
+                receipts = [one for one in receipts if self._is_wanted(*one)]
+                tags = carrier.put_receipts(receipts)
         except _ENDS:
             raise
         except DockerCommsError as error:
@@ -255,7 +261,8 @@ class Relay:
         keys = {tag.name: key for key, tag in scope.items()}
         for fetched in fetch_all(self.source.registry, self.source.repository, keys):
             try:
-                message = read_message(fetched, scope[keys[fetched.ref]])
+                with guarded(fetched.ref):
+                    message = read_message(fetched, scope[keys[fetched.ref]])
             except DockerCommsError:
                 continue
             for wanted, matches in found.items():
@@ -280,7 +287,11 @@ class Relay:
         known = [key for key in scope if key in there]
 
         def ask(key: Key) -> Digest | None:
-            return digest_at(self.target.registry, self.target.repository, there[key])
+            try:
+                with guarded(there[key]):
+                    return digest_at(self.target.registry, self.target.repository, there[key])
+            except InternalError:
+                return None  # putting it there tells
 
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
             found = zip(known, executor.map(ask, known), strict=True)
@@ -301,17 +312,18 @@ class Relay:
                 continue  # removed meanwhile
             message: Message | None = None
             try:
-                message = read_message(fetched, tag)
-                if recipient_tag(message.header.recipient) != tag.rt:
-                    raise ProtocolError(f"tag {tag.name}: the message is for somebody else")
-                if self._is_known(message, tag):
-                    self.totals.present += 1
-                elif is_past(message, now):
-                    self.totals.expired += 1
-                    self._past.add(message.digest)
-                else:
-                    about = self._attached_to(message.digest, attached.about(message.digest))
-                    yield Parcel(message.digest, tag.name, about, message, fetched.data)
+                with guarded(tag.name):
+                    message = read_message(fetched, tag)
+                    if recipient_tag(message.header.recipient) != tag.rt:
+                        raise ProtocolError(f"tag {tag.name}: the message is for somebody else")
+                    if self._is_known(message, tag):
+                        self.totals.present += 1
+                    elif is_past(message, now):
+                        self.totals.expired += 1
+                        self._past.add(message.digest)
+                    else:
+                        about = self._attached_to(message.digest, attached.about(message.digest))
+                        yield Parcel(message.digest, tag.name, about, message, fetched.data)
             except _ENDS:
                 raise
             except DockerCommsError as error:
@@ -333,33 +345,47 @@ class Relay:
         found = attached_to(self.source.registry, self.source.repository, message, tags)
         return tuple(filter(_is_readable, found))
 
-    def _later_bundles(self, present: Mapping[Key, Digest], attached: TagsHere) -> Iterator[Parcel]:
+    def _later_bundles(
+        self, present: Mapping[Key, Digest], attached: TagsHere
+    ) -> Iterator[Parcel | Relayed]:
         """Yield the bundles that came later to messages that the target has."""
         for digest in present.values():
             tags = attached.bundles.get(message_about(digest), ())
-            if self.complete:
-                found = self._attached_to(digest, [tag.name for tag in tags])
-            else:
-                new = [t.name for t in tags if (t.about, t.tail) not in self._there.bundles]
-                read = fetch_all(self.source.registry, self.source.repository, new) if new else ()
-                parsed = (parse_attached(one.data, digest) for one in read if one.error is None)
-                found = tuple(item for item in parsed if item is not None and _is_readable(item))
-            wanted = tuple(
-                item
-                for item in found
-                if isinstance(item.what, Receipt) or not self._is_there(item.digest)
-            )
+            try:
+                with guarded(f"bundles of {digest}"):
+                    wanted = self._missing_bundles(digest, tags)
+            except InternalError as error:
+                yield Relayed(kind="bundle", status="failed", error=error)
+                continue
             if wanted:
                 yield Parcel(digest, None, wanted)
+
+    def _missing_bundles(self, digest: Digest, tags: Sequence[HeldTag]) -> tuple[Attached, ...]:
+        if self.complete:
+            found = self._attached_to(digest, [tag.name for tag in tags])
+        else:
+            new = [t.name for t in tags if (t.about, t.tail) not in self._there.bundles]
+            read = fetch_all(self.source.registry, self.source.repository, new) if new else ()
+            parsed = (parse_attached(one.data, digest) for one in read if one.error is None)
+            found = tuple(item for item in parsed if item is not None and _is_readable(item))
+        return tuple(
+            item
+            for item in found
+            if isinstance(item.what, Receipt) or not self._is_there(item.digest)
+        )
 
     def _receipts(self, tags: Sequence[HeldTag]) -> Iterator[Parcel | Relayed]:
         """Yield the receipts under `tags` that the target lacks."""
 
         def is_missing(tag: HeldTag) -> bool:
-            digest = digest_at(self.source.registry, self.source.repository, tag.name)
-            if digest is None or digest in self._seen:
-                return False
-            return not (self._there.has(tag) and self._is_there(digest))
+            try:
+                with guarded(tag.name):
+                    digest = digest_at(self.source.registry, self.source.repository, tag.name)
+                    if digest is None or digest in self._seen:
+                        return False
+                    return not (self._there.has(tag) and self._is_there(digest))
+            except InternalError:
+                return True  # reading it tells
 
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
             missing = zip(tags, executor.map(is_missing, tags), strict=True)
@@ -367,12 +393,17 @@ class Relay:
         for fetched in fetch_all(self.source.registry, self.source.repository, wanted):
             if isinstance(fetched.error, NotFoundError):
                 continue  # removed meanwhile
-            item = None if fetched.error is not None else parse_attached(fetched.data)
+            error, item = fetched.error, None
+            try:
+                with guarded(fetched.ref):
+                    item = None if error is not None else parse_attached(fetched.data)
+            except InternalError as defect:
+                error = defect
             if item is not None and isinstance(item.what, Receipt) and _is_readable(item):
                 if item.digest not in self._seen:
                     yield Parcel(item.what.message, fetched.ref, (item,))
                 continue
-            error = fetched.error or ProtocolError(
+            error = error or ProtocolError(
                 f"tag {fetched.ref}: no receipt that this program can read"
             )
             yield Relayed(kind="receipt", status="failed", tag=fetched.ref, error=error)

@@ -21,6 +21,7 @@ from dockercomms.errors import (
     BadAnswer,
     DockerCommsError,
     IntegrityError,
+    InternalError,
     NetworkError,
     NotFoundError,
     PlaceError,
@@ -35,7 +36,13 @@ from dockercomms.oci.interface import Registry
 from dockercomms.overlap import Overlap, with_next
 from dockercomms.platforms import Clock
 from dockercomms.publishing import NoticeHook, Publisher
-from dockercomms.reading import HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, HELD_TAG
+from dockercomms.reading import (
+    HELD_ANSWER,
+    HELD_INTEGRITY,
+    HELD_INTERNAL,
+    HELD_MISSING,
+    HELD_TAG,
+)
 from dockercomms.receipts import publish_pending
 from dockercomms.receiving import (
     HELD_PLACE,
@@ -74,6 +81,7 @@ _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
     HELD_TAG: IntegrityError,
     HELD_MISSING: NotFoundError,
     HELD_PLACE: PlaceError,
+    HELD_INTERNAL: InternalError,
 }
 """What it is to a program that a message is held; anything else breaks the protocol."""
 

@@ -28,6 +28,7 @@ from dockercomms.bundles import BUNDLES_A_RUN, SOURCES, BundleFinder, Look
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     DockerCommsError,
+    InternalError,
     NetworkError,
     ProtocolError,
     RegistryError,
@@ -35,6 +36,7 @@ from dockercomms.errors import (
     UnknownSender,
     Unsigned,
     VerificationError,
+    guarded,
 )
 from dockercomms.inbox import Entry, Inbox
 from dockercomms.manifest import Message
@@ -122,6 +124,8 @@ class _Tried:
     """There are more than one run reads."""
     curable: bool = False
     """Some could not be read, which may pass."""
+    defect: InternalError | None = None
+    """One of them brought out a defect of ours: what it proves is not known."""
 
     def add(self, look: Look) -> None:
         """Count the bundles of a look; of many no more is kept than a person reads."""
@@ -129,6 +133,7 @@ class _Tried:
         self.problems = [*self.problems, *look.problems][:MAX_BUNDLES]
         self.number += len(look.bundles) + len(look.problems)
         self.curable = self.curable or look.curable
+        self.defect = self.defect or look.defect
 
 
 class MessageVerifier:
@@ -193,6 +198,7 @@ class MessageVerifier:
         Raises:
             AuthError, NetworkError, RegistryError, ProtocolError: the registry cannot tell what
                 refers to it.
+            InternalError: a bundle brought out a defect of ours, and none satisfies.
             ConfigError, LocalIOError: a root cannot be read; or the state.
         """
         verdict = self.judge(message)
@@ -257,21 +263,22 @@ class MessageVerifier:
             marks = (self._me, self._repo, message.digest, source)
             mark = after = self._state.trust.mark(*marks)
             try:
-                for look in self._finder.looks(
-                    source,
-                    message.digest,
-                    after=after,
-                    known=known,
-                    signers=signers_of(claim.name, terms),
-                    limit=BUNDLES_A_RUN if hopeful else MAX_BUNDLES,
-                ):
-                    known |= look.tried
-                    tried.add(look)
-                    self._judge(message, claim, look, terms, tried)
-                    if tried.verified is not None:
-                        return tried
-                    mark = look.mark
-            except (RegistryError, ProtocolError) as error:
+                with guarded(f"the bundles of {message.digest}"):
+                    for look in self._finder.looks(
+                        source,
+                        message.digest,
+                        after=after,
+                        known=known,
+                        signers=signers_of(claim.name, terms),
+                        limit=BUNDLES_A_RUN if hopeful else MAX_BUNDLES,
+                    ):
+                        known |= look.tried
+                        tried.add(look)
+                        self._judge(message, claim, look, terms, tried)
+                        if tried.verified is not None:
+                            return tried
+                        mark = look.mark
+            except (RegistryError, ProtocolError, InternalError) as error:
                 if broken is not None:
                     raise
                 broken = error  # the other source may do
@@ -290,6 +297,8 @@ class MessageVerifier:
             return
         try:
             tried.verified = verify_message(message, look.bundles, terms, rules=self._rules)
+        except InternalError as error:
+            tried.defect = error
         except VerificationError as error:
             tried.error = tried.error or error
             if self._pin is not None and isinstance(error, UnknownSender):
@@ -339,6 +348,8 @@ class MessageVerifier:
             error = error or VerificationError(f"{claim.title}: no bundle can be read")
         if self._may_be_claim(claim):
             return Accepted(status=status)
+        if tried.defect is not None:
+            raise tried.defect
         more = (
             f"\n  {tried.number} bundles were read and there are more: the next run goes on behind"
         ) * tried.more
@@ -448,13 +459,19 @@ def judge_entries(
         if entry.header is not None and due and inbox.can_fetch(entry):
             looked = True
             try:
-                messages.append(inbox.fetch(entry))
+                with guarded(entry.key):
+                    messages.append((entry, inbox.fetch(entry)))
+            except InternalError as error:
+                inbox.hold_defect(entry, error)
             except (RegistryError, NetworkError, ProtocolError):
                 continue
 
-    def judge(message: Message) -> Verdict | None:
+    def judge(item: tuple[Entry, Message]) -> Verdict | InternalError | None:
         try:
-            return verifier.verify(message)
+            with guarded(item[0].key):
+                return verifier.verify(item[1])
+        except InternalError as error:
+            return error
         except (RegistryError, NetworkError, ProtocolError):
             return None
 
@@ -463,9 +480,11 @@ def judge_entries(
     with workers(concurrency) as pool:
         verdicts = list(pool.map(judge, messages))
     with inbox.batch():
-        for message, verdict in zip(messages, verdicts, strict=True):
+        for (entry, message), verdict in zip(messages, verdicts, strict=True):
             if isinstance(verdict, Withheld):
                 set_withheld(inbox, message, verdict)
+            elif isinstance(verdict, InternalError):
+                inbox.hold_defect(entry, verdict)
     return looked
 
 

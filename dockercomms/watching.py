@@ -35,12 +35,14 @@ from dockercomms.errors import (
     ConfigError,
     DockerCommsError,
     IntegrityError,
+    InternalError,
     LocalIOError,
     NetworkError,
     NotFoundError,
     ProtocolError,
     RegistryError,
     TooManyRequests,
+    guarded,
 )
 from dockercomms.handover import Command, Outcome, run_command, variables
 from dockercomms.inbox import Inbox
@@ -254,7 +256,12 @@ class Watcher:
             told: ReceiptStatus | None = None if self.options.ack == "never" else "accepted"
             return Watched(received=received, status=told)
         inbox = next(box.inbox for box in round_.boxes if box.inbox.me == received.recipient)
-        return self._hand_over(round_, inbox, command, received)
+        try:
+            with guarded(received.digest):
+                return self._hand_over(round_, inbox, command, received)
+        except InternalError as error:
+            round_.state.defects.add(inbox.repo, error.what, now=self.clock.now())
+            return Watched(received=replace(received, error=error))
 
     # --- the command -----------------------------------------------------------------------------
 
@@ -267,9 +274,6 @@ class Watcher:
             known = rows.delivery(inbox.me, owed.digest)
             if known is None or known.path is None or known.state != "delivered":
                 continue  # it is being delivered once more
-            if not known.path.exists() or _own_folder(known.path, owed) is None:
-                yield from self._deliver_again(round_, owed)
-                continue
             received = Received(
                 id=known.message_id,
                 digest=owed.digest,
@@ -278,11 +282,19 @@ class Watcher:
                 sender=known.sender,
                 signer=owed.signer,
                 signature_status="unchecked" if owed.signer is None else "valid",
-                files=files_at(known.path),
             )
-            watched = self._hand_over(round_, inbox, command, received)
-            if watched is not None:
-                yield watched
+            try:
+                with guarded(owed.digest):
+                    if not known.path.exists() or _own_folder(known.path, owed) is None:
+                        yield from self._deliver_again(round_, owed)
+                        continue
+                    received = replace(received, files=files_at(known.path))
+                    watched = self._hand_over(round_, inbox, command, received)
+                if watched is not None:
+                    yield watched
+            except (InternalError, ProtocolError) as error:
+                if round_.state.defects.add(inbox.repo, owed.digest, now=self.clock.now()):
+                    yield Watched(received=replace(received, error=error))
 
     def _deliver_again(self, round_: Round, owed: Handover) -> Iterator[Watched]:
         """Deliver what was removed, or received elsewhere, before its command could end.

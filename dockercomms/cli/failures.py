@@ -13,6 +13,7 @@ from dockercomms import errors
 if TYPE_CHECKING:
     import click
 
+    from dockercomms.mailbox import Mailbox
     from dockercomms.polling import PollResult
 
 INTERRUPTED = 130
@@ -80,6 +81,10 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "it was sent, and can still be received; 'dockercomms outbox' tells what became of it",
     ),
     errors.PartialError: ("some of it failed", "the errors above say what to do for each"),
+    errors.InternalError: (
+        "internal error: this is a defect of dockercomms",
+        "run it again with --verbose, and report that to the project; all else went on",
+    ),
     errors.NothingNewError: ("nothing new", "nothing is wrong; leave out --fail-empty to get 0"),
     errors.LocalIOError: (
         "a local file could not be read or written",
@@ -92,6 +97,22 @@ def exit_code_of(failures: list[errors.DockerCommsError]) -> int:
     """Return the code for several failures: that of their class if it is one, else 7."""
     codes = {failure.exit_code for failure in failures}
     return codes.pop() if len(codes) == 1 else errors.PartialError.exit_code
+
+
+def exit_code_of_some(failures: list[errors.DockerCommsError], *, others: bool) -> int:
+    """Return the code where some objects failed: 7 if others did not, else as `exit_code_of`.
+
+    Where defects of ours are all that failed it is 1, whatever else went well.
+    """
+    defects = [isinstance(failure, errors.InternalError) for failure in failures]
+    if all(defects):
+        return errors.InternalError.exit_code
+    return errors.PartialError.exit_code if others or any(defects) else exit_code_of(failures)
+
+
+def is_counted(mailbox: Mailbox, error: errors.DockerCommsError) -> bool:
+    """Return whether a failure counts: a defect of ours does in the run that first meets it."""
+    return not isinstance(error, errors.InternalError) or mailbox.is_first(error)
 
 
 def exit_code_of_poll(poll: PollResult | None) -> int:

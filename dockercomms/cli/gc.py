@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dockercomms.cli.failures import exit_code_of
+from dockercomms.cli.failures import exit_code_of_some, is_counted
 from dockercomms.cli.options import option, verb
 from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_bytes, human_time
-from dockercomms.errors import DockerCommsError, PartialError
+from dockercomms.errors import DockerCommsError
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
@@ -41,15 +41,15 @@ def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
                 done.sender,
                 time_or_none(done.expired_at) or "",
                 done.status,
-                done.digest,
+                done.digest or "",
                 done.tag or "",
             )
             listing.add(collected_record(done), cells, _row(done))
             if done.error is None:
                 counts[done.kind] = counts.get(done.kind, 0) + 1
-            else:
+            elif is_counted(mailbox, done.error):
                 failed.append(done.error)
-                session.tell_failure(f"{done.kind} {done.digest}", done.error)
+                session.tell_failure(f"{done.kind} {done.digest or done.tag}", done.error)
     names = ", ".join(mailbox.names)
     did = "would be removed" if dry_run else "removed"
     nouns = {"index": "referrers list", "anchor": "day anchor"}
@@ -61,7 +61,7 @@ def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
         session.screen.note(f"{count_of(swept.blobs, 'blob')} with it that nothing needs ({freed})")
     if not failed:
         return 0
-    return PartialError.exit_code if counts else exit_code_of(failed)
+    return exit_code_of_some(failed, others=bool(counts))
 
 
 def _row(done: Collected) -> tuple[str, ...]:

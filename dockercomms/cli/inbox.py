@@ -72,8 +72,9 @@ def inbox_command(
             )
             listing.add(inbox_record(entry), cells, _row(entry, depth))
         session.tell_waiting(mailbox.waiting)
-        if entries:
-            return 0
+        code = session.tell_defects(mailbox)
+        if entries or code:
+            return code
         session.screen.note(f"no messages for {', '.join(session.names)}")
         return exit_code_of_poll(mailbox.last_poll)
 

@@ -24,8 +24,12 @@ def debug_log(session: Session) -> Iterator[None]:
         """Writes what a log record says, made safe for a terminal."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            """Write one line."""
+            """Write one line, and the traceback of a defect of ours."""
             write_line(session.stderr, visible(f"{record.name}: {record.getMessage()}"))
+            if record.exc_info:
+                lines = logging.Formatter().formatException(record.exc_info).splitlines()
+                for line in lines:
+                    write_line(session.stderr, visible(line))
 
     logger, handler = logging.getLogger("dockercomms"), ToTerminal()
     former = logger.level

@@ -24,7 +24,7 @@ FATES = ("accepted", "rejected", "silent", "expired")
 @trust_options
 def outbox_command(
     session: Session, *, fates: tuple[str, ...], no_verify: bool, offline: bool
-) -> None:
+) -> int:
     """List what you sent from here, and what became of it.
 
     accepted and rejected are what the recipient says, proven if the signature is valid; silent is
@@ -62,6 +62,7 @@ def outbox_command(
             )
         for repo, number in mailbox.sent_elsewhere().items():
             session.screen.note(f"{count_of(number, 'message')} more: --repo {repo}")
+        return session.tell_defects(mailbox)
 
 
 def _row(entry: OutboxEntry) -> tuple[str, ...]:

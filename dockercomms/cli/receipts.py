@@ -55,7 +55,7 @@ def ack_command(
 @trust_options
 def receipts_command(
     session: Session, *, message: str | None, no_verify: bool, offline: bool
-) -> None:
+) -> int:
     """List what became of the messages you sent.
 
     ID is any unambiguous beginning of a message's id or digest. A receipt proves something if its
@@ -85,6 +85,7 @@ def receipts_command(
             listing.add(receipt_record(receipt), cells, _row(receipt))
         if not receipts:
             session.screen.note("no receipts yet")
+        return session.tell_defects(mailbox)
 
 
 def _row(receipt: ReceiptEntry) -> tuple[str, ...]:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from dockercomms.cli.failures import exit_code_of, exit_code_of_poll, is_hang_up
+from dockercomms.cli.failures import (
+    exit_code_of,
+    exit_code_of_poll,
+    exit_code_of_some,
+    is_hang_up,
+)
 from dockercomms.cli.options import (
     MAX_CONCURRENCY,
     SINCE,
@@ -30,8 +35,8 @@ from dockercomms.cli.trust_options import (
 )
 from dockercomms.errors import (
     DockerCommsError,
+    InternalError,
     NothingNewError,
-    PartialError,
     UsageError,
     VerificationError,
 )
@@ -133,6 +138,8 @@ def recv_command(
                 explain(session, received)
         poll = mailbox.last_poll
         session.tell_poll(poll)
+        session.tell_defects(mailbox)
+        tally.failed += mailbox.defects
         if strict:
             tally.add_held_before(mailbox.held_before)
     for line in tally.alike_lines():
@@ -165,6 +172,8 @@ class Tally:
         error = received.error
         if received.status == "received":
             self.received += 1
+            if isinstance(error, InternalError):  # at its receipt, or its command
+                self.failed.append(error)
         elif received.status == "skipped":
             self.skipped += 1
         elif isinstance(error, VerificationError) and not self._asked:
@@ -198,7 +207,7 @@ class Tally:
         """Return the code: 0 if nothing failed, else that of the one class of all, else 7."""
         if self.failed:
             others = self.received + self.skipped + len(self.withheld)
-            return PartialError.exit_code if others else exit_code_of(self.failed)
+            return exit_code_of_some(self.failed, others=bool(others))
         if strict and self.withheld:
             return exit_code_of(self.withheld)
         if self.received:

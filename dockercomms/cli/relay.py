@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dockercomms.cli.failures import exit_code_of
+from dockercomms.cli.failures import exit_code_of_some, is_counted
 from dockercomms.cli.options import NAME, option, verb
 from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_bytes
-from dockercomms.errors import DockerCommsError, LocalIOError, PartialError
+from dockercomms.errors import DockerCommsError, LocalIOError
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
+    from dockercomms.mailbox import Mailbox
     from dockercomms.oci.archive_layout import ArchiveRegistry
     from dockercomms.relaying import Relay, Relayed, Totals
     from dockercomms.stores import Store
@@ -51,7 +52,7 @@ def export_command(
     with session.mailbox() as mailbox:
         try:
             relay = mailbox.relay(target=_store(archive, file), to=to, ids=ids, complete=complete)
-            code = _run(session, relay)
+            code = _run(session, mailbox, relay)
             archive.make()
         except BaseException:
             archive.abandon()
@@ -81,7 +82,7 @@ def import_command(session: Session, *, file: str, to: tuple[str, ...], complete
     with session.mailbox() as mailbox:
         try:
             relay = mailbox.relay(source=_store(archive, file), to=to, complete=complete)
-            return _run(session, relay)
+            return _run(session, mailbox, relay)
         finally:
             archive.close()
 
@@ -122,7 +123,7 @@ def relay_command(
         end = stores.repository(target, create=True, plain_http=to_plain_http)
         relay = mailbox.relay(source=start.store, target=end.store, to=to, complete=complete)
         try:
-            return _run(session, relay)
+            return _run(session, mailbox, relay)
         except BaseException:
             if isinstance(end.registry, ArchiveRegistry):
                 end.registry.abandon()
@@ -145,7 +146,7 @@ def _store(archive: ArchiveRegistry, file: str) -> Store:
     return Store(archive, LAYOUT_REPOSITORY, f"oci-archive:{_path(file)}")
 
 
-def _run(session: Session, relay: Relay) -> int:
+def _run(session: Session, mailbox: Mailbox, relay: Relay) -> int:
     """Carry it out, a line for each object; returns the exit code."""
     from dockercomms.cli.records import relayed_record
     from dockercomms.cli.reg_output import metering
@@ -166,7 +167,7 @@ def _run(session: Session, relay: Relay) -> int:
                 done.digest or "",
             )
             listing.add(relayed_record(done, session.verb), cells, _row(done))
-            if done.error is not None:
+            if done.error is not None and is_counted(mailbox, done.error):
                 failed.append(done.error)
                 what = done.id[:SHORT_ID_CHARACTERS] or done.tag or done.digest or "?"
                 session.tell_failure(f"{done.kind} {what}", done.error)
@@ -177,7 +178,7 @@ def _run(session: Session, relay: Relay) -> int:
     if not failed:
         return 0
     others = totals.messages + totals.bundles + totals.receipts + totals.present
-    return PartialError.exit_code if others else exit_code_of(failed)
+    return exit_code_of_some(failed, others=bool(others))
 
 
 def _row(done: Relayed) -> tuple[str, ...]:

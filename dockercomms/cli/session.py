@@ -468,6 +468,12 @@ class Session:
             f"trying again in {event.next_retry_in:.1f} s"
         )
 
+    def tell_defects(self, mailbox: Mailbox) -> int:
+        """Tell the defects that were met at single objects first now; return the exit code."""
+        for error in mailbox.defects:
+            self.tell_failure(error.what, error)
+        return error.exit_code if mailbox.defects else 0
+
     def _tell_notice(self, notice: Notice) -> None:
         """Say what matters to everybody; how a registry was coped with, only if asked to."""
         if notice.kind == "published":

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dockercomms.state import (
+    defect_rows,
     delivery_rows,
     handover_rows,
     inbox_rows,
@@ -59,6 +60,7 @@ class State(AbstractContextManager["State"]):
                 *pull_rows.SCHEMA,
                 *receipt_rows.SCHEMA,
                 *trust_rows.SCHEMA,
+                *defect_rows.SCHEMA,
             ),
             migrations=inbox_rows.MIGRATIONS,
             busy_timeout_seconds=busy_timeout_seconds,
@@ -72,6 +74,7 @@ class State(AbstractContextManager["State"]):
         self.send_runs = send_runs.SendRuns(self._database)
         self.receipts = receipt_rows.ReceiptRows(self._database)
         self.trust = trust_rows.TrustRows(self._database)
+        self.defects = defect_rows.DefectRows(self._database)
 
     @property
     def path(self) -> Path:

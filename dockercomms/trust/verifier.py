@@ -34,11 +34,14 @@ from dataclasses import field
 from datetime import datetime
 
 from dockercomms.errors import (
+    DockerCommsError,
+    InternalError,
     ProtocolError,
     UnknownSender,
     Unsigned,
     UsageError,
     VerificationError,
+    guarded,
 )
 from dockercomms.manifest import Message, Receipt
 from dockercomms.records import dataclass
@@ -85,6 +88,7 @@ def verify_message(
         Unsigned: there is no bundle.
         UnknownSender: there is one, and the policy does not say how the sender signs.
         VerificationError: no bundle satisfies the policy; the text gives the reason of each.
+        InternalError: the same, and a bundle brought out a defect of ours.
         ConfigError, LocalIOError: a root cannot be read.
     """
     return verify_claim(Claim.of_message(message), bundles, terms, rules=rules)
@@ -113,7 +117,10 @@ def verify_claim(
         raise UnknownSender(
             f"{claim.title}: the policy does not say how {claim.name!r:.100} signs{run.told()}"
         )
-    raise VerificationError(f"{claim.title}: no signature satisfies the policy{run.told()}")
+    text = f"{claim.title}: no signature satisfies the policy{run.told()}"
+    if run.defect is not None:
+        raise InternalError(text, what=claim.title) from run.defect
+    raise VerificationError(text)
 
 
 def key_of_new_sender(
@@ -162,23 +169,24 @@ def signatories(
     found: dict[Signatory, None] = {}
     for data in bundles[: rules.max_bundles]:
         try:
-            bundle = rules.parse_bundle(data)
-            if bundle.kind == "keyless":
-                proof = _proofs(bundle, terms).by_any()
-                for identity in proof.identities:
-                    found[
-                        Signatory(
-                            kind="keyless", signer=identity, issuer=proof.issuer, root=proof.root
-                        )
-                    ] = None
-                continue
-            statement = rules.parse_statement(bundle.envelope.payload)
-            for signer, _ in _self_named(bundle, statement):
-                if isinstance(signer, TrustedKey) and dsse.verify(bundle.envelope, signer.key):
-                    found[Signatory(kind="key", signer=signer.key.spki_sha256)] = None
-        except (ProtocolError, VerificationError):
+            with guarded("bundle"):
+                found |= dict.fromkeys(_signatories(data, terms, rules))
+        except (ProtocolError, VerificationError, InternalError):
             continue  # it names nobody
     return tuple(found)
+
+
+def _signatories(data: bytes, terms: Terms, rules: Rules) -> Iterator[Signatory]:
+    bundle = rules.parse_bundle(data)
+    if bundle.kind == "keyless":
+        proof = _proofs(bundle, terms).by_any()
+        for identity in proof.identities:
+            yield Signatory(kind="keyless", signer=identity, issuer=proof.issuer, root=proof.root)
+        return
+    statement = rules.parse_statement(bundle.envelope.payload)
+    for signer, _ in _self_named(bundle, statement):
+        if isinstance(signer, TrustedKey) and dsse.verify(bundle.envelope, signer.key):
+            yield Signatory(kind="key", signer=signer.key.spki_sha256)
 
 
 Candidate = tuple[TrustedKey | TrustedIdentity, Sender | None]
@@ -207,6 +215,8 @@ class _Run:
     rules: Rules
     sender: Sender | None
     reasons: list[str] = field(default_factory=list)
+    defect: InternalError | None = None
+    """A defect of ours that a bundle brought out: what it proves is not known."""
 
     def first(
         self,
@@ -223,10 +233,16 @@ class _Run:
             raise Unsigned(f"{self.claim.title}: not signed")
         for number, bundle in self._parsed(bundles):  # 2
             try:
-                return self._examine(bundle, signers)  # 3
-            except (VerificationError, ProtocolError) as error:
-                self.reasons.append(f"bundle {number}: {error.message}")
+                with guarded(self.claim.title):
+                    return self._examine(bundle, signers)  # 3
+            except (VerificationError, ProtocolError, InternalError) as error:
+                self._failed(number, error)
         return None
+
+    def _failed(self, number: int, error: DockerCommsError) -> None:
+        self.reasons.append(f"bundle {number}: {error.message}")
+        if isinstance(error, InternalError):
+            self.defect = error
 
     def told(self) -> str:
         """Return the reasons, one in a line."""
@@ -264,9 +280,10 @@ class _Run:
         found = []
         for number, data in enumerate(bundles[: self.rules.max_bundles], start=1):
             try:
-                found.append((number, self.rules.parse_bundle(data)))
-            except ProtocolError as error:
-                self.reasons.append(f"bundle {number}: {error.message}")
+                with guarded(self.claim.title):
+                    found.append((number, self.rules.parse_bundle(data)))
+            except (ProtocolError, InternalError) as error:
+                self._failed(number, error)
         if len(bundles) > self.rules.max_bundles:
             self.reasons.append(f"{len(bundles) - self.rules.max_bundles} more were not looked at")
         return sorted(found, key=lambda item: not self._is_known(item[1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dockercomms.collecting import Collected
-from dockercomms.errors import DockerCommsError
+from dockercomms.errors import DockerCommsError, InternalError
 from dockercomms.handover import Outcome
 from dockercomms.mailbox import InboxEntry
 from dockercomms.oci.layout_sweep import Swept
@@ -151,6 +151,8 @@ class FakeMailbox:
     content: bytes = b""
     """What `receive` writes to standard output."""
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    defects: list[InternalError] = field(default_factory=list)
+    known_defects: set[str] = field(default_factory=set)
     closed: bool = False
     repo: str = "r.example/box"
 
@@ -226,6 +228,9 @@ class FakeMailbox:
     def acknowledge(self, message: str, status: str, *, reason: str = "") -> str:
         self.calls.append(("acknowledge", (message, status), {"reason": reason}))
         return RECEIPT
+
+    def is_first(self, error: InternalError) -> bool:
+        return error.what not in self.known_defects
 
     def receipts(self, message: str | None = None) -> list[ReceiptEntry]:
         self.calls.append(("receipts", (message,), {}))

@@ -10,6 +10,7 @@ import pytest
 from dockercomms.errors import (
     BlobUnknown,
     Denied,
+    InternalError,
     LocalIOError,
     NetworkError,
     ProtocolError,
@@ -138,6 +139,39 @@ def test_exit_codes_of_gc(outcomes: list[Any], code: int) -> None:
     result = invoke(["gc"], factory=FakeMailbox(collected=outcomes))
 
     assert result.exit_code == code
+
+
+BROKEN = InternalError("x: internal error", what="x")
+VERBS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (("gc",), {"collected": [collected(), collected(status="failed", digest=None, error=BROKEN)]}),
+    (RELAY, {"relayed": [relayed(), relayed(status="failed", error=BROKEN)]}),
+]
+
+
+@pytest.mark.parametrize(("words", "outcomes"), VERBS, ids=["gc", "relay"])
+def test_a_defect_at_one_object_is_an_error_in_the_run_that_first_meets_it(
+    words: tuple[str, ...], outcomes: dict[str, Any]
+) -> None:
+    first = invoke(list(words), factory=FakeMailbox(**outcomes))
+    assert first.exit_code == 1
+    assert "internal error: this is a defect of dockercomms" in first.stderr
+
+    later = invoke(list(words), factory=FakeMailbox(**outcomes, known_defects={"x"}))
+    assert later.exit_code == 0
+    assert "internal error" not in later.stderr
+    assert later.stdout == first.stdout
+
+
+def test_a_defect_beside_another_failure_is_7() -> None:
+    outcomes = [relayed(status="failed", error=BROKEN), relayed(status="failed", error=Denied("x"))]
+    assert moved(*RELAY, outcomes=outcomes)[0].exit_code == 7
+
+
+@pytest.mark.parametrize("verb", ["inbox", "receipts", "outbox", "recv"])
+def test_listings_end_with_1_where_a_defect_is_met(verb: str) -> None:
+    result = invoke([verb], factory=FakeMailbox(defects=[BROKEN]))
+    assert result.exit_code == 1
+    assert "x: internal error" in result.stderr
 
 
 def test_gc_says_what_it_did_and_what_a_folder_gave_back() -> None:

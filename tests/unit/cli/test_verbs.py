@@ -14,6 +14,7 @@ from dockercomms.cli.receive import Tally
 from dockercomms.cli.version import _installed
 from dockercomms.errors import (
     DockerCommsError,
+    InternalError,
     LocalIOError,
     ManifestUnknown,
     NetworkError,
@@ -596,6 +597,9 @@ BAD_4, ALSO_4, BAD_5 = (
     failed(ProtocolError("b")),
     failed(ManifestUnknown("c")),
 )
+BROKEN = failed(InternalError("d", what="x"))
+UNTOLD = received(error=InternalError("e", what="y"))
+OTHER_1 = failed(DockerCommsError("f"))
 BLIND = poll(complete=False, errors=(("tags", NetworkError("x")),))
 HALF_BLIND = poll(complete=True, errors=(("referrers", NetworkError("x")),))
 
@@ -621,6 +625,11 @@ HALF_BLIND = poll(complete=True, errors=(("referrers", NetworkError("x")),))
         ([UNTRUSTED], "asked", poll(), 2),
         ([GOOD, UNTRUSTED], "asked", poll(), 7),
         ([BAD_5], "fail_empty", poll(), 5),
+        ([BROKEN], "", poll(), 1),
+        ([GOOD, BROKEN, SKIPPED], "", poll(), 1),
+        ([GOOD, UNTOLD], "", poll(), 1),
+        ([BROKEN, BAD_4], "", poll(), 7),
+        ([BROKEN, OTHER_1], "", poll(), 7),
         ([], "", BLIND, 6),
         ([GOOD], "", BLIND, 0),
         ([], "", HALF_BLIND, 0),
