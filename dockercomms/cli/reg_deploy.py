@@ -136,6 +136,8 @@ def _documents(data: bytes, where: str) -> Iterator[object]:
         except json.JSONDecodeError as error:
             line = text.count("\n", 0, error.pos) + 1
             raise UsageError(f"{where}: line {line}: not JSON: {error.msg}") from error
+        except ValueError as error:  # a number of more digits than Python reads
+            raise UsageError(f"{where}: {error}") from error
         except RecursionError as error:
             raise UsageError(f"{where}: too deeply nested") from error
         except ProtocolError as error:

@@ -208,7 +208,7 @@ def check_age(claim: Claim, terms: Terms) -> None:
     """It is not older than the policy allows, by the earlier of both clocks."""
     most = terms.policy.max_age
     now = min(terms.now, terms.registry_now or terms.now)
-    if most is not None and claim.created is not None and claim.created + most < now:
+    if most is not None and claim.created is not None and now - claim.created > most:
         raise VerificationError(f"created {claim.created}; the policy takes nothing over {most}")
 
 
