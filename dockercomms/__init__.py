@@ -45,6 +45,7 @@ _PUBLIC = {
             "DigestMismatch",
             "DockerCommsError",
             "IntegrityError",
+            "InternalError",
             "LimitError",
             "LocalIOError",
             "ManifestBlobUnknown",

@@ -162,7 +162,10 @@ def _parse_folder(text: str, rest: str, *, is_archive: bool = False) -> Place:
     path = above + slash + name
     if not path:
         raise UsageError(f"{text!r:.300}: no {'file' if is_archive else 'folder'}")
-    folder = Path(path).expanduser().resolve()
+    try:
+        folder = Path(path).expanduser().resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # a NUL, ~nobody, links in a circle
+        raise UsageError(f"{text!r:.300}: not a path: {error}") from error
     return Place(
         f"{_ARCHIVE_PREFIX if is_archive else _LAYOUT_PREFIXES[0]}{folder}",
         LAYOUT_REPOSITORY,
