@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import importlib
 import inspect
-import io
 import json
 import pkgutil
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import ModuleType
@@ -36,6 +36,7 @@ from dockercomms.oci.exchange import origin, redact_url
 from dockercomms.oci.failures import foreign_errors
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import EMPTY_CONFIG, MEDIA_TYPE_INDEX, Descriptor, Digest
+from dockercomms.oci.pace import Patience
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.oci.referrers import ReferrersAPI
 from dockercomms.oci.retry import RetryPolicy
@@ -236,19 +237,13 @@ def listed_by_tag(data: bytes) -> object:
     return tag_schema_entries(registry, "a/b", subject)
 
 
-class Wire:
-    """A socket out of which one answer comes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, *_: object, **__: object) -> io.BytesIO:
-        return io.BytesIO(self._data)
-
-
 def head(data: bytes) -> object:
-    with foreign_errors("GET https://h.example/v2/"):
-        answer = RawAnswer(Wire(data), method="GET", url="https://h.example/v2/")  # type: ignore[arg-type]
+    """Return what is read of an answer, behind which the connection ends."""
+    far, near = socket.socketpair()
+    with near, foreign_errors("GET https://h.example/v2/"):
+        with far:
+            far.sendall(data)
+        answer = RawAnswer(near, Patience(timeout=30.0), method="GET", url="https://h.example/v2/")
         answer.begin()
         return answer.status, answer.fields.joined(), answer.read(100)
 
