@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import inspect
 import json
@@ -244,8 +245,9 @@ def head(data: bytes) -> object:
         with far:
             far.sendall(data)
         answer = RawAnswer(near, Patience(timeout=30.0), method="GET", url="https://h.example/v2/")
-        answer.begin()
-        return answer.status, answer.fields.joined(), answer.read(100)
+        with contextlib.closing(answer):
+            answer.begin()
+            return answer.status, answer.fields.joined(), answer.read(100)
 
 
 HEAD = (
