@@ -54,7 +54,7 @@ from tests.unit.oci.test_exchange import Answer, Sender
 from tests.unit.trust import signed
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-NUMBER = 40
+NUMBER = 20
 """Examples of each in the quick tier: a second or two for all of them."""
 
 MESSAGE = json.loads(signed.manifest())
