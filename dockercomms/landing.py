@@ -94,8 +94,6 @@ class Leftovers:
     def new_file(self, key: str, folder: Folder) -> tuple[str, int]:
         """Return the name of a new temporary file in `folder`, and its descriptor.
 
-        In a temporary folder it needs no note: it goes with that folder.
-
         Raises:
             LocalIOError: it cannot be made.
         """
@@ -116,8 +114,7 @@ class Leftovers:
 
     def _name_temporary(self, key: str, folder: Folder) -> str:
         name = f".dockercomms-{secrets.token_hex(8)}.part"
-        if TEMPORARY.fullmatch(folder.path.name) is None:
-            self._note(key, folder.path / name)
+        self._note(key, folder.path / name)
         return name
 
     def _note(self, key: str, temporary: Path) -> None:
@@ -166,8 +163,8 @@ class Leftovers:
                 path, kind = Path(os.fsdecode(line[1:])), _MAKES.get(chr(line[0]))
                 if kept is not None and kept in (path, path / kept.name) and kept.exists():
                     stays.append(line)
-                else:
-                    _remove_made(path, kind)
+                elif _remove_made(path, kind):
+                    sync_folder(path.parent)  # before its note goes: it must not come back
             if not stays:
                 note.unlink(missing_ok=True)
             elif len(stays) < len(lines):
@@ -179,16 +176,21 @@ class Leftovers:
                 fresh.replace(note)
 
 
-def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> None:
-    """Remove a temporary, or a folder if nothing is in it; nothing else."""
+def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> bool:
+    """Remove a temporary, or a folder if nothing is in it; return whether it was there."""
+    if not os.path.lexists(path):
+        return False
     if kind == "folder":
         with contextlib.suppress(OSError):  # somebody else uses it by now, or removed it
             path.rmdir()
+            return True
     elif kind == "temporary" and TEMPORARY.fullmatch(path.name):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def delivery_key(me: str, digest: Digest) -> str:
