@@ -6,16 +6,20 @@ Small here, at full size in scripts/acceptance; the bounds are the same.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import pytest
 
 from dockercomms.bundles import BUNDLE_PREDICATE_TYPE, BUNDLE_SIGNER
 from dockercomms.manifest import ManifestBuilder, Message
-from dockercomms.oci.model import MEDIA_TYPE_MANIFEST
-from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, bundle_tag
+from dockercomms.oci.memory import MemoryRegistry
+from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Digest
+from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, bundle_tag, message_tag, recipient_tag
 from dockercomms.publishing import bundle_layer
-from tests.fakes.mail import REPOSITORY, Mail, message_of
+from dockercomms.verifying import judge_entries
+from tests.fakes.mail import BOB, REPO, REPOSITORY, Mail, message_of
 from tests.fakes.people import ALICE_SIGNS, ALICES, Judging, sign_as_others_do
+from tests.fakes.watched import WatchedRegistry
 
 FULL = os.environ.get("DOCKERCOMMS_TEST_SIZE") == "full"
 JUNK_BUNDLES = 10_000 if FULL else 300
@@ -63,4 +67,54 @@ def test_a_bundle_that_names_its_signer_is_the_first_one_read(tmp_path):
 
     assert verifier.verify(message).status == "valid"
     assert mail.registry.methods().count("get_manifest") <= 32
+    mail.close()
+
+
+SPAM_TAGS = 100_000 if FULL else 150
+FETCHES = 2_000 if FULL else 20
+
+
+def spam(mail: Mail, number: int) -> None:
+    """Put tags into Bob's inbox, older than any message, that lead to what is no message."""
+    data, _ = ManifestBuilder.inbox_anchor("other", mail.clock.now().date()).build()
+    day = mail.clock.now() - timedelta(days=1)
+    tags = [message_tag(recipient_tag(BOB), day, Digest(f"sha256:{n:064x}")) for n in range(number)]
+    tags = [tag[:-16] + f"{n:016x}" for n, tag in enumerate(tags)]
+    mail.reader.push_manifest(REPOSITORY, data, MEDIA_TYPE_MANIFEST, tags=tags)
+
+
+def runs_until_found(mail: Mail, digest: Digest, *, most: int) -> int:
+    """Return how many runs it takes to read a message and prove its sender."""
+    for run in range(1, most + 1):
+        inbox = mail.inbox(max_fetched=FETCHES)
+        inbox.poll()
+        entries = inbox.receivable()
+        judge_entries(inbox, entries, Judging(mail).verifier())
+        judged = mail.bob.trust.judgement(BOB, REPO, digest)
+        if judged is not None:
+            assert judged.status == "valid"
+            return run
+        assert inbox.waiting > 0  # never "no new messages" while something waits
+        mail.clock.advance(60)
+    raise AssertionError(f"not found in {most} runs")
+
+
+def test_a_listed_message_is_found_in_one_run_whatever_tags_there_are(tmp_path):
+    mail = Mail(tmp_path)
+    sent = mail.send(signer=ALICE_SIGNS)
+    spam(mail, SPAM_TAGS)
+
+    assert runs_until_found(mail, sent.digest, most=1) == 1
+    mail.close()
+
+
+def test_a_message_that_only_its_tag_shows_is_found_within_the_runs_that_spec_states(tmp_path):
+    """SPEC.md 7.6: k candidates before it in its queue cost k/375 runs of 2,000 fetches at most."""
+    mail = Mail(tmp_path)
+    mail.registry = WatchedRegistry(MemoryRegistry(clock=mail.clock, referrers=False))
+    sent = mail.send(signer=ALICE_SIGNS, referrers_index="never")
+    spam(mail, SPAM_TAGS)
+
+    most = 1 + -(-SPAM_TAGS * 16 // (3 * FETCHES))
+    assert 1 < runs_until_found(mail, sent.digest, most=most) <= most
     mail.close()
