@@ -106,6 +106,8 @@ class Settings:
     trusted_root: str | None = None
     signing_config: str | None = None
     """Another Sigstore than the public one: both are given, or neither."""
+    timestamp: str | None = None
+    """Address of the RFC 3161 authority that attests to the time of key signatures."""
     default_registry: str | None = None
     """The host of a reference without one, for `reg`; None: that is an error."""
     hub_proxy: str | None = None
@@ -172,6 +174,13 @@ def _text(value: object, _: Path | None) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"a text that is not empty expected, got {value!r:.60}")
     return value
+
+
+def _address(value: object, base: Path | None) -> str:
+    text = _text(value, base)
+    if not text.startswith(("https://", "http://")):
+        raise ValueError(f"an address with https:// expected, got {text!r:.60}")
+    return text
 
 
 def _home(path: str) -> Path:
@@ -284,6 +293,7 @@ _KEYS = (
     _Key("identity_token_file", "identity_token", _path, in_project=False),
     _Key("trusted_root", "trusted_root", _path, in_project=False),
     _Key("signing_config", "signing_config", _path, in_project=False),
+    _Key("timestamp", "timestamp", _address, in_project=False),
     _Key("timeout", "timeout", _duration, in_project=False),
     _Key("default_registry", "default_registry", _text, in_project=False),
     _Key("registry.hub_proxy", "hub_proxy", _text, in_project=False),

@@ -30,7 +30,12 @@ from dockercomms.publishing import Notice, NoticeHook
 from dockercomms.records import dataclass
 from dockercomms.trust.address_book import AddressBook
 from dockercomms.trust.checks import Claim
-from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots
+from dockercomms.trust.keyless import (
+    KeylessOptions,
+    KeylessSigner,
+    SigstoreRoots,
+    timestamp_source,
+)
 from dockercomms.trust.keys import PublicKey
 from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
 from dockercomms.trust.lookalikes import reason_not_to_pin
@@ -54,6 +59,8 @@ class SigningOptions:
     """Asked only if the key has one."""
     keyless: KeylessOptions | None = None
     """Sign as an identity instead of with a key."""
+    timestamp: str | None = None
+    """Address of the RFC 3161 authority that attests to when a key signed; None: nobody does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +240,9 @@ class Owner:
                 )
             )
         passphrase = ask(name) if ask is not None and key.encrypted else None
-        return KeySigner(self._keys.private_key(name, passphrase=passphrase))
+        url = self._signing.timestamp
+        source = None if url is None else timestamp_source(url)
+        return KeySigner(self._keys.private_key(name, passphrase=passphrase), timestamp=source)
 
     def _notify(self, notice: Notice) -> None:
         if self._on_notice is not None:

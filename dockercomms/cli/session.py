@@ -402,10 +402,13 @@ class Session:
         """Return what the settings say to sign with."""
         from pathlib import Path
 
+        from dockercomms.errors import UsageError
         from dockercomms.owner import SigningOptions
         from dockercomms.trust.keyless import KeylessOptions
 
         chosen = self.settings
+        if not (chosen.timestamp or "https://").startswith(("https://", "http://")):
+            raise UsageError(f"--timestamp {chosen.timestamp}: an address with https:// expected")
         token_file = None if chosen.identity_token is None else Path(chosen.identity_token)
         keyless = KeylessOptions(
             token=chosen.token if token_file is None else None,
@@ -419,6 +422,7 @@ class Session:
             key=chosen.key,
             passphrase=self.passphrase,
             keyless=keyless if chosen.keyless else None,
+            timestamp=chosen.timestamp,
         )
 
     def trust(self, *, verify: bool = True, accept_new: bool = False) -> TrustOptions:

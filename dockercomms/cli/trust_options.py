@@ -25,6 +25,8 @@ def sign_options(function: _Decorated) -> _Decorated:
         option("--sign/--no-sign", default=None, help="Sign it.  [default: sign]"),
         option("--key", type=NAME, metavar="NAME",
                help="The key to sign with; 'dockercomms keys' has them.  [default: default]"),
+        option("--timestamp", type=NAME, metavar="URL",
+               help="Have this RFC 3161 authority attest to when the key signed."),
         option("--keyless", is_flag=True, default=None,
                help="Sign as an identity that Sigstore certifies and makes public."),
     ])  # fmt: skip

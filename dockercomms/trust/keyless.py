@@ -66,6 +66,9 @@ if TYPE_CHECKING:
 SERVICE_TIMEOUT_SECONDS = 30.0
 """Without an answer for so long a service counts as down; a log may take 10 s for an entry."""
 
+MAX_TIMESTAMP_BYTES = 64 * 1024
+"""A response with all certificates of its authority is below 10 KiB."""
+
 TIMESTAMP_TIMEOUT_SECONDS = 10.0
 
 MAX_TOKEN_BYTES = 64 * 1024
@@ -471,9 +474,14 @@ def timestamp_source(
                 data=query.as_bytes(),
                 headers={"Content-Type": "application/timestamp-query"},
                 timeout=timeout_seconds,
+                stream=True,
             )
-            answer.raise_for_status()
-            found = decode_timestamp_response(answer.content).tst_info
+            with answer:
+                answer.raise_for_status()
+                content = bytes(answer.raw.read(MAX_TIMESTAMP_BYTES + 1, decode_content=True))
+            if len(content) > MAX_TIMESTAMP_BYTES:
+                raise SigningError(f"{_place(url)}: a time stamp of more than {len(content)} bytes")
+            found = decode_timestamp_response(content).tst_info
         except requests.RequestException as error:
             raise SigningUnreachable(f"{_place(url)}: no time stamp: {_text(error)}") from error
         except ValueError as error:
@@ -483,7 +491,7 @@ def timestamp_source(
             query.message_imprint.message,
         ):
             raise SigningError(f"{_place(url)}: the time stamp of something else")
-        return answer.content
+        return content
 
     return ask
 

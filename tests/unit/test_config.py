@@ -191,6 +191,7 @@ def test_load_reads_every_key(place: Place) -> None:
         identity_token_file = "token"
         trusted_root = "root.json"
         signing_config = "/etc/config.json"
+        timestamp = "https://tsa.example"
         [send]
         ttl = "1d"
         compress = "gzip"
@@ -235,6 +236,7 @@ def test_load_reads_every_key(place: Place) -> None:
         "identity_token": str(user.parent / "token"),
         "trusted_root": str(user.parent / "root.json"),
         "signing_config": "/etc/config.json",
+        "timestamp": "https://tsa.example",
     }
     for name, value in expected.items():
         assert getattr(settings, name) == value, name

@@ -475,6 +475,34 @@ def test_keyless_from_the_command_line_to_the_receipt(tmp_path: Path, given: str
     failed(bob.run("verify", str(content), "--bundle", bundle, "--offline"), 2)
 
 
+def test_a_key_signs_with_a_time_that_is_required(tmp_path: Path) -> None:
+    """Whoever steals the key cannot sign for yesterday."""
+    alice, bob = (Person(name, tmp_path, Today()) for name in ("alice", "bob"))
+    alice.ok("keys", "generate")
+    bob.ok("trust", "add", "alice", str(pem_of(alice)))
+    with SigstoreStub(tmp_path / "sigstore") as stub:
+        text = bob.trust_file.read_text()
+        text = text.replace("spki_sha256", 'timestamp = "required"\nspki_sha256')
+        bob.trust_file.write_text(
+            f'{text}\n[roots.tsa]\nsource = "file"\npath = "{stub.trusted_root}"\n'
+        )
+        plain = alice.send()
+        stamped = alice.send("--timestamp", stub.instance.tsa_url)
+        refused = alice.run("send", "--text", "x", "--to", "bob", "--timestamp", "tsa.example")
+        down = alice.run(
+            "send", "--text", "x", "--to", "bob", "--timestamp", "http://127.0.0.1:1/tsa"
+        )
+    failed(refused, 64, "https://")
+    failed(down, 6, "no time stamp")
+
+    got = {one["id"]: one["status"] for one in bob.json("recv")}
+
+    assert got == {stamped["id"]: "received", plain["id"]: "skipped"}
+    assert "no timestamp of a trusted authority" in bob.run("show", plain["id"]).stdout
+    shown = bob.json("verify", stamped["id"])
+    assert shown["signed_at"] is not None
+
+
 @pytest.mark.parametrize("flags", [["--trusted-root", "x"], ["--signing-config", "x"]])
 def test_keyless_needs_both_files_of_another_sigstore(alice: Person, flags: list[str]) -> None:
     failed(alice.run("send", "--text", "x", "--to", "bob", "--keyless", *flags), 64, "together")
