@@ -19,6 +19,7 @@ from datetime import UTC, date, datetime
 
 from dockercomms import __version__
 from dockercomms.errors import ProtocolError, UsageError
+from dockercomms.fields import StreamPosition
 from dockercomms.manifest import ManifestBuilder, Message, parse_message
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.protocol import DEFAULT_TTL_SECONDS, MessageHeader, recipient_tag
@@ -256,7 +257,13 @@ class Draft:
 
 
 def build_draft(
-    order: Order, message_id: str, pushed: Pushed, *, now: datetime, day: date
+    order: Order,
+    message_id: str,
+    pushed: Pushed,
+    *,
+    now: datetime,
+    day: date,
+    sequence: StreamPosition | None = None,
 ) -> Draft:
     """Build the manifest, and read it as a receiver will: what we cannot read is never sent.
 
@@ -266,6 +273,7 @@ def build_draft(
         pushed: What became of the payload.
         now: Our time, which becomes the message's.
         day: The registry's day, whose anchor becomes the message's subject.
+        sequence: Its number among those of its sender; None: it has none.
 
     Raises:
         LimitError: the manifest is too large; larger chunks make it smaller.
@@ -278,6 +286,7 @@ def build_draft(
         chunk_count=len(pushed.layers),
         compression=pushed.compression,
         payload_digest=pushed.payload_digest,
+        sequence=sequence,
     )
     manifest, _ = ManifestBuilder.message(
         header.to_annotations(), pushed.layers, subject=day_anchor(order.rt, day)

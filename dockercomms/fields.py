@@ -14,6 +14,7 @@ import re
 from datetime import UTC, datetime
 
 from dockercomms.errors import ProtocolError
+from dockercomms.records import dataclass
 
 _VERSION = re.compile(r"1\.(0|[1-9][0-9]*)")
 _COUNT = re.compile(r"0|[1-9][0-9]{0,14}")
@@ -28,6 +29,53 @@ FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_TIME = datetime(9998, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
 """The bounds of every time that travels (SPEC.md section 3): between them, a day more or less is
 still a time that programs can hold."""
+MAX_VOID_RANGES = 64
+"""SPEC.md section 9: so many ranges of void numbers a message may have."""
+
+_NUMBER = r"[1-9][0-9]{0,14}"
+_POSITION = re.compile(
+    rf"([0-9a-f]{{32}})/({_NUMBER})(?:;void=({_NUMBER}-{_NUMBER}(?:,{_NUMBER}-{_NUMBER}){{0,63}}))?"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPosition:
+    """Where a message stands among those of its sender to its recipient in a repository.
+
+    `str` is the form in an annotation: `<stream>/<number>;void=<first>-<last>,...`; `parse` is its
+    inverse. Source: SPEC.md section 9.
+    """
+
+    stream: str
+    """32 hex digits, drawn at random by each state of a sender."""
+    number: int
+    """From 1, one more for each message."""
+    void: tuple[tuple[int, int], ...] = ()
+    """Ranges of earlier numbers that no message has, increasing, both ends included."""
+
+    def __str__(self) -> str:
+        """Return the annotation's text."""
+        void = ",".join(f"{first}-{last}" for first, last in self.void)
+        return f"{self.stream}/{self.number}" + (f";void={void}" if void else "")
+
+    @classmethod
+    def parse(cls, text: str) -> StreamPosition:
+        """Return the position in `text`.
+
+        Raises:
+            ProtocolError: not one, or ranges that do not increase or reach its own number.
+        """
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise ProtocolError(f"not a sequence: {text!r:.100}")
+        ranges = [part.split("-") for part in (match[3] or "").split(",") if part]
+        void = tuple((int(first), int(last)) for first, last in ranges)
+        last = 0
+        for begin, end in void:
+            if not last < begin <= end < int(match[2]):
+                raise ProtocolError(f"not a sequence: void numbers out of order: {text!r:.100}")
+            last = end
+        return cls(stream=match[1], number=int(match[2]), void=void)
 
 
 def format_time(moment: datetime) -> str:

@@ -61,6 +61,8 @@ class InboxEntry:
     thread_id: str | None = None
     in_reply_to: Digest | None = None
     """The message that it answers, as it says."""
+    missing_before: int = 0
+    """How many messages of its sender are missing between the one before it and it."""
 
     @property
     def thread(self) -> str:
@@ -68,7 +70,7 @@ class InboxEntry:
         return self.thread_id or self.id
 
 
-def inbox_entry(entry: Entry, judged: JudgedRow | None) -> InboxEntry:
+def inbox_entry(entry: Entry, judged: JudgedRow | None, *, missing_before: int = 0) -> InboxEntry:
     """Return what is shown of a row, and of what its signature was found to be."""
     header = entry.header
     return InboxEntry(
@@ -90,6 +92,7 @@ def inbox_entry(entry: Entry, judged: JudgedRow | None) -> InboxEntry:
         recipient=entry.me,
         thread_id=None if header is None else header.thread_id,
         in_reply_to=None if header is None else header.in_reply_to,
+        missing_before=missing_before,
     )
 
 

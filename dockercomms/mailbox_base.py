@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dockercomms.polling import Discovery
     from dockercomms.publishing import NoticeHook, ReferrersIndex
     from dockercomms.receiving import Received
+    from dockercomms.state.stream_rows import Gap
     from dockercomms.transport.transfer import Progress
 
 
@@ -90,6 +91,9 @@ class MailboxBase:
         at most 2,000 manifests."""
         self.defects: list[InternalError] = []
         """Defects of dockercomms, met at single objects by this mailbox and by no earlier one."""
+        self.gaps: tuple[Gap, ...] = ()
+        """Messages of verified senders that the last `inbox` found missing: of the last week, or
+        with `all` every one that is known."""
 
     @property
     def me(self) -> str:

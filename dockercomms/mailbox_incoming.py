@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from dockercomms.inbox import Entry, Inbox, PollResult
     from dockercomms.receiving import Received, ReceiveOptions
     from dockercomms.rounds import Round
+    from dockercomms.state.stream_rows import Gap
     from dockercomms.watching import Ack, Stop, Watched
+
+SHOWN_GAPS = timedelta(days=7)
+"""How long `inbox` says that messages are missing before one that came."""
 
 
 class Incoming(MailboxBase):
@@ -56,6 +60,7 @@ class Incoming(MailboxBase):
                 failed at is in `last_poll`.
         """
         entries: list[InboxEntry] = []
+        shown: list[Gap] = []
         inboxes = self._desk.inboxes()
         self.last_poll = poll_all(inboxes, complete=complete)
         whole = self.last_poll.complete and since is None
@@ -67,11 +72,19 @@ class Incoming(MailboxBase):
             if verifier is not None and judge_entries(inbox, listed, verifier):
                 listed = inbox.entries(since=since, all=all)
             judged = {} if verifier is None else self._state.trust.judged(inbox.me, self.repo)
+            gaps = {gap.digest: gap for gap in self._state.streams.gaps(inbox.me)}
             entries += [
-                inbox_entry(entry, judged.get(entry.digest) if entry.digest else None)
+                inbox_entry(
+                    entry,
+                    judged.get(entry.digest) if entry.digest else None,
+                    missing_before=gaps[entry.digest].missing if entry.digest in gaps else 0,
+                )
                 for entry in listed
             ]
             self._report_defects(inbox, listed)
+            recent = self._clock.now() - SHOWN_GAPS
+            shown += [gap for gap in gaps.values() if all or gap.seen >= recent]
+        self.gaps = tuple(shown)
         self.waiting = sum(inbox.waiting for inbox in inboxes)
         self._meet_in_poll()
         return entries
@@ -124,7 +137,8 @@ class Incoming(MailboxBase):
         judged = (
             None if digest is None else self._state.trust.judgement(inbox.me, self.repo, digest)
         )
-        return inbox_entry(entry, judged)
+        gaps = {gap.digest: gap.missing for gap in self._state.streams.gaps(inbox.me)}
+        return inbox_entry(entry, judged, missing_before=gaps.get(digest, 0) if digest else 0)
 
     def verify(self, id: str) -> Verification:  # noqa: A002 - as the argument is called
         """Return who signed the one message whose id or digest begins with `id`, proven.

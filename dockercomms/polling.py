@@ -419,6 +419,7 @@ class _Pass:
         if self._full and listed:
             self._rows.sweep(place.me, place.repo, now=self._now)
             place.state.trust.sweep(place.me, place.repo, now=self._now)
+            place.state.streams.sweep(now=self._now)
 
     def result(self) -> PollResult:
         """Return how the pass went."""

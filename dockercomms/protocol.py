@@ -20,6 +20,7 @@ from typing import Literal
 
 from dockercomms.errors import LimitError, ProtocolError
 from dockercomms.fields import LAST_TIME
+from dockercomms.fields import StreamPosition as StreamPosition
 from dockercomms.fields import format_time as format_time
 from dockercomms.fields import is_readable_version as is_readable_version
 from dockercomms.fields import parse_chunk_index as parse_chunk_index
@@ -88,6 +89,7 @@ EXPIRES_AT = "dockercomms.expires_at"
 AUDIENCE = "dockercomms.audience"
 ENCRYPTION = "dockercomms.encryption"
 FILES_COUNT = "dockercomms.files.count"
+SEQUENCE = "dockercomms.sequence"
 CRITICAL = "dockercomms.critical"
 RECEIPT_FOR = "dockercomms.receipt.for"
 RECEIPT_STATUS = "dockercomms.receipt.status"
@@ -102,7 +104,7 @@ UNDERSTOOD_KEYS = frozenset(
         VERSION, SENDER, RECIPIENT, CREATED_AT, TTL_SECONDS, FILENAME, FILENAME_FULL, TOTAL_BYTES,
         CHUNK_BYTES, CHUNK_COUNT, COMPRESSION, MESSAGE_ID, CHUNK_INDEX, CHUNK_SIZE, PAYLOAD_DIGEST,
         CONTENT_TYPE, TITLE, TEXT, SESSION_ID, THREAD_ID, IN_REPLY_TO, EXPIRES_AT, CRITICAL,
-        FILES_COUNT, AUDIENCE,
+        FILES_COUNT, SEQUENCE, AUDIENCE,
     }
 )  # fmt: skip
 """Keys a message may name in `dockercomms.critical` and still be read (sealing comes later)."""
@@ -204,6 +206,8 @@ class MessageHeader:
     audience: str | None = None
     encryption: str | None = None
     files_count: int | None = None
+    sequence: StreamPosition | None = None
+    """Its number among those of its sender, to see that one is missing."""
     critical: tuple[str, ...] = ()
 
     @property
@@ -275,6 +279,7 @@ class MessageHeader:
             AUDIENCE: self.audience,
             ENCRYPTION: self.encryption,
             FILES_COUNT: None if self.files_count is None else str(self.files_count),
+            SEQUENCE: None if self.sequence is None else str(self.sequence),
             CRITICAL: ",".join(self.critical) or None,
         }
         return {key: value for key, value in values.items() if value is not None}
@@ -355,6 +360,9 @@ class _HeaderReader:
             files_count=None
             if files_count is None
             else self._count(FILES_COUNT, MAX_FILES_ENTRIES),
+            sequence=StreamPosition.parse(self.annotations[SEQUENCE])
+            if SEQUENCE in self.annotations and not lenient
+            else None,
         )
 
     def _required(self, key: str) -> str:

@@ -48,6 +48,7 @@ from dockercomms.drafting import (
     sent_of,
 )
 from dockercomms.errors import ConfigError, RegistryError
+from dockercomms.fields import StreamPosition
 from dockercomms.manifest import parse_message
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Digest
@@ -179,6 +180,7 @@ class _Sending:
                 draft = self.compose(row) if row.manifest is None else self.resume(row)
                 tag = self.publish(row, draft)
             except BaseException:
+                publisher.state.streams.abandon(row.id)
                 if source is None:  # a stream cannot be read again, so nothing can be continued
                     sends.forget(row.id)
                 raise
@@ -225,6 +227,7 @@ class _Sending:
         state, now, header = self.publisher.state, self.publisher.clock.now(), draft.message.header
         with state.inbox.batch():
             state.sends.record_published(row.id, now=now)
+            state.streams.publish(row.id)
             state.outbox.add(
                 OutboxRow(
                     id=sent.id,
@@ -252,7 +255,10 @@ class _Sending:
         self._confirm(pushed, journal)
         journal.flush()
         publisher.ensure_config()
-        draft = self._build(row.id, pushed)
+        sequence = publisher.state.streams.draw(
+            row.id, publisher.repo, order.sender, order.recipient, now=publisher.clock.now()
+        )
+        draft = self._build(row.id, pushed, sequence)
         bundle = None if order.signer is None else self._sign(order.signer, draft)
         publisher.state.sends.record_build(
             row.id,
@@ -343,7 +349,9 @@ class _Sending:
             concurrency=order.options.concurrency,
         )
 
-    def _build(self, message_id: str, pushed: Pushed) -> Draft:
+    def _build(
+        self, message_id: str, pushed: Pushed, sequence: StreamPosition | None = None
+    ) -> Draft:
         """Build the message by our clock, after comparing it with the registry's."""
         self._check_clock()
         return build_draft(
@@ -352,6 +360,7 @@ class _Sending:
             pushed,
             now=self.publisher.clock.now(),
             day=self.publisher.now().date(),
+            sequence=sequence,
         )
 
     def _check_clock(self) -> None:

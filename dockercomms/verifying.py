@@ -203,6 +203,16 @@ class MessageVerifier:
         """
         verdict = self.judge(message)
         signer = verdict.signer if isinstance(verdict, Accepted) else None
+        sequence = message.header.sequence
+        if signer is not None and sequence is not None:
+            self._state.streams.record(
+                self._me,
+                signer,
+                sequence,
+                digest=message.digest,
+                message=message.header.id,
+                now=self._clock.now(),
+            )
         self._state.trust.set_judgement(
             self._me, self._repo, message.digest, JudgedRow(verdict.status, signer)
         )

@@ -8,7 +8,13 @@ import click
 
 from dockercomms.cli.failures import exit_code_of_poll
 from dockercomms.cli.options import SINCE, discovery_option, option, verb
-from dockercomms.cli.render import SHORT_ID_CHARACTERS, human_bytes, human_time, shown_sender
+from dockercomms.cli.render import (
+    SHORT_ID_CHARACTERS,
+    count_of,
+    human_bytes,
+    human_time,
+    shown_sender,
+)
 from dockercomms.cli.trust_options import refuse_network, trust_options, warn_unverified
 
 if TYPE_CHECKING:
@@ -72,6 +78,11 @@ def inbox_command(
             )
             listing.add(inbox_record(entry), cells, _row(entry, depth))
         session.tell_waiting(mailbox.waiting)
+        for gap in mailbox.gaps:
+            session.screen.warn(
+                f"{gap.sender}: {count_of(gap.missing, 'message')} missing before "
+                f"{gap.message[:SHORT_ID_CHARACTERS]}"
+            )
         code = session.tell_defects(mailbox)
         if entries or code:
             return code

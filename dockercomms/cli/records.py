@@ -76,6 +76,7 @@ def inbox_record(entry: InboxEntry) -> Record:
         "to": entry.recipient,
         "thread": entry.thread,
         "in_reply_to": entry.in_reply_to,
+        "missing_before": entry.missing_before,
     }
 
 

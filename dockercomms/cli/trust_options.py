@@ -26,7 +26,7 @@ def sign_options(function: _Decorated) -> _Decorated:
         option("--key", type=NAME, metavar="NAME",
                help="The key to sign with; 'dockercomms keys' has them.  [default: default]"),
         option("--timestamp", type=NAME, metavar="URL",
-               help="Have this RFC 3161 authority attest to when the key signed."),
+               help="RFC 3161 authority for a key's signatures."),
         option("--keyless", is_flag=True, default=None,
                help="Sign as an identity that Sigstore certifies and makes public."),
     ])  # fmt: skip

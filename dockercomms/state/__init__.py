@@ -28,6 +28,7 @@ from dockercomms.state import (
     receipt_rows,
     send_runs,
     sends,
+    stream_rows,
     trust_rows,
 )
 from dockercomms.state.database import BUSY_TIMEOUT_SECONDS, Database
@@ -61,6 +62,7 @@ class State(AbstractContextManager["State"]):
                 *receipt_rows.SCHEMA,
                 *trust_rows.SCHEMA,
                 *defect_rows.SCHEMA,
+                *stream_rows.SCHEMA,
             ),
             migrations=inbox_rows.MIGRATIONS,
             busy_timeout_seconds=busy_timeout_seconds,
@@ -75,6 +77,7 @@ class State(AbstractContextManager["State"]):
         self.receipts = receipt_rows.ReceiptRows(self._database)
         self.trust = trust_rows.TrustRows(self._database)
         self.defects = defect_rows.DefectRows(self._database)
+        self.streams = stream_rows.StreamRows(self._database)
 
     @property
     def path(self) -> Path:

@@ -58,6 +58,8 @@ class MessagePredicate:
     expires: str
     """The effective expiry: RFC 3339, UTC, three fraction digits."""
     audience: str | None = None
+    sequence: str | None = None
+    """The annotation of that name, verbatim."""
     signer_spki: bytes | None = field(default=None, repr=False)
     """DER SubjectPublicKeyInfo of a key signer; used to pin a new sender's key, only then."""
 
@@ -112,6 +114,7 @@ def message_predicate(message: Message, *, signer_spki: bytes | None = None) -> 
         created=format_time(header.created_at),
         expires=format_time(header.expires),
         audience=header.audience,
+        sequence=None if header.sequence is None else str(header.sequence),
         signer_spki=signer_spki,
     )
 
@@ -224,6 +227,8 @@ def _message_fields(predicate: MessagePredicate) -> dict[str, object]:
     }
     if predicate.audience is not None:
         content["audience"] = predicate.audience
+    if predicate.sequence is not None:
+        content["sequence"] = predicate.sequence
     return content | _signer_fields(predicate.signer_spki)
 
 
@@ -256,7 +261,7 @@ def _parse_message(content: Mapping[str, object], where: str) -> MessagePredicat
     recipients = json_list(content.get("recipients"), f"{where}: recipients")
     if len(recipients) != 1:
         raise ProtocolError(f"{where}: {len(recipients)} recipients; exactly one expected")
-    audience = content.get("audience")
+    audience, sequence = content.get("audience"), content.get("sequence")
     return MessagePredicate(
         id=json_text(content.get("id"), f"{where}: id"),
         sender=json_text(content.get("sender"), f"{where}: sender"),
@@ -264,6 +269,7 @@ def _parse_message(content: Mapping[str, object], where: str) -> MessagePredicat
         created=_time(content.get("created"), f"{where}: created"),
         expires=_time(content.get("expires"), f"{where}: expires"),
         audience=None if audience is None else json_text(audience, f"{where}: audience"),
+        sequence=None if sequence is None else json_text(sequence, f"{where}: sequence"),
         signer_spki=_signer(content, where),
     )
 

@@ -33,6 +33,8 @@ ALICE = "alice@example.com"
 BOB = "bob@example.com"
 UNSIGNED_ALICE = Policy(senders=(Sender(name=ALICE, allow_unsigned=True),))
 """What lets in, as claims, the messages that `Mail.send` sends without a signer."""
+ONE_KEY = TrustOptions(policy=Policy(me=("alice", "bob", ALICE, BOB)))
+"""Of people who share one folder of keys: their key speaks for all of them."""
 
 
 @dataclass

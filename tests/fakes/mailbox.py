@@ -143,6 +143,7 @@ class FakeMailbox:
     poll: Any = None
     held_before: tuple[Received, ...] = ()
     waiting: int = 0
+    gaps: tuple[Any, ...] = ()
     progress_events: tuple[Any, ...] = ()
     retry_events: tuple[Any, ...] = ()
     relayed: list[Relayed | BaseException] = field(default_factory=list)

@@ -12,7 +12,7 @@ from dockercomms.mailbox import ConnectionSettings, Mailbox
 from dockercomms.protocol import parse_tag
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
-from tests.fakes.mail import files_below
+from tests.fakes.mail import ONE_KEY, files_below
 from tests.fakes.registry import FakeRegistry
 
 REPOSITORY = "team/box"
@@ -51,6 +51,8 @@ class Person:
         if self.timeout is not None:
             settings = replace(settings, timeout=self.timeout)
         state = self.state_home / "dockercomms" / "state.db"
+        if options["trust"].verify and not options["trust"].accept_new:
+            options["trust"] = ONE_KEY
         return Mailbox(repo, settings=settings, state_path=state, **options)
 
     def run(

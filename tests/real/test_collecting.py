@@ -68,7 +68,7 @@ class Box:
         self._retag(self.relayed)
         mailbox = self.mailbox()
         for message in (*self.dead, *self.alive, self.relayed):
-            mailbox.sign_object(message.digest)
+            mailbox.sign_object(message.digest, is_message=True)
             self._accept(mailbox, message)
 
     def _retag(self, message: Message) -> None:

@@ -26,6 +26,7 @@ from dockercomms.oci.model import MEDIA_TYPE_MANIFEST
 from dockercomms.platforms import SystemClock
 from dockercomms.protocol import message_tag, recipient_tag
 from tests.fakes.inboxes import Sender
+from tests.fakes.mail import ONE_KEY
 from tests.real.counting_proxy import CountingProxy
 from tests.real.launch import Server
 from tests.real.program import MIB, file_digest, random_file
@@ -104,6 +105,7 @@ def box(server: Server, repository: str, me: str, folder: Path) -> Mailbox:
         me=me,
         state_path=folder / me / "state.db",
         keys_folder=folder / "keys",
+        trust=ONE_KEY,
     )
 
 
@@ -179,6 +181,7 @@ def test_one_upload_serves_several_recipients(open_server: Server, tmp_path: Pat
                 me=me,
                 state_path=tmp_path / f"{me}.db",
                 keys_folder=tmp_path / "keys",
+                trust=ONE_KEY,
             )
 
         with box(f"several/{name}", "alice") as here, box(f"other/{name}", "alice") as there:

@@ -13,11 +13,12 @@ from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
 from dockercomms.protocol import parse_tag
 from dockercomms.trust.policy import Policy, Sender
 from tests.fakes.clock import FakeClock
-from tests.fakes.mail import files_below
+from tests.fakes.mail import ONE_KEY, files_below
 from tests.fakes.registry import OCI, PRESETS, FakeRegistry, Fault
 
 
 def box(registry: FakeRegistry, me: str, folder: Path, **options) -> Mailbox:
+    options.setdefault("trust", ONE_KEY)
     return Mailbox(
         f"{registry.host}/team/box",
         me=me,
@@ -68,7 +69,9 @@ def test_mailbox_over_http_send_counts_its_requests(registry, tmp_path, sign, wi
 
 @pytest.mark.parametrize(("sign", "most"), [(False, 2), (True, 4)])
 def test_mailbox_over_http_receive_counts_its_requests(registry, tmp_path, sign, most):
-    trust = TrustOptions(policy=Policy(senders=(Sender(name="alice", allow_unsigned=not sign),)))
+    alice = Sender(name="alice", allow_unsigned=not sign)
+    names = ("alice", "bob") if sign else ()
+    trust = TrustOptions(policy=Policy(me=names, senders=(alice,)))
 
     def received(number: int) -> int:
         with box(registry, "alice", tmp_path, signing=SigningOptions(sign=sign)) as alice:

@@ -6,6 +6,7 @@ import pytest
 
 from dockercomms import Mailbox
 from tests.fakes.clock import FakeClock
+from tests.fakes.mail import ONE_KEY
 from tests.fakes.registry import PRESETS, FakeRegistry, Fault
 from tests.fakes.stops import AfterWaits
 
@@ -20,6 +21,7 @@ def registry(request):
 
 
 def box(registry: FakeRegistry, me: str, folder, **options) -> Mailbox:
+    options.setdefault("trust", ONE_KEY)
     return Mailbox(
         f"{registry.host}/team/box",
         me=me,

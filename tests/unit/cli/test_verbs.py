@@ -294,7 +294,7 @@ def test_inbox_as_json_lines() -> None:
         "created_at": "2026-11-20T12:00:00.000Z", "expires_at": "2026-11-27T12:00:00.000Z",
         "state": "new", "expired": False, "reason": "",
         "signature": {"status": "valid", "signer": "alice"},
-        "to": "bob", "thread": ID, "in_reply_to": None,
+        "to": "bob", "thread": ID, "in_reply_to": None, "missing_before": 0,
     }  # fmt: skip
     assert result.raw.isascii()
 
