@@ -42,7 +42,13 @@ from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
 from dockercomms.trust.policy import PUBLIC_ROOT, Root
 from dockercomms.trust.roots import KeylessProof, embedded, read_json, read_root, root_path
 from dockercomms.trust.signing import SignedBy, check_bytes
-from dockercomms.trust.sigstore_gaps import Holder, narrow, with_zero_values
+from dockercomms.trust.sigstore_gaps import (
+    Holder,
+    as_dsse_entry,
+    check_intoto_entry,
+    narrow,
+    with_zero_values,
+)
 from dockercomms.trust.statement import (
     ForeignPredicate,
     build_statement,
@@ -132,8 +138,10 @@ class SigstoreRoots:
         """
         with _verifying():
             verifier, holder = self._make(bundle, root), Holder()
-            envelope = verifier.verify_dsse(bundle, holder)
-            return _proof(verifier, bundle, root, holder), envelope
+            with as_dsse_entry(bundle) as is_intoto:
+                verify = _verify_intoto if is_intoto else type(verifier).verify_dsse
+                envelope = verify(verifier, bundle, holder)
+                return _proof(verifier, bundle, root, holder), envelope
 
     def prove_file(self, bundle: Bundle, root: Root, digest: Digest) -> KeylessProof:
         """Return what a bundle with a plain signature proves about the file with `digest`.
@@ -210,6 +218,25 @@ def _sigstore_verifier(root: TrustedRoot) -> Verifier:
     from sigstore.verify import Verifier  # noqa: PLC0415 - 0.4 s
 
     return Verifier(trusted_root=root)
+
+
+def _verify_intoto(verifier: Verifier, bundle: Bundle, holder: Holder) -> tuple[str, bytes]:
+    """Do as sigstore's `verify_dsse` does, for a log entry of a kind that it does not read."""
+    from sigstore import dsse  # noqa: PLC0415 - 0.4 s
+
+    verifier._verify_common_signing_cert(bundle, holder)  # noqa: SLF001 - there is no public way
+    envelope: Any = bundle._dsse_envelope  # noqa: SLF001 - the same
+    certificate = bundle.signing_certificate
+    dsse._verify(certificate.public_key(), envelope)  # type: ignore[arg-type]  # noqa: SLF001
+    inner = envelope._inner  # noqa: SLF001 - the same
+    check_intoto_entry(
+        bundle.log_entry._inner.canonicalized_body,  # noqa: SLF001 - the same
+        payload_type=inner.payload_type,
+        payload=inner.payload,
+        signatures=[item.sig for item in inner.signatures],
+        certificate=certificate,
+    )
+    return inner.payload_type, inner.payload
 
 
 def _proof(verifier: Verifier, bundle: Bundle, root: Root, holder: Holder) -> KeylessProof:

@@ -3,6 +3,8 @@
 - it ignores when a certificate authority or log stopped being valid: `narrow`
 - it refuses bundles in which Go left zero values out: `with_zero_values`
 - its policies say whether an identity is the expected one, never which it is: `Holder`
+- it does not read the log entries that cosign 2 and the npm registry made of envelopes:
+  `check_intoto_entry`
 
 Example:
     >>> from dockercomms.trust.sigstore_gaps import with_zero_values
@@ -14,12 +16,16 @@ Example:
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dockercomms.errors import VerificationError
+from dockercomms.oci.model import parse_json
 from dockercomms.records import dataclass
+from dockercomms.trust.members import base64_bytes, json_list, json_object, json_text
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -80,6 +86,76 @@ def with_zero_values(value: Mapping[str, Any]) -> Mapping[str, Any]:
                 for name, zero in (("logIndex", "0"), ("treeSize", "0"), ("hashes", [])):
                     proof.setdefault(name, zero)
     return value
+
+
+INTOTO_ENTRY = ("intoto", "0.0.2")
+"""Kind and version of a log entry about an envelope, before Rekor had `dsse`."""
+
+
+@contextmanager
+def as_dsse_entry(bundle: Bundle) -> Iterator[bool]:
+    """Have sigstore take an `intoto` entry for a `dsse` one; yields whether it is one.
+
+    It refuses the time that the log has signed for entries of kinds that it does not read. The kind
+    beside an entry is signed by nobody; the one in its body is what `check_intoto_entry` compares.
+    """
+    inner = bundle.log_entry._inner  # noqa: SLF001 - there is no public way
+    kept = inner.kind_version
+    if (kept.kind, kept.version) != INTOTO_ENTRY:
+        yield False
+        return
+    inner.kind_version = kept.model_copy(update={"kind": "dsse", "version": "0.0.1"})
+    try:
+        yield True
+    finally:
+        inner.kind_version = kept
+
+
+def check_intoto_entry(
+    body: bytes,
+    *,
+    payload_type: str,
+    payload: bytes,
+    signatures: Sequence[bytes],
+    certificate: Certificate,
+) -> None:
+    """Prove that the body of an `intoto` 0.0.2 log entry is about this envelope and signer.
+
+    The hash of the whole envelope is not compared: it is over JSON as its writer had it. All that
+    the JSON says is: type and hash of the payload, each signature, and who made it.
+
+    Source: sigstore/rekor, pkg/types/intoto/v0.0.2/intoto_v0_0_2_schema.json, which encodes payload
+    and signatures in base64 twice.
+
+    Raises:
+        VerificationError: it is about something else. ProtocolError: it is no such entry.
+    """
+    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415 - only here
+
+    where = "log entry"
+    top = json_object(parse_json(body, where=where), where)
+    content = json_object(json_object(top.get("spec"), where).get("content"), where)
+    logged = json_object(content.get("envelope"), where)
+    hashed = json_object(content.get("payloadHash"), where)
+    found = [json_object(item, where) for item in json_list(logged.get("signatures"), where)]
+    said = (
+        (top.get("kind"), top.get("apiVersion")),
+        json_text(logged.get("payloadType"), where),
+        (json_text(hashed.get("algorithm"), where), json_text(hashed.get("value"), where)),
+        [
+            base64_bytes(base64_bytes(item.get("sig"), where).decode("ascii"), where)
+            for item in found
+        ],
+        {load_pem_x509_certificate(base64_bytes(i.get("publicKey"), where)) for i in found},
+    )
+    if said != (
+        INTOTO_ENTRY,
+        payload_type,
+        ("sha256", hashlib.sha256(payload).hexdigest()),
+        list(signatures),
+        {certificate},
+    ):
+        raise VerificationError("the log entry is about another envelope")
 
 
 @dataclass(slots=True)
