@@ -36,7 +36,7 @@ from dockercomms.platforms import (
 )
 from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Counted up with every change that an older release could not work with.
 
 3 added `outbox`, 4 `owed`, 5 `pulls`; 6 judges refused messages once more; 7 added `served` and
