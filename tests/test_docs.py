@@ -132,3 +132,24 @@ def test_watching_says_the_numbers_that_the_code_has() -> None:
     assert DEFAULT_TIMEOUT_SECONDS == 3600
     assert (JITTER, MAX_IDLE_FACTOR, IDLE_LOOKS) == (0.2, 4, 10)
     assert (MAX_FAILURE_WAIT_SECONDS, MAX_ASKED_WAIT_SECONDS) == (600, 3600)
+
+
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+
+
+@pytest.mark.parametrize("page", [DOCS / "threat-model.md", DOCS.parent / "SECURITY.md"])
+def test_a_promise_names_a_test_that_there_is(page: Path) -> None:
+    for file, name in NAMED_TEST.findall(page.read_text("utf-8")):
+        assert f"def {name}(" in (DOCS.parent / file).read_text("utf-8"), name
+
+
+def test_each_row_of_the_threat_model_has_a_test_or_says_that_nothing_holds() -> None:
+    rows = [line.split("|")[1:-1] for line in (DOCS / "threat-model.md").read_text().splitlines()]
+    rows = [row for row in rows if row][2:]
+    assert {row[0].partition("(")[0].strip() for row in rows} == {
+        "owner of the registry", "network", "other sender", "other local user",
+        "thief of a key", "lost machine",
+    }  # fmt: skip
+    for row in rows:
+        tested = NAMED_TEST.search(row[3]) is not None
+        assert tested or "not covered" in row[2] or "as the thief" in row[2], row
