@@ -255,9 +255,11 @@ class _Sending:
         self._confirm(pushed, journal)
         journal.flush()
         publisher.ensure_config()
-        sequence = publisher.state.streams.draw(
-            row.id, publisher.repo, order.sender, order.recipient, now=publisher.clock.now()
-        )
+        sequence = None
+        if order.signer is not None:  # nobody would believe the number of another
+            sequence = publisher.state.streams.draw(
+                row.id, publisher.repo, order.sender, order.recipient, now=publisher.clock.now()
+            )
         draft = self._build(row.id, pushed, sequence)
         bundle = None if order.signer is None else self._sign(order.signer, draft)
         publisher.state.sends.record_build(

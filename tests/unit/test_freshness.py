@@ -58,6 +58,15 @@ def test_messages_are_numbered_in_a_stream_of_their_own(mail):
     assert first.void == second.void == ()
 
 
+def test_what_is_not_signed_has_no_number(mail):
+    one = send(mail, "a")
+    unsigned = send(mail, "b", signer=None)
+    two = send(mail, "c")
+
+    assert position(mail, unsigned) is None
+    assert (position(mail, one).number, position(mail, two).number) == (1, 2)
+
+
 def test_another_state_draws_another_stream(mail, tmp_path):
     first = position(mail, send(mail, "a"))
     with State(tmp_path / "another machine" / "state.db") as mail.alice:
