@@ -15,6 +15,7 @@ import zstandard
 
 from dockercomms import protocol
 from dockercomms.errors import IntegrityError, ProtocolError
+from dockercomms.fields import StreamPosition
 from dockercomms.manifest import (
     ManifestBuilder,
     parse_anchor,
@@ -132,6 +133,8 @@ def test_header(row):
         value = getattr(header, key)
         if isinstance(value, datetime):
             value = format_time(value)
+        if isinstance(value, StreamPosition):
+            value = str(value)
         assert (list(value) if isinstance(value, tuple) else value) == expected, key
 
 
