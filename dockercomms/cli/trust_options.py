@@ -24,7 +24,7 @@ def sign_options(function: _Decorated) -> _Decorated:
     return _add(function, [
         option("--sign/--no-sign", default=None, help="Sign it.  [default: sign]"),
         option("--key", type=NAME, metavar="NAME",
-               help="The key to sign with; 'dockercomms keys' has them.  [default: default]"),
+               help="The key to sign with.  [default: default]"),
         option("--timestamp", type=NAME, metavar="URL",
                help="RFC 3161 authority for a key's signatures."),
         option("--keyless", is_flag=True, default=None,

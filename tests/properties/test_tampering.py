@@ -116,7 +116,7 @@ class Copy:
                 )
 
             result = invoke(
-                ["recv", *arguments, "--me", "bob", "--out", str(base / "in"), "-q"],
+                ["recv", *arguments, "--redeliver", "--me", "bob", "--out", str(base / "in"), "-q"],
                 factory=opened,
                 clock=FakeClock(),
             )
