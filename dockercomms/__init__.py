@@ -1,6 +1,7 @@
 """dockercomms: send files to somebody else through any OCI registry.
 
 The public names are imported when they are first used, so that `import dockercomms` is cheap.
+Type checkers read `__init__.pyi`.
 
 Example:
     >>> import dockercomms
@@ -16,6 +17,11 @@ __version__ = "1.1.0"
 
 _PUBLIC = {
     "Mailbox": "dockercomms.mailbox",
+    "Sent": "dockercomms.sending",
+    "Received": "dockercomms.receiving",
+    "InboxEntry": "dockercomms.listing",
+    "OutboxEntry": "dockercomms.outbox",
+    "ReceiptEntry": "dockercomms.receipts",
     "Inbox": "dockercomms.inbox",
     "ManifestBuilder": "dockercomms.manifest",
     "Message": "dockercomms.manifest",

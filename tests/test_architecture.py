@@ -67,6 +67,17 @@ def test_public_names_are_all_there() -> None:
     assert set(dockercomms.__all__) <= set(dir(dockercomms))
 
 
+def test_type_checkers_see_every_public_name():
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text("utf-8"))
+    typed = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == {name: f"{where}.{name}" for name, where in dockercomms._PUBLIC.items()}
+
+
 def test_public_names_are_imported_on_first_use_only() -> None:
     code = (
         "import sys, dockercomms; print([m for m in sys.modules if m.startswith('dockercomms.')])"

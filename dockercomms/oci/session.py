@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -25,7 +26,7 @@ import re
 import sys
 import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -112,8 +113,8 @@ class Endpoint:
 @functools.cache
 def session_class() -> type[SessionCore]:
     """Return `Session`, the subclass of `oras.provider.Registry`; imports oras the first time."""
-    _defer("jsonschema")
-    import oras.provider  # noqa: PLC0415, TID251 - only here, and lazily: 0.1 s
+    with _deferred("jsonschema"):
+        import oras.provider  # noqa: PLC0415, TID251 - only here, and lazily: 0.1 s
 
     scoped_auth_class()  # makes itself known to oras
 
@@ -127,23 +128,33 @@ class _Deferred(types.ModuleType):
     """Stands for a module until something of it is used."""
 
     def __getattr__(self, name: str) -> object:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
+        self.leave()
         return getattr(importlib.import_module(self.__name__), name)
 
+    def leave(self) -> None:
+        """Make room for the module itself."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
 
-def _defer(name: str) -> None:
-    """Let a module be loaded when something of it is first used.
 
-    oras imports jsonschema, which takes half of the time that its own import does, and asks it for
-    something only in methods that nobody calls here.
+@contextlib.contextmanager
+def _deferred(name: str) -> Iterator[None]:
+    """Let what is imported within have a stand-in for a module, which others never see.
+
+    oras imports jsonschema, which takes half of the time that its own import does, and uses it
+    only in methods that are not called here.
     """
     spec = importlib.util.find_spec(name)
     if name in sys.modules or spec is None:
-        return  # it is loaded, or oras will say that it is missing
+        yield  # it is loaded, or oras will say that it is missing
+        return
     module = _Deferred(name)
     module.__spec__ = spec
     sys.modules[name] = module
+    try:
+        yield
+    finally:
+        module.leave()
 
 
 def __getattr__(name: str) -> object:
