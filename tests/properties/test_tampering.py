@@ -30,7 +30,7 @@ from dockercomms.transport import pushing
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
 from tests.fakes.examples import examples
-from tests.fakes.mail import REPO, REPOSITORY, files_below
+from tests.fakes.mail import ONE_KEY, REPO, REPOSITORY, files_below
 from tests.fakes.people import STRANGER_SIGNS
 
 CHANGES = settings(
@@ -112,11 +112,11 @@ class Copy:
                     store=Store(self.registry, REPOSITORY, REPO),
                     state_path=base / "bob.db",
                     keys_folder=self.original.keys,
-                    **options,
+                    **{**options, "trust": ONE_KEY},
                 )
 
             result = invoke(
-                ["recv", *arguments, "--me", "bob", "--out", str(base / "in"), "-q"],
+                ["recv", *arguments, "--redeliver", "--me", "bob", "--out", str(base / "in"), "-q"],
                 factory=opened,
                 clock=FakeClock(),
             )
