@@ -33,20 +33,20 @@ from dockercomms.bundles import SOURCES, BundleFinder, layer_content
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     ProtocolError,
+    RegistryError,
     UnknownSender,
     Unsigned,
     UsageError,
     VerificationError,
 )
 from dockercomms.landing import file_digest
-from dockercomms.manifest import Message, Receipt, parse_message, parse_receipt
+from dockercomms.manifest import Message, Receipt, kind_of, parse_message, parse_receipt
 from dockercomms.oci.interface import Registry, read_all
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
     READ_BYTES,
     Descriptor,
     Digest,
-    parse_json,
 )
 from dockercomms.platforms import Clock, local_errors
 from dockercomms.protocol import (
@@ -55,7 +55,7 @@ from dockercomms.protocol import (
     PREDICATE_TYPE_MESSAGE,
     MessageHeader,
 )
-from dockercomms.publishing import NoticeHook, Publisher, ReferrersIndex
+from dockercomms.publishing import FormChoice, NoticeHook, Publisher, ReferrersIndex
 from dockercomms.receipts_verifying import ReceiptVerifier
 from dockercomms.records import dataclass
 from dockercomms.state import State
@@ -119,8 +119,7 @@ def _fetch(registry: ListingReader, repository: str, reference: str) -> _Found:
     else:
         reader = registry.get_tag(repository, reference)
     data, descriptor = read_all(reader, MAX_MANIFEST_BYTES)
-    value = parse_json(data, where=reference)
-    kind = value.get("artifactType") if isinstance(value, dict) else None
+    kind = kind_of(data, reference)
     if kind == ARTIFACT_TYPE_MESSAGE:
         return _Found(descriptor, data, message=parse_message(data))
     if kind == ARTIFACT_TYPE_RECEIPT:
@@ -313,6 +312,7 @@ def sign(
     names: Sequence[str] = (),
     is_message: bool = False,
     index: ReferrersIndex = "auto",
+    manifest_form: FormChoice = "auto",
     on_notice: NoticeHook | None = None,
 ) -> Signature:
     """Sign what a tag or digest names, and attach the signature to it.
@@ -330,6 +330,8 @@ def sign(
         names: Our own names.
         is_message: The caller knows that it is a message, and means to sign it.
         index: Whether the fallback index is written.
+        manifest_form: The form of the signature's manifest; auto: that of a message that is signed,
+            or the one that the registry takes.
         on_notice: Called with what the user may want to know.
 
     Raises:
@@ -345,6 +347,7 @@ def sign(
         state=state,
         clock=clock,
         on_notice=on_notice,
+        manifest_form=manifest_form,
     )
     found = _fetch(registry, repository, reference)
     message, subject = found.message, found.descriptor
@@ -355,10 +358,21 @@ def sign(
     else:
         bundle = signer.approve(f"{repo}@{subject.digest}", subject.digest)
         predicate_type = PREDICATE_TYPE_COSIGN_SIGN
-    publisher.ensure_config()
-    attached = publisher.push_bundle(
-        subject.bare(), bundle, predicate_type=predicate_type, index=index, fresh=False
-    )
+    if manifest_form == "auto" and message is not None:
+        publisher = replace(publisher, manifest_form=message.form)
+
+    def attach() -> Digest:
+        publisher.ensure_config()
+        return publisher.push_bundle(
+            subject.bare(), bundle, predicate_type=predicate_type, index=index, fresh=False
+        )
+
+    try:
+        attached = attach()
+    except RegistryError as error:
+        if not publisher.learns_image_form(error):
+            raise
+        attached = attach()
     return Signature(
         subject=subject.digest,
         signed_by=signer.signed_by,

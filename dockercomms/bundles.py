@@ -37,9 +37,9 @@ from dockercomms.errors import (
 )
 from dockercomms.manifest import parse_bundle
 from dockercomms.oci.interface import BlobReader, Reader, read_all
-from dockercomms.oci.model import MEDIA_TYPE_EMPTY_CONFIG, Descriptor, Digest
+from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.tag_schema import tag_schema_entries
-from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE
+from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE, UNTELLING_TYPES
 from dockercomms.records import dataclass
 from dockercomms.seeking import seek_tags
 from dockercomms.transport.window import workers
@@ -304,7 +304,7 @@ def _may_be_bundle(entry: Descriptor) -> bool:
     predicate = entry.annotations.get(BUNDLE_PREDICATE_TYPE)
     if entry.artifact_type == ARTIFACT_TYPE_BUNDLE or predicate is not None:
         return True
-    return entry.artifact_type in (None, MEDIA_TYPE_EMPTY_CONFIG) and not entry.annotations
+    return entry.artifact_type in UNTELLING_TYPES and not entry.annotations
 
 
 _NAMED, _TAGGED = "0", "1"

@@ -45,6 +45,7 @@ from dockercomms.oci.model import EMPTY_CONFIG, Descriptor, Digest, parse_childr
 from dockercomms.oci.repair import put_or_repair
 from dockercomms.oci.tag_schema import put_index, tag_schema_entries
 from dockercomms.protocol import (
+    ManifestForm,
     anchor_tag,
     bundle_tag,
     message_tag,
@@ -94,7 +95,7 @@ class Carrier(AbstractContextManager["Carrier"]):
         self._luck = TargetLuck()
         self._there: set[Digest] = set()
         self._drawn: set[str] = set()
-        self._anchors: dict[Digest, tuple[str, date]] = {}
+        self._anchors: dict[Digest, tuple[str, date, ManifestForm]] = {}
         self._newest: dict[str, bytes] = {}
         self._is_local = isinstance(direct(publisher.registry), LayoutRegistry)
         self._unlisted: dict[Digest, list[Descriptor]] = {}
@@ -141,7 +142,7 @@ class Carrier(AbstractContextManager["Carrier"]):
             BlobUnknown: a part is missing at the source.
             RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
         """
-        self._publisher.ensure_config()
+        self._publisher.ensure_config("artifact")
         self._copy(blob for data in manifests for blob in parse_children(data).blobs)
 
     def put_message(self, message: Message, data: bytes, bundles: Sequence[Attached]) -> str:
@@ -153,14 +154,14 @@ class Carrier(AbstractContextManager["Carrier"]):
         publisher, rt = self._publisher, recipient_tag(message.header.recipient)
         self.put_bundles(message.digest, bundles)
         self._ensure_subject(message, rt)
-        drawn = publisher.draw_time(rt)
-        self._note_anchor(rt, drawn.date())
+        drawn = publisher.draw_time(rt, form=message.form)
+        self._note_anchor(rt, drawn.date(), message.form)
         tag = message_tag(rt, drawn, message.digest)
 
         def repair() -> None:
             blobs = parse_children(data).blobs
             self._there.difference_update(blob.digest for blob in blobs)
-            publisher.ensure_config(ask=True)
+            publisher.ensure_config(message.form, ask=True)
             self._copy(blobs)
 
         put_or_repair(partial(publisher.put, data, tag=tag), repair)
@@ -194,7 +195,7 @@ class Carrier(AbstractContextManager["Carrier"]):
         for receipt, data in receipts:
             rt = recipient_tag(receipt.sender)
             rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
-            drawn = self._publisher.draw_time(rt, "receipts")
+            drawn = self._publisher.draw_time(rt, "receipts", form=receipt.form)
             tags.append(self._unused(partial(_bulk_tag, rt, rid), drawn, timedelta(milliseconds=1)))
             self._publisher.put(data, tag=tags[-1])
             own = partial(_own_tag, receipt.message, rid)
@@ -209,11 +210,11 @@ class Carrier(AbstractContextManager["Carrier"]):
             self._publisher.ring_bell(rt, data)
         self._newest.clear()
         today = self._publisher.now().date()
-        for digest, (rt, day) in self._anchors.items():
+        for digest, (rt, day, form) in self._anchors.items():
             tag = anchor_tag(rt, day)
             if today - day >= _OLD_ANCHOR and not self._publisher.holds(tag, digest):
                 self._publisher.state.sends.forget_store(self._publisher.repo)
-                self._publisher.ensure_anchor(rt, day)
+                self._publisher.ensure_anchor(rt, day, form=form)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -240,12 +241,13 @@ class Carrier(AbstractContextManager["Carrier"]):
         day = None
         if created is not None:
             near = (created.date() + timedelta(days=n) for n in range(-_NEAR_DAYS, _NEAR_DAYS + 1))
-            day = next((one for one in near if anchor_digest(rt, one) == subject.digest), None)
+            days = (one for one in near if anchor_digest(rt, one, message.form) == subject.digest)
+            day = next(days, None)
         if day is None:
             day = self._read_day(rt, subject.digest)
         if day is not None:
-            self._publisher.ensure_anchor(rt, day)
-            self._note_anchor(rt, day)
+            self._publisher.ensure_anchor(rt, day, form=message.form)
+            self._note_anchor(rt, day, message.form)
 
     def _read_day(self, rt: str, subject: Digest) -> date | None:
         try:
@@ -254,8 +256,8 @@ class Carrier(AbstractContextManager["Carrier"]):
             return None
         return anchor.day if anchor.recipient_tag == rt and anchor.kind is None else None
 
-    def _note_anchor(self, rt: str, day: date) -> None:
-        self._anchors[anchor_digest(rt, day)] = (rt, day)
+    def _note_anchor(self, rt: str, day: date, form: ManifestForm) -> None:
+        self._anchors[anchor_digest(rt, day, form)] = (rt, day, form)
 
     def _bundle_tag(self, message: Digest, layer: Digest) -> str:
         return self._unused(

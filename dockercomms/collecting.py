@@ -59,7 +59,7 @@ from dockercomms.oci.model import Digest, digest_of, parse_index
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.oci.trees import has_manifest
 from dockercomms.platforms import Clock
-from dockercomms.protocol import CLOCK_ERROR_SECONDS, bell_tag, receipt_id, recipient_tag
+from dockercomms.protocol import CLOCK_ERROR_SECONDS, FORMS, bell_tag, receipt_id, recipient_tag
 from dockercomms.records import dataclass
 from dockercomms.retention import advice_for
 
@@ -299,8 +299,10 @@ class Collector:
         for day in anchors:
             try:
                 with guarded(f"the referrers of the anchor of {day}"):
-                    for entry in self.registry.referrers(self.repository, anchor_digest(rt, day)):
-                        yield entry.digest
+                    for form in FORMS:
+                        subject = anchor_digest(rt, day, form)
+                        for entry in self.registry.referrers(self.repository, subject):
+                            yield entry.digest
             except NotFoundError:
                 continue
             except (RegistryError, ProtocolError, InternalError):
@@ -371,26 +373,26 @@ class Collector:
         yield self._remove_manifest("index", digest_of(data), (tag,), message)
 
     def _remove_anchors(
-        self, rt: str, anchors: Mapping[date, str], today: date, staying: Collection[Digest | None]
+        self, rt: str, anchors: Mapping[date, str], today: date, staying: set[Digest | None]
     ) -> Iterator[Collected]:
         for day, tag in sorted(anchors.items()):
-            digest = anchor_digest(rt, day)
+            forms = [anchor_digest(rt, day, form) for form in FORMS]
+            if (today - day).days <= ANCHOR_DAYS or not staying.isdisjoint(forms):
+                continue
             try:
                 with guarded(tag):
-                    yield from self._remove_anchor(digest, tag, day, today, staying)
+                    yield from self._remove_anchor(forms, tag)
             except InternalError as error:
-                yield replace(_described("anchor", digest, None), tag=tag, error=error)
+                yield replace(_described("anchor", forms[0], None), tag=tag, error=error)
 
-    def _remove_anchor(
-        self, digest: Digest, tag: str, day: date, today: date, staying: Collection[Digest | None]
-    ) -> Iterator[Collected]:
-        if (today - day).days <= ANCHOR_DAYS or digest in staying:
-            return
+    def _remove_anchor(self, forms: Collection[Digest], tag: str) -> Iterator[Collected]:
+        """Remove what an anchor's tag points at, if it is one of `forms` of that anchor."""
         try:
-            if self.registry.resolve_tag(self.repository, tag).digest != digest:
-                return  # somebody else's
+            digest = self.registry.resolve_tag(self.repository, tag).digest
         except NotFoundError:
             return
+        if digest not in forms:
+            return  # somebody else's
         done = self._remove_manifest("anchor", digest, (tag,), None)
         yield done
         if done.status != "failed":

@@ -38,6 +38,8 @@ Discovery = Literal["auto", "referrers", "tags"]
 DISCOVERY: tuple[Discovery, ...] = ("auto", "referrers", "tags")
 ReferrersIndex = Literal["auto", "never", "always"]
 REFERRERS_INDEX: tuple[ReferrersIndex, ...] = ("auto", "never", "always")
+FormChoice = Literal["auto", "artifact", "image"]
+FORM_CHOICES: tuple[FormChoice, ...] = ("auto", "artifact", "image")
 
 PROJECT_FILE = ".dockercomms.toml"
 DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -90,6 +92,8 @@ class Settings:
     """How messages are looked for."""
     referrers_index: ReferrersIndex = "auto"
     """Whether the fallback index of the tag schema is written."""
+    manifest_form: FormChoice = "auto"
+    """How manifests say what they are."""
     trust: str | None = None
     """The trust file; None: `trust.toml` beside the user's own configuration."""
     sign: bool = True
@@ -278,6 +282,7 @@ _KEYS = (
     _Key("recv.receipt", "receipt", _flag),
     _Key("discovery", "discovery", _one_of(*DISCOVERY)),
     _Key("referrers_index", "referrers_index", _one_of(*REFERRERS_INDEX)),
+    _Key("manifest_form", "manifest_form", _one_of(*FORM_CHOICES)),
     _Key("registry.chunk_size", "registry_chunk_bytes", _size),
     # A checkout must not choose where a stranger's files land, nor weaken or tap a connection.
     _Key("recv.out", "out", _out, in_project=False),

@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import field
 from datetime import UTC, date, datetime, time
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Literal, Protocol
 
 from dockercomms.errors import LimitError, NotFoundError, RegistryError
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.interface import Lister, Reader, TagPage
-from dockercomms.oci.model import MEDIA_TYPE_EMPTY_CONFIG, Descriptor, Digest
+from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.reference import is_valid_tag
 from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.protocol import (
@@ -29,6 +29,8 @@ from dockercomms.protocol import (
     MAX_PAGES,
     MESSAGE_ID,
     TAG_PAGE_SIZE,
+    UNTELLING_TYPES,
+    ManifestForm,
     bell_tag,
     parse_tag,
 )
@@ -79,15 +81,19 @@ class TagsSeen:
     """There was a tag at all, whoever's."""
 
 
-def anchor_digest(recipient_tag: str, day: date) -> Digest:
-    """Return the digest of a day's anchor, which is the same for every sender."""
-    return ManifestBuilder.inbox_anchor(recipient_tag, day).build()[1].digest
+def anchor_digest(recipient_tag: str, day: date, form: ManifestForm = "artifact") -> Digest:
+    """Return the digest of a day's anchor in one form, which is the same for every sender."""
+    return ManifestBuilder.inbox_anchor(recipient_tag, day, form=form).build()[1].digest
 
 
 def discover_by_referrers(
-    lister: Lister, repository: str, recipient_tag: str, days: Iterable[date]
+    lister: Lister,
+    repository: str,
+    recipient_tag: str,
+    days: Iterable[date],
+    forms: Sequence[ManifestForm] = ("artifact",),
 ) -> Iterator[MessageRef]:
-    """Yield what the referrers API lists for the anchors of `days`, tagged or not.
+    """Yield what the referrers API lists for the anchors of `days` in `forms`, tagged or not.
 
     No artifact type is asked for: only messages have an anchor as their subject, and some
     registries (go-containerregistry) answer with the config's media type instead, so that a
@@ -96,9 +102,9 @@ def discover_by_referrers(
     Raises:
         RegistryError, NetworkError, ProtocolError: the registry cannot tell.
     """
-    for day in days:
+    for day, form in product(days, forms):
         try:
-            for entry in lister.referrers(repository, anchor_digest(recipient_tag, day)):
+            for entry in lister.referrers(repository, anchor_digest(recipient_tag, day, form)):
                 if _may_be_message(entry):
                     yield MessageRef(digest=entry.digest)
         except NotFoundError:
@@ -106,9 +112,13 @@ def discover_by_referrers(
 
 
 def discover_by_tag_schema(
-    reader: Reader, repository: str, recipient_tag: str, days: Iterable[date]
+    reader: Reader,
+    repository: str,
+    recipient_tag: str,
+    days: Iterable[date],
+    forms: Sequence[ManifestForm] = ("artifact",),
 ) -> Iterator[MessageRef]:
-    """Yield what the `sha256-` indexes of the anchors of `days` list, tagged or not.
+    """Yield what the `sha256-` indexes of the anchors of `days` in `forms` list, tagged or not.
 
     For registries without the referrers API. Entries get lost when several senders write at the
     same time; and anybody who can push can list digests that do not exist.
@@ -116,9 +126,10 @@ def discover_by_tag_schema(
     Raises:
         RegistryError, NetworkError, ProtocolError: the registry cannot tell.
     """
-    for day in days:
+    for day, form in product(days, forms):
+        subject = anchor_digest(recipient_tag, day, form)
         try:
-            entries = tag_schema_entries(reader, repository, anchor_digest(recipient_tag, day))
+            entries = tag_schema_entries(reader, repository, subject)
         except NotFoundError:
             continue  # no such repository
         for entry in entries:
@@ -233,4 +244,4 @@ def _may_be_message(entry: Descriptor) -> bool:
     """Return whether an entry says that it is a message, or says nothing at all."""
     if entry.artifact_type == ARTIFACT_TYPE_MESSAGE or MESSAGE_ID in entry.annotations:
         return True
-    return entry.artifact_type in (None, MEDIA_TYPE_EMPTY_CONFIG) and not entry.annotations
+    return entry.artifact_type in UNTELLING_TYPES and not entry.annotations

@@ -22,8 +22,13 @@ from dockercomms.errors import ProtocolError, UsageError
 from dockercomms.fields import StreamPosition
 from dockercomms.manifest import ManifestBuilder, Message, parse_message
 from dockercomms.oci.model import Descriptor, Digest
-from dockercomms.protocol import DEFAULT_TTL_SECONDS, MessageHeader, recipient_tag
-from dockercomms.publishing import ReferrersIndex
+from dockercomms.protocol import (
+    DEFAULT_TTL_SECONDS,
+    ManifestForm,
+    MessageHeader,
+    recipient_tag,
+)
+from dockercomms.publishing import FormChoice, ReferrersIndex
 from dockercomms.records import dataclass
 from dockercomms.transport.payload import Payload, wire_filename
 from dockercomms.transport.transfer import Compress, Pushed
@@ -61,6 +66,7 @@ class SendOptions:
     clock_skew_ok: bool = False
     """Send even if our clock and the registry's are more than an hour apart."""
     referrers_index: ReferrersIndex = "auto"
+    manifest_form: FormChoice = "auto"
     thread_id: str | None = None
     """What the messages of one conversation share."""
     in_reply_to: Digest | None = None
@@ -264,6 +270,7 @@ def build_draft(
     now: datetime,
     day: date,
     sequence: StreamPosition | None = None,
+    form: ManifestForm = "artifact",
 ) -> Draft:
     """Build the manifest, and read it as a receiver will: what we cannot read is never sent.
 
@@ -274,6 +281,7 @@ def build_draft(
         now: Our time, which becomes the message's.
         day: The registry's day, whose anchor becomes the message's subject.
         sequence: Its number among those of its sender; None: it has none.
+        form: The form of the manifest, and of that anchor.
 
     Raises:
         LimitError: the manifest is too large; larger chunks make it smaller.
@@ -288,18 +296,19 @@ def build_draft(
         payload_digest=pushed.payload_digest,
         sequence=sequence,
     )
-    manifest, _ = ManifestBuilder.message(
-        header.to_annotations(), pushed.layers, subject=day_anchor(order.rt, day)
-    ).build()
+    builder = ManifestBuilder.message(
+        header.to_annotations(), pushed.layers, subject=day_anchor(order.rt, day, form)
+    )
+    manifest, _ = builder.in_form(form).build()
     message = parse_message(manifest)
     if message.header != header:
         raise AssertionError("internal: a message does not read back as it was built")
     return Draft(message, manifest, day, pushed.reused_chunks)
 
 
-def day_anchor(rt: str, day: date) -> Descriptor:
+def day_anchor(rt: str, day: date, form: ManifestForm = "artifact") -> Descriptor:
     """Return the descriptor of a day's inbox anchor, as a subject is written."""
-    return ManifestBuilder.inbox_anchor(rt, day).build()[1].bare()
+    return ManifestBuilder.inbox_anchor(rt, day, form=form).build()[1].bare()
 
 
 def sent_of(draft: Draft, *, repo: str, tag: str, signer: Signer | None) -> Sent:

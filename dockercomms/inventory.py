@@ -50,7 +50,6 @@ from dockercomms.manifest import (
 from dockercomms.oci.interface import Reader, read_all
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
-    MEDIA_TYPE_EMPTY_CONFIG,
     Descriptor,
     Digest,
     digest_of,
@@ -61,6 +60,7 @@ from dockercomms.protocol import (
     ARTIFACT_TYPE_BUNDLE,
     ARTIFACT_TYPE_RECEIPT,
     RECEIPT_FOR,
+    UNTELLING_TYPES,
     parse_tag,
 )
 from dockercomms.records import dataclass
@@ -358,7 +358,7 @@ def _may_be_attached(entry: Descriptor) -> bool:
         key.startswith("dev.sigstore.bundle.") for key in entry.annotations
     ):
         return True
-    return entry.artifact_type in (None, MEDIA_TYPE_EMPTY_CONFIG) and not entry.annotations
+    return entry.artifact_type in UNTELLING_TYPES and not entry.annotations
 
 
 def read_message(fetched: Fetched, tag: HeldTag | None) -> Message:

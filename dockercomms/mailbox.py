@@ -92,6 +92,8 @@ class Mailbox(Outgoing, Incoming, Whole):
             referrers, "auto" does both.
         referrers_index: Whether the fallback index of the tag schema is written: "auto" where the
             registry has no referrers API.
+        manifest_form: How manifests say what they are: by their artifact type, as an image with an
+            annotation, or "auto", as the registry takes (SPEC.md 2.9).
 
     Raises:
         UsageError: `repo` is not a repository, or there is no login name.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dockercomms.inbox import PollResult
     from dockercomms.oci.retry import RetryHook
     from dockercomms.polling import Discovery
-    from dockercomms.publishing import NoticeHook, ReferrersIndex
+    from dockercomms.publishing import FormChoice, NoticeHook, ReferrersIndex
     from dockercomms.receiving import Received
     from dockercomms.state.stream_rows import Gap
     from dockercomms.transport.transfer import Progress
@@ -55,6 +55,7 @@ class MailboxBase:
         store: Store | None = None,
         discovery: Discovery = "auto",
         referrers_index: ReferrersIndex = "auto",
+        manifest_form: FormChoice = "auto",
     ) -> None:
         self._clock = clock or SystemClock()
         self._owner = Owner(me, keys=keys_folder, signing=signing, trust=trust, on_notice=on_notice)
@@ -75,6 +76,7 @@ class MailboxBase:
         self._progress = progress
         self._on_notice = on_notice
         self._referrers_index: ReferrersIndex = referrers_index
+        self._manifest_form: FormChoice = manifest_form
         self._desk = Desk(
             store=store,
             owner=self._owner,

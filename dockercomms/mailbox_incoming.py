@@ -191,6 +191,7 @@ class Incoming(MailboxBase):
             names=self.names,
             is_message=is_message,
             index=self._referrers_index,
+            manifest_form=self._manifest_form,
             on_notice=self._on_notice,
         )
 

@@ -132,6 +132,7 @@ class Outgoing(MailboxBase):
                 thread_id=thread_id,
                 in_reply_to=in_reply_to,
                 referrers_index=self._referrers_index,
+                manifest_form=self._manifest_form,
             ),
             progress=self._progress,
             signer=None if dry_run else self._owner.signer(),

@@ -37,10 +37,11 @@ from dockercomms.oci.model import (
     canonical_json,
     digest_of,
     parse_digest,
+    parse_json,
     parse_manifest,
     sorted_annotations,
 )
-from dockercomms.protocol import MessageHeader, ReceiptStatus
+from dockercomms.protocol import IMAGE_CONFIG, ManifestForm, MessageHeader, ReceiptStatus
 from dockercomms.records import dataclass
 
 ANCHOR_VERSION = "1.1"
@@ -62,6 +63,7 @@ class ManifestBuilder:
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     layers: tuple[Descriptor, ...] | None = ()
     """None is what the 1.0 program writes as `null`; without `compat` it is the same as none."""
+    form: ManifestForm = "artifact"
 
     @classmethod
     def message(
@@ -105,11 +107,16 @@ class ManifestBuilder:
 
     @classmethod
     def inbox_anchor(
-        cls, recipient_tag: str, day: date, kind: str | None = None
+        cls,
+        recipient_tag: str,
+        day: date,
+        kind: str | None = None,
+        *,
+        form: ManifestForm = "artifact",
     ) -> ManifestBuilder:
         """Return the builder of a day's anchor; `kind` is "receipts" for the receipts anchor.
 
-        Every sender builds the same bytes, so that all messages of a day have one subject.
+        Every sender builds the same bytes, so that all messages of a day and form have one subject.
         """
         annotations = {
             protocol.INBOX_DATE: f"{day:%Y%m%d}",
@@ -118,7 +125,11 @@ class ManifestBuilder:
         }
         if kind is not None:
             annotations[protocol.INBOX_KIND] = kind
-        return cls(protocol.ARTIFACT_TYPE_INBOX, None, annotations)
+        return cls(protocol.ARTIFACT_TYPE_INBOX, None, annotations, form=form)
+
+    def in_form(self, form: ManifestForm) -> ManifestBuilder:
+        """Return the builder of the same manifest in another form, which has another digest."""
+        return replace(self, form=form)
 
     def build(self, *, compat: bool = False) -> tuple[bytes, Descriptor]:
         """Return the manifest and its descriptor, which has artifact type and annotations too.
@@ -133,20 +144,25 @@ class ManifestBuilder:
         out: dict[str, object] = {"schemaVersion": 2}
         if not compat:
             out["mediaType"] = MEDIA_TYPE_MANIFEST
-        out["artifactType"] = self.artifact_type
-        out["config"] = EMPTY_CONFIG.to_json()
+        annotations = dict(self.annotations)
+        if self.form == "image":
+            out["config"] = IMAGE_CONFIG.to_json()
+            annotations[protocol.ARTIFACT_TYPE] = self.artifact_type
+        else:
+            out["artifactType"] = self.artifact_type
+            out["config"] = EMPTY_CONFIG.to_json()
         out["layers"] = self._layers_json(compat=compat)
         if self.subject is not None:
             out["subject"] = (self.subject if compat else self.subject.bare()).to_json()
-        if self.annotations:
-            out["annotations"] = sorted_annotations(self.annotations)
+        if annotations:
+            out["annotations"] = sorted_annotations(annotations)
         data = canonical_json(out)
         if not compat and len(data) > protocol.MAX_SENT_MANIFEST_BYTES:
             raise LimitError(
                 f"manifest: {len(data)} bytes; at most {protocol.MAX_SENT_MANIFEST_BYTES}",
                 hint="larger chunks make a smaller manifest: --chunk-size",
             )
-        return data, _describe(data, self.artifact_type, self.annotations)
+        return data, _describe(data, self.artifact_type, annotations)
 
     def _layers_json(self, *, compat: bool) -> list[dict[str, object]] | None:
         if compat:
@@ -187,6 +203,7 @@ class Message:
     chunks: tuple[ChunkLayer, ...]
     """In the order of their indexes, 0..N-1, whatever their order in the manifest."""
     subject: Descriptor | None = None
+    form: ManifestForm = "artifact"
 
     @property
     def digest(self) -> Digest:
@@ -212,6 +229,7 @@ class Receipt:
     subject: Descriptor | None
     layers: tuple[Descriptor, ...] = ()
     """The bundle of a signed receipt; the empty descriptor is left out."""
+    form: ManifestForm = "artifact"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +250,7 @@ class Anchor:
     recipient_tag: str
     day: date
     kind: str | None = None
+    form: ManifestForm = "artifact"
 
 
 def parse_message(data: bytes) -> Message:
@@ -240,12 +259,8 @@ def parse_message(data: bytes) -> Message:
     Raises:
         ProtocolError: any rule of SPEC.md sections 2 to 4 is broken; nothing was fetched yet.
     """
-    manifest = _parse(data, "message", protocol.ARTIFACT_TYPE_MESSAGE)
-    if (manifest.config.media_type, manifest.config.digest, manifest.config.size) != (
-        EMPTY_CONFIG.media_type,
-        EMPTY_CONFIG.digest,
-        EMPTY_CONFIG.size,
-    ):
+    manifest, form = _parse(data, "message", protocol.ARTIFACT_TYPE_MESSAGE)
+    if form == "artifact" and not _is(manifest.config, EMPTY_CONFIG):
         raise ProtocolError(f"message: config {manifest.config.digest}; the empty one expected")
     header = MessageHeader.from_annotations(manifest.annotations)
     chunks = _parse_chunks(manifest.layers, header)
@@ -254,6 +269,7 @@ def parse_message(data: bytes) -> Message:
         header,
         chunks,
         manifest.subject,
+        form,
     )
 
 
@@ -263,7 +279,7 @@ def parse_receipt(data: bytes) -> Receipt:
     Raises:
         ProtocolError: it does not say which message and what outcome, or is malformed.
     """
-    manifest = _parse(data, "receipt", protocol.ARTIFACT_TYPE_RECEIPT)
+    manifest, form = _parse(data, "receipt", protocol.ARTIFACT_TYPE_RECEIPT)
     annotations, subject = manifest.annotations, manifest.subject
     protocol.check_annotations(annotations, "receipt")
     lenient = _is_compat(annotations, "receipt")
@@ -286,6 +302,7 @@ def parse_receipt(data: bytes) -> Receipt:
         created_at=_receipt_time(annotations, lenient=lenient),
         subject=subject,
         layers=tuple(item for item in manifest.layers if item.digest != EMPTY_CONFIG.digest),
+        form=form,
     )
 
 
@@ -295,7 +312,7 @@ def parse_bundle(data: bytes) -> Bundle:
     Raises:
         ProtocolError: no subject, not exactly one layer, or malformed.
     """
-    manifest = _parse(data, "bundle", protocol.ARTIFACT_TYPE_BUNDLE)
+    manifest, _ = _parse(data, "bundle", protocol.ARTIFACT_TYPE_BUNDLE)
     protocol.check_annotations(manifest.annotations, "bundle")
     if manifest.subject is None:
         raise ProtocolError("bundle: no subject")
@@ -309,13 +326,29 @@ def parse_bundle(data: bytes) -> Bundle:
     )
 
 
+def kind_of(data: bytes, where: str = "manifest") -> str | None:
+    """Return the artifact type that a manifest claims, in either form; None if it claims none.
+
+    Raises:
+        ProtocolError: not JSON.
+    """
+    value = parse_json(data, where=where)
+    if not isinstance(value, dict):
+        return None
+    annotations = value.get("annotations")
+    if not isinstance(annotations, dict):
+        annotations = {}
+    kind = value.get("artifactType") or annotations.get(protocol.ARTIFACT_TYPE)
+    return kind if isinstance(kind, str) else None
+
+
 def parse_anchor(data: bytes) -> Anchor:
-    """Return the anchor in `data`, which must be its bytes exactly.
+    """Return the anchor in `data`, which must be its bytes exactly, in one form or the other.
 
     Raises:
         ProtocolError: anything but those bytes.
     """
-    manifest = _parse(data, "anchor", protocol.ARTIFACT_TYPE_INBOX)
+    manifest, form = _parse(data, "anchor", protocol.ARTIFACT_TYPE_INBOX)
     get = manifest.annotations.get
     recipient, kind = get(protocol.INBOX_RECIPIENT, ""), get(protocol.INBOX_KIND)
     try:
@@ -326,30 +359,47 @@ def parse_anchor(data: bytes) -> Anchor:
         raise ProtocolError(
             f"anchor: {protocol.INBOX_DATE}: {day}; a day from 1970 to 9998 expected"
         )
-    expected, descriptor = ManifestBuilder.inbox_anchor(recipient, day, kind).build()
+    expected, descriptor = ManifestBuilder.inbox_anchor(recipient, day, kind, form=form).build()
     if (
         data != expected
         or _RECIPIENT_TAG.fullmatch(recipient) is None
         or kind not in (None, "receipts")
     ):
         raise ProtocolError(f"anchor {digest_of(data)}: not the bytes of an anchor")
-    return Anchor(descriptor=descriptor, recipient_tag=recipient, day=day, kind=kind)
+    return Anchor(descriptor=descriptor, recipient_tag=recipient, day=day, kind=kind, form=form)
 
 
 _RECIPIENT_TAG = re.compile(r"[0-9a-v]{26}")
 
 
-def _parse(data: bytes, what: str, artifact_type: str) -> Manifest:
+def _parse(data: bytes, what: str, artifact_type: str) -> tuple[Manifest, ManifestForm]:
+    """Return a manifest of `artifact_type` and its form (SPEC.md 2.9)."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ProtocolError(f"{what}: {len(data)} bytes; at most {MAX_MANIFEST_BYTES}")
     manifest = parse_manifest(data, where=what)
     if manifest.media_type not in (None, MEDIA_TYPE_MANIFEST):
         raise ProtocolError(f"{what}: media type {manifest.media_type}; an OCI manifest expected")
-    if manifest.artifact_type != artifact_type:
+    form: ManifestForm = "artifact"
+    said = manifest.artifact_type
+    annotated = manifest.annotations.get(protocol.ARTIFACT_TYPE)
+    if said is None and _is(manifest.config, IMAGE_CONFIG):
+        said, form = annotated, "image"
+    if said != artifact_type:
+        raise ProtocolError(f"{what}: artifact type {said!r:.100}; {artifact_type} expected")
+    if annotated not in (None, said):
         raise ProtocolError(
-            f"{what}: artifact type {manifest.artifact_type!r:.100}; {artifact_type} expected"
+            f"{what}: {protocol.ARTIFACT_TYPE} is {annotated!r:.100}; the artifact type is {said}"
         )
-    return manifest
+    return manifest, form
+
+
+def _is(descriptor: Descriptor, expected: Descriptor) -> bool:
+    """Return whether media type, digest and size are those expected."""
+    return (descriptor.media_type, descriptor.digest, descriptor.size) == (
+        expected.media_type,
+        expected.digest,
+        expected.size,
+    )
 
 
 def _describe(data: bytes, artifact_type: str, annotations: Mapping[str, str]) -> Descriptor:

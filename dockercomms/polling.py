@@ -46,9 +46,11 @@ from dockercomms.errors import (
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import (
     CLOCK_ERROR_SECONDS,
+    FORMS,
     FULL_PASS_SECONDS,
     MAX_FETCHED_MANIFESTS,
     RECONCILE_SECONDS,
+    ManifestForm,
     anchor_tag,
     bell_tag,
 )
@@ -346,17 +348,25 @@ class _Pass:
         except _WAY_ERRORS as error:
             self._errors.append((way, error))
             return
+        forms = self._forms()
         for day in days:
             rt = place.recipient_tag
             if way == "referrers":
-                refs = discover_by_referrers(place.registry, place.repository, rt, [day])
+                refs = discover_by_referrers(place.registry, place.repository, rt, [day], forms)
             else:
-                refs = discover_by_tag_schema(place.registry, place.repository, rt, [day])
+                refs = discover_by_tag_schema(place.registry, place.repository, rt, [day], forms)
             broken = self._take(way, refs)
             if broken is not None:
                 self._errors.append((way, broken))
             if isinstance(broken, NetworkError):
                 return
+
+    def _forms(self) -> tuple[ManifestForm, ...]:
+        """Return the forms of anchors to ask: both where the image form is in use, or may be."""
+        place = self._place
+        if "tags" in self._answered and place.state.progress.image_form(place.repo) is None:
+            return ("artifact",)
+        return FORMS
 
     def _take(self, way: Way, refs: Iterator[MessageRef]) -> DockerCommsError | None:
         """Write what a way finds, also if it breaks off; return why it did."""

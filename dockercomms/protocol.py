@@ -26,7 +26,13 @@ from dockercomms.fields import is_readable_version as is_readable_version
 from dockercomms.fields import parse_chunk_index as parse_chunk_index
 from dockercomms.fields import parse_count as parse_count
 from dockercomms.fields import parse_time as parse_time
-from dockercomms.oci.model import Digest, parse_digest
+from dockercomms.oci.model import (
+    MEDIA_TYPE_EMPTY_CONFIG,
+    MEDIA_TYPE_IMAGE_CONFIG,
+    Descriptor,
+    Digest,
+    parse_digest,
+)
 from dockercomms.records import dataclass
 from dockercomms.tags import InboxTag as InboxTag
 from dockercomms.tags import ReceiptStatus as ReceiptStatus
@@ -56,6 +62,22 @@ MEDIA_TYPE_CHUNK_ZSTD = "application/vnd.dockercomms.chunk.v1.tar+zstd"
 CONTENT_TYPE_FILES_TAR = "application/vnd.dockercomms.files.v1+tar"
 PREDICATE_TYPE_MESSAGE = "https://dockercomms.dev/message/v1"
 PREDICATE_TYPE_RECEIPT = "https://dockercomms.dev/receipt/v1"
+
+ManifestForm = Literal["artifact", "image"]
+"""How a manifest says what it is: by its artifact type, or as an image with an annotation."""
+
+FORMS: tuple[ManifestForm, ...] = ("artifact", "image")
+
+IMAGE_CONFIG_BYTES = (
+    b'{"architecture":"unknown","os":"unknown","rootfs":{"type":"layers","diff_ids":[]}}'
+)
+"""The config of the image form, with what image-spec v1.1.1 requires of one and no more."""
+
+IMAGE_CONFIG = Descriptor.of(IMAGE_CONFIG_BYTES, MEDIA_TYPE_IMAGE_CONFIG)
+
+UNTELLING_TYPES = (None, MEDIA_TYPE_EMPTY_CONFIG, MEDIA_TYPE_IMAGE_CONFIG)
+"""Artifact types in a list of referrers that may stand for any kind of ours: none, or a config's,
+which go-containerregistry gives, and which image-spec v1.1.1 asks for in the image form."""
 
 Compression = Literal["gzip", "zstd"]
 CHUNK_MEDIA_TYPES: dict[Compression, str] = {
@@ -98,6 +120,8 @@ RECEIPT_REASON = "dockercomms.receipt.reason"
 INBOX_DATE = "dockercomms.inbox.date"
 INBOX_RECIPIENT = "dockercomms.inbox.recipient"
 INBOX_KIND = "dockercomms.inbox.kind"
+ARTIFACT_TYPE = "dockercomms.artifact_type"
+"""What a manifest is, where it is in image form (SPEC.md 2.9)."""
 
 UNDERSTOOD_KEYS = frozenset(
     {

@@ -53,12 +53,16 @@ from dockercomms.oci.model import (
 from dockercomms.oci.tag_schema import append_entry, put_index, tag_schema_entries
 from dockercomms.platforms import Clock
 from dockercomms.protocol import (
+    ARTIFACT_TYPE_INBOX,
+    IMAGE_CONFIG,
+    IMAGE_CONFIG_BYTES,
     MAX_FALLBACK_INDEX_ENTRIES,
     MAX_INLINE_BYTES,
     MEDIA_TYPE_BUNDLE_CONFIG,
     PREDICATE_TYPE_MESSAGE,
     PROTOCOL_VERSION,
     VERSION,
+    ManifestForm,
     anchor_tag,
     bell_tag,
     bundle_tag,
@@ -71,6 +75,13 @@ from dockercomms.trust.bundle import parse_bundle_json
 
 ReferrersIndex = Literal["auto", "never", "always"]
 """Whether the fallback index is written: where the registry has no referrers API, or as said."""
+
+FormChoice = Literal["auto", "artifact", "image"]
+"""The form of manifests (SPEC.md 2.9): one of the two, or the one that the registry takes."""
+
+_FORM_STATUSES = frozenset({400, 405, 415})
+"""How registries refuse artifact types that they do not know: GitLab and Quay with 400 or 415, ECR
+with 405."""
 
 REFUSED_STATUSES = frozenset({400, 403, 409, 412})
 """How registries refuse to move a tag: immutable tags (ECR, Harbor), tag policies, conditions."""
@@ -128,6 +139,8 @@ class Publisher:
     on_notice: NoticeHook | None = None
     index: ReferrersIndex = "auto"
     """Whether receipts are added to the fallback index."""
+    manifest_form: FormChoice = "auto"
+    """The form of manifests; auto: the image form where the repository refuses the other."""
 
     def notify(self, kind: NoticeKind, text: str) -> None:
         """Hand a notice to the caller's hook."""
@@ -140,34 +153,91 @@ class Publisher:
 
     # --- what must be there before ---------------------------------------------------------------
 
-    def ensure_config(self, *, ask: bool = False) -> None:
-        """Make sure that the empty blob is there, which every manifest of ours names.
+    def form(self) -> ManifestForm:
+        """Return the form in which manifests are written now."""
+        if self.manifest_form != "auto":
+            return self.manifest_form
+        needed = self.state.progress.image_form(self.repo) == "needed"
+        return "image" if needed else "artifact"
 
-        Once seen it is believed to stay: the day's anchor refers to it.
+    def learns_image_form(self, error: RegistryError) -> bool:
+        """Return whether a manifest was refused for its form; then the image form is used now.
+
+        Each form of one manifest that nobody looks for is pushed by its digest: only where the
+        artifact form is refused and the image form is taken was the form the reason.
+        """
+        if error.status not in _FORM_STATUSES or self.manifest_form != "auto":
+            return False
+        if self.form() == "image":
+            return False
+        try:
+            self._push_sample("artifact")
+        except RegistryError as refused:
+            if refused.status not in _FORM_STATUSES:
+                return False
+        else:
+            return False
+        try:
+            self.ensure_config("image", ask=True)
+            self._push_sample("image")
+        except RegistryError:
+            return False
+        self.state.progress.note_image_form(self.repo, "needed")
+        return True
+
+    def _push_sample(self, form: ManifestForm) -> None:
+        """Push a manifest like ours, with a subject, that no receiver takes for anything."""
+        subject = ManifestBuilder(ARTIFACT_TYPE_INBOX, form=form).build()[1].bare()
+        sample = ManifestBuilder(ARTIFACT_TYPE_INBOX, subject, {VERSION: PROTOCOL_VERSION})
+        data, _ = sample.in_form(form).build()
+        self.registry.push_manifest(self.repository, data, MEDIA_TYPE_MANIFEST)
+
+    def ensure_config(self, form: ManifestForm | None = None, *, ask: bool = False) -> None:
+        """Make sure that the blobs are there which every manifest of ours names.
+
+        Once seen they are believed to stay: the day's anchor refers to them.
 
         Args:
+            form: The form of manifests; None: that of now.
             ask: Ask the registry in any case.
         """
-        known = self.state.sends.confirmed(self.repo, EMPTY_CONFIG.digest) is not None
+        self._ensure_blob(EMPTY_CONFIG, EMPTY_CONFIG_BYTES, ask=ask)
+        if (form or self.form()) == "image":
+            self._ensure_blob(IMAGE_CONFIG, IMAGE_CONFIG_BYTES, ask=ask)
+
+    def _ensure_blob(self, blob: Descriptor, content: bytes, *, ask: bool) -> None:
+        known = self.state.sends.confirmed(self.repo, blob.digest) is not None
         if known and not ask:
             return
         try:
-            self.registry.resolve_blob(self.repository, EMPTY_CONFIG.digest)
+            self.registry.resolve_blob(self.repository, blob.digest)
         except NotFoundError:
-            self.registry.push_blob(
-                self.repository, EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES)
-            )
-        self.state.sends.record(self.repo, confirmed={EMPTY_CONFIG.digest: self.clock.now()})
+            self.registry.push_blob(self.repository, blob, lambda: io.BytesIO(content))
+        self.state.sends.record(self.repo, confirmed={blob.digest: self.clock.now()})
 
     def ensure_anchor(
-        self, rt: str, day: date, kind: Literal["receipts"] | None = None
+        self,
+        rt: str,
+        day: date,
+        kind: Literal["receipts"] | None = None,
+        *,
+        form: ManifestForm | None = None,
     ) -> Descriptor:
         """Make sure that a day's anchor is under its tag; returns its descriptor.
 
         It is asked for once a day; another manifest under that tag is overwritten, and where that
-        is refused the anchor is pushed by its digest alone.
+        is refused the anchor is pushed by its digest alone. So it is where the tag has the same
+        anchor in the other form, which other senders rely on.
+
+        Args:
+            rt: The recipient's part of tags.
+            day: The day.
+            kind: "receipts" for the receipts anchor.
+            form: Its form; None: that of now.
         """
-        data, descriptor = ManifestBuilder.inbox_anchor(rt, day, kind).build()
+        form = form or self.form()
+        builder = ManifestBuilder.inbox_anchor(rt, day, kind, form=form)
+        data, descriptor = builder.build()
         tag = anchor_tag(rt, day) if kind is None else receipts_anchor_tag(rt, day)
         # Without an answer of the registry so far its clock is unknown, so it is asked anyway.
         if (
@@ -175,8 +245,14 @@ class Publisher:
             and self.registry.server_time() is not None
         ):
             return descriptor
-        if not self.holds(tag, descriptor.digest):
+        found = self._tagged(tag)
+        other = builder.in_form("artifact" if form == "image" else "image").build()[1].digest
+        if found == other:
+            self.ensure_config(form)
+            self.registry.push_manifest(self.repository, data, MEDIA_TYPE_MANIFEST)
+        elif found != descriptor.digest:
             try:
+                self.ensure_config(form)
                 self.put(data, tag=tag)
             except RegistryError as error:
                 if not was_refused(error):
@@ -186,11 +262,17 @@ class Publisher:
         self.state.sends.record_anchor(self.repo, tag, descriptor.digest, now=self.clock.now())
         return descriptor
 
-    def draw_time(self, rt: str, kind: Literal["receipts"] | None = None) -> datetime:
+    def draw_time(
+        self,
+        rt: str,
+        kind: Literal["receipts"] | None = None,
+        *,
+        form: ManifestForm | None = None,
+    ) -> datetime:
         """Return the moment of publication, now, when the anchor of its day is there."""
         while True:
             now = self.now()
-            self.ensure_anchor(rt, now.date(), kind)
+            self.ensure_anchor(rt, now.date(), kind, form=form)
             drawn = self.now()
             if drawn.date() == now.date():
                 return drawn
@@ -204,10 +286,13 @@ class Publisher:
 
     def holds(self, tag: str, digest: Digest) -> bool:
         """Return whether `tag` points at `digest`, by one HEAD."""
+        return self._tagged(tag) == digest
+
+    def _tagged(self, tag: str) -> Digest | None:
         try:
-            return self.registry.resolve_tag(self.repository, tag).digest == digest
+            return self.registry.resolve_tag(self.repository, tag).digest
         except NotFoundError:
-            return False
+            return None
 
     def put(self, data: bytes, *, tag: str) -> None:
         """Put a manifest under `tag`; one that is there already, and may not be moved, is fine.
@@ -234,6 +319,7 @@ class Publisher:
         predicate_type: str = PREDICATE_TYPE_MESSAGE,
         index: ReferrersIndex,
         fresh: bool,
+        form: ManifestForm | None = None,
     ) -> Digest:
         """Push the signature `bundle` about `subject`, which may come after it; return its digest.
 
@@ -251,7 +337,7 @@ class Publisher:
         with suppress(ProtocolError):  # a receiver judges what is no bundle
             annotations |= named_signer(parse_bundle_json(bundle))
         builder = replace(ManifestBuilder.bundle(subject, annotations, layer), subject=subject)
-        data, entry = builder.build()
+        data, entry = builder.in_form(form or self.form()).build()
         self.put(data, tag=bundle_tag(subject.digest, self.now(), layer.digest))
         if index == "always" or (index == "auto" and not self.has_referrers()):
             self._index_bundle(subject.digest, entry, fresh=fresh)

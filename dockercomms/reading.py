@@ -256,6 +256,8 @@ def _read_once(place: InboxPlace, row: Candidate) -> Reading:
 
 def examined(place: InboxPlace, row: Candidate, message: Message) -> Reading:
     """Return the reading of a row whose message has been parsed."""
+    if message.form == "image":
+        place.state.progress.note_image_form(place.repo, "seen")
     verdict = examine(place, message)
     error = None if verdict is None else ProtocolError(f"{message.digest}: {verdict.reason}")
     return Reading(row=row, digest=message.digest, message=message, verdict=verdict, error=error)

@@ -49,6 +49,7 @@ from dockercomms.protocol import (
     SENDER,
     TTL_SECONDS,
     VERSION,
+    ManifestForm,
     ReceiptStatus,
     format_time,
     receipt_id,
@@ -98,6 +99,7 @@ def build_receipt(
     reason: str = "",
     verified: bool = False,
     at: datetime,
+    form: ManifestForm | None = None,
 ) -> tuple[bytes, Digest]:
     """Return the bytes of an unsigned receipt for `message`, read back, and their digest.
 
@@ -107,6 +109,7 @@ def build_receipt(
         reason: Why; "" leaves it out.
         verified: Whether its signature was verified.
         at: When it was delivered, or acknowledged.
+        form: Its form; None: that of the message, which its registry took.
 
     Raises:
         ProtocolError: an annotation is longer than may be sent.
@@ -125,7 +128,8 @@ def build_receipt(
     }
     if reason:
         annotations[RECEIPT_REASON] = reason
-    data, _ = ManifestBuilder.receipt(annotations, subject=message.descriptor).build()
+    builder = ManifestBuilder.receipt(annotations, subject=message.descriptor)
+    data, _ = builder.in_form(form or message.form).build()
     return data, parse_receipt(data).descriptor.digest
 
 
@@ -142,9 +146,10 @@ def sign_receipt(data: bytes, signer: Signer) -> tuple[bytes, Digest, bytes]:
     if receipt.subject is None:
         raise AssertionError("internal: a receipt of ours without a subject")
     bundle = signer.sign_receipt(receipt)
-    signed, descriptor = ManifestBuilder.receipt(
+    builder = ManifestBuilder.receipt(
         receipt.descriptor.annotations, subject=receipt.subject, layers=(bundle_layer(bundle),)
-    ).build()
+    )
+    signed, descriptor = builder.in_form(receipt.form).build()
     prove_own_receipt(parse_receipt(signed), bundle, signer.signed_by)
     return signed, descriptor.digest, bundle
 
@@ -216,7 +221,7 @@ def publish_receipt(
             row = _signed(publisher, row, signer)
             if row.published is not None:
                 return row.digest
-            put_or_repair(partial(_put, publisher, row), partial(_repair, publisher))
+            put_or_repair(partial(_put, publisher, row), partial(_repair, publisher, row))
     except DockerCommsError as error:
         publisher.state.receipts.record_failed(
             row.number,
@@ -242,10 +247,10 @@ def _index(publisher: Publisher, row: ReceiptRow) -> None:
         publisher.notify("not-indexed", f"{publisher.repo}: {error.message}")
 
 
-def _repair(publisher: Publisher) -> None:
-    """Believe nothing that was known of the store, and make sure of the one blob that is named."""
+def _repair(publisher: Publisher, row: ReceiptRow) -> None:
+    """Believe nothing that was known of the store, and make sure of the blobs that are named."""
     publisher.state.sends.forget_store(publisher.repo)
-    publisher.ensure_config(ask=True)
+    publisher.ensure_config(parse_receipt(row.manifest).form, ask=True)
 
 
 def _signed(publisher: Publisher, row: ReceiptRow, signer: Signer | None) -> ReceiptRow:
@@ -263,10 +268,11 @@ def _signed(publisher: Publisher, row: ReceiptRow, signer: Signer | None) -> Rec
 
 
 def _put(publisher: Publisher, row: ReceiptRow) -> None:
-    publisher.ensure_config()
+    form = parse_receipt(row.manifest).form
+    publisher.ensure_config(form)
     if row.bundle is not None:
         publisher.push_layer(row.bundle)
-    drawn = publisher.draw_time(row.sender_tag, "receipts")
+    drawn = publisher.draw_time(row.sender_tag, "receipts", form=form)
     publisher.put(row.manifest, tag=receipt_tag(row.message, drawn, row.rid))
     publisher.put(row.manifest, tag=receipts_tag(row.sender_tag, drawn, row.rid))
 

@@ -41,7 +41,6 @@ from dockercomms.manifest import Receipt, parse_receipt
 from dockercomms.oci.interface import BlobReader, Registry, read_all
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
-    MEDIA_TYPE_EMPTY_CONFIG,
     Descriptor,
     Digest,
     digest_of,
@@ -53,6 +52,7 @@ from dockercomms.protocol import (
     FULL_PASS_SECONDS,
     MAX_FETCHED_MANIFESTS,
     RECEIPT_FOR,
+    UNTELLING_TYPES,
     ReceiptStatus,
     parse_tag,
     receipt_id,
@@ -459,4 +459,4 @@ def _may_be_receipt(entry: Descriptor) -> bool:
     """
     if entry.artifact_type == ARTIFACT_TYPE_RECEIPT or RECEIPT_FOR in entry.annotations:
         return True
-    return entry.artifact_type in (None, MEDIA_TYPE_EMPTY_CONFIG) and not entry.annotations
+    return entry.artifact_type in UNTELLING_TYPES and not entry.annotations

@@ -139,6 +139,7 @@ def send(
         state=state,
         clock=clock,
         on_notice=on_notice,
+        manifest_form=options.manifest_form,
     )
     sending = _Sending(order, publisher, progress, None if like is None else like.content)
     if options.dry_run:
@@ -177,8 +178,7 @@ class _Sending:
             again=order.options.again,
         ) as row:
             try:
-                draft = self.compose(row) if row.manifest is None else self.resume(row)
-                tag = self.publish(row, draft)
+                draft, tag = self._publish(row)
             except BaseException:
                 publisher.state.streams.abandon(row.id)
                 if source is None:  # a stream cannot be read again, so nothing can be continued
@@ -202,6 +202,21 @@ class _Sending:
             return sent
         content = Content(key, draft.pushed, publisher.repo, publisher.repository)
         return replace(sent, content=content)
+
+    def _publish(self, row: SendRow) -> tuple[Draft, str]:
+        """Compose or resume the message and publish it; return it and its tag.
+
+        Where the registry refuses the form, the message is built and signed once more in the other.
+        """
+        try:
+            draft = self.compose(row) if row.manifest is None else self.resume(row)
+            return draft, self.publish(row, draft)
+        except RegistryError as error:
+            if not self.publisher.learns_image_form(error):
+                raise
+        self.publisher.state.streams.abandon(row.id)  # the first build's number is void
+        draft = self.compose(row)
+        return draft, self.publish(replace(row, tag=None), draft)
 
     def _sent_before(self, run: SendRun, source: str) -> Sent | None:
         """Return what an unfinished run sent to this recipient, if it has not expired yet."""
@@ -283,7 +298,7 @@ class _Sending:
         journal = SendJournal(publisher.state.sends, row.id, publisher.repo, publisher.clock)
         self._confirm(draft.pushed, journal)
         journal.flush()
-        publisher.ensure_config()
+        publisher.ensure_config(message.form)
         self._push_bundle(draft, row.bundle, fresh=False)
         return draft
 
@@ -363,6 +378,7 @@ class _Sending:
             now=self.publisher.clock.now(),
             day=self.publisher.now().date(),
             sequence=sequence,
+            form=self.publisher.form(),
         )
 
     def _check_clock(self) -> None:
@@ -407,6 +423,7 @@ class _Sending:
             bundle,
             index=self.order.options.referrers_index,
             fresh=fresh,
+            form=draft.message.form,
         )
         put_or_repair(push, partial(self._repair, draft))
 
@@ -424,7 +441,7 @@ class _Sending:
         """Ring the bell and add to the day's index; best effort."""
         publisher, order = self.publisher, self.order
         publisher.ring_bell(order.rt, draft.manifest)
-        anchor = day_anchor(order.rt, draft.anchor_day)
+        anchor = day_anchor(order.rt, draft.anchor_day, draft.message.form)
         publisher.add_to_index(
             anchor.digest, draft.message.descriptor, order.options.referrers_index
         )
@@ -434,9 +451,9 @@ class _Sending:
 
         A tag that an earlier run drew is drawn anew only if the day has changed.
         """
-        publisher, rt = self.publisher, self.order.rt
-        publisher.ensure_anchor(rt, draft.anchor_day)
-        now = publisher.draw_time(rt)
+        publisher, rt, form = self.publisher, self.order.rt, draft.message.form
+        publisher.ensure_anchor(rt, draft.anchor_day, form=form)
+        now = publisher.draw_time(rt, form=form)
         drawn = None if row.tag is None else parse_tag(row.tag)
         if row.tag is not None and drawn is not None and drawn.day == now.date():
             tag = row.tag
@@ -450,7 +467,7 @@ class _Sending:
         """Ask for every blob and push again what is gone; believe nothing that was known."""
         self.publisher.state.sends.forget_store(self.publisher.repo)
         self._confirm(draft.pushed, NullJournal())
-        self.publisher.ensure_config(ask=True)
+        self.publisher.ensure_config(draft.message.form, ask=True)
 
 
 def _store_of(place: Publisher | Content) -> str:

@@ -31,6 +31,7 @@ COMPRESS = ("auto", "zstd", "gzip")
 LINKS = ("keep", "skip", "follow")
 DISCOVERY = ("auto", "referrers", "tags")
 REFERRERS_INDEX = ("auto", "never", "always")
+FORM_CHOICES = ("auto", "artifact", "image")
 MAX_CONCURRENCY = 64
 HELP_COLUMNS = 100
 
@@ -160,6 +161,12 @@ def index_option() -> Callable[[_Decorated], _Decorated]:
     """Return the option of verbs that write what refers to a message."""
     return option("--referrers-index", type=click.Choice(REFERRERS_INDEX), metavar="HOW",
                   help="Fallback index: auto, never or always.")  # fmt: skip
+
+
+def form_option() -> Callable[[_Decorated], _Decorated]:
+    """Return the option of verbs that write manifests of a form of their own choice."""
+    return option("--manifest-form", type=click.Choice(FORM_CHOICES), metavar="HOW",
+                  help="Manifests as: artifact, image or auto.")  # fmt: skip
 
 
 def packing_options(command: _Decorated) -> _Decorated:

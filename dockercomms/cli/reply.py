@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dockercomms.cli.options import DURATION, NAME, index_option, option, packing_options, verb
+from dockercomms.cli.options import (
+    DURATION,
+    NAME,
+    form_option,
+    index_option,
+    option,
+    packing_options,
+    verb,
+)
 from dockercomms.cli.progress import meter_for
 from dockercomms.cli.send import check_sources, report, source_of, wait_for_answers
 from dockercomms.cli.trust_options import (
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
         help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
 @packing_options
 @index_option()
+@form_option()
 @trust_options
 @sign_options
 @identity_options

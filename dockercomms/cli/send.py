@@ -18,6 +18,7 @@ from dockercomms.cli.options import (
     NAME,
     RECIPIENT,
     SIZE,
+    form_option,
     index_option,
     option,
     packing_options,
@@ -74,6 +75,7 @@ STDIN = "-"
 @option("--audience", type=NAME, metavar="R",
         help="The only repository to receive it from.")  # fmt: skip
 @index_option()
+@form_option()
 @sign_options
 @identity_options
 def send_command(

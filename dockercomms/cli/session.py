@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dockercomms.cli.progress import Meter
     from dockercomms.cli.render import Screen
-    from dockercomms.config import Discovery, ReferrersIndex, Settings
+    from dockercomms.config import Discovery, FormChoice, ReferrersIndex, Settings
     from dockercomms.errors import DockerCommsError
     from dockercomms.mailbox import Mailbox
     from dockercomms.oci.retry import RetryEvent, RetryHook
@@ -46,6 +46,7 @@ class MailboxFactory(Protocol):
         trust: TrustOptions,
         discovery: Discovery,
         referrers_index: ReferrersIndex,
+        manifest_form: FormChoice,
         progress: Progress | None,
         on_retry: RetryHook | None,
         on_notice: NoticeHook | None,
@@ -338,6 +339,7 @@ class Session:
             trust=self.trust(verify=verify, accept_new=accept_new),
             discovery=chosen.discovery,
             referrers_index=chosen.referrers_index,
+            manifest_form=chosen.manifest_form,
             clock=self.clock,
             progress=None if meter is None else meter.show,
             on_retry=self.tell_retry,

@@ -81,7 +81,7 @@ def error_from_response(
     code = next((entry[0] for entry in entries if entry[0] in OCI_ERROR_CLASSES), "")
     if not code and entries:
         code = entries[0][0]
-    text = "; ".join(filter(None, (_entry_text(*entry[:2]) for entry in entries)))
+    text = "; ".join(filter(None, (_entry_text(*entry) for entry in entries)))
     if not entries and not too_large:
         text = body.decode("utf-8", "replace")
     reason = _reason(response.status)
@@ -154,9 +154,17 @@ def _entries(body: bytes) -> tuple[tuple[str, str, str], ...]:
     return tuple(out)
 
 
-def _entry_text(code: str, message: str) -> str:
+def _entry_text(code: str, message: str, detail: str) -> str:
+    """Return what one error says; its detail is often all that tells the cause (GitLab, Harbor)."""
     name = code.replace("_", " ").lower()
-    return f"{name}: {message}" if name and message else name or message
+    if message.lower() == name:
+        message = ""
+    said = ": ".join(filter(None, (name, message)))
+    more = "" if detail in _NO_DETAIL else detail.strip('"')
+    return f"{said} ({more})" if said and more and more not in said else said or more
+
+
+_NO_DETAIL = ("", '""', "{}", "[]")
 
 
 def _printable(text: str) -> str:

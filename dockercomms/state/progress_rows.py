@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import date, datetime, timedelta
+from typing import Literal
 
 from dockercomms.oci.model import Digest
 from dockercomms.records import dataclass
@@ -37,6 +38,11 @@ SCHEMA = (
         bell_searched_at REAL,
         PRIMARY KEY (me, repo)
     )""",
+    # For good: the image form is taken everywhere, so that asking again would only cost a refusal.
+    """CREATE TABLE IF NOT EXISTS image_forms (
+        repo TEXT PRIMARY KEY,
+        needed INTEGER NOT NULL
+    ) WITHOUT ROWID""",
     # A row as long as nobody has found out which of its messages were received elsewhere.
     """CREATE TABLE IF NOT EXISTS first_looks (
         me TEXT NOT NULL,
@@ -52,6 +58,10 @@ SCHEMA = (
     ) WITHOUT ROWID""",
 )
 
+
+ImageForm = Literal["needed", "seen"]
+"""What is known of the image form (SPEC.md 2.9) in a repository: it takes no other, or it has
+messages in it."""
 
 BELIEVED = timedelta(days=1)
 """How long it is believed what a repository can do; registries are upgraded."""
@@ -125,6 +135,21 @@ class ProgressRows:
                 capabilities.bell,
                 to_unix(capabilities.probed_at),
             ),
+        )
+
+    def image_form(self, repo: str) -> ImageForm | None:
+        """Return whether a repository needs our manifests in image form, or has some."""
+        row = self._database.row("SELECT needed FROM image_forms WHERE repo = ?", (repo,))
+        if row is None:
+            return None
+        return "needed" if row["needed"] else "seen"
+
+    def note_image_form(self, repo: str, how: ImageForm) -> None:
+        """Note that manifests in image form were seen, or that a repository takes no others."""
+        if self.image_form(repo) in (how, "needed"):
+            return
+        self._database.execute(
+            "INSERT OR REPLACE INTO image_forms VALUES (?, ?)", (repo, how == "needed")
         )
 
     def progress(self, me: str, repo: str) -> Progress:

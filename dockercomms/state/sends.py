@@ -167,7 +167,7 @@ class Sends:
     ) -> None:
         """Keep the message's bytes and its anchor's day, before anybody else can see them."""
         self.database.execute(
-            """UPDATE sends SET manifest = ?, digest = ?, day = ?, built = ?, bundle = ?
+            """UPDATE sends SET manifest = ?, digest = ?, day = ?, built = ?, bundle = ?, tag = NULL
                 WHERE id = ?""",
             (manifest, digest, day.isoformat(), to_unix(now), bundle, send),
         )

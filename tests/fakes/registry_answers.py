@@ -17,9 +17,14 @@ class RefusedError(Exception):
         self.answer = answer
 
 
-def error(status: int, code: str, message: str = "", **headers: str) -> Answer:
+def error(
+    status: int, code: str, message: str = "", *, detail: object = None, **headers: str
+) -> Answer:
     """Return an error answer in the specification's form."""
-    body = json.dumps({"errors": [{"code": code, "message": message or code.lower()}]})
+    entry: dict[str, object] = {"code": code, "message": message or code.lower()}
+    if detail is not None:
+        entry["detail"] = detail
+    body = json.dumps({"errors": [entry]})
     return Answer(status, {"Content-Type": "application/json", **headers}, body.encode())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from dockercomms.platforms import Clock
 from tests.fakes.registry_answers import RefusedError, blob_answer, error, json_answer, not_found
@@ -23,6 +24,7 @@ _MANIFEST = re.compile(rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)")
 _TAGS = re.compile(rf"/v2/{_NAME}/tags/list")
 _REFERRERS = re.compile(rf"/v2/{_NAME}/referrers/(?P<digest>[^/]+)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+_DASH_DIGEST = re.compile(r"sha256-[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -150,6 +152,8 @@ class RegistryApi:
     # Manifests.
 
     def _manifest(self, request: Request, quirks: Quirks, name: str, reference: str) -> Answer:
+        if quirks.dash_digests and _DASH_DIGEST.fullmatch(reference):
+            reference = reference.replace("-", ":", 1)
         if request.method == "PUT":
             return self._put_manifest(request, quirks, name, reference)
         with self.lock:
@@ -216,6 +220,9 @@ class RegistryApi:
         parsed = manifest.parsed
         if parsed.get("schemaVersion") != 2:
             return error(400, "MANIFEST_INVALID")
+        refused = _type_fault(quirks, parsed)
+        if refused is not None:
+            return refused
         if "layers" in parsed and parsed["layers"] is None and not quirks.layers_null:
             return error(400, "MANIFEST_INVALID", "layers")
         if "mediaType" not in parsed and not quirks.media_type_absent:
@@ -289,6 +296,21 @@ def _actions(method: str) -> tuple[str, ...]:
     if method == "DELETE":
         return ("delete",)
     return ("pull",) if method in {"GET", "HEAD"} else ("pull", "push")
+
+
+def _type_fault(quirks: Quirks, parsed: dict[str, Any]) -> Answer | None:
+    """Refuse the types that a registry does not know."""
+    kind = parsed.get("artifactType")
+    if quirks.manifest_types == "no-typed-subject-405":
+        return error(405, "UNSUPPORTED") if kind and parsed.get("subject") else None
+    if quirks.manifest_types == "any" or "config" not in parsed:
+        return None
+    unknown = kind or parsed["config"]["mediaType"]
+    if unknown == "application/vnd.oci.image.config.v1+json":
+        return None
+    detail = f"unknown media type: {unknown}"
+    status = int(quirks.manifest_types.removeprefix("known-"))
+    return error(status, "MANIFEST_INVALID", "manifest invalid", detail=detail)
 
 
 def _valid_tag(tag: str, quirks: Quirks) -> bool:

@@ -103,6 +103,11 @@ class Quirks:
     """`"layers": null` is taken (zot: 400)."""
     media_type_absent: bool = True
     """A manifest without `mediaType` is taken."""
+    manifest_types: Literal["any", "known-400", "known-415", "no-typed-subject-405"] = "any"
+    """Artifact and config types that are not the image config's are refused (GitLab 400, Quay 415);
+    or artifacts that have a type and a subject (ECR 405)."""
+    dash_digests: bool = False
+    """`sha256-HEX` is read as the digest `sha256:HEX` (GitLab)."""
     subject_header: bool = True
     """The PUT of a manifest with a subject is answered with `OCI-Subject` (ggcr: not)."""
     put_tags: Literal["honoured", "ignored"] = "honoured"

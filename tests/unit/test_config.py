@@ -183,6 +183,7 @@ def test_load_reads_every_key(place: Place) -> None:
         concurrency = 8
         discovery = "tags"
         referrers_index = "never"
+        manifest_form = "image"
         default_registry = "docker.io"
         trust = "people.toml"
         sign = false
@@ -226,6 +227,7 @@ def test_load_reads_every_key(place: Place) -> None:
         "receipt": False,
         "discovery": "tags",
         "referrers_index": "never",
+        "manifest_form": "image",
         "default_registry": "docker.io",
         "registry_chunk_bytes": 64 * 2**20,
         "hub_proxy": "https://cache.example",

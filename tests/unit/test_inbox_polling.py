@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
+from dockercomms.discovery import anchor_digest
 from dockercomms.errors import (
     Denied,
     ManifestUnknown,
@@ -19,7 +20,7 @@ from dockercomms.errors import (
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.model import digest_of
 from dockercomms.polling import FIRST_PASS_DAYS, PollResult
-from dockercomms.protocol import anchor_tag, bell_tag, message_tag
+from dockercomms.protocol import FORMS, anchor_tag, bell_tag, message_tag
 from dockercomms.state import State
 from tests.fakes.inboxes import (
     ME,
@@ -182,15 +183,15 @@ def test_poll_with_referrers_lists_no_tags_and_asks_every_day(world):
     assert result.complete
     assert digests(world.inbox.entries()) == [message.digest]
     assert world.registry.asked("tags") == []
-    assert len(world.registry.asked("referrers")) == FIRST_PASS_DAYS + 2
+    assert len(world.registry.asked("referrers")) == 2 * (FIRST_PASS_DAYS + 2)
     world.inbox = world.open(discovery="referrers")
     world.inbox.poll()
     assert world.registry.asked("referrers") == [
-        anchor(TODAY + timedelta(days=n)) for n in (-1, 0, 1)
+        anchor_digest(RT, TODAY + timedelta(days=n), form) for n in (-1, 0, 1) for form in FORMS
     ]
     world.inbox = world.open(discovery="referrers")
     world.inbox.poll(complete=True)
-    assert len(world.registry.asked("referrers")) == FIRST_PASS_DAYS + 2
+    assert len(world.registry.asked("referrers")) == 2 * (FIRST_PASS_DAYS + 2)
 
 
 def test_poll_with_tags_asks_no_anchors(world):
@@ -417,9 +418,9 @@ def test_poll_is_complete_by_anchors_where_listing_is_forbidden(world, error):
     assert [way for way, _ in result.errors] == ["tags"]
     assert digests(inbox.entries()) == [message.digest]
     assert state_day(world) == TODAY
-    assert len(world.registry.asked("referrers")) == FIRST_PASS_DAYS + 2
+    assert len(world.registry.asked("referrers")) == 2 * (FIRST_PASS_DAYS + 2)
     world.run()
-    assert len(world.registry.asked("referrers")) == 3
+    assert len(world.registry.asked("referrers")) == 2 * 3
 
 
 def test_poll_does_not_pass_off_a_silent_registry_as_an_empty_inbox(world):

@@ -60,20 +60,20 @@ BASE, HEADERS = load("headers", "base", "cases")
 TARS, LAYERS = load("layers", "tars", "cases")
 (NAMES,) = load("names", "cases")
 TREES, UNPACK = load("files", "trees", "unpack")
-(MANIFESTS,) = load("manifests", "cases")
+IMAGE, MANIFESTS = load("manifests", "image_config", "cases")
 
 
-@cases(ANCHORS, "tag")
+@cases(ANCHORS, "digest")
 def test_anchor(row):
-    check_keys(row, "recipient recipient_tag day tag digest size bytes", "kind")
-    day, kind = date.fromisoformat(row["day"]), row.get("kind")
+    check_keys(row, "recipient recipient_tag day tag digest size bytes", "kind form")
+    day, kind, form = date.fromisoformat(row["day"]), row.get("kind"), row.get("form", "artifact")
     rt = recipient_tag(row["recipient"])
-    data, descriptor = ManifestBuilder.inbox_anchor(rt, day, kind).build()
+    data, descriptor = ManifestBuilder.inbox_anchor(rt, day, kind, form=form).build()
     assert rt == row["recipient_tag"]
     assert data == row["bytes"].encode("utf-8")
     assert (descriptor.digest, descriptor.size) == (row["digest"], row["size"])
     anchor = parse_anchor(data)
-    assert (anchor.recipient_tag, anchor.day, anchor.kind) == (rt, day, kind)
+    assert (anchor.recipient_tag, anchor.day, anchor.kind, anchor.form) == (rt, day, kind, form)
     tag = protocol.receipts_anchor_tag(rt, day) if kind else protocol.anchor_tag(rt, day)
     assert tag == row["tag"]
 
@@ -256,13 +256,21 @@ def test_manifest(row):
     assert parse(data).descriptor.digest == row["digest"]
 
 
-def test_written_message_is_the_golden_one():
-    row = MANIFESTS[0]
+def test_config_of_the_image_form():
+    check_keys(IMAGE, "bytes digest size")
+    data = IMAGE["bytes"].encode("utf-8")
+    assert data == protocol.IMAGE_CONFIG_BYTES
+    assert (digest_of(data), len(data)) == (IMAGE["digest"], IMAGE["size"])
+
+
+@pytest.mark.parametrize("name", ["a message of 1.1", "a message in image form of 1.1"])
+def test_written_message_is_the_golden_one(name):
+    (row,) = [row for row in MANIFESTS if row["name"] == name]
     message = parse_message(row["bytes"].encode("utf-8"))
     layers = [chunk.descriptor for chunk in message.chunks]
     builder = ManifestBuilder.message(
         message.header.to_annotations(), layers, subject=message.subject
     )
-    data, descriptor = builder.build()
+    data, descriptor = builder.in_form(message.form).build()
     assert data == row["bytes"].encode("utf-8")
     assert descriptor == message.descriptor

@@ -20,6 +20,7 @@ def test_choices_are_those_of_the_configuration() -> None:
     assert options.COMPRESS == config.COMPRESS
     assert options.DISCOVERY == config.DISCOVERY
     assert options.REFERRERS_INDEX == config.REFERRERS_INDEX
+    assert options.FORM_CHOICES == config.FORM_CHOICES
     assert options.MAX_CONCURRENCY == config.MAX_CONCURRENCY
 
 

@@ -100,7 +100,9 @@ def test_error_from_response_says_what_was_asked_and_what_came():
     error = error_from_response(
         Answer(errors("MANIFEST_UNKNOWN", message="no t", detail={"tag": "t"}), status=404)
     )
-    assert error.message == ("GET https://h.example/v2/x: 404 not found: manifest unknown: no t")
+    assert error.message == (
+        'GET https://h.example/v2/x: 404 not found: manifest unknown: no t ({"tag": "t"})'
+    )
     assert (error.method, error.url) == ("GET", "https://h.example/v2/x")
     assert error.detail == '{"tag": "t"}'
     assert error.retry_after_seconds is None
