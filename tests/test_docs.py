@@ -137,7 +137,9 @@ def test_watching_says_the_numbers_that_the_code_has() -> None:
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
-@pytest.mark.parametrize("page", [DOCS / "threat-model.md", DOCS.parent / "SECURITY.md"])
+@pytest.mark.parametrize(
+    "page", [DOCS / "threat-model.md", DOCS / "reliability.md", DOCS.parent / "SECURITY.md"]
+)
 def test_a_promise_names_a_test_that_there_is(page: Path) -> None:
     for file, name in NAMED_TEST.findall(page.read_text("utf-8")):
         assert f"def {name}(" in (DOCS.parent / file).read_text("utf-8"), name
