@@ -44,6 +44,7 @@ _PUBLIC = {
             "AuthError",
             "BadAnswer",
             "BlobUnknown",
+            "ClocksDiffer",
             "CommandError",
             "ConfigError",
             "Denied",

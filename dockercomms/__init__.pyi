@@ -3,6 +3,7 @@ from dockercomms.approving import verify as verify
 from dockercomms.errors import AuthError as AuthError
 from dockercomms.errors import BadAnswer as BadAnswer
 from dockercomms.errors import BlobUnknown as BlobUnknown
+from dockercomms.errors import ClocksDiffer as ClocksDiffer
 from dockercomms.errors import CommandError as CommandError
 from dockercomms.errors import ConfigError as ConfigError
 from dockercomms.errors import Denied as Denied

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Literal
 
 from dockercomms.discovery import anchor_digest
@@ -58,10 +58,11 @@ from dockercomms.oci.location import Location
 from dockercomms.oci.model import Digest, digest_of, parse_index
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.oci.trees import has_manifest
-from dockercomms.platforms import Clock
+from dockercomms.platforms import Clock, ClockChoice, Clocks
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, FORMS, bell_tag, receipt_id, recipient_tag
 from dockercomms.records import dataclass
 from dockercomms.retention import advice_for
+from dockercomms.state import State
 
 ANCHOR_DAYS = 2
 """An anchor stays for so many days after its own: a send that was begun then may still go on."""
@@ -194,17 +195,21 @@ class Collector:
         registry: The store.
         repository: The repository's name in it.
         repo: Its full name, for errors.
-        clock: Ours; only compared with the registry's.
+        clock: Ours.
+        state: Knows what was delivered; None: nothing was.
         dry_run: Only say what would go.
-        clock_skew_ok: Go by the registry's clock even if ours is more than an hour away from it.
+        choice: Whose time decides; "both": they may be an hour apart, and the earlier one counts.
     """
 
     registry: Registry
     repository: str
     repo: str
     clock: Clock
+    state: State | None = None
     dry_run: bool = False
-    clock_skew_ok: bool = False
+    choice: ClockChoice = "both"
+    unread: int = field(default=0, init=False)
+    """Messages that expired by our clock alone, that nobody has read, and that stay therefore."""
     swept: Swept = field(default_factory=Swept, init=False)
     """Content that went with it from a folder or archive; a registry has its own collection."""
     _done: int = field(default=0, init=False)
@@ -215,7 +220,7 @@ class Collector:
     def collect(self, names: Sequence[str]) -> Iterator[Collected]:
         """Remove what is past its time in the inboxes of `names`; yields what became of each.
 
-        1. the registry's clock, which must be believable
+        1. the clocks, which must agree
         2. every manifest in the inbox, by its tags and by the anchors' referrers
         3. of each message past its time: receipts and bundles, then itself, then its index
         4. the anchors of days long past that no manifest which stays has as its subject
@@ -239,25 +244,31 @@ class Collector:
     # --- looking ---------------------------------------------------------------------------------
 
     def _now(self, rt: str) -> datetime:
-        """Return the registry's time.
+        """Return the time by which things are removed.
 
         Raises:
-            ConfigError: it is not to be believed.
+            ConfigError: our clock and the registry's are more than an hour apart.
         """
         try:
             self.registry.resolve_tag(self.repository, bell_tag(rt))
         except NotFoundError:
             pass
-        ours = self.clock.now()
-        now = self.registry.server_time() or ours
-        skew = abs((now - ours).total_seconds())
-        if skew > CLOCK_ERROR_SECONDS and not self.clock_skew_ok:
+        clocks = Clocks(self.clock.now(), self.registry.server_time(), self.choice)
+        hours = clocks.apart.total_seconds() / 3600
+        if clocks.apart > timedelta(seconds=CLOCK_ERROR_SECONDS):
             raise ConfigError(
-                f"{self.repo}: its clock says {now:%Y-%m-%d %H:%M:%S}Z and ours "
-                f"{ours:%Y-%m-%d %H:%M:%S}Z, {skew / 3600:.1f} h apart; nothing was removed",
-                hint="set the wrong one right, or go by the registry's with --clock-skew-ok",
+                f"{self.repo}: {clocks}, {hours:.1f} h apart; nothing was removed",
+                hint="set the wrong one right, or say which is right: --clock own, or "
+                "--clock registry",
             )
-        return now
+        return clocks.earliest
+
+    def _is_alone(self) -> bool:
+        """Return whether our clock alone says what has expired, and nobody said that it may."""
+        has_clock = self.registry.server_time() is not None and not isinstance(
+            direct(self.registry), LayoutRegistry
+        )
+        return not has_clock and self.choice == "both"
 
     def _collect(self, name: str, now: datetime) -> Iterator[Collected]:
         rt = recipient_tag(name)
@@ -272,6 +283,8 @@ class Collector:
         self._read(seen, rt, tags, anchors)
         yield from seen.defects
         extra = self._attached_tags() if seen.past else _AttachedTags()
+        if self._is_alone():
+            self._keep_unread(seen, extra)
         layout = direct(self.registry)
         if not isinstance(layout, LayoutRegistry) or self.dry_run:
             for message in seen.past:
@@ -318,6 +331,27 @@ class Collector:
                 else:
                     found.about.setdefault(tag.about, []).append(tag.name)
         return found
+
+    def _keep_unread(self, seen: _Seen, extra: _AttachedTags) -> None:
+        """Take out of what is past its time what nobody has read: our clock may be ahead."""
+        past, seen.past = seen.past, []
+        for message in past:
+            if self._is_read(message, extra):
+                seen.past.append(message)
+            else:
+                self.unread += 1
+                seen.staying.add(None if message.subject is None else message.subject.digest)
+
+    def _is_read(self, message: Message, extra: _AttachedTags) -> bool:
+        """Return whether a message was delivered here, or its recipient has answered it."""
+        recipient, digest = message.header.recipient, message.digest
+        if self.state is not None and self.state.inbox.delivery(recipient, digest) is not None:
+            return True
+        tags = extra.about.get(message_about(digest), [])
+        attached = attached_to(self.registry, self.repository, digest, tags)
+        return any(
+            isinstance(item.what, Receipt) and item.what.recipient == recipient for item in attached
+        )
 
     # --- removing --------------------------------------------------------------------------------
 

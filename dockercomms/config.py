@@ -36,6 +36,8 @@ Compress = Literal["auto", "zstd", "gzip"]
 COMPRESS: tuple[Compress, ...] = ("auto", "zstd", "gzip")
 Discovery = Literal["auto", "referrers", "tags"]
 DISCOVERY: tuple[Discovery, ...] = ("auto", "referrers", "tags")
+TrustedClock = Literal["both", "own", "registry"]
+TRUSTED_CLOCKS: tuple[TrustedClock, ...] = ("both", "own", "registry")
 ReferrersIndex = Literal["auto", "never", "always"]
 REFERRERS_INDEX: tuple[ReferrersIndex, ...] = ("auto", "never", "always")
 FormChoice = Literal["auto", "artifact", "image"]
@@ -94,6 +96,8 @@ class Settings:
     """Whether the fallback index of the tag schema is written."""
     manifest_form: FormChoice = "auto"
     """How manifests say what they are."""
+    clock: TrustedClock = "both"
+    """Whose time decides; "both": where they differ, the message is held."""
     trust: str | None = None
     """The trust file; None: `trust.toml` beside the user's own configuration."""
     sign: bool = True
@@ -292,6 +296,7 @@ _KEYS = (
     _Key("ca_file", "ca_file", _path, in_project=False),
     _Key("authfile", "authfile", _path, in_project=False),
     _Key("trust", "trust", _path, in_project=False),
+    _Key("clock", "clock", _one_of(*TRUSTED_CLOCKS), in_project=False),
     _Key("sign", "sign", _flag, in_project=False),
     _Key("key", "key", _text, in_project=False),
     _Key("keyless", "keyless", _flag, in_project=False),

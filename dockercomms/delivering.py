@@ -40,7 +40,7 @@ from dockercomms.landing import (
 )
 from dockercomms.manifest import Message
 from dockercomms.oci.model import READ_BYTES, Digest
-from dockercomms.platforms import local_errors, make_folder
+from dockercomms.platforms import ClockChoice, Clocks, local_errors, make_folder
 from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
 from dockercomms.publishing import Publisher, ReferrersIndex
 from dockercomms.receipts import store_receipt
@@ -73,6 +73,8 @@ class ReceiveOptions:
     """Deliver also what was delivered before, or has expired."""
     redeliver: bool = False
     """Deliver also what was received elsewhere, as our own receipts say."""
+    choice: ClockChoice = "both"
+    """Whose time decides."""
     concurrency: int = 4
     referrers_index: ReferrersIndex = "auto"
     """Whether receipts are added to the fallback index."""
@@ -102,6 +104,11 @@ class DeliveryRun:
     def key(self) -> str:
         """What this delivery is called beside the state."""
         return delivery_key(self.me, self.message.digest)
+
+    def clocks(self) -> Clocks:
+        """Return what the clocks show by which the message is judged."""
+        publisher = self.publisher
+        return Clocks(publisher.clock.now(), publisher.registry.server_time(), self.options.choice)
 
     def settle(self) -> tuple[Path, ...] | None:
         """Finish what an earlier run had put in its place; None if there is nothing of the kind."""
@@ -322,7 +329,8 @@ class DeliveryRun:
         """Note the delivery and who signed the message, and store its receipt: all or nothing."""
         state, header = self.publisher.state, self.message.header
         rows, digest = state.inbox, self.message.digest
-        now = self.publisher.clock.now()
+        # A clock that is ahead is not believed alone; and no message arrives before it was made
+        now = max(self.clocks().earliest, header.created_at or self.clocks().earliest)
         with rows.batch():
             state.pulls.forget(self.key)
             rows.finish_delivery(self.me, digest, now)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from dockercomms.inbox import Inbox
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.owner import Owner
-from dockercomms.platforms import Clock
+from dockercomms.platforms import Clock, ClockChoice
 from dockercomms.polling import Discovery
 from dockercomms.records import dataclass
 from dockercomms.state import State
@@ -50,20 +50,28 @@ class Desk:
     clock: Clock
     discovery: Discovery = "auto"
     """How messages are looked for."""
-    _inboxes: dict[str, Inbox] = field(default_factory=dict, init=False, repr=False, hash=False)
+    choice: ClockChoice = "both"
+    """Whose time decides."""
+    _inboxes: dict[tuple[str, ClockChoice], Inbox] = field(
+        default_factory=dict, init=False, repr=False, hash=False
+    )
 
-    def inboxes(self) -> list[Inbox]:
+    def inboxes(self, choice: ClockChoice | None = None) -> list[Inbox]:
         """Return the inbox of each of the owner's names.
+
+        Args:
+            choice: Whose time decides; None: as for this desk.
 
         Raises:
             ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
         """
         audiences = self.owner.policy().audiences if self.owner.verifies else ()
-        return [self._inbox(name, audiences) for name in self.owner.names]
+        choice = choice or self.choice
+        return [self._inbox(name, audiences, choice) for name in self.owner.names]
 
-    def _inbox(self, name: str, audiences: Sequence[str]) -> Inbox:
-        if name not in self._inboxes:
-            self._inboxes[name] = Inbox(
+    def _inbox(self, name: str, audiences: Sequence[str], choice: ClockChoice) -> Inbox:
+        if (name, choice) not in self._inboxes:
+            self._inboxes[name, choice] = Inbox(
                 self.store.registry,
                 self.store.repository,
                 repo=self.store.repo,
@@ -71,12 +79,17 @@ class Desk:
                 state=self.state,
                 clock=self.clock,
                 audiences=audiences,
+                choice=choice,
                 discovery=self.discovery,
             )
-        return self._inboxes[name]
+        return self._inboxes[name, choice]
 
-    def verifier(self, inbox: Inbox) -> MessageVerifier | None:
+    def verifier(self, inbox: Inbox, choice: ClockChoice | None = None) -> MessageVerifier | None:
         """Return what judges messages by the policy as it is now; None if nobody is to ask.
+
+        Args:
+            inbox: Whose messages.
+            choice: Whose time decides; None: as for this desk.
 
         Raises:
             ConfigError, LocalIOError: the trust file, or a root, cannot be read.
@@ -93,6 +106,7 @@ class Desk:
             trust=self.owner.trust(),
             pin=self.owner.pin,
             words=self.owner.words,
+            choice=choice or self.choice,
         )
         verifier.notice_policy()
         return verifier

@@ -22,6 +22,7 @@ from dockercomms.errors import ProtocolError, UsageError
 from dockercomms.fields import StreamPosition
 from dockercomms.manifest import ManifestBuilder, Message, parse_message
 from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.platforms import ClockChoice
 from dockercomms.protocol import (
     DEFAULT_TTL_SECONDS,
     ManifestForm,
@@ -65,6 +66,8 @@ class SendOptions:
     """Read, cut and compress everything, and write nothing anywhere."""
     clock_skew_ok: bool = False
     """Send even if our clock and the registry's are more than an hour apart."""
+    clock_choice: ClockChoice = "both"
+    """Whose time the message is built by: ours, unless it is "registry"."""
     referrers_index: ReferrersIndex = "auto"
     manifest_form: FormChoice = "auto"
     thread_id: str | None = None

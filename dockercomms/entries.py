@@ -17,8 +17,9 @@ from datetime import datetime, timedelta
 
 from dockercomms.errors import InternalError, ProtocolError, guarded
 from dockercomms.oci.model import Digest
+from dockercomms.platforms import Clocks
 from dockercomms.protocol import MessageHeader
-from dockercomms.reading import InboxPlace, is_retried
+from dockercomms.reading import examine_times, is_retried
 from dockercomms.records import dataclass
 from dockercomms.state.inbox_rows import Candidate, EntryState
 
@@ -64,10 +65,16 @@ class Entry:
         return created or self.time
 
 
-def entry_of(place: InboxPlace, row: Candidate, now: datetime) -> Entry:
-    """Return the entry of a row."""
+def entry_of(row: Candidate, clocks: Clocks) -> Entry:
+    """Return the entry of a row, by what the clocks show."""
     header = _header(row)
-    stopped = row.state in ("held", "refused", "elsewhere")
+    state, kind, reason = row.state, row.reason_kind, row.reason
+    against = None
+    if state == "new" and header is not None:  # nothing stood against it when it was read
+        against = examine_times(clocks, header.created_at, header.expires)
+    if against is not None:
+        state, kind, reason = "held", against.kind, against.reason
+    stopped = state in ("held", "refused", "elsewhere")
     expires = None if header is None else header.expires
     return Entry(
         me=row.me,
@@ -75,13 +82,13 @@ def entry_of(place: InboxPlace, row: Candidate, now: datetime) -> Entry:
         key=row.key,
         digest=row.digest,
         tag=row.tag,
-        state=row.state,
-        reason_kind=row.reason_kind if stopped else "",
-        reason=row.reason if stopped else "",
+        state=state,
+        reason_kind=kind if stopped else "",
+        reason=reason if stopped else "",
         reported=row.reported and stopped,
-        retried=row.state == "held" and is_retried(row, now),
+        retried=against is not None or (state == "held" and is_retried(row, clocks.own)),
         header=header,
-        expired=expires is not None and expires <= now and place.can_tell_expiry(),
+        expired=expires is not None and clocks.agree(lambda now: now >= expires) is True,
         first_seen=row.first_seen,
         published=row.published,
     )

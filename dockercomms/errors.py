@@ -31,7 +31,8 @@
     ├ VerificationError 2          bad signature, wrong identity
     │ ├ Unsigned                   there is no signature at all
     │ ├ UnknownSender              the policy does not say how that name signs
-    │ └ TooEarly                   it claims to be from the future
+    │ ├ TooEarly                   it claims to be from the future
+    │ └ ClocksDiffer               the two clocks judge it differently
     ├ CommandError 1               a command that was run for a message did not take it
     ├ PartialError 7               some messages failed
     ├ RejectedError 10             a receiver rejected what was sent
@@ -341,6 +342,19 @@ class UnknownSender(VerificationError):
 
 class TooEarly(VerificationError):
     """It claims to be from the future, which is over some day, or a clock is wrong."""
+
+
+class ClocksDiffer(VerificationError):
+    """This machine's clock and the registry's judge a message differently; the user decides."""
+
+    HINT: ClassVar[str] = (
+        "set the wrong clock right; or receive this one by its id: dockercomms recv ID\n"
+        "or say which clock is right: --clock own, or --clock registry\n"
+        'a machine that has no clock of its own sets clock = "registry" in config.toml, once'
+    )
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=self.HINT if hint is None else hint)
 
 
 class CommandError(DockerCommsError):

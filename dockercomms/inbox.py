@@ -44,7 +44,7 @@ from dockercomms.errors import (
 )
 from dockercomms.manifest import Message
 from dockercomms.oci.model import Digest
-from dockercomms.platforms import Clock
+from dockercomms.platforms import Clock, ClockChoice
 from dockercomms.polling import Discovery, Poller, PollResult
 from dockercomms.protocol import MAX_FETCHED_MANIFESTS
 from dockercomms.reading import (
@@ -121,6 +121,7 @@ class Inbox:
         clock: The time.
         discovery: "referrers" lists no tags, "tags" asks no anchors, "auto" does both.
         audiences: Repositories, beside this one, that a message may be meant for.
+        choice: Whose time decides whether a message has expired, or comes from the future.
         concurrency: How many manifests are fetched at the same time.
         max_fetched: How many manifests are fetched from one `poll` to the next at most, beside
             those that are asked for by their name.
@@ -140,6 +141,7 @@ class Inbox:
         clock: Clock,
         discovery: Discovery = "auto",
         audiences: Iterable[str] = (),
+        choice: ClockChoice = "both",
         concurrency: int = 4,
         max_fetched: int = MAX_FETCHED_MANIFESTS,
     ) -> None:
@@ -153,6 +155,7 @@ class Inbox:
             state=state,
             clock=clock,
             audiences=frozenset(audiences),
+            choice=choice,
         )
         self._poller = Poller(self._place, discovery=discovery)
         self._concurrency = concurrency
@@ -210,8 +213,7 @@ class Inbox:
             LocalIOError: the state, or a local store.
         """
         self._read(since=since, expired=all)
-        now = self._place.clock.now()
-        live = None if all or not self._place.can_tell_expiry() else now
+        live = None if all else self._place.clocks().earliest
         published = None if since is None else since - SINCE_MARGIN
         listed: tuple[EntryState, ...] = ("new", "delivering", "held")
         if all:
@@ -251,7 +253,7 @@ class Inbox:
         rows = self._rows.receivable(
             self.me,
             self.repo,
-            unexpired_at=self._place.clock.now() if self._place.can_tell_expiry() else None,
+            unexpired_at=self._place.clocks().earliest,
             published_after=None if since is None else since - SINCE_MARGIN,
             limit=max(1, self._max_fetched),
         )
@@ -266,10 +268,10 @@ class Inbox:
     def _listed(self, rows: Iterable[Candidate], since: datetime | None) -> list[Entry]:
         """Return the entries of rows; a tag's row is left out where its message has its own."""
         rows = list(rows)
-        now = self._place.clock.now()
+        clocks = self._place.clocks()
         heads = {row.head for row in rows if row.digest is not None}
         entries = [
-            entry_of(self._place, row, now)
+            entry_of(row, clocks)
             for row in rows
             if row.digest is not None or row.reason_kind == HELD_TAG or row.head not in heads
         ]
@@ -320,8 +322,8 @@ class Inbox:
             found = self._match(prefix)
         if not found:
             raise self._missing(prefix)
-        now = self._place.clock.now()
-        return [entry_of(self._place, row, now) for row in found]
+        clocks = self._place.clocks()
+        return [entry_of(row, clocks) for row in found]
 
     def is_meant(self, entry: Entry) -> bool:
         """Return whether an entry is delivered, or its signature was found to be valid."""
@@ -452,16 +454,17 @@ class Inbox:
 
     def _read_rows(self, *, since: datetime | None, expired: bool) -> None:
         """Fetch the candidates whose turn it is, as far as the run's allowance goes."""
-        now = self._place.clock.now()
+        clocks = self._place.clocks()
+        live = None if expired else clocks.earliest
         share = self._max_fetched // SHARE_FOR_READ
-        read_before = self._rows.receivable(self.me, self.repo, unexpired_at=now, limit=share)
-        entries = [entry_of(self._place, row, now) for row in read_before if row.header]
+        read_before = self._rows.receivable(self.me, self.repo, unexpired_at=live, limit=share)
+        entries = [entry_of(row, clocks) for row in read_before if row.header]
         keep = min(share, sum(not self._is_free(entry) for entry in entries))
         groups = self._rows.next_unread(
             self.me,
             self.repo,
-            now=now,
-            live=None if expired or not self._place.can_tell_expiry() else now,
+            now=clocks.own,
+            live=live,
             since=None if since is None else since - SINCE_MARGIN,
             limit=max(0, self._allowance.left - keep),
             kinds=READING_KINDS,
@@ -479,7 +482,7 @@ class Inbox:
                 self._note(reading)
         self._unread = 0
         if self._allowance.left <= keep:
-            self._unread = self._rows.count_unread(self.me, self.repo, live=now)
+            self._unread = self._rows.count_unread(self.me, self.repo, live=live)
 
     def _note(self, reading: Reading) -> None:
         if reading.message is not None:
@@ -584,7 +587,7 @@ def poll_all(
         repository_missing=all(poll.repository_missing for poll in polls),
         idle=all(poll.idle for poll in polls),
         rang=any(poll.rang for poll in polls),
-        clock_skew_seconds=polls[-1].clock_skew_seconds,
+        clocks=polls[-1].clocks,
     )
 
 

@@ -94,6 +94,8 @@ class Mailbox(Outgoing, Incoming, Whole):
             registry has no referrers API.
         manifest_form: How manifests say what they are: by their artifact type, as an image with an
             annotation, or "auto", as the registry takes (SPEC.md 2.9).
+        clock_choice: Whose time decides whether a message has expired or comes from the future:
+            "both" where they say the same, else the message is held; "own" or "registry".
 
     Raises:
         UsageError: `repo` is not a repository, or there is no login name.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from dockercomms.desk import Desk
 from dockercomms.errors import InternalError
 from dockercomms.owner import Owner, SigningOptions, TrustOptions
-from dockercomms.platforms import Clock, SystemClock
+from dockercomms.platforms import Clock, ClockChoice, SystemClock
 from dockercomms.state import State, default_path
 from dockercomms.stores import ConnectionSettings, Store, default_mailbox, open_store
 
@@ -56,6 +56,7 @@ class MailboxBase:
         discovery: Discovery = "auto",
         referrers_index: ReferrersIndex = "auto",
         manifest_form: FormChoice = "auto",
+        clock_choice: ClockChoice = "both",
     ) -> None:
         self._clock = clock or SystemClock()
         self._owner = Owner(me, keys=keys_folder, signing=signing, trust=trust, on_notice=on_notice)
@@ -83,6 +84,7 @@ class MailboxBase:
             state=self._state,
             clock=self._clock,
             discovery=discovery,
+            choice=clock_choice,
         )
         self.last_poll: PollResult | None = None
         """How the last look at the repository went."""

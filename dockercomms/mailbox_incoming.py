@@ -250,7 +250,8 @@ class Incoming(MailboxBase):
         before the first result is asked for.
 
         Args:
-            ids: Only these; each the start of an id or digest.
+            ids: Only these; each the start of an id or digest. Where the clocks differ, one of
+                them suffices.
             out: The folder that takes them; made if it is not there.
             max: Stop after so many deliveries.
             since: Only what was created later.
@@ -281,6 +282,7 @@ class Incoming(MailboxBase):
             redeliver=redeliver,
             concurrency=concurrency,
             referrers_index=self._referrers_index,
+            choice="either" if ids and self._desk.choice == "both" else self._desk.choice,
         )
         run = self._round(options)
         for result in run.receive(ids, max=max, since=since, complete=complete):
@@ -297,8 +299,8 @@ class Incoming(MailboxBase):
 
         return Round(
             boxes=[
-                Box(inbox, self._desk.verifier(inbox), self._desk.own_receipts())
-                for inbox in self._desk.inboxes()
+                Box(inbox, self._desk.verifier(inbox, options.choice), self._desk.own_receipts())
+                for inbox in self._desk.inboxes(options.choice)
             ],
             registry=self._store.registry,
             repository=self._store.repository,
@@ -373,6 +375,7 @@ class Incoming(MailboxBase):
             redeliver=redeliver,
             concurrency=concurrency,
             referrers_index=self._referrers_index,
+            choice=self._desk.choice,
         )
 
         def heard(poll: PollResult) -> None:

@@ -128,6 +128,7 @@ class Outgoing(MailboxBase):
                 again=again,
                 dry_run=dry_run,
                 clock_skew_ok=clock_skew_ok,
+                clock_choice=self._desk.choice,
                 audience=audience,
                 thread_id=thread_id,
                 in_reply_to=in_reply_to,

@@ -45,8 +45,9 @@ class Whole(MailboxBase):
             repository=self._store.repository,
             repo=self.repo,
             clock=self._clock,
+            state=self._state,
             dry_run=dry_run,
-            clock_skew_ok=clock_skew_ok,
+            choice="registry" if clock_skew_ok else self._desk.choice,
         )
 
     def collect(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Iterator[Collected]:
@@ -54,7 +55,8 @@ class Whole(MailboxBase):
 
         Args:
             dry_run: Only say what would go.
-            clock_skew_ok: Go by the registry's clock even if ours is more than an hour away.
+            clock_skew_ok: Go by the registry's clock even if ours is more than an hour away; as a
+                mailbox with `clock_choice="registry"` does.
 
         Raises:
             ConfigError: our clock and the registry's are more than an hour apart.

@@ -25,9 +25,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from dockercomms.errors import LocalIOError
 from dockercomms.records import dataclass
@@ -82,6 +82,58 @@ class SystemClock:
     def random(self) -> float:
         """Return a number from 0 up to 1."""
         return random.random()  # noqa: S311 - jitter, not a secret
+
+
+ClockChoice = Literal["both", "own", "registry", "either"]
+"""Whose time decides: both clocks, where they say the same; one of them; or "either": a message
+passes that one of them lets pass, since its receiver has asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """What this machine's clock shows, and the registry's, where it tells its own.
+
+    Source: SPEC.md section 3.7.
+
+    Example:
+        >>> clocks = Clocks(datetime(2027, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+        >>> clocks.agree(lambda now: now.year > 2025), clocks.agree(lambda now: now.year > 2026)
+        (True, None)
+    """
+
+    own: datetime
+    registry: datetime | None = None
+    choice: ClockChoice = "both"
+
+    @property
+    def times(self) -> tuple[datetime, ...]:
+        """The times that count."""
+        if self.registry is None or self.choice == "own":
+            return (self.own,)
+        return (self.registry,) if self.choice == "registry" else (self.own, self.registry)
+
+    @property
+    def earliest(self) -> datetime:
+        """The earlier of the times that count."""
+        return min(self.times)
+
+    @property
+    def apart(self) -> timedelta:
+        """By how much the times that count differ."""
+        return max(self.times) - min(self.times)
+
+    def agree(self, stands_against: Callable[[datetime], bool]) -> bool | None:
+        """Return what `stands_against` says by each time that counts; None where they differ."""
+        answers = {stands_against(now) for now in self.times}
+        if len(answers) == 1:
+            return answers.pop()
+        return False if self.choice == "either" else None
+
+    def __str__(self) -> str:
+        own = f"this machine's clock says {self.own:%Y-%m-%d %H:%M:%S}Z"
+        if self.registry is None:
+            return own
+        return f"{own}, the registry's {self.registry:%Y-%m-%d %H:%M:%S}Z"
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ from dockercomms.errors import (
     guarded,
 )
 from dockercomms.oci.model import Digest
+from dockercomms.platforms import Clocks
 from dockercomms.protocol import (
     CLOCK_ERROR_SECONDS,
     FORMS,
@@ -54,7 +55,7 @@ from dockercomms.protocol import (
     anchor_tag,
     bell_tag,
 )
-from dockercomms.reading import InboxPlace
+from dockercomms.reading import HELD_CLOCK, TIME_KINDS, InboxPlace
 from dockercomms.records import dataclass
 from dockercomms.seeking import LISTING_FORBIDDEN
 from dockercomms.state.progress_rows import Capabilities, Progress
@@ -93,14 +94,15 @@ class PollResult:
     """Only the bell was looked at, and it was silent."""
     rang: bool = False
     """The bell says something else than at the last complete pass."""
-    clock_skew_seconds: float | None = None
-    """By how much our clock is ahead of the registry's."""
+    clocks: Clocks | None = None
+    """What our clock and the registry's showed; None before anything was asked."""
 
     @property
-    def can_tell_expiry(self) -> bool:
-        """Whether our clock is near enough to the registry's to call a message expired."""
-        skew = self.clock_skew_seconds
-        return skew is None or abs(skew) <= CLOCK_ERROR_SECONDS
+    def clocks_differ(self) -> bool:
+        """Whether the clocks that decide are so far apart that messages may be held for it."""
+        return self.clocks is not None and self.clocks.apart > timedelta(
+            seconds=CLOCK_ERROR_SECONDS
+        )
 
 
 class Poller:
@@ -190,7 +192,16 @@ class _Pass:
             if place.registry.server_time() is None or (watching and busy):
                 raise
             self._errors.append(("bell", error))
-        self._today = (place.registry.server_time() or self._now).date()
+        today = (place.registry.server_time() or self._now).date()
+        self._today = min(today, date.max - timedelta(days=1))  # a day behind it is asked for, too
+        self._reconsider()
+
+    def _reconsider(self) -> None:
+        """Have another look at what only the clocks held back, where they are of one mind now."""
+        clocks = self._place.clocks()
+        if clocks.apart <= timedelta(seconds=CLOCK_ERROR_SECONDS) or clocks.choice == "either":
+            kinds = TIME_KINDS if clocks.choice != "both" else {HELD_CLOCK}
+            self._rows.reconsider(self._place.me, self._place.repo, kinds)
 
     def is_idle(self) -> bool:
         """Return whether a watcher may sleep on."""
@@ -198,7 +209,12 @@ class _Pass:
             not self._errors
             and self._bell == self._before.bell
             and not self._is_due(self._before.reconciled_at, RECONCILE_SECONDS)
-            and not self._rows.pending(self._place.me, self._place.repo, now=self._now)
+            and not self._rows.pending(
+                self._place.me,
+                self._place.repo,
+                now=self._now,
+                alive_at=self._place.clocks().earliest,
+            )
         )
 
     # --- the ways --------------------------------------------------------------------------------
@@ -300,7 +316,7 @@ class _Pass:
         rt = self._place.recipient_tag
         starts = []
         first = self._first_day()
-        if not self._full and first is not None:
+        if not self._full and first is not None and not self._place.has_writers_clocks:
             older = sorted((day for day in self._anchors if day <= first), reverse=True)[:2]
             starts = [anchor_tag(rt, day) for day in older or [first]]
         return [*starts, bell_tag(rt)]
@@ -427,19 +443,20 @@ class _Pass:
         if progress != self._before:
             place.state.progress.set_progress(place.me, place.repo, progress)
         if self._full and listed:
-            self._rows.sweep(place.me, place.repo, now=self._now)
-            place.state.trust.sweep(place.me, place.repo, now=self._now)
-            place.state.streams.sweep(now=self._now)
+            now = place.state.clocks.settle(place.clocks())
+            if now is not None:
+                self._rows.sweep(place.me, place.repo, now=now)
+                place.state.trust.sweep(place.me, place.repo, now=now)
+                place.state.streams.sweep(now=now)
 
     def result(self) -> PollResult:
         """Return how the pass went."""
-        skew = self._place.clock_skew()
         return PollResult(
             complete=self._is_complete(),
             errors=tuple(self._errors),
             repository_missing=self._missing,
             rang=self._bell != self._before.bell,
-            clock_skew_seconds=None if skew is None else skew.total_seconds(),
+            clocks=self._place.clocks(),
         )
 
     def _is_complete(self) -> bool:

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
     BadAnswer,
+    ClocksDiffer,
     DigestMismatch,
     DockerCommsError,
     InternalError,
@@ -31,11 +32,12 @@ from dockercomms.errors import (
 )
 from dockercomms.manifest import Message, parse_message
 from dockercomms.oci.interface import read_all
+from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest, matches
-from dockercomms.platforms import Clock
+from dockercomms.platforms import Clock, ClockChoice, Clocks
 from dockercomms.protocol import (
-    CLOCK_ERROR_SECONDS,
     ENCRYPTION,
+    LAST_RETRY_SECONDS,
     MAX_FUTURE_SECONDS,
     UNDERSTOOD_KEYS,
     recipient_tag,
@@ -56,6 +58,8 @@ HELD_TAG = "tag"
 """The tag's bytes are not those whose digest it names."""
 HELD_FUTURE = "future"
 """Created in the future."""
+HELD_CLOCK = "clock"
+"""This machine's clock and the registry's judge it differently."""
 HELD_SEALED = "sealed"
 """Encrypted, which this release cannot open."""
 HELD_INTERNAL = "internal"
@@ -64,21 +68,20 @@ REFUSED_MALFORMED = "malformed"
 REFUSED_RECIPIENT = "recipient"
 REFUSED_AUDIENCE = "audience"
 
-READING_KINDS = frozenset(
-    {
-        HELD_ANSWER,
-        HELD_INTEGRITY,
-        HELD_INTERNAL,
-        HELD_MISSING,
-        HELD_TAG,
-        HELD_FUTURE,
-        HELD_SEALED,
-    }
-)
+TIME_KINDS = frozenset({HELD_FUTURE, HELD_CLOCK})
+"""Reasons that another look at the clocks may take away."""
+
+READING_KINDS = TIME_KINDS | {
+    HELD_ANSWER,
+    HELD_INTEGRITY,
+    HELD_INTERNAL,
+    HELD_MISSING,
+    HELD_TAG,
+    HELD_SEALED,
+}
 """Reasons that reading finds, and that fall when reading succeeds."""
 
 FIRST_RETRY_SECONDS = 60
-LAST_RETRY_SECONDS = 3600
 SHARE_FOR_READ = 4
 """One fetch in so many is left for messages that an earlier run read, where some wait."""
 
@@ -106,21 +109,22 @@ class InboxPlace:
     clock: Clock
     audiences: frozenset[str] = frozenset()
     """Repositories, beside this one, that a message may be meant for."""
+    choice: ClockChoice = "both"
+    """Whose time decides."""
 
     @property
     def recipient_tag(self) -> str:
         """What stands for `me` in tags."""
         return recipient_tag(self.me)
 
-    def clock_skew(self) -> timedelta | None:
-        """Return by how much our clock is ahead of the registry's; None if that is unknown."""
-        theirs = self.registry.server_time()
-        return None if theirs is None else self.clock.now() - theirs
+    @property
+    def has_writers_clocks(self) -> bool:
+        """Whether tags have the time of whoever wrote them, so that a new one may sort anywhere."""
+        return isinstance(self.registry, LayoutRegistry) or self.registry.server_time() is None
 
-    def can_tell_expiry(self) -> bool:
-        """Return whether our clock is near enough to the registry's to call a message expired."""
-        skew = self.clock_skew()
-        return skew is None or abs(skew) <= timedelta(seconds=CLOCK_ERROR_SECONDS)
+    def clocks(self) -> Clocks:
+        """Return what the clocks show by which messages are judged."""
+        return Clocks(self.clock.now(), self.registry.server_time(), self.choice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,15 +172,22 @@ def is_retried(row: Candidate, now: datetime) -> bool:
     """Return whether a run that a person waits for tries a held row again."""
     if row.next_try is None:
         return False
-    if row.next_try <= now:
+    if row.next_try <= now or is_out_of_time(row, now):
         return True
     return row.tries < EAGER_TRIES and row.reason_kind not in (HELD_TAG, HELD_FUTURE)
+
+
+def is_out_of_time(row: Candidate, now: datetime) -> bool:
+    """Return whether a row waits longer than any does: our clock was ahead when it was held."""
+    if row.next_try is None or row.reason_kind == HELD_FUTURE:
+        return False
+    return row.next_try > now + timedelta(seconds=LAST_RETRY_SECONDS)
 
 
 def examine(place: InboxPlace, message: Message) -> Held | Refused | None:
     """Return what stands against a message by its own words, None if nothing does.
 
-    Expiry is no verdict: it is compared anew in each pass.
+    Expiry is no verdict: it is compared anew in each pass. That the clocks differ about it is one.
     """
     header = message.header
     if header.recipient != place.me:
@@ -191,13 +202,35 @@ def examine(place: InboxPlace, message: Message) -> Held | Refused | None:
             reason=f"sealed with {header.encryption!r:.50}, which this release cannot open",
             curable=False,
         )
-    if header.created_at is not None:
-        # The later of both clocks: one that is slow must not hold back the whole inbox.
-        now = max(place.clock.now(), place.registry.server_time() or place.clock.now())
-        start = header.created_at - timedelta(seconds=MAX_FUTURE_SECONDS)
-        if start > now:
-            reason = f"created in the future: {header.created_at.isoformat()}"
-            return Held(kind=HELD_FUTURE, reason=reason, again=start)
+    return examine_times(place.clocks(), header.created_at, header.expires)
+
+
+def examine_times(
+    clocks: Clocks, created: datetime | None, expires: datetime | None
+) -> Held | None:
+    """Return what stands against a message by the clocks."""
+    if created is not None:
+        start = created - timedelta(seconds=MAX_FUTURE_SECONDS)
+        is_early = clocks.agree(lambda now: now < start)
+        if is_early:
+            return Held(
+                kind=HELD_FUTURE,
+                reason=f"created in the future, {created:%Y-%m-%d %H:%M:%S}Z: "
+                f"it waits until {start:%Y-%m-%d %H:%M:%S}Z; {clocks}",
+                again=start,
+            )
+        if is_early is None:
+            return Held(
+                kind=HELD_CLOCK,
+                reason=f"created {created:%Y-%m-%d %H:%M:%S}Z, in the future by one clock and not "
+                f"by the other: {clocks}",
+            )
+    if expires is not None and clocks.agree(lambda now: now >= expires) is None:
+        return Held(
+            kind=HELD_CLOCK,
+            reason=f"expires {expires:%Y-%m-%d %H:%M:%S}Z, past by one clock and not by the "
+            f"other: {clocks}",
+        )
     return None
 
 
@@ -259,7 +292,10 @@ def examined(place: InboxPlace, row: Candidate, message: Message) -> Reading:
     if message.form == "image":
         place.state.progress.note_image_form(place.repo, "seen")
     verdict = examine(place, message)
-    error = None if verdict is None else ProtocolError(f"{message.digest}: {verdict.reason}")
+    error: DockerCommsError | None = None
+    if verdict is not None:
+        kind = ClocksDiffer if verdict.kind == HELD_CLOCK else ProtocolError
+        error = kind(f"{message.digest}: {verdict.reason}")
     return Reading(row=row, digest=message.digest, message=message, verdict=verdict, error=error)
 
 

@@ -238,8 +238,8 @@ class _Search:
         """Return whether all tags are to be listed again."""
         if progress.full_pass_at is None or progress.day is None:
             return True
-        age = self.clock.now() - progress.full_pass_at
-        return age >= timedelta(seconds=FULL_PASS_SECONDS)
+        age = (self.clock.now() - progress.full_pass_at).total_seconds()
+        return not 0 <= age < FULL_PASS_SECONDS  # below 0 our clock was set back
 
     def _tags(
         self, progress: ReceiptsProgress, known: frozenset[str], *, whole: bool
@@ -247,12 +247,14 @@ class _Search:
         """Return the tags of receipts for `me`, and the registry's day before they were listed."""
         rt = recipient_tag(self.me)
         marks = [f"receipts-{rt}"]
+        before = self.registry.server_time()
         if progress.day is not None and not whole:
-            since = progress.day - timedelta(days=1)
+            # A clock that was ahead for one look must not hide what comes
+            today = (before or self.clock.now()).date()
+            since = min(progress.day, today) - timedelta(days=1)
             days = {said.day for tag in known if (said := parse_tag(tag)) and said.day}
             older = sorted((day for day in days if day < since), reverse=True)[:_OLDER_MARKS]
             marks = [receipts_anchor_tag(rt, day) for day in (since, *older)] + marks
-        before = self.registry.server_time()
         try:
             listed = dict.fromkeys(
                 seek_tags(self.registry, self.repository, f"receipts-{rt}-", start_after=marks)

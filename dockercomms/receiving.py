@@ -47,7 +47,7 @@ from dockercomms.manifest import Message
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
-from dockercomms.protocol import CLOCK_ERROR_SECONDS, MAX_UNTRUSTED_TOTAL_BYTES
+from dockercomms.protocol import MAX_UNTRUSTED_TOTAL_BYTES
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.reading import HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, REFUSED_MALFORMED
 from dockercomms.receipts import publish_receipt
@@ -243,11 +243,9 @@ def _reason_to_skip(delivery: DeliveryRun, *, ours: bool) -> str:
 
 
 def _has_expired(delivery: DeliveryRun) -> bool:
-    """Return whether the message has expired, as far as our clock is fit to say so."""
-    expires, now = delivery.message.header.expires, delivery.publisher.clock.now()
-    if expires is None or now < expires:
-        return False
-    return abs((now - delivery.publisher.now()).total_seconds()) <= CLOCK_ERROR_SECONDS
+    """Return whether the message has expired by every clock that counts."""
+    expires = delivery.message.header.expires
+    return expires is not None and delivery.clocks().agree(lambda now: now >= expires) is True
 
 
 def _check_size(message: Message, limit: int | None, accepted: Accepted) -> None:

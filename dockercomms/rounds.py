@@ -19,6 +19,7 @@ from dockercomms.elsewhere import OwnReceipts, tell_first_look
 from dockercomms.errors import (
     AuthError,
     BadAnswer,
+    ClocksDiffer,
     DockerCommsError,
     IntegrityError,
     InternalError,
@@ -38,6 +39,7 @@ from dockercomms.platforms import Clock
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.reading import (
     HELD_ANSWER,
+    HELD_CLOCK,
     HELD_INTEGRITY,
     HELD_INTERNAL,
     HELD_MISSING,
@@ -82,6 +84,7 @@ _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
     HELD_MISSING: NotFoundError,
     HELD_PLACE: PlaceError,
     HELD_INTERNAL: InternalError,
+    HELD_CLOCK: ClocksDiffer,
 }
 """What it is to a program that a message is held; anything else breaks the protocol."""
 

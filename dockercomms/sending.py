@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from dockercomms.drafting import (
@@ -53,7 +54,7 @@ from dockercomms.manifest import parse_message
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.repair import put_or_repair
-from dockercomms.platforms import Clock
+from dockercomms.platforms import Clock, Clocks
 from dockercomms.protocol import (
     CLOCK_ERROR_SECONDS,
     CLOCK_WARN_SECONDS,
@@ -152,6 +153,12 @@ def send(
     return sent
 
 
+_CLOCK_HINT = (
+    "set this machine's clock, or send with --clock-skew-ok; a machine that has no clock of its "
+    'own sets clock = "registry" in config.toml, once'
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Sending:
     """One call of `send`."""
@@ -240,6 +247,7 @@ class _Sending:
         """Note that the message is published: it is not continued, and answers may come."""
         self.publisher.notify("published", f"message {sent.id} is published")
         state, now, header = self.publisher.state, self.publisher.clock.now(), draft.message.header
+        settled = state.clocks.settle(Clocks(now, self.publisher.registry.server_time()))
         with state.inbox.batch():
             state.sends.record_published(row.id, now=now)
             state.streams.publish(row.id)
@@ -257,7 +265,8 @@ class _Sending:
                     thread=header.thread_id or sent.id,
                     published=now,
                     expires=sent.expires_at,
-                )
+                ),
+                now=settled,
             )
 
     # --- 1 to 5: a message that nobody sees yet --------------------------------------------------
@@ -375,20 +384,28 @@ class _Sending:
             self.order,
             message_id,
             pushed,
-            now=self.publisher.clock.now(),
+            now=self._now(),
             day=self.publisher.now().date(),
             sequence=sequence,
             form=self.publisher.form(),
         )
 
+    def _now(self) -> datetime:
+        """Return the time by the clock that was chosen; by ours unless it was the registry's."""
+        publisher = self.publisher
+        is_theirs = self.order.options.clock_choice == "registry"
+        return publisher.now() if is_theirs else publisher.clock.now()
+
     def _check_clock(self) -> None:
         publisher = self.publisher
         publisher.hear_clock(self.order.rt)
+        if self.order.options.clock_choice == "registry":
+            return
         ours = publisher.clock.now()
         if ours < EARLIEST_CLOCK and not self.order.options.clock_skew_ok:
             raise ConfigError(
                 f"clock: this machine says {ours:%Y-%m-%d}; the message would count as expired",
-                hint="set this machine's clock, or send with --clock-skew-ok",
+                hint=_CLOCK_HINT,
             )
         skew = (publisher.clock.now() - publisher.now()).total_seconds()
         if abs(skew) <= CLOCK_WARN_SECONDS:
@@ -398,7 +415,7 @@ class _Sending:
         if abs(skew) > CLOCK_ERROR_SECONDS and not self.order.options.clock_skew_ok:
             raise ConfigError(
                 f"{text}; at most {CLOCK_ERROR_SECONDS} s allowed",
-                hint="set this machine's clock, or send with --clock-skew-ok",
+                hint=_CLOCK_HINT,
             )
         publisher.notify("clock-skew", text)
 
@@ -410,7 +427,7 @@ class _Sending:
             bundle,
             signer.signed_by,
             repo=self.publisher.repo,
-            now=self.publisher.clock.now(),
+            now=self._now(),
         )
         return bundle
 

@@ -17,7 +17,7 @@ from dataclasses import field
 from datetime import datetime
 from typing import Literal
 
-from dockercomms.platforms import Clock, local_errors
+from dockercomms.platforms import Clock, ClockChoice, local_errors
 from dockercomms.records import dataclass
 from dockercomms.trust.checks import Claim, Terms
 from dockercomms.trust.keyless import SigstoreRoots
@@ -51,7 +51,13 @@ class Trust:
     """The names that our own key speaks for; None: those in `me`."""
     roots: SigstoreRoots = field(default_factory=SigstoreRoots, repr=False)
 
-    def terms(self, repo: str, clock: Clock, registry_now: datetime | None = None) -> Terms:
+    def terms(
+        self,
+        repo: str,
+        clock: Clock,
+        registry_now: datetime | None = None,
+        choice: ClockChoice = "both",
+    ) -> Terms:
         """Return what a claim found in `repo` is judged by now, by our clock and the registry's."""
         return Terms(
             policy=self.policy,
@@ -61,6 +67,7 @@ class Trust:
             own_names=self.me if self.own_names is None else self.own_names,
             now=clock.now(),
             registry_now=registry_now,
+            choice=choice,
             roots=self.roots,
         )
 

@@ -27,6 +27,7 @@ from dataclasses import field, replace
 from dockercomms.bundles import BUNDLES_A_RUN, SOURCES, BundleFinder, Look
 from dockercomms.discovery import ListingReader
 from dockercomms.errors import (
+    ClocksDiffer,
     DockerCommsError,
     InternalError,
     NetworkError,
@@ -41,7 +42,8 @@ from dockercomms.errors import (
 from dockercomms.inbox import Entry, Inbox
 from dockercomms.manifest import Message
 from dockercomms.oci.model import Digest
-from dockercomms.platforms import Clock
+from dockercomms.platforms import Clock, ClockChoice
+from dockercomms.reading import HELD_CLOCK
 from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.trust_rows import JudgedRow
@@ -89,7 +91,7 @@ class Withheld:
     """A message that does not satisfy the policy."""
 
     kind: str
-    """One of `POLICY_KINDS`."""
+    """One of `POLICY_KINDS`, or `HELD_CLOCK`."""
     status: SignatureStatus
     error: VerificationError
     """Why, and what can be done."""
@@ -149,6 +151,7 @@ class MessageVerifier:
         trust: Whom we believe.
         pin: Pins the key of a sender who is not in the policy; None: such senders are withheld.
         words: What the command lines in hints repeat: who we are, and where.
+        choice: Whose time decides.
         rules: What is checked.
     """
 
@@ -164,12 +167,14 @@ class MessageVerifier:
         trust: Trust,
         pin: Pin | None = None,
         words: Sequence[str] = (),
+        choice: ClockChoice = "both",
         rules: Rules = RULES,
     ) -> None:
         self._finder = BundleFinder(
             registry, repository, has_referrers=state.progress.capabilities(repo).referrers
         )
         self._registry = registry
+        self._choice = choice
         self._repo = repo
         self._me = me
         self._state = state
@@ -225,7 +230,8 @@ class MessageVerifier:
 
     def judge(self, message: Message) -> Verdict:
         """Return the same, and remember nothing but how far bundles were tried; see `verify`."""
-        terms = self._trust.terms(self._repo, self._clock, self._registry.server_time())
+        theirs = self._registry.server_time()
+        terms = self._trust.terms(self._repo, self._clock, theirs, self._choice)
         claim = Claim.of_message(message)
         if self._state.outbox.sender_of(message.header.id, message.digest) == claim.name:
             # Sent from here under a name that is not among ours today: we need no proof of it
@@ -235,10 +241,10 @@ class MessageVerifier:
                 check(claim, terms)
         except VerificationError as error:
             return Withheld(
-                kind=HELD_SIGNATURE,
+                kind=HELD_CLOCK if isinstance(error, ClocksDiffer) else HELD_SIGNATURE,
                 status="unchecked",
                 error=type(error)(f"{claim.title}: {error.message}"),
-                curable=isinstance(error, TooEarly),
+                curable=isinstance(error, TooEarly | ClocksDiffer),
             )
         if self._may_be_claim(claim) and not self._can_sign(claim, terms):  # 1
             return Accepted(status="none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dockercomms.cli.failures import exit_code_of_some, is_counted
-from dockercomms.cli.options import option, verb
+from dockercomms.cli.options import clock_option, option, verb
 from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_bytes, human_time
 from dockercomms.errors import DockerCommsError
 
@@ -18,15 +18,16 @@ COLUMNS = ("WHAT", "MESSAGE", "FROM", "EXPIRED", "STATUS")
 
 @verb("gc", example="dockercomms gc --me bob --dry-run\ndockercomms gc --me bob -q")
 @option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
-@option("--clock-skew-ok", is_flag=True,
-        help="Go by the registry's clock even if ours is an hour away.")  # fmt: skip
+@option("--clock-skew-ok", is_flag=True, help="The same as --clock registry.")
+@clock_option()
 def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
     """Remove what expired from your inbox.
 
-    Messages that expired more than a day ago by the registry's clock go, with their signatures and
-    receipts, then day anchors that nothing needs. Run it from time to time; it can be stopped and
-    run again. A registry keeps the space until its own garbage collection. Piped, a line holds:
-    kind, message id, from, expiry, status, digest, tag.
+    Messages that expired more than a day ago by this clock and the registry's go, with their
+    signatures and receipts, then day anchors that nothing needs. A folder has no clock of its own:
+    unread messages stay in it unless you say --clock own. It can be stopped and run again.
+    A registry keeps the space until its own garbage collection. Piped, a line holds: kind, message
+    id, from, expiry, status, digest, tag.
     """
     from dockercomms.cli.records import collected_record, time_or_none
 
@@ -55,6 +56,11 @@ def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
     nouns = {"index": "referrers list", "anchor": "day anchor"}
     kinds = [count_of(number, nouns.get(kind, kind)) for kind, number in counts.items()]
     session.screen.note(f"{', '.join(kinds) or 'nothing'} {did} for {names}")
+    if collector.unread:
+        session.screen.note(
+            f"{count_of(collector.unread, 'message')} kept that expired unread by this machine's "
+            "clock alone; if it is right, --clock own removes them"
+        )
     swept = collector.swept
     if swept.blobs:
         freed = human_bytes(swept.bytes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.failures import exit_code_of_poll
-from dockercomms.cli.options import SINCE, discovery_option, option, verb
+from dockercomms.cli.options import SINCE, clock_option, discovery_option, option, verb
 from dockercomms.cli.render import (
     SHORT_ID_CHARACTERS,
     count_of,
@@ -36,6 +36,7 @@ COLUMNS = ("ID", "FROM", "WHAT", "SIZE", "SENT", "STATE")
         help="Also what is delivered, expired, held or refused.")  # fmt: skip
 @option("--threads", "threads", is_flag=True, help="By conversation, answers below their message.")
 @discovery_option()
+@clock_option()
 @trust_options
 def inbox_command(
     session: Session,

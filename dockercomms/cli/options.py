@@ -28,6 +28,7 @@ else:  # before click 8.3 the class takes no arguments
 FORMATS = ("text", "json", "jsonl")
 """As `config.FORMATS`, which a help text has no time to import; a test holds them together."""
 COMPRESS = ("auto", "zstd", "gzip")
+CLOCKS = ("both", "own", "registry")
 LINKS = ("keep", "skip", "follow")
 DISCOVERY = ("auto", "referrers", "tags")
 REFERRERS_INDEX = ("auto", "never", "always")
@@ -155,6 +156,12 @@ def discovery_option() -> Callable[[_Decorated], _Decorated]:
     """Return the option of verbs that look for messages."""
     return option("--discovery", type=click.Choice(DISCOVERY), metavar="HOW",
                   help="Look by referrers, by tags, or (auto) both.")  # fmt: skip
+
+
+def clock_option() -> Callable[[_Decorated], _Decorated]:
+    """Return the option of verbs that judge messages by the time."""
+    return option("--clock", type=click.Choice(CLOCKS), metavar="WHOSE",
+                  help="Whose time decides: both, own or registry.")  # fmt: skip
 
 
 def index_option() -> Callable[[_Decorated], _Decorated]:

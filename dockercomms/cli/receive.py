@@ -19,6 +19,7 @@ from dockercomms.cli.failures import (
 from dockercomms.cli.options import (
     MAX_CONCURRENCY,
     SINCE,
+    clock_option,
     discovery_option,
     index_option,
     option,
@@ -78,6 +79,7 @@ SHOWN_ALIKE = 5
 @option("--fail-empty", is_flag=True, help="Exit 12 if there is nothing new.")
 @option("--strict", is_flag=True, help="Exit 2 if the policy holds a message back.")
 @discovery_option()
+@clock_option()
 @index_option()
 @pin_option()
 @trust_options

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from dockercomms.cli.progress import Meter
     from dockercomms.cli.render import Screen
-    from dockercomms.config import Discovery, FormChoice, ReferrersIndex, Settings
+    from dockercomms.config import (
+        Discovery,
+        FormChoice,
+        ReferrersIndex,
+        Settings,
+        TrustedClock,
+    )
     from dockercomms.errors import DockerCommsError
     from dockercomms.mailbox import Mailbox
     from dockercomms.oci.retry import RetryEvent, RetryHook
@@ -47,6 +53,7 @@ class MailboxFactory(Protocol):
         discovery: Discovery,
         referrers_index: ReferrersIndex,
         manifest_form: FormChoice,
+        clock_choice: TrustedClock,
         progress: Progress | None,
         on_retry: RetryHook | None,
         on_notice: NoticeHook | None,
@@ -340,6 +347,7 @@ class Session:
             discovery=chosen.discovery,
             referrers_index=chosen.referrers_index,
             manifest_form=chosen.manifest_form,
+            clock_choice=chosen.clock,
             clock=self.clock,
             progress=None if meter is None else meter.show,
             on_retry=self.tell_retry,
@@ -503,11 +511,10 @@ class Session:
             self.screen.note(
                 f"{self.repo or 'your own mailbox folder'} does not exist yet: an empty inbox"
             )
-        if not poll.can_tell_expiry:
-            skew = abs(poll.clock_skew_seconds or 0)
+        if poll.clocks_differ:
             self.screen.warn(
-                f"this clock and the registry's are {skew / 3600:.1f} h apart: nothing counts as "
-                "expired until one of them is set right"
+                f"{poll.clocks}: messages that they judge differently are held; --clock own or "
+                "--clock registry says which is right"
             )
         for way, error in poll.errors:
             self.screen.warn(f"looking by {way} failed, the inbox may hold more: {error}")

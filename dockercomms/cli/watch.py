@@ -20,6 +20,7 @@ from dockercomms.cli.failures import is_hang_up
 from dockercomms.cli.options import (
     DURATION,
     MAX_CONCURRENCY,
+    clock_option,
     discovery_option,
     index_option,
     option,
@@ -55,7 +56,7 @@ ACKS = ("always", "on-success", "never")
 @option("--exec", "command", metavar="CMD",
         help="Run CMD for each message, without a shell; {dir} is its folder.")  # fmt: skip
 @option("--exec-timeout", "timeout_seconds", type=DURATION, metavar="T",
-        help="Stop a command that runs longer.  [default: 1h]")  # fmt: skip
+        help="Stop a longer command.  [default: 1h]")  # fmt: skip
 @option("--exec-env", "secrets", multiple=True, metavar="NAME",
         help="Let CMD have variable NAME, although it holds a secret.")  # fmt: skip
 @option("--ack", type=click.Choice(ACKS), default="always",
@@ -68,6 +69,7 @@ ACKS = ("always", "on-success", "never")
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
         metavar="N", help="Pieces received at once.  [default: 4]")  # fmt: skip
 @discovery_option()
+@clock_option()
 @index_option()
 @pin_option()
 @trust_options
@@ -172,7 +174,7 @@ class PollTeller:
     def tell(self, poll: PollResult) -> None:
         """Say what a look could not do, if that was not said last."""
         errors = tuple((way, type(error)) for way, error in poll.errors)
-        found = (poll.repository_missing, poll.can_tell_expiry, errors)
+        found = (poll.repository_missing, poll.clocks_differ, errors)
         if found != self._told:
             self._told = found
             self._session.tell_poll(poll)

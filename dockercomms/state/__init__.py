@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dockercomms.state import (
+    clock_rows,
     defect_rows,
     delivery_rows,
     handover_rows,
@@ -63,10 +64,12 @@ class State(AbstractContextManager["State"]):
                 *trust_rows.SCHEMA,
                 *defect_rows.SCHEMA,
                 *stream_rows.SCHEMA,
+                *clock_rows.SCHEMA,
             ),
             migrations=inbox_rows.MIGRATIONS,
             busy_timeout_seconds=busy_timeout_seconds,
         )
+        self.clocks = clock_rows.ClockRows(self._database)
         self.progress = progress_rows.ProgressRows(self._database)
         self.inbox = inbox_rows.InboxRows(self._database)
         self.handovers = handover_rows.HandoverRows(self._database)

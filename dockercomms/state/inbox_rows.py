@@ -28,7 +28,7 @@ from typing import Literal
 
 from dockercomms.discovery import MessageRef
 from dockercomms.oci.model import Digest
-from dockercomms.protocol import MESSAGE_ID
+from dockercomms.protocol import LAST_RETRY_SECONDS, MESSAGE_ID
 from dockercomms.records import dataclass
 from dockercomms.state.database import from_unix, to_unix
 from dockercomms.state.delivery_rows import DeliveryRows, head_of, storable
@@ -124,11 +124,13 @@ _SET_READ = f"""INSERT INTO candidates
         header = COALESCE(excluded.header, header), expires = COALESCE(excluded.expires, expires),
         message_id = COALESCE(excluded.message_id, message_id)"""  # noqa: S608 - constants
 
-_UNREAD = """COALESCE(expires > :live, 1) AND (state = 'new' AND header IS NULL
-        OR state = 'held' AND (header IS NULL OR reason_kind = 'future')
+_UNREAD = f"""COALESCE(expires > :live, 1) AND (state = 'new' AND header IS NULL
+        OR state = 'held' AND (header IS NULL OR reason_kind IN ('future', 'clock'))
             AND reason_kind IN (SELECT value FROM json_each(:kinds))
-            AND (next_try <= :now OR tries < :eager AND next_try IS NOT NULL
-                AND reason_kind NOT IN ('tag', 'future')))"""
+            AND (next_try <= :now
+                OR next_try > :now + {LAST_RETRY_SECONDS} AND reason_kind != 'future'
+                OR tries < :eager AND next_try IS NOT NULL
+                AND reason_kind NOT IN ('tag', 'future')))"""  # noqa: S608 - a constant
 """Which rows have to be fetched: `reading.is_retried` says the same of held ones."""
 
 _NEXT_UNREAD = f"""
@@ -396,15 +398,25 @@ class InboxRows(DeliveryRows):
         )
         return row is not None
 
-    def pending(self, me: str, repo: str, *, now: datetime) -> bool:
-        """Return whether a row is new, or held and due: what a watcher may not sleep on."""
+    def pending(self, me: str, repo: str, *, now: datetime, alive_at: datetime) -> bool:
+        """Return whether a row is new, or held and due: what a watcher may not sleep on.
+
+        Args:
+            me: The recipient.
+            repo: The repository.
+            now: The time. What waits an hour longer than anything does was held by a clock that
+                was ahead, and is due.
+            alive_at: What has expired by then is passed over.
+        """
         row = self._database.row(
             # Two searches by state: as one it reads every row of an inbox, 65 ms of 100,000.
-            """SELECT 1 FROM candidates WHERE me = :me AND repo = :repo
-                AND state IN ('new', 'delivering') AND COALESCE(expires > :now, 1)
+            f"""SELECT 1 FROM candidates WHERE me = :me AND repo = :repo
+                AND state IN ('new', 'delivering') AND COALESCE(expires > :alive_at, 1)
                UNION ALL SELECT 1 FROM candidates WHERE me = :me AND repo = :repo
-                AND state = 'held' AND next_try <= :now AND COALESCE(expires > :now, 1) LIMIT 1""",
-            {"me": me, "repo": repo, "now": to_unix(now)},
+                AND state = 'held' AND COALESCE(expires > :alive_at, 1) AND (next_try <= :now
+                    OR (next_try > :now + {LAST_RETRY_SECONDS} AND reason_kind != 'future'))
+                LIMIT 1""",  # noqa: S608 - a constant
+            {"me": me, "repo": repo, "now": to_unix(now), "alive_at": to_unix(alive_at)},
         )
         return row is not None
 

@@ -67,20 +67,26 @@ class OutboxRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, row: OutboxRow) -> None:
-        """Note that a message is published, and forget what is old and has expired."""
+    def add(self, row: OutboxRow, *, now: datetime | None = None) -> None:
+        """Note that a message is published, and forget what is old and has expired.
+
+        Args:
+            row: The message.
+            now: What is old is told by this time; None: nothing is forgotten.
+        """
         values = [to_unix(v) if isinstance(v, datetime) else v for v in astuple(row)]
         marks = ", ".join("?" * len(values))
-        old = row.published - timedelta(seconds=KEEP_DELIVERED_SECONDS)
         with self._database.transaction() as connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO outbox VALUES ({marks})",  # noqa: S608 - ?, ?
                 [storable(value) if isinstance(value, str) else value for value in values],
             )
-            connection.execute(
-                "DELETE FROM outbox WHERE published < ? AND expires < ?",
-                (to_unix(old), to_unix(row.published - KEEP_AFTER_EXPIRY)),
-            )
+            if now is not None:
+                old = now - timedelta(seconds=KEEP_DELIVERED_SECONDS)
+                connection.execute(
+                    "DELETE FROM outbox WHERE published < ? AND expires < ?",
+                    (to_unix(old), to_unix(now - KEEP_AFTER_EXPIRY)),
+                )
 
     def sender_of(self, message_id: str, digest: Digest) -> str | None:
         """Return the name under which a message was sent from here; None: it was not."""

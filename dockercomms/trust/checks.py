@@ -18,9 +18,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
-from dockercomms.errors import TooEarly, VerificationError
+from dockercomms.errors import ClocksDiffer, TooEarly, VerificationError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
+from dockercomms.platforms import ClockChoice, Clocks
 from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
 from dockercomms.records import dataclass
 from dockercomms.trust import dsse
@@ -120,7 +121,9 @@ class Terms:
     """The names that our own key speaks for; None: those in `me`."""
     now: datetime
     registry_now: datetime | None = None
-    """The registry's clock: one of ours that is wrong must not shut out the whole inbox."""
+    """The registry's clock."""
+    choice: ClockChoice = "both"
+    """Whose time decides."""
     roots: SigstoreRoots
     """Proves certificates and times; one for many claims, since it keeps what it has read."""
 
@@ -128,6 +131,11 @@ class Terms:
         """Return our own key if it may speak for `name`."""
         names = self.me if self.own_names is None else self.own_names
         return self.own_key if name in names else None
+
+    @property
+    def clocks(self) -> Clocks:
+        """What the clocks show by which it is judged."""
+        return Clocks(self.now, self.registry_now, self.choice)
 
 
 class Proofs(Protocol):
@@ -198,17 +206,29 @@ def check_audience(claim: Claim, terms: Terms) -> None:
 
 
 def check_not_future(claim: Claim, terms: Terms) -> None:
-    """It was not created in the future, by the later of both clocks."""
-    now = max(terms.now, terms.registry_now or terms.now)
-    if claim.created is not None and claim.created > now + terms.policy.clock_skew:
-        raise TooEarly(f"created {claim.created}, in the future: it is {now}")
+    """It was not created in the future; the clocks have to say the same."""
+    if claim.created is None:
+        return
+    clocks, start = terms.clocks, claim.created - terms.policy.clock_skew
+    is_early = clocks.agree(lambda now: now < start)
+    if is_early is None:
+        raise ClocksDiffer(f"created {claim.created}, in the future by one clock only: {clocks}")
+    if is_early:
+        raise TooEarly(f"created {claim.created}, in the future: it waits until {start}; {clocks}")
 
 
 def check_age(claim: Claim, terms: Terms) -> None:
-    """It is not older than the policy allows, by the earlier of both clocks."""
+    """It is not older than the policy allows; the clocks have to say the same."""
     most = terms.policy.max_age
-    now = min(terms.now, terms.registry_now or terms.now)
-    if most is not None and claim.created is not None and now - claim.created > most:
+    created, clocks = claim.created, terms.clocks
+    if most is None or created is None:
+        return
+    is_old = clocks.agree(lambda now: now - created > most)
+    if is_old is None:
+        raise ClocksDiffer(
+            f"created {claim.created}, over the policy's {most} ago by one clock only: {clocks}"
+        )
+    if is_old:
         raise VerificationError(f"created {claim.created}; the policy takes nothing over {most}")
 
 

@@ -228,7 +228,7 @@ class _Run:
             try:
                 claim_check(self.claim, self.terms)
             except VerificationError as error:
-                raise VerificationError(f"{self.claim.title}: {error.message}") from error
+                raise type(error)(f"{self.claim.title}: {error.message}") from error
         if not bundles:
             raise Unsigned(f"{self.claim.title}: not signed")
         for number, bundle in self._parsed(bundles):  # 2

@@ -263,6 +263,7 @@ class FakeMailbox:
 class FakeCollector:
     collected: list[Collected | BaseException]
     swept: Swept
+    unread: int = 0
 
     def collect(self, names: tuple[str, ...]) -> Iterator[Collected]:
         assert names == FakeMailbox.names

@@ -186,6 +186,7 @@ def test_load_reads_every_key(place: Place) -> None:
         manifest_form = "image"
         default_registry = "docker.io"
         trust = "people.toml"
+        clock = "registry"
         sign = false
         key = "work"
         keyless = true
@@ -232,6 +233,7 @@ def test_load_reads_every_key(place: Place) -> None:
         "registry_chunk_bytes": 64 * 2**20,
         "hub_proxy": "https://cache.example",
         "trust": str(user.parent / "people.toml"),
+        "clock": "registry",
         "sign": False,
         "key": "work",
         "keyless": True,

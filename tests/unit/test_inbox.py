@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from dockercomms.errors import (
+    ClocksDiffer,
     DigestMismatch,
     LocalIOError,
     NetworkError,
@@ -149,13 +150,20 @@ def test_entries_leave_out_expired_but_list_them_with_all(world):
     assert world.inbox.fetch(entry) == message
 
 
-def test_entries_mark_nothing_expired_while_clocks_disagree(world):
-    world.sender.publish(at=days_ago(8), bell=False)
-    world.registry.server_clock = NOON - timedelta(hours=2)
+@pytest.mark.parametrize("ahead", [timedelta(hours=-2), -timedelta(days=30), timedelta(days=400)])
+def test_entries_hold_what_has_expired_by_one_clock_only(world, ahead):
+    expires = days_ago(7) if ahead < timedelta() else days_ago(0)  # by the other clock it has not
+    world.sender.publish(at=expires - timedelta(minutes=30), bell=False)
+    world.registry.server_clock = NOON + ahead
     (entry,) = world.run()
-    assert not entry.expired
+    assert (entry.expired, entry.state, entry.reason_kind) == (False, "held", "clock")
+    assert f"{NOON:%Y-%m-%d %H:%M:%S}Z" in entry.reason
+    assert f"{NOON + ahead:%Y-%m-%d %H:%M:%S}Z" in entry.reason
+    with pytest.raises(ClocksDiffer) as raised:
+        world.inbox.fetch(entry)
+    assert "--clock registry" in raised.value.hint
     world.registry.server_clock = NOON
-    assert world.run() == []
+    assert [entry.state for entry in world.run()] == ([] if ahead < timedelta() else ["new"])
 
 
 def test_entries_since_leaves_older_messages_unfetched(world):
@@ -271,19 +279,24 @@ def test_fetch_delivers_a_message_from_the_future_when_its_time_has_come(world):
     message = world.sender.publish(created_at=NOON + timedelta(hours=1))
     (entry,) = world.run()
     assert (entry.state, entry.retried) == ("held", False)
+    assert "it waits until 2026-11-20 12:55:00Z" in entry.reason
     assert world.run()
     assert world.registry.asked("get_manifest") == []
 
     world.clock.advance(3600)
+    world.registry.server_clock = world.clock.now()
     (entry,) = world.run()
 
     assert entry.state == "new"
     assert world.inbox.fetch(entry) == message
 
 
-def test_fetch_takes_the_later_clock_for_the_future(world):
+def test_fetch_holds_what_is_from_the_future_by_one_clock_only(world):
     message = world.sender.publish(created_at=NOON + timedelta(hours=3))
     world.registry.server_clock = NOON + timedelta(hours=3)
+    (entry,) = world.run()
+    assert (entry.state, entry.reason_kind) == ("held", "clock")
+    world.clock.advance(3 * 3600)
     (entry,) = world.run()
     assert world.inbox.fetch(entry) == message
 

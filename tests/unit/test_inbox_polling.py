@@ -19,6 +19,7 @@ from dockercomms.errors import (
 )
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.model import digest_of
+from dockercomms.platforms import Clocks
 from dockercomms.polling import FIRST_PASS_DAYS, PollResult
 from dockercomms.protocol import FORMS, anchor_tag, bell_tag, message_tag
 from dockercomms.state import State
@@ -483,15 +484,15 @@ def test_poll_recovers_from_a_registry_whose_clock_was_ahead(world):
 
 def test_poll_tells_how_far_the_clocks_are_apart(world):
     world.sender.publish()
-    assert world.open().poll().clock_skew_seconds == 0
-    world.registry.server_clock = NOON - timedelta(hours=1, seconds=1)
+    assert not world.open().poll().clocks_differ
+    theirs = world.registry.server_clock = NOON - timedelta(hours=1, seconds=1)
     result = world.open().poll()
-    assert result.clock_skew_seconds == 3601
-    assert not result.can_tell_expiry
+    assert result.clocks == Clocks(NOON, theirs)
+    assert result.clocks_differ
     world.registry.server_clock = None
     result = world.open().poll()
-    assert result.clock_skew_seconds is None
-    assert result.can_tell_expiry
+    assert result.clocks == Clocks(NOON)
+    assert not result.clocks_differ
 
 
 def test_poll_of_a_missing_repository_leaves_the_first_pass_to_come(world):
@@ -499,7 +500,7 @@ def test_poll_of_a_missing_repository_leaves_the_first_pass_to_come(world):
     inbox = world.open()
     result = inbox.poll()
     assert result.repository_missing
-    assert result == PollResult(complete=True, repository_missing=True, clock_skew_seconds=0)
+    assert result == PollResult(complete=True, repository_missing=True, clocks=Clocks(NOON, NOON))
     assert state_day(world) is None
     world.registry.faults.clear()
     message = world.sender.publish(at=days_ago(6))

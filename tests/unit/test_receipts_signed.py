@@ -396,8 +396,8 @@ def test_receipts_are_read_from_the_registry_once(mail):
     assert parse_receipt(data).layers[0].data is not None
 
 
-@pytest.mark.parametrize(("registry_is_known", "status"), [(True, "valid"), (False, "invalid")])
-def test_receipt_is_judged_by_the_later_of_both_clocks(mail, registry_is_known, status):
+@pytest.mark.parametrize("registry_is_known", [True, False])
+def test_receipt_proves_what_it_says_also_by_a_clock_that_is_behind(mail, registry_is_known):
     sent = mail.send()
     write(mail, sent, signer=BOB_SIGNS)
     slow = FakeClock(mail.clock.now() - timedelta(hours=1))
@@ -409,4 +409,4 @@ def test_receipt_is_judged_by_the_later_of_both_clocks(mail, registry_is_known, 
         mail.reader.get_blob(REPOSITORY, receipt.layers[0].digest), receipt.layers[0].size
     )
 
-    assert judging.verify(receipt, bundle)[0] == status
+    assert judging.verify(receipt, bundle)[0] == "valid"

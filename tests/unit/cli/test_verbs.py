@@ -23,6 +23,7 @@ from dockercomms.errors import (
     Truncated,
     VerificationError,
 )
+from dockercomms.platforms import Clocks
 from dockercomms.publishing import Notice
 from dockercomms.transport.layer import gzip_engine
 from tests.cli.harness import Input, invoke
@@ -342,12 +343,15 @@ def test_inbox_without_a_repository_is_empty() -> None:
 
 def test_inbox_reports_ways_that_failed_and_clocks_that_differ() -> None:
     trouble = poll(
-        complete=False, errors=(("tags", NetworkError("reset\x1b")),), clock_skew_seconds=7200.0
+        complete=False,
+        errors=(("tags", NetworkError("reset\x1b")),),
+        clocks=Clocks(datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 20, 2, tzinfo=UTC)),
     )
     result = invoke(["inbox"], factory=FakeMailbox(entries=[entry()], poll=trouble))
     assert result.exit_code == 0
     clock, way = result.stderr.splitlines()
-    assert clock.startswith("warning: this clock and the registry's are 2.0 h apart")
+    assert clock.startswith("warning: this machine's clock says ")
+    assert clock.endswith("--clock own or --clock registry says which is right")
     assert way == "warning: looking by tags failed, the inbox may hold more: reset\\x1b"
 
 

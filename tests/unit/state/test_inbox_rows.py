@@ -213,16 +213,27 @@ def test_knows_a_digest_by_its_row_or_by_a_tag(rows):
 
 
 def test_pending_tells_what_a_watcher_may_not_sleep_on(rows):
-    assert not rows.pending(ME, REPO, now=NOW)
+    def pending(now: datetime) -> bool:
+        return rows.pending(ME, REPO, now=now, alive_at=NOW)
+
+    assert not pending(NOW)
     add(rows, MessageRef(digest=ONE))
-    assert rows.pending(ME, REPO, now=NOW)
+    assert pending(NOW)
     rows.set_held(ME, REPO, ONE, "missing", "", next_try=NOW + timedelta(minutes=1))
-    assert not rows.pending(ME, REPO, now=NOW)
-    assert rows.pending(ME, REPO, now=NOW + timedelta(minutes=1))
+    assert not pending(NOW)
+    assert pending(NOW + timedelta(minutes=1))
     rows.set_refused(ME, REPO, ONE, "malformed", "")
-    assert not rows.pending(ME, REPO, now=NOW + timedelta(days=1))
+    assert not pending(NOW + timedelta(days=1))
     rows.set_read(ME, REPO, TWO, TWO, now=NOW, header={}, expires=NOW)
-    assert not rows.pending(ME, REPO, now=NOW)
+    assert not pending(NOW)
+    assert rows.pending(ME, REPO, now=NOW, alive_at=NOW - timedelta(seconds=1))
+
+
+def test_pending_is_what_a_clock_that_was_ahead_put_off(rows):
+    add(rows, MessageRef(digest=ONE))
+    for kind, due in (("missing", True), ("future", False)):
+        rows.set_held(ME, REPO, ONE, kind, "", next_try=NOW + timedelta(hours=1, seconds=1))
+        assert rows.pending(ME, REPO, now=NOW, alive_at=NOW) is due
 
 
 # --- deliveries ----------------------------------------------------------------------------------

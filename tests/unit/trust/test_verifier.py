@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from dockercomms.errors import UnknownSender, Unsigned, VerificationError
+from dockercomms.errors import ClocksDiffer, TooEarly, UnknownSender, Unsigned, VerificationError
 from dockercomms.manifest import parse_message
 from dockercomms.oci.model import digest_of
 from dockercomms.trust import checks
@@ -196,7 +196,12 @@ def test_message_of_the_future_is_refused():
     refused(checks.check_not_future, message(), [signed()], early, match="in the future")
     assert verify_message(message(), [signed()], terms(now=NOW - timedelta(minutes=5)))
     slow = terms(now=NOW - timedelta(hours=1), registry_now=NOW)
-    assert verify_message(message(), [signed()], slow)
+    with pytest.raises(ClocksDiffer, match="by one clock only: this machine's clock says"):
+        verify_message(message(), [signed()], slow)
+    for choice in ("registry", "either"):
+        assert verify_message(message(), [signed()], replace(slow, choice=choice))
+    with pytest.raises(TooEarly, match="it waits until"):
+        verify_message(message(), [signed()], replace(slow, choice="own"))
 
 
 def test_message_older_than_the_policy_allows_is_refused():
@@ -204,7 +209,9 @@ def test_message_older_than_the_policy_allows_is_refused():
     refused(checks.check_age, message(), [signed()], terms(rules), match="nothing over 0:59")
     assert verify_message(message(), [signed()], terms(policy(max_age=timedelta(hours=1))))
     fast = terms(policy(max_age=timedelta(hours=1)), now=NOW + timedelta(days=9), registry_now=NOW)
-    assert verify_message(message(), [signed()], fast)
+    with pytest.raises(ClocksDiffer, match="the policy's 1:00:00 ago by one clock only"):
+        verify_message(message(), [signed()], fast)
+    assert verify_message(message(), [signed()], replace(fast, choice="registry"))
 
 
 def test_unrelated_bundle_replayed_is_refused():
