@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ import pytest
 from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
 from dockercomms.publishing import Notice
 from dockercomms.stores import open_store
-from dockercomms.trust.policy import Policy, Sender
+from dockercomms.trust.keystore import KeyStore, default_keys_folder
+from dockercomms.trust.policy import Policy, Sender, TrustedKey
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import files_below
 from tests.fakes.no_referrers import NO_INDEX, asks_for_referrers
 from tests.fakes.registry import OCI, FakeRegistry, Fault
 
-KNOWS_ALICE = TrustOptions(policy=Policy(senders=(Sender(name="alice"), Sender(name="bob"))))
 ANSWERS = {
     name: NO_INDEX[name]
     for name in ("see-other", "401", "403", "404-html", "406", "429", "501", "503", "html", "reset")
@@ -35,6 +36,15 @@ def registry(answer):
         yield registry
 
 
+def trust() -> TrustOptions:
+    """Trust the key of this test run for both."""
+    key = KeyStore(default_keys_folder(os.environ)).private_key().public_key()
+    keys = (TrustedKey(key=key),)
+    return TrustOptions(
+        policy=Policy(senders=(Sender(name="alice", keys=keys), Sender(name="bob", keys=keys)))
+    )
+
+
 def box(registry: FakeRegistry, me: str, folder: Path, notices: list[Notice]) -> Mailbox:
     return Mailbox(
         f"{registry.host}/team/box",
@@ -42,7 +52,7 @@ def box(registry: FakeRegistry, me: str, folder: Path, notices: list[Notice]) ->
         state_path=folder / me / "state.db",
         clock=registry.clock,
         signing=SigningOptions(sign=True),
-        trust=KNOWS_ALICE,
+        trust=trust(),
         on_notice=notices.append,
     )
 
