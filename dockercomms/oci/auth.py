@@ -51,6 +51,7 @@ from dockercomms.oci.token import (
     TokenResponse,
     build_request,
     check_realm,
+    login_for_get,
     parse_response,
 )
 from dockercomms.platforms import Clock
@@ -231,6 +232,9 @@ class Authenticator:
         server = urlsplit(realm).netloc
         _logger.debug("%s: token for %s from %s %s login", self._host, wanted, server, kind)
         response = self._exchange(request)
+        if by_get := login_for_get(response, login):
+            request = build_request(realm, challenge, wanted, by_get)
+            response = self._exchange(request)
         try:
             token = parse_response(response, host=self._host, request=request, credentials=login)
         except Unauthorized as error:

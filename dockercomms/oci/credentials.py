@@ -39,6 +39,9 @@ MAX_CONFIG_BYTES = 4 * 2**20
 IDENTITY_USER = "<token>"
 """The user name with which a credential program says that its secret is an identity token."""
 
+RUNTIME_FOLDER = Path("/run/containers")
+"""podman's folder of logins where XDG_RUNTIME_DIR is unset, one below it for each user's number."""
+
 _TOKEN_TEXT = re.compile(r"[\x21-\x7e]*")
 
 
@@ -49,7 +52,8 @@ class Credentials:
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
-    """A refresh token, exchanged for access tokens at the registry's token server."""
+    """A refresh token, exchanged for access tokens at the registry's token server. A user name and
+    password beside it serve where that server takes no POST, and where the registry wants Basic."""
     registry_token: str = field(default="", repr=False)
     """A bearer token for the registry itself."""
     source: str = field(default="", compare=False)
@@ -67,11 +71,12 @@ class Credentials:
     def basic_header(self) -> str | None:
         """Return the value of an `Authorization` header, None without a user and password.
 
+        A user name alone beside an identity token is a placeholder.
         Source: RFC 7617, with UTF-8.
         """
-        if not self.username and not self.password:
+        if not self.password and (self.identity_token or not self.username):
             return None
-        pair = f"{self.username}:{self.password}".encode()
+        pair = f"{self.username}:{self.password}".encode(errors="surrogateescape")
         return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
@@ -140,13 +145,15 @@ class DockerConfig:
         *,
         authfile: str | os.PathLike[str] | None = None,
         helper_timeout_seconds: float = HELPER_TIMEOUT_SECONDS,
+        runtime_folder: Path = RUNTIME_FOLDER,
     ) -> DockerConfig:
         """Return the configuration of `env` (None: of this process).
 
         In this order: the variable DOCKER_AUTH_CONFIG; `authfile`, else the file named by
         REGISTRY_AUTH_FILE, and then no others; config.json of $DOCKER_CONFIG, else of ~/.docker;
-        podman's auth.json of $XDG_RUNTIME_DIR and of $XDG_CONFIG_HOME. Missing files are skipped,
-        but for one asked for by name.
+        podman's auth.json of $XDG_RUNTIME_DIR, or where that is unset of this user's folder in
+        `runtime_folder`, and of $XDG_CONFIG_HOME. Missing files are skipped, but for one asked
+        for by name.
 
         Raises:
             ConfigError: a file or the variable cannot be read or is not JSON; names it.
@@ -158,7 +165,7 @@ class DockerConfig:
         if named := authfile or environment.get("REGISTRY_AUTH_FILE"):
             texts.append((os.fspath(named), _read(Path(named), required=True)))
         else:
-            files = _default_files(environment, process=env is None)
+            files = _default_files(environment, runtime_folder, process=env is None)
             texts += [(str(path), _read(path, required=False)) for path in files]
         sources = [ConfigSource.parse(name, text) for name, text in texts if text is not None]
         return cls(tuple(sources), environment, helper_timeout_seconds)
@@ -224,7 +231,9 @@ def _home(env: Mapping[str, str], *, process: bool) -> Path | None:
     return None
 
 
-def _default_files(env: Mapping[str, str], *, process: bool) -> Iterator[Path]:
+def _default_files(
+    env: Mapping[str, str], runtime_folder: Path, *, process: bool
+) -> Iterator[Path]:
     """Yield docker's file and podman's two, whether or not they are there."""
     home = _home(env, process=process)
     if folder := env.get("DOCKER_CONFIG"):
@@ -233,6 +242,8 @@ def _default_files(env: Mapping[str, str], *, process: bool) -> Iterator[Path]:
         yield home / ".docker" / "config.json"
     if folder := env.get("XDG_RUNTIME_DIR"):
         yield Path(folder, "containers", "auth.json")
+    elif hasattr(os, "getuid"):  # Windows has no such numbers, and no such folder
+        yield runtime_folder / str(os.getuid()) / "auth.json"
     if folder := env.get("XDG_CONFIG_HOME"):
         yield Path(folder, "containers", "auth.json")
     elif home:
@@ -309,31 +320,38 @@ def _inline(source: ConfigSource, key: str) -> Credentials | None:
     for name, value in values.items():
         if not isinstance(value, str):
             raise ConfigError(f"{where}: {name}: text expected")
-    registry_token = values["registrytoken"]
-    if values["identitytoken"]:
-        # registries store both; the user name is then a placeholder
-        return Credentials(
-            identity_token=values["identitytoken"],
-            registry_token=registry_token,
-            source=source.name,
-        )
     username, password = values["username"], values["password"]
     if values["auth"]:
-        username, password = _decode_auth(where, values["auth"])
-    if not (username or password or registry_token):
-        return None
-    return Credentials(
-        username=username, password=password, registry_token=registry_token, source=source.name
+        try:
+            username, password = _decode_auth(where, values["auth"])
+        except ConfigError:
+            # registries store both; what stands beside an identity token may be a placeholder
+            if not values["identitytoken"]:
+                raise
+    login = Credentials(
+        username=username,
+        password=password,
+        identity_token=values["identitytoken"],
+        registry_token=values["registrytoken"],
+        source=source.name,
     )
+    return None if login == Credentials() else login
 
 
 def _decode_auth(where: str, text: str) -> tuple[str, str]:
-    """Return user name and password; docker for Windows pads the password with NULs."""
+    """Return user name and password; docker for Windows pads the password with NULs.
+
+    As Go's clients do, line ends are skipped and the password is taken as bytes (those that are
+    no UTF-8 as surrogates, PEP 383). Other white space, and padding that somebody cut off, mean
+    nothing either.
+    """
+    packed = "".join(text.split()).rstrip("=")
     try:
-        pair = base64.b64decode(text, validate=True).decode()
+        pair = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+        name, colon, secret = pair.partition(b":")
+        username = name.decode()
     except ValueError:  # of base64 and of UTF-8
         raise ConfigError(f"{where}: auth is not base64 of UTF-8 text") from None
-    username, colon, password = pair.partition(":")
     if not colon:
         raise ConfigError(f"{where}: auth holds no colon between user name and password")
-    return username, password.rstrip("\0")
+    return username, secret.decode(errors="surrogateescape").strip("\0")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from dockercomms.errors import (
@@ -25,7 +25,7 @@ from dockercomms.errors import (
     Unauthorized,
 )
 from dockercomms.oci.challenge import Challenge
-from dockercomms.oci.credentials import Credentials
+from dockercomms.oci.credentials import IDENTITY_USER, Credentials
 from dockercomms.oci.scope import Scope
 from dockercomms.records import dataclass
 
@@ -45,6 +45,10 @@ _BAD_REQUEST = 400
 _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _TOO_MANY = 429
+_NO_POST = frozenset({404, 405, 411, 415, 501})
+"""Answers of a token server without the OAuth2 form; distribution's oauth.md names the 404."""
+_PERHAPS_NO_POST = frozenset({_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN})
+"""Some answer a POST so whatever it holds (Artifactory: 401), but a refusal looks the same."""
 _SERVER_ERRORS = range(500, 600)
 _LASTING = frozenset({501, 505})
 """Those that trying again does not cure; `RetryPolicy` has the same."""
@@ -138,6 +142,26 @@ def build_request(
     parts = urlsplit(realm)
     joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
     return TokenRequest(method="GET", url=urlunsplit(parts._replace(query=joined)), headers=headers)
+
+
+def login_for_get(response: TokenResponse, credentials: Credentials | None) -> Credentials | None:
+    """Return the login to ask by GET with after this answer to a POST, None to believe the answer.
+
+    The password of the same entry, else the identity token in its place, as containerd does. Where
+    the answer may be a true refusal, only another secret is worth a second request.
+
+    Source: distribution v3.1.2, docs/content/spec/auth/oauth.md, "Refresh Token Format".
+    """
+    if credentials is None or not credentials.identity_token:
+        return None
+    if credentials.password and response.status in _NO_POST | _PERHAPS_NO_POST:
+        return replace(credentials, identity_token="")
+    if response.status in _NO_POST:
+        username = credentials.username or IDENTITY_USER
+        return replace(
+            credentials, username=username, password=credentials.identity_token, identity_token=""
+        )
+    return None
 
 
 def parse_response(

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from dockercomms.errors import AuthError, BadAnswer, Denied, NetworkError, Unauthorized
+from dockercomms.errors import (
+    AuthError,
+    BadAnswer,
+    Denied,
+    NetworkError,
+    TooManyRequests,
+    Unauthorized,
+)
 from dockercomms.oci import auth
 from dockercomms.oci.auth import (
     BACKEND_NAME,
@@ -245,6 +252,73 @@ def test_identity_token_that_is_refused(clock: FakeClock, server: TokenServer) -
     with pytest.raises(Unauthorized, match=r"login from config\.json was refused"):
         one.answer_challenge([server.challenge()], PULL, None)
     assert server.count("POST") == 1
+
+
+class WithoutPost:
+    """Answers a POST with `status`, and asks the token server all else."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def __call__(self, request: TokenRequest) -> TokenResponse:
+        return TokenResponse(self.status) if request.method == "POST" else exchange(request)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 411, 415, 501])
+def test_token_server_without_post_is_asked_with_the_password(
+    clock: FakeClock, server: TokenServer, status: int
+) -> None:
+    login = replace(ANN, identity_token="it")
+    one = authenticator(clock, login, send=WithoutPost(status))
+    assert one.answer_challenge([server.challenge()], PUSH, None)
+    assert allowed(server, one.header_for(PUSH)) == ["repository:team/box:pull,push"]
+    (call,) = server.calls
+    assert call.parameters["account"] == ("ann",)
+    assert call.headers["authorization"] == BASIC
+
+
+@pytest.mark.parametrize("status", [404, 405, 411, 415, 501])
+@pytest.mark.parametrize(("username", "sent"), [("0000", "0000"), ("", "<token>")])
+def test_token_server_without_post_gets_the_identity_token_as_password(
+    clock: FakeClock, status: int, username: str, sent: str
+) -> None:
+    def send(request: TokenRequest) -> TokenResponse:
+        if request.method == "POST":
+            return TokenResponse(status)
+        asked.append(request)
+        return TokenResponse(200, b'{"token": "t"}')
+
+    asked: list[TokenRequest] = []
+    one = authenticator(clock, Credentials(username=username, identity_token="it"), send=send)
+    assert one.answer_challenge(['Bearer realm="http://localhost:1/t"'], PULL, None)
+    assert one.header_for(PULL) == "Bearer t"
+    pair = base64.b64encode(f"{sent}:it".encode()).decode()
+    assert [request.headers["Authorization"] for request in asked] == [f"Basic {pair}"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, Unauthorized), (401, Unauthorized), (403, Denied), (429, TooManyRequests)],
+)
+def test_identity_token_alone_that_is_refused_is_sent_once(
+    clock: FakeClock, server: TokenServer, status: int, kind: type[Exception]
+) -> None:
+    login = Credentials(username="0000", identity_token="it")
+    with pytest.raises(kind):
+        authenticator(clock, login, send=WithoutPost(status)).answer_challenge(
+            [server.challenge()], PULL, None
+        )
+    assert server.count() == 0
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_token_server_that_is_busy_is_not_asked_by_get(
+    clock: FakeClock, server: TokenServer, status: int
+) -> None:
+    one = authenticator(clock, replace(ANN, identity_token="it"), send=WithoutPost(status))
+    with pytest.raises((TooManyRequests, NetworkError)):
+        one.answer_challenge([server.challenge()], PULL, None)
+    assert server.count() == 0
 
 
 def test_registry_token_is_sent_to_the_registry_itself(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,43 @@ def test_docker_config_sources_come_in_their_order(tmp_path: Path) -> None:
         "conf",
         "home-conf",
     ]
+
+
+def test_docker_config_reads_podmans_folder_where_no_runtime_folder_is_named(
+    tmp_path: Path,
+) -> None:
+    everywhere = tmp_path / "everywhere"
+    write(everywhere / str(os.getuid()) / "auth.json", {"auths": {HOST: auth("podman:p")}})
+    write(everywhere / str(os.getuid() + 1) / "auth.json", {"auths": {HOST: auth("other:p")}})
+    write(tmp_path / "conf/containers/auth.json", {"auths": {HOST: auth("conf:p")}})
+    env = {"XDG_CONFIG_HOME": str(tmp_path / "conf")}
+
+    def found(**more: str) -> Credentials | None:
+        return DockerConfig.load({**env, **more}, runtime_folder=everywhere).entry(HOST)
+
+    login = found()
+    assert login is not None
+    assert login.username == "podman"
+    assert login.source == str(everywhere / str(os.getuid()) / "auth.json")
+    assert login.also_in == (str(tmp_path / "conf/containers/auth.json"),)
+    # set but empty is unset (XDG base directories 0.8)
+    assert found(XDG_RUNTIME_DIR="") == login
+    # one that is named is the only one, whether or not it holds a file
+    assert found(XDG_RUNTIME_DIR=str(tmp_path / "run")) == Credentials(
+        username="conf", password="p"
+    )
+    write(tmp_path / ".docker/config.json", {"auths": {HOST: auth("home:p")}})
+    assert found(HOME=str(tmp_path)) == Credentials(username="home", password="p")
+
+
+def test_docker_config_reads_a_kubernetes_pull_secret(tmp_path: Path) -> None:
+    # what `kubectl create secret docker-registry` writes under .dockerconfigjson
+    entry = {"username": "ann", "password": "secret", "email": "a@b.example", **auth("ann:secret")}
+    secret = write(tmp_path / ".dockerconfigjson", {"auths": {f"https://{HOST}/v1/": entry}})
+    expected = Credentials(username="ann", password="secret")
+    assert DockerConfig.load({}, authfile=secret).entry(HOST, "team/box") == expected
+    named = DockerConfig.load({"REGISTRY_AUTH_FILE": str(secret)})
+    assert named.entry(HOST, "team/box") == expected
 
 
 def test_docker_config_authfile_argument_stands_before_its_variable(tmp_path: Path) -> None:
@@ -307,8 +345,15 @@ def test_docker_config_two_addresses_of_one_host_are_an_error() -> None:
             Credentials(username="ann", password="secret"),
         ),
         ({"identitytoken": "it"}, Credentials(identity_token="it")),
-        ({"identitytoken": "it", **auth("ann:secret")}, Credentials(identity_token="it")),
-        ({"identitytoken": "it", "username": "0000"}, Credentials(identity_token="it")),
+        (
+            {"identitytoken": "it", **auth("ann:secret")},
+            Credentials(username="ann", password="secret", identity_token="it"),
+        ),
+        (
+            {"identitytoken": "it", "username": "0000"},
+            Credentials(username="0000", identity_token="it"),
+        ),
+        ({"identitytoken": "it", "auth": "placeholder"}, Credentials(identity_token="it")),
         ({"registrytoken": "rt"}, Credentials(registry_token="rt")),
         (
             {"registrytoken": "rt", "identitytoken": "it"},
@@ -323,6 +368,36 @@ def test_docker_config_reads_every_field(
 
 
 @pytest.mark.parametrize(
+    ("text", "password"),
+    [
+        ("YW5uOnNlY3JldDE=\n", "secret1"),  # `base64` without -w0
+        ("YW5uOnNl\r\nY3JldDE=\r\n", "secret1"),
+        (" YW5uOnNl Y3JldDE=\t", "secret1"),
+        ("YW5uOnNlY3JldDE", "secret1"),
+        ("YW5uOnNlY3JldA", "secret"),
+        ("YW5uOnNlY3JldA=", "secret"),
+        (base64.b64encode(b"ann:\0sec\0\0").decode(), "sec"),
+    ],
+)
+def test_docker_config_reads_auth_as_other_clients_do(text: str, password: str) -> None:
+    login = load({"auths": {HOST: {"auth": text}}}).entry(HOST)
+    assert login == Credentials(username="ann", password=password)
+
+
+def test_docker_config_sends_a_password_that_is_no_utf8_as_it_is() -> None:
+    pair = base64.b64encode(b"ann:s\xe9cret").decode()
+    login = load({"auths": {HOST: {"auth": pair}}}).entry(HOST)
+    assert login is not None
+    assert login.basic_header() == "Basic " + pair
+
+
+def test_credentials_user_name_beside_an_identity_token_is_no_basic_login() -> None:
+    assert Credentials(username="0000", identity_token="it").basic_header() is None
+    both = Credentials(username="ann", password="secret", identity_token="it")
+    assert both.basic_header() == Credentials(username="ann", password="secret").basic_header()
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [
         ([], None),  # an empty entry, whatever it is
@@ -331,8 +406,8 @@ def test_docker_config_reads_every_field(
         ({"auth": ["hush"]}, "auth: text expected"),
         ({"username": 7}, "username: text expected"),
         ({"auth": "hush!"}, "auth is not base64"),
-        ({"auth": "dTpw "}, "auth is not base64"),
-        ({"auth": base64.b64encode(b"u:\xff").decode()}, "auth is not base64 of UTF-8"),
+        ({"auth": "dTp=w"}, "auth is not base64"),
+        ({"auth": base64.b64encode(b"\xff:p").decode()}, "auth is not base64 of UTF-8"),
         ({"auth": base64.b64encode(b"hush").decode()}, "auth holds no colon"),
         ({"registrytoken": "hush\n"}, "registry token is not printable"),
     ],
