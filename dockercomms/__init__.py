@@ -68,6 +68,7 @@ _PUBLIC = {
             "PlaceError",
             "PlatformNotFound",
             "ProtocolError",
+            "ProxyError",
             "RangeInvalid",
             "RegistryError",
             "RejectedError",

@@ -27,6 +27,7 @@ from dockercomms.errors import PartialError as PartialError
 from dockercomms.errors import PlaceError as PlaceError
 from dockercomms.errors import PlatformNotFound as PlatformNotFound
 from dockercomms.errors import ProtocolError as ProtocolError
+from dockercomms.errors import ProxyError as ProxyError
 from dockercomms.errors import RangeInvalid as RangeInvalid
 from dockercomms.errors import RegistryError as RegistryError
 from dockercomms.errors import RejectedError as RejectedError

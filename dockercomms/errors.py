@@ -4,6 +4,7 @@
     ├ ConfigError 1                a configuration file or environment variable is wrong
     ├ UsageError 64                an argument is wrong (click's own usage errors are mapped here)
     ├ NetworkError 6               timeout, connection, TLS, retries used up
+    │ └ ProxyError 6               the proxy on the way refused, or could not be reached
     ├ RetryAborted 1               a retry hook asked to stop
     ├ RegistryError 1              the registry answered with an error
     │ ├ AuthError 3
@@ -115,6 +116,10 @@ class NetworkError(DockerCommsError):
         self.attempts = attempts
         self.waited_seconds = waited_seconds
         self.retryable = retryable
+
+
+class ProxyError(NetworkError):
+    """The proxy wants a login, refuses the way to the registry, or cannot be reached."""
 
 
 class RetryAborted(DockerCommsError):

@@ -33,6 +33,10 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "the registry could not be reached",
         "check the host in --repo and your network, then run the same command again",
     ),
+    errors.ProxyError: (
+        "the proxy does not let the request through",
+        "look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+    ),
     errors.RetryAborted: ("stopped while trying again", SAME_AGAIN),
     errors.RegistryError: (
         "the registry answered with an error",

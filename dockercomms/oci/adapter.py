@@ -17,6 +17,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from dockercomms.oci.proxies import login_header
+
 if TYPE_CHECKING:
     import ssl
 
@@ -33,7 +35,6 @@ POOL_CONNECTIONS = 32
 def adapter_class() -> Any:
     """Return the transport: time limits on everything, and our own TLS settings per host."""
     import requests.adapters  # noqa: PLC0415, TID251 - loaded with oras
-    import requests.utils  # noqa: PLC0415, TID251 - loaded with oras
 
     from dockercomms.oci.direct import Connections, exchange  # noqa: PLC0415 - it loads http.client
     from dockercomms.oci.pace import Patience  # noqa: PLC0415 - the same
@@ -60,8 +61,7 @@ def adapter_class() -> Any:
             super().__init__(pool_connections=POOL_CONNECTIONS, pool_maxsize=POOL_CONNECTIONS)
 
         def send(self, request: Any, **options: Any) -> Any:
-            proxies = options.get("proxies")
-            if proxies and requests.utils.select_proxy(request.url, proxies):
+            if options.get("proxies"):
                 return super().send(request, **{**options, "timeout": self._times})
             body = exchange(
                 self._direct, request.method, request.url, request.headers, request.body
@@ -84,6 +84,10 @@ def adapter_class() -> Any:
             pool = super().get_connection_with_tls_context(*args, **options)
             pool.ConnectionCls = self._patient(pool.ConnectionCls)
             return pool
+
+        def proxy_headers(self, proxy: str) -> dict[str, str]:
+            header = login_header(proxy)
+            return {} if header is None else {"Proxy-Authorization": header}
 
         def cert_verify(self, *_: Any, **__: Any) -> None:
             """Do nothing: the TLS context knows what to trust."""

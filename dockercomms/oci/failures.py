@@ -15,18 +15,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import socket
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 
 from dockercomms.errors import (
     BadAnswer,
     ConfigError,
     DockerCommsError,
     NetworkError,
+    ProxyError,
 )
+from dockercomms.oci.proxies import PROXY_HINT
 
 _MAX_CAUSES = 20
 """How deep a chain of exceptions is followed: real ones have up to six links."""
+
+_TUNNEL = re.compile(r"Tunnel connection failed: ([1-5][0-9]{2}) ?(.*)")
+"""`http.client` has an answer to CONNECT in this text alone; a test holds it on each Python."""
 
 _Maker = Callable[[str, BaseException], DockerCommsError]
 
@@ -40,6 +47,7 @@ def foreign_errors(what: str) -> Iterator[None]:
 
     Raises:
         NetworkError: the connection failed; not `retryable` where trying again cannot help.
+        ProxyError: the proxy refused, or could not be reached.
         BadAnswer: the registry gave an address or a body that cannot be used.
         ConfigError: the proxy settings are wrong.
     """
@@ -166,7 +174,35 @@ def _body(what: str, error: BaseException) -> DockerCommsError:
 def _proxy(what: str, error: BaseException) -> DockerCommsError:
     return ConfigError(
         f"{what}: the proxy cannot be used: {error!s:.200}",
-        hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+        hint=PROXY_HINT,
+    )
+
+
+def _proxy_failed(what: str, error: BaseException) -> DockerCommsError:
+    """Tell what the proxy answered to CONNECT, or why no answer came: no fault of the registry."""
+    for cause in _causes(error):
+        answered = _TUNNEL.match(str(cause))
+        if answered is not None:
+            return proxy_refusal(what, int(answered[1]), answered[2])
+    refused = any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
+    reason = _network(f"{what}: the proxy cannot be used", error)
+    return ProxyError(reason.message, retryable=reason.retryable and not refused, hint=PROXY_HINT)
+
+
+def proxy_refusal(what: str, status: int, reason: str) -> ProxyError:
+    """Return the error for an answer that the proxy itself gave."""
+    answer = f"{status} {reason}".strip()
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return ProxyError(
+            f"{what}: the proxy wants a login, or refuses the one it was given ({answer:.200})",
+            retryable=False,
+            hint="set HTTPS_PROXY (HTTP_PROXY for plain http) to http://USER:PASSWORD@HOST:PORT; "
+            "write special characters of a password as %XX",
+        )
+    return ProxyError(
+        f"{what}: the proxy opens no connection to the host: it answered {answer:.200}",
+        retryable=status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+        hint=PROXY_HINT,
     )
 
 
@@ -175,6 +211,7 @@ def _redirected(what: str, _: BaseException) -> DockerCommsError:
 
 
 _FOREIGN: dict[str, _Maker] = {
+    "requests.ProxyError": _proxy_failed,
     "requests.ConnectionError": _network,
     "requests.Timeout": _network,
     "requests.ChunkedEncodingError": _network,
@@ -191,6 +228,7 @@ _FOREIGN: dict[str, _Maker] = {
     "requests.InvalidHeader": _address,
     "requests.MissingSchema": _address,
     "requests.URLRequired": _address,
+    "urllib3.ProxyError": _proxy_failed,
     "urllib3.ProxySchemeUnknown": _proxy,
     "urllib3.ProxySchemeUnsupported": _proxy,
     "urllib3.LocationValueError": _address,

@@ -53,6 +53,7 @@ from typing import Self, TypeVar
 from dockercomms.errors import (
     DockerCommsError,
     NetworkError,
+    ProxyError,
     RegistryError,
     RetryAborted,
     TooManyRequests,
@@ -351,7 +352,8 @@ class Retrying:
         reason = "" if self._replayable else "; its body cannot be sent again"
         longest = min(self._policy.max_delay, self._policy.max_elapsed or math.inf)
         asked = failure.retry_after is not None and failure.retry_after > longest
-        return NetworkError(
+        kind = ProxyError if isinstance(error, ProxyError) else NetworkError
+        return kind(
             f"{error.message} (tried {tried}{reason})",
             attempts=max(1, self.attempts),
             waited_seconds=self.waited_seconds,

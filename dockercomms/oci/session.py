@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from dockercomms import __version__
-from dockercomms.errors import BadAnswer, ConfigError, NetworkError, RegistryError, UsageError
+from dockercomms.errors import BadAnswer, NetworkError, RegistryError, UsageError
 from dockercomms.oci.adapter import adapter_class
 from dockercomms.oci.auth import (
     BACKEND_NAME,
@@ -47,9 +47,10 @@ from dockercomms.oci.auth import (
     scoped_auth_class,
 )
 from dockercomms.oci.exchange import Request, origin, read_up_to, redact_url
-from dockercomms.oci.failures import foreign_errors
+from dockercomms.oci.failures import foreign_errors, proxy_refusal
 from dockercomms.oci.headers import location, response_time, retry_after
 from dockercomms.oci.model import canonical_json
+from dockercomms.oci.proxies import proxy_for, shown
 from dockercomms.oci.reference import connect_host, is_loopback, is_valid_host
 from dockercomms.oci.retry import Failure, RateLimiter, Retrying, RetryPolicy
 from dockercomms.oci.scope import Scope
@@ -197,15 +198,14 @@ class SessionCore:
         self._lock = threading.Lock()
         self._server_time: tuple[datetime, float] | None = None
         self._contexts: dict[str, ssl.SSLContext] = {}
-        self._origins: dict[str, dict[str, Any]] = {}
+        self._proxies: dict[str, str | None] = {}
         host = self.base_url.partition("://")[2]
         plain = self._origin[0] == "http"
         self._set_up_oras(host, plain=plain)
         adapter = transport or adapter_class()(self._tls_context, endpoint.timeout, clock.monotonic)
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, adapter)
-        # Any callable here keeps ~/.netrc from replacing our header; trust_env = False would lose
-        # the proxy settings as well
+        # Any callable here keeps ~/.netrc from replacing our header
         self.session.auth = lambda request: request
         self.auth.authenticator = Authenticator(
             endpoint.host,
@@ -354,16 +354,22 @@ class SessionCore:
     ) -> HTTPResponse:
         if self._limiter is not None:
             self._limiter.acquire()
-        what = f"{method} {redact_url(url)}"
+        proxy = self._proxy(url)
+        way = f" through the proxy {shown(proxy)}" if proxy else ""
+        what = f"{method} {redact_url(url)}{way}"
         started = self.clock.monotonic()
         # What is hashed is what is stored: nothing on the way may pack it
         ours = {"User-Agent": self.endpoint.user_agent, "Accept-Encoding": "identity"}
         with foreign_errors(what):
             prepared = self._prepared(method, url, {**ours, **headers}, body)
             adapter = self.session.get_adapter(url)
-            raw = adapter.send(prepared, stream=True, **self._settings(url))
+            proxies = {urlsplit(url).scheme: proxy} if proxy else {}
+            raw = adapter.send(prepared, stream=True, proxies=proxies)
         seconds = self.clock.monotonic() - started
         _LOG.debug("%s%s: %d in %.3f s", self.endpoint.debug_id, what, raw.status_code, seconds)
+        if raw.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raw.close()
+            raise proxy_refusal(what, raw.status_code, raw.reason)
         return HTTPResponse(raw, method, what)
 
     def _prepared(
@@ -388,23 +394,13 @@ class SessionCore:
             prepared.headers["Content-Length"] = str(len(body or b""))
         return prepared
 
-    def _settings(self, url: str) -> dict[str, Any]:
-        """Return proxies and the rest, as requests reads them from the environment.
-
-        Read once for each origin: it goes through the whole environment twice, which is a third of
-        what it costs us to make a request.
-        """
+    def _proxy(self, url: str) -> str | None:
+        """Return the proxy for `url`, looked up once for each origin: it reads the environment."""
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        known = self._origins.get(origin)
-        if known is None:
-            settings = self.session.merge_environment_settings(url, {}, None, None, None)
-            # As Go's clients do: a proxy cannot reach this machine's own loopback
-            proxies = {} if is_loopback(parts.netloc) else settings["proxies"]
-            _check_proxies(proxies)
-            known = {"proxies": proxies, "verify": settings["verify"], "cert": settings["cert"]}
-            self._origins[origin] = known
-        return dict(known)
+        if origin not in self._proxies:
+            self._proxies[origin] = proxy_for(url)
+        return self._proxies[origin]
 
     def _note_time(self, response: HTTPResponse) -> None:
         moment = response_time(response)
@@ -441,22 +437,6 @@ def scope_of(method: str, url: str) -> Scope:
     return (
         Scope.delete(repository) if method == "DELETE" and not uploads else Scope.push(repository)
     )
-
-
-def _check_proxies(proxies: Mapping[str, str]) -> None:
-    """Refuse proxies without a usable port, for which requests would blame the address asked for.
-
-    Raises:
-        ConfigError: the port of one is not a number.
-    """
-    for name, address in proxies.items():
-        try:
-            _ = urlsplit(address).port
-        except ValueError as error:
-            raise ConfigError(
-                f"proxy for {name}: {redact_url(address)!r:.200}: {error}",
-                hint="look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
-            ) from error
 
 
 def _lookup(
