@@ -1,9 +1,14 @@
 """Which certificates are trusted, and which one is shown, for one registry host.
 
 Trusted are, all together: the system's store (`SSL_CERT_FILE` and `SSL_CERT_DIR` are OpenSSL's own
-and move it), `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, the file of `--ca-file`, and every `*.crt`
-in the host's folder below a `certs.d`. A pair `x.cert` and `x.key` there is the client certificate.
-Source: docker's and podman's documentation of `certs.d`.
+and move it; on macOS and Windows the keychain or certificate store), `REQUESTS_CA_BUNDLE` or
+`CURL_CA_BUNDLE`, the file of `--ca-file`, and every `*.crt` in the host's folder below a `certs.d`.
+A pair `x.cert` and `x.key` there is the client certificate.
+
+Certificates are judged alike on every Python, as curl and Go's programs judge them: those of an
+authority that leaves out key identifiers are taken (Python 3.13 refuses them), and a certificate
+that is trusted by name need not be the last of its chain (before 3.13 Python wanted that).
+Sources: docker's and podman's documentation of `certs.d`; "What's New in Python 3.13", ssl.
 
 Example:
     >>> from dockercomms.oci.tls import certificate_folders
@@ -13,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +28,10 @@ from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
     import ssl
+
+
+_OWN_STORES = frozenset({"darwin", "win32"})
+"""Systems whose certificates OpenSSL does not find, or not those an administrator added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ def make_context(
     ca_file: str | None = None,
     env: Mapping[str, str],
     folders: Iterable[Path],
+    platform: str = sys.platform,
 ) -> ssl.SSLContext:
     """Return the TLS settings for `host`.
 
@@ -93,6 +104,7 @@ def make_context(
         ca_file: A file of certificates that are trusted as well.
         env: The environment.
         folders: The `certs.d` folders.
+        platform: As `sys.platform`; decides where the system's certificates are.
 
     Raises:
         ConfigError: a file is missing or holds no certificate.
@@ -100,12 +112,15 @@ def make_context(
     import ssl  # noqa: PLC0415 - only for https
 
     found = host_certificates(host, folders)
-    context = ssl.create_default_context()
+    context = _system_context(platform)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     else:
-        _trust_bundled(context, ssl.get_default_verify_paths())
+        if platform not in _OWN_STORES:
+            _trust_bundled(context, ssl.get_default_verify_paths())
         bundle = env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE")
         for file in (bundle, ca_file, *found.authorities):
             if file is not None:
@@ -116,6 +131,18 @@ def make_context(
             context.load_cert_chain(certificate, key)
         except OSError as error:  # ssl.SSLError is one
             raise ConfigError(f"{certificate}: not a certificate with this key: {error}") from error
+    return context
+
+
+def _system_context(platform: str) -> ssl.SSLContext:
+    """Return settings that trust what this system trusts, and nothing else yet."""
+    import ssl  # noqa: PLC0415 - only for https
+
+    if platform not in _OWN_STORES:
+        return ssl.create_default_context()
+    import truststore  # noqa: PLC0415 - only installed on these systems
+
+    context: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return context
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import sys
+import types
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from dockercomms.errors import ConfigError
 from dockercomms.oci import tls
@@ -163,3 +171,112 @@ def test_make_context_without_a_system_store_trusts_what_requests_brings():
     empty = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls._trust_bundled(empty, ssl.DefaultVerifyPaths("/etc/x", None, "", "", "", ""))
     assert empty.cert_store_stats()["x509_ca"] == 0
+
+
+class Issued:
+    """An authority as openssl's oldest recipes make it, and a certificate of it for 127.0.0.1.
+
+    There are no key identifiers and no key usage, and the constraint is not critical: RFC 5280
+    asks for them, and curl, docker and Python 3.12 do not.
+    """
+
+    def __init__(self) -> None:
+        self._days = timedelta(days=3650)
+        self._now = datetime.now(UTC)
+        keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+        self.root = self._make("root", keys[0], "root", keys[0], is_authority=True)
+        self.middle = self._make("middle", keys[1], "root", keys[0], is_authority=True)
+        self.leaf = self._make("leaf", keys[2], "middle", keys[1], is_authority=False)
+        self.key = keys[2]
+
+    def _make(
+        self,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        issuer: str,
+        issuer_key: ec.EllipticCurvePrivateKey,
+        *,
+        is_authority: bool,
+    ) -> x509.Certificate:
+        def named(text: str) -> x509.Name:
+            return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+        addresses = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        extension = x509.BasicConstraints(ca=True, path_length=None) if is_authority else addresses
+        return (
+            x509.CertificateBuilder()
+            .subject_name(named(name))
+            .issuer_name(named(issuer))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._now - self._days)
+            .not_valid_after(self._now + self._days)
+            .add_extension(extension, critical=False)
+            .sign(issuer_key, hashes.SHA256())
+        )
+
+    def write(self, path: Path, *certificates: x509.Certificate, with_key: bool = False) -> str:
+        """Write PEM files; returns the path."""
+        data = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)
+        if with_key:
+            data += self.key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        path.write_bytes(data)
+        return str(path)
+
+
+@pytest.fixture(scope="module")
+def old_fashioned() -> Issued:
+    return Issued()
+
+
+def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+    """Let the two speak TLS in memory, for 127.0.0.1."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        client.wrap_bio(down, up, server_hostname="127.0.0.1"),
+        server.wrap_bio(up, down, server_side=True),
+    ]
+    for _ in range(6):
+        for side in sides:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    assert sides[0].version() is not None
+
+
+@pytest.mark.parametrize("anchor", ["root", "middle"])
+def test_make_context_judges_certificates_alike_on_every_python(tmp_path, old_fashioned, anchor):
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    chain = (old_fashioned.leaf, old_fashioned.middle)
+    server.load_cert_chain(old_fashioned.write(tmp_path / "server.pem", *chain, with_key=True))
+    trusted = old_fashioned.write(tmp_path / "ca.pem", getattr(old_fashioned, anchor))
+    made = context(ca_file=trusted)
+    shake_hands(made, server)
+    assert made.check_hostname
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(context(), server)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_make_context_asks_the_systems_own_store_on_macos_and_windows(
+    tmp_path, monkeypatch, authority, platform
+):
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asked = []
+
+    def its_context(protocol: int) -> ssl.SSLContext:
+        asked.append(protocol)
+        return made
+
+    # the package is installed on these systems alone
+    monkeypatch.setitem(sys.modules, "truststore", types.SimpleNamespace(SSLContext=its_context))
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    assert context(platform=platform, ca_file=str(tmp_path / "ca.pem")) is made
+    assert asked == [ssl.PROTOCOL_TLS_CLIENT]
+    # what requests brings is for systems without a store
+    assert made.cert_store_stats()["x509_ca"] == 1
+    assert not made.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context(platform=platform, insecure=True).verify_mode is ssl.CERT_NONE
