@@ -49,7 +49,13 @@ from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock
 from dockercomms.protocol import MAX_UNTRUSTED_TOTAL_BYTES
 from dockercomms.publishing import NoticeHook, Publisher
-from dockercomms.reading import HELD_ANSWER, HELD_INTEGRITY, HELD_MISSING, REFUSED_MALFORMED
+from dockercomms.reading import (
+    HELD_ANSWER,
+    HELD_INTEGRITY,
+    HELD_LIMIT,
+    HELD_MISSING,
+    REFUSED_MALFORMED,
+)
 from dockercomms.receipts import publish_receipt
 from dockercomms.records import dataclass
 from dockercomms.state import State
@@ -60,8 +66,6 @@ from dockercomms.verifying import UNCHECKED, Accepted, Verdict, Withheld, set_wi
 
 __all__ = ["ReceiveOptions", "Received", "Verifier", "leftovers_of", "receive"]
 
-HELD_LIMIT = "limit"
-"""Larger than its receiver takes."""
 HELD_PLACE = "place"
 """It does not fit into the folder that it was to go to; received elsewhere it may."""
 
@@ -250,12 +254,17 @@ def _has_expired(delivery: DeliveryRun) -> bool:
 
 def _check_size(message: Message, limit: int | None, accepted: Accepted) -> None:
     """Refuse what is larger than its receiver takes: from strangers less than fits the disk."""
-    if limit is None and accepted.signer is None:
-        limit = MAX_UNTRUSTED_TOTAL_BYTES
-    if limit is not None and message.header.total_bytes > limit:
-        raise LimitError(
-            f"message {message.header.id}: {message.header.total_bytes} bytes; at most {limit}"
-        )
+    size = message.header.total_bytes
+    if is_too_large(size, limit, proven=accepted.signer is not None):
+        most = MAX_UNTRUSTED_TOTAL_BYTES if limit is None else limit
+        raise LimitError(f"message {message.header.id}: {size} bytes; at most {most}")
+
+
+def is_too_large(size: int, limit: int | None, *, proven: bool) -> bool:
+    """Return whether a message of `size` bytes is held; None limits only unproven senders."""
+    if limit is None:
+        return not proven and size > MAX_UNTRUSTED_TOTAL_BYTES
+    return size > limit
 
 
 @contextmanager

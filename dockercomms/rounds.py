@@ -42,6 +42,7 @@ from dockercomms.reading import (
     HELD_CLOCK,
     HELD_INTEGRITY,
     HELD_INTERNAL,
+    HELD_LIMIT,
     HELD_MISSING,
     HELD_TAG,
 )
@@ -53,11 +54,13 @@ from dockercomms.receiving import (
     ReceiveOptions,
     Verifier,
     examine,
+    is_too_large,
     leftovers_of,
     receive,
 )
 from dockercomms.records import dataclass
 from dockercomms.state import State
+from dockercomms.state.inbox_rows import EntryState
 from dockercomms.transport.transfer import Progress
 from dockercomms.trust.signing import Signer
 from dockercomms.verifying import (
@@ -72,6 +75,8 @@ from dockercomms.verifying import (
 
 HOPELESS_FAILURES = 3
 """After so many messages in a row that the registry did not let us have, no further is tried."""
+
+_HELD_ONLY: tuple[EntryState, ...] = ("held",)
 
 _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
     HELD_UNSIGNED: Unsigned,
@@ -151,6 +156,8 @@ class Round:
         if max is not None and max < 1:
             raise UsageError(f"max: {max} given; 1 or more expected")
         self.held_before = []
+        for box in self.boxes:
+            self._reconsider(box)
         inboxes = [box.inbox for box in self.boxes]
         self.last_poll = poll_all(inboxes, complete=complete, watching=watching)
         if not self.last_poll.idle:
@@ -182,6 +189,29 @@ class Round:
                 if unreachable >= HOPELESS_FAILURES or delivered == max:
                     return
 
+    def _reconsider(self, box: Box) -> None:
+        """Make new what is held for a reason that the options of this round take away.
+
+        A policy that rejects such messages is not overruled by them.
+        """
+        fallen = set() if box.verifier is not None else set(POLICY_KINDS)
+        if not self.options.flat:
+            fallen.add(HELD_PLACE)  # a folder of its own has place for all that it holds
+        inbox = box.inbox
+        self.state.inbox.reconsider(inbox.me, inbox.repo, fallen, states=_HELD_ONLY)
+
+    def _is_due(self, box: Box, entry: Entry, *, insist: bool) -> bool:
+        """Return whether a message is tried, and not only reported."""
+        if entry.state == "refused":
+            return False
+        if entry.state != "held" or entry.retried or insist:
+            return True
+        if entry.reason_kind == HELD_LIMIT and entry.header is not None:
+            size, limit = entry.header.total_bytes, self.options.max_total_bytes
+            return not is_too_large(size, limit, proven=box.inbox.is_meant(entry))
+        # A listing that held it said why, but not what to do: that is said when it is judged
+        return not entry.reported and entry.reason_kind in POLICY_KINDS
+
     def _following(
         self, following: tuple[Box, Entry] | Received | None, *, insist: bool
     ) -> tuple[Entry, Callable[[], Examined]] | None:
@@ -189,7 +219,7 @@ class Round:
         if following is None or isinstance(following, Received):
             return None
         box, entry = following
-        if not _is_due(entry, insist=insist):
+        if not self._is_due(box, entry, insist=insist):
             return None
         return entry, partial(examine, box.inbox, entry, box.verifier)
 
@@ -236,7 +266,7 @@ class Round:
         self, box: Box, entry: Entry, overlap: Overlap[Entry, Examined], *, insist: bool
     ) -> Received | None:
         """Receive or report one message; None if there is nothing new to say of it."""
-        if not _is_due(entry, insist=insist):
+        if not self._is_due(box, entry, insist=insist):
             known = entry.reported and not insist
             if entry.state == "refused":
                 return None if known else _held_back(entry)
@@ -289,15 +319,6 @@ class Round:
                 publisher.notify(
                     "receipt-waits", f"{publisher.repo}: a receipt has to wait: {error}"
                 )
-
-
-def _is_due(entry: Entry, *, insist: bool) -> bool:
-    """Return whether a message is tried, and not only reported."""
-    if entry.state == "refused":
-        return False
-    waits = entry.state == "held" and not (entry.retried or insist)
-    # A listing that held it said why, but not what to do: that is said when it is judged
-    return not waits or (not entry.reported and entry.reason_kind in POLICY_KINDS)
 
 
 def _held_back(entry: Entry) -> Received:

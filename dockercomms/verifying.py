@@ -43,7 +43,7 @@ from dockercomms.inbox import Entry, Inbox
 from dockercomms.manifest import Message
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock, ClockChoice
-from dockercomms.reading import HELD_CLOCK
+from dockercomms.reading import HELD_CLOCK, HELD_LIMIT, REFUSED_AUDIENCE
 from dockercomms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.trust_rows import JudgedRow
@@ -69,7 +69,10 @@ HELD_CONFLICT = "conflict"
 """Its signer used the same id for another message."""
 
 POLICY_KINDS = frozenset({HELD_UNSIGNED, HELD_SIGNATURE, HELD_UNKNOWN, HELD_CONFLICT})
-"""Reasons that a change of the policy may take away."""
+"""Reasons that the verifier gives; a change of the policy may take each away."""
+
+_OF_THE_POLICY = POLICY_KINDS | {HELD_LIMIT, REFUSED_AUDIENCE}
+"""The policy also lists audiences, and a proven sender may send more than a stranger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +197,7 @@ class MessageVerifier:
                 state.inbox.reconsider(me, repo, {HELD_UNKNOWN})
             return
         with state.inbox.batch():
-            state.inbox.reconsider(me, repo, POLICY_KINDS)
+            state.inbox.reconsider(me, repo, _OF_THE_POLICY)
             state.trust.set_policy(me, repo, fingerprint)
 
     def verify(self, message: Message) -> Verdict:

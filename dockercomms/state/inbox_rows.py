@@ -490,14 +490,22 @@ class InboxRows(DeliveryRows):
             (tried, me, repo, key),
         )
 
-    def reconsider(self, me: str, repo: str, reason_kinds: Collection[str]) -> None:
-        """Make new what is held or refused for one of these reasons; it stays reported."""
+    def reconsider(
+        self,
+        me: str,
+        repo: str,
+        reason_kinds: Collection[str],
+        *,
+        states: Collection[EntryState] = ("held", "refused"),
+    ) -> None:
+        """Make new what is in one of `states` for one of these reasons; it stays reported."""
         marks = ", ".join("?" * len(reason_kinds))
+        state_marks = ", ".join("?" * len(states))
         self._database.execute(
             f"""UPDATE candidates SET state = 'new', next_try = NULL, tries = 0
-                WHERE me = ? AND repo = ? AND state IN ('held', 'refused')
+                WHERE me = ? AND repo = ? AND state IN ({state_marks})
                 AND reason_kind IN ({marks})""",  # noqa: S608 - ?, ?
-            (me, repo, *reason_kinds),
+            (me, repo, *states, *reason_kinds),
         )
 
     def set_held(

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from dockercomms import sending
+from dockercomms import receiving, sending
 from dockercomms.errors import (
     ConfigError,
+    LimitError,
     NotFoundError,
     ProtocolError,
     SigningError,
@@ -35,6 +36,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.inboxes import Sender as Author
 from tests.fakes.mail import REPO, REPOSITORY, files_below
 from tests.fakes.sigstore import SigstoreStub
+from tests.fakes.stops import AfterWaits
 from tests.fakes.watched import WatchedRegistry
 
 
@@ -193,6 +195,38 @@ def test_stranger_is_let_in_once_with_eyes_closed(town):
     assert (got.status, got.signer, got.signature_status) == ("received", None, "unchecked")
     with town.open("alice") as alice:
         assert not alice.receipts()[0].claimed_verified
+
+
+@pytest.mark.parametrize("how", [{}, {"signing": SigningOptions(sign=False)}])
+def test_what_was_held_comes_in_without_verification(town, how):
+    """All that a plain recv holds is due where nobody asks who sent it, by an idle watch too."""
+    sent = [town.send(**how), town.send(**how)]
+    assert [item.status for item in town.receive()] == ["failed", "failed"]
+    assert town.receive() == []
+
+    (first,) = town.receive(trust={"verify": False}, call={"max": 1})
+    assert town.receive() == []  # the other is held as before, and not told again
+    with town.open("bob", trust={"verify": False}) as bob:
+        stop = AfterWaits(town.clock)
+        (second,) = bob.watch(out=town.home("bob") / "in", stop=stop)
+
+    assert [first.id, second.received.id] == [item.id for item in sent]
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_what_is_too_large_comes_in_when_it_may(town, monkeypatch, flag):
+    """A stranger's message that was held for its size is due once its sender is trusted."""
+    monkeypatch.setattr(receiving, "MAX_UNTRUSTED_TOTAL_BYTES", 3)
+    town.book("bob").add("alice", allow_unsigned=True)
+    sent = town.send()
+    assert isinstance(town.receive()[0].error, LimitError)
+    assert town.receive() == []
+    if flag:
+        monkeypatch.setattr(receiving, "MAX_UNTRUSTED_TOTAL_BYTES", 10)
+    else:
+        town.book("bob").add("alice", key=town.key("alice"))
+
+    assert [(item.id, item.status) for item in town.receive()] == [(sent.id, "received")]
 
 
 def test_nobody_sends_under_the_name_of_somebody_else(town):
@@ -464,6 +498,17 @@ def test_audience_keeps_a_message_out_of_other_repositories(town):
 
     assert got[here.id].status == "received"
     assert isinstance(got[elsewhere.id].error, ProtocolError)
+
+
+def test_audience_that_the_policy_lists_later_lets_a_message_in(town):
+    town.book("bob").add("alice", key=town.key("alice"))
+    sent = town.send(audience="registry.example/other")
+    assert [item.status for item in town.receive()] == ["failed"]
+    text = town.trust_file("bob").read_text()
+    text = text.replace("version = 1\n", 'version = 1\naudiences = ["registry.example/other"]\n')
+    town.trust_file("bob").write_text(text)
+
+    assert [(item.id, item.status) for item in town.receive()] == [(sent.id, "received")]
 
 
 def test_audience_may_be_one_that_the_policy_lists(town):
