@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import field, replace
 from datetime import UTC, date, datetime
 
@@ -21,9 +22,10 @@ from dockercomms import __version__
 from dockercomms.errors import ProtocolError, UsageError
 from dockercomms.fields import StreamPosition
 from dockercomms.manifest import ManifestBuilder, Message, parse_message
-from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.oci.model import ANNOTATION_TITLE, Descriptor, Digest
 from dockercomms.platforms import ClockChoice
 from dockercomms.protocol import (
+    CHUNK_FILE_ENDINGS,
     DEFAULT_TTL_SECONDS,
     ManifestForm,
     MessageHeader,
@@ -42,6 +44,8 @@ MAX_CONCURRENCY = 64
 """More chunks at once gain nothing and hold a chunk of memory each."""
 
 MAX_CHUNK_BYTES = 2**30
+MAX_TITLED_LAYERS = 1000
+"""A title takes 55 bytes; a manifest of 10,000 layers has not the room (SPEC.md section 2.5)."""
 """A chunk is held in memory several times over; ten thousand of these are the largest message."""
 
 
@@ -300,13 +304,28 @@ def build_draft(
         sequence=sequence,
     )
     builder = ManifestBuilder.message(
-        header.to_annotations(), pushed.layers, subject=day_anchor(order.rt, day, form)
+        header.to_annotations(), _titled(pushed), subject=day_anchor(order.rt, day, form)
     )
     manifest, _ = builder.in_form(form).build()
     message = parse_message(manifest)
     if message.header != header:
         raise AssertionError("internal: a message does not read back as it was built")
     return Draft(message, manifest, day, pushed.reused_chunks)
+
+
+def _titled(pushed: Pushed) -> Sequence[Descriptor]:
+    """Return the layers with file names, without which `oras pull` writes none of them.
+
+    Left out where they would take the room that many layers need (SPEC.md section 3.3).
+    """
+    if len(pushed.layers) > MAX_TITLED_LAYERS:
+        return pushed.layers
+    ending = CHUNK_FILE_ENDINGS[pushed.compression]
+    titles = (f"chunk_{index}{ending}" for index in range(len(pushed.layers)))
+    return [
+        replace(layer, annotations={**layer.annotations, ANNOTATION_TITLE: title})
+        for layer, title in zip(pushed.layers, titles, strict=True)
+    ]
 
 
 def day_anchor(rt: str, day: date, form: ManifestForm = "artifact") -> Descriptor:

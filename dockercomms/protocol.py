@@ -85,6 +85,9 @@ CHUNK_MEDIA_TYPES: dict[Compression, str] = {
     "zstd": MEDIA_TYPE_CHUNK_ZSTD,
 }
 
+CHUNK_FILE_ENDINGS: dict[Compression, str] = {"gzip": ".tar.gz", "zstd": ".tar.zst"}
+"""Of the names that `oras pull` gives to layers (SPEC.md section 3.3)."""
+
 # SPEC.md section 3: annotation keys
 VERSION = "dockercomms.version"
 SENDER = "dockercomms.sender"

@@ -155,7 +155,7 @@ def option(*declarations: str, **attributes: Any) -> Callable[[_Decorated], _Dec
 def discovery_option() -> Callable[[_Decorated], _Decorated]:
     """Return the option of verbs that look for messages."""
     return option("--discovery", type=click.Choice(DISCOVERY), metavar="HOW",
-                  help="Look by referrers, by tags, or (auto) both.")  # fmt: skip
+                  help="By tags, referrers (may miss some), or auto.")  # fmt: skip
 
 
 def clock_option() -> Callable[[_Decorated], _Decorated]:

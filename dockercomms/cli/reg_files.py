@@ -47,7 +47,7 @@ def get_command(
     from dockercomms.cli.reg_output import metering
     from dockercomms.cli.reg_records import record
     from dockercomms.cli.reg_stores import Stores
-    from dockercomms.oci.extraction import ANNOTATION_TITLE
+    from dockercomms.oci.model import ANNOTATION_TITLE
     from dockercomms.oci.pull import save_artifact
 
     with Stores(session) as stores:
@@ -102,7 +102,7 @@ def _refuse_untitled(opened: Opened, resolved: ResolvedManifest) -> None:
     Raises:
         UsageError: a layer has no title.
     """
-    from dockercomms.oci.extraction import ANNOTATION_TITLE
+    from dockercomms.oci.model import ANNOTATION_TITLE
 
     layers = resolved.manifest.layers
     untitled = sum(not layer.annotations.get(ANNOTATION_TITLE) for layer in layers)

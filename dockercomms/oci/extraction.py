@@ -30,13 +30,10 @@ from dockercomms.oci.archive import (
 )
 from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.interface import BlobReader, ProgressHook, Reader
-from dockercomms.oci.model import READ_BYTES, Descriptor, Manifest
+from dockercomms.oci.model import ANNOTATION_TITLE, READ_BYTES, Descriptor, Manifest
 from dockercomms.oci.stored import StoredReader
 from dockercomms.platforms import create_new, local_errors, rename_new, sync_folder
 from dockercomms.records import dataclass
-
-ANNOTATION_TITLE = "org.opencontainers.image.title"
-"""The file name of a layer (image-spec v1.1.1, annotations.md)."""
 
 MAX_FILE_BYTES = 4 * 2**30
 """The largest file taken out of an artifact unless the caller says otherwise."""

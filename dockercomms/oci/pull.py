@@ -23,7 +23,6 @@ from dockercomms.errors import LimitError, ProtocolError
 from dockercomms.oci.auth import Credentials, DockerConfig
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.extraction import (
-    ANNOTATION_TITLE,
     MAX_FILE_BYTES,
     ExtractedFile,
     ReadProgress,
@@ -35,7 +34,7 @@ from dockercomms.oci.extraction import (
     save_file,
 )
 from dockercomms.oci.interface import ProgressHook, Reader, read_all
-from dockercomms.oci.model import Descriptor, Manifest, Platform
+from dockercomms.oci.model import ANNOTATION_TITLE, Descriptor, Manifest, Platform
 from dockercomms.oci.reference import Reference
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.selection import Fallback, ResolvedManifest, get_reference, resolve_content

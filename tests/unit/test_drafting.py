@@ -8,7 +8,8 @@ from dockercomms.errors import (
     LimitError,
     UsageError,
 )
-from tests.fakes.mail import ALICE, BOB, open_mail
+from dockercomms.oci.model import ANNOTATION_TITLE
+from tests.fakes.mail import ALICE, BOB, message_of, open_mail
 
 
 @pytest.fixture
@@ -48,3 +49,13 @@ def test_send_refuses_an_empty_sender(mail):
 def test_send_takes_a_ttl_beyond_the_calendar(mail):
     last = datetime(9998, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
     assert mail.send(ttl_seconds=10**12).expires_at == last
+
+
+@pytest.mark.parametrize(("compress", "ending"), [("zstd", "tar.zst"), ("gzip", "tar.gz")])
+def test_layers_have_the_file_names_by_which_oras_pulls_them(mail, compress, ending):
+    sent = mail.send(compress=compress, chunk_bytes=1)
+
+    layers = message_of(mail, sent).chunks
+
+    titles = [chunk.descriptor.annotations[ANNOTATION_TITLE] for chunk in layers]
+    assert titles == [f"chunk_{index}.{ending}" for index in range(len(layers))]

@@ -22,14 +22,13 @@ from dockercomms.errors import (
     UsageError,
 )
 from dockercomms.oci.extraction import (
-    ANNOTATION_TITLE,
     FileQuery,
     extract_file,
     new_file,
     save_file,
 )
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.model import EMPTY_CONFIG, Descriptor, Manifest
+from dockercomms.oci.model import ANNOTATION_TITLE, EMPTY_CONFIG, Descriptor, Manifest
 from tests.contract.capabilities import push
 from tests.fakes.static_reader import CountingRegistry, StaticReader
 from tests.fakes.tarballs import GZIP, PLAIN, ZSTD, Item, make_tar, pack

@@ -24,10 +24,10 @@ from dockercomms.errors import (
     UsageError,
 )
 from dockercomms.oci.client import HTTPRegistry
-from dockercomms.oci.extraction import ANNOTATION_TITLE
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
+    ANNOTATION_TITLE,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_MANIFEST,
     Descriptor,
