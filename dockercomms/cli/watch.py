@@ -59,8 +59,8 @@ ACKS = ("always", "on-success", "never")
         help="Stop a longer command.  [default: 1h]")  # fmt: skip
 @option("--exec-env", "secrets", multiple=True, metavar="NAME",
         help="Let CMD have variable NAME, although it holds a secret.")  # fmt: skip
-@option("--ack", type=click.Choice(ACKS), default="always",
-        help="When the sender is told how CMD ended.  [default: always]")  # fmt: skip
+@option("--ack", type=click.Choice(ACKS), default="always", metavar="WHEN",
+        help="Tell how CMD ended: always, on-success, never.  [default: always]")  # fmt: skip
 @option("--once", is_flag=True, help="Look once and end, as recv does.")
 @option("--redeliver", is_flag=True,
         help="Also what another machine or a lost state received.")  # fmt: skip
