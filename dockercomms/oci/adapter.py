@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dockercomms.oci.proxies import login_header
+from dockercomms.oci.proxies import login_header, shown
 
 if TYPE_CHECKING:
     import ssl
@@ -84,6 +84,12 @@ def adapter_class() -> Any:
             pool = super().get_connection_with_tls_context(*args, **options)
             pool.ConnectionCls = self._patient(pool.ConnectionCls)
             return pool
+
+        def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+            # urllib3 by itself trusts the system's certificates alone
+            if proxy.lower().startswith("https://"):
+                options["proxy_ssl_context"] = self._context_for(shown(proxy))
+            return super().proxy_manager_for(proxy, **options)
 
         def proxy_headers(self, proxy: str) -> dict[str, str]:
             header = login_header(proxy)

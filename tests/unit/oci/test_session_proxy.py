@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from dockercomms.errors import NetworkError, ProxyError
+from dockercomms.errors import Denied, NetworkError, ProxyError
 from dockercomms.oci.retry import RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import Drop, Reply, ScriptedServer
@@ -92,6 +92,20 @@ def test_session_exempt_host_is_asked_without_the_proxy(setting):
             one.send(pull())
     assert not isinstance(caught.value, ProxyError)
     assert "proxy" not in caught.value.message
+
+
+@pytest.mark.parametrize("plain_http", [True, False], ids=["http", "https"])
+def test_session_trusts_the_proxys_certificate_as_a_registrys(setting, tmp_path, plain_http):
+    with ScriptedServer(rest=Reply(403, b"go away"), tls=True) as proxy:
+        setting.setenv("all_proxy", f"https://ann:hush@{proxy.host}")
+        with session("registry.example", plain_http=plain_http) as one:
+            with pytest.raises(ProxyError, match="certificate is refused"):
+                one.send(pull())
+        authority = tmp_path / "ca.pem"
+        proxy.authority.cert_pem.write_to_path(str(authority))
+        with session("registry.example", plain_http=plain_http, ca_file=str(authority)) as one:
+            with pytest.raises((Denied, ProxyError), match=r"go away|answered 403"):
+                one.send(pull())
 
 
 def test_session_login_for_the_proxy_may_hold_any_character(setting):
