@@ -58,7 +58,8 @@ def copy_command(
     if is_blob and (platform or referrers):
         raise UsageError("--blob: a blob has no platform and no referrers")
     with Stores(session) as stores, metering(session, "copying") as show:
-        start = stores.open(source, plain_http=from_plain_http)
+        read = stores.open if is_blob else stores.source
+        start = read(source, plain_http=from_plain_http)
         end = stores.open(target, create=True, plain_http=to_plain_http)
         if is_blob:
             done = _copy_blob(start, end, show)

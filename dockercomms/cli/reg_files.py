@@ -51,7 +51,7 @@ def get_command(
     from dockercomms.oci.pull import save_artifact
 
     with Stores(session) as stores:
-        opened = stores.open(reference)
+        opened = stores.source(reference)
         resolved = resolve(opened, platform)
         if not include_all:
             _refuse_untitled(opened, resolved)
@@ -185,7 +185,7 @@ def pull_command(
 
     refuse_terminal(session, output)
     with Stores(session) as stores, metering(session, "searching") as show:
-        opened = stores.open(reference)
+        opened = stores.source(reference)
         resolved = resolve(opened, platform)
         with open_sink(session, output) as stream, _hinting():
             found = extract_file(

@@ -11,7 +11,11 @@ from dockercomms.cli.reg import reg_verb
 from dockercomms.cli.render import human_bytes
 
 if TYPE_CHECKING:
+    from dockercomms.cli.reg_stores import Opened
     from dockercomms.cli.session import Session
+
+MAX_UNTAGGED = 20
+"""So many manifests without a tag are named; their number is told of the others."""
 
 _limit = option("--limit", type=click.IntRange(1), metavar="N", help="List at most N.")
 _start_after = option("--start-after", type=NAME, metavar="NAME",
@@ -79,7 +83,8 @@ def tags_command(
 ) -> None:
     """List a repository's tags.
 
-    They come in the registry's own order.
+    They come in the registry's own order. Manifests of a folder that no tag names are noted
+    with their digests.
     """
     from dockercomms.cli.reg_records import record
     from dockercomms.cli.reg_stores import Stores
@@ -90,6 +95,23 @@ def tags_command(
             opened.repository, start_after=start_after, page_size=page_size, limit=limit
         ):
             listing.add(record("tags", repository=str(opened), tag=tag), (tag,), (tag,))
+        if start_after is None:
+            _tell_untagged(session, opened)
+
+
+def _tell_untagged(session: Session, opened: Opened) -> None:
+    """Note which manifests of a layout no tag names; what refers to another is left out."""
+    from dockercomms.oci.layout import LayoutRegistry
+
+    store = opened.registry
+    if not isinstance(store, LayoutRegistry):
+        return
+    untagged = [one for one in store.listed() if not (one.has_tag or one.subject)]
+    for one in untagged[:MAX_UNTAGGED]:
+        name = f" (named {one.names[0]!r:.200})" if one.names else ""
+        session.screen.note(f"without a tag: {opened}@{one.digest}{name}")
+    if len(untagged) > MAX_UNTAGGED:
+        session.screen.note(f"and {len(untagged) - MAX_UNTAGGED} more without a tag")
 
 
 @reg_verb(
@@ -111,7 +133,7 @@ def referrers_command(session: Session, *, reference: str, artifact_type: str | 
         Stores(session) as stores,
         session.screen.listing(("DIGEST", "ARTIFACT TYPE", "SIZE")) as listing,
     ):
-        opened = stores.open(reference)
+        opened = stores.source(reference)
         digest = opened.place.digest
         if digest is None:
             tag = opened.location.tag_or_latest

@@ -37,7 +37,7 @@ def resolve_command(
     from dockercomms.cli.reg_stores import Stores
 
     with Stores(session) as stores:
-        opened = stores.open(reference)
+        opened = stores.open(reference) if is_blob else stores.source(reference)
         found = _resolve(opened, platform, is_blob=is_blob)
     screen = session.screen
     if screen.is_json:
@@ -85,7 +85,7 @@ def exists_command(session: Session, *, reference: str, is_blob: bool) -> int:
 
     digest = None
     with Stores(session) as stores:
-        opened = stores.open(reference)
+        opened = stores.open(reference) if is_blob else stores.source(reference)
         try:
             digest = _resolve(opened, None, is_blob=is_blob).digest
         except NotFoundError as error:
@@ -120,7 +120,7 @@ def inspect_command(
     from dockercomms.oci.inspection import inspect
 
     with Stores(session) as stores:
-        opened = stores.open(reference)
+        opened = stores.source(reference)
         want = parse_platform(platform)
         found = inspect(opened.registry, opened.reference, platform=want, labels=labels)
     rows = list(_rows(str(opened), found))

@@ -38,7 +38,7 @@ def manifest_command(
     from dockercomms.oci.selection import get_reference, resolve_content
 
     with Stores(session) as stores:
-        opened = stores.open(reference)
+        opened = stores.source(reference)
         want = parse_platform(platform)
         content = get_reference(opened.registry, opened.reference)
         found, data = content.descriptor, content.data
@@ -164,7 +164,7 @@ def index_command(
     from dockercomms.oci.synthesis import ANNOTATION_BASHBREW_ARCH, synthesize_index
 
     with Stores(session) as stores:
-        opened = stores.open(reference)
+        opened = stores.source(reference)
         index = synthesize_index(
             opened.registry,
             opened.reference,

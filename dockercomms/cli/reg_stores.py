@@ -11,6 +11,7 @@ from dockercomms.errors import UsageError
 from dockercomms.oci.cache import CachedRegistry
 from dockercomms.oci.hub import HubProxy, ProxiedRegistry
 from dockercomms.oci.interface import Registry
+from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.location import Location
 from dockercomms.oci.model import Digest, Platform
 from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS, Reference
@@ -117,6 +118,27 @@ class Stores(AbstractContextManager["Stores"]):
             UsageError: it names nothing.
         """
         return self.open_place(self.place(text), create=create, plain_http=plain_http)
+
+    def source(self, text: str, *, plain_http: bool | None = None) -> Opened:
+        """Return what `text` names, to be read.
+
+        A layout without a tag or digest behind it means its `latest` or, where it has none, the
+        one manifest that its `index.json` lists: skopeo, crane and podman write such layouts.
+
+        Raises:
+            UsageError: as `open`.
+            ProtocolError: `index.json` is damaged.
+        """
+        opened = self.open(text, plain_http=plain_http)
+        place, store = opened.place, opened.registry
+        if place.tag is not None or place.digest is not None:
+            return opened
+        if not isinstance(store, LayoutRegistry) or not store.exists():
+            return opened
+        listed = store.listed()
+        if len(listed) != 1 or "latest" in listed[0].names:
+            return opened
+        return opened.at(listed[0].digest)
 
     def open_place(
         self, place: Place, *, create: bool = False, plain_http: bool | None = None

@@ -196,7 +196,7 @@ def tag_command(session: Session, *, reference: str, tags: tuple[str, ...]) -> N
 
     _check_tags(tags)
     with Stores(session) as stores:
-        opened = stores.open(reference)
+        opened = stores.source(reference)
         content = get_reference(opened.registry, opened.reference)
         found = content.descriptor
         opened.registry.push_manifest(

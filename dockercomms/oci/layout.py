@@ -60,7 +60,7 @@ from dockercomms.oci.interface import (
     read_all,
 )
 from dockercomms.oci.layout_files import LayoutFiles, LayoutSession
-from dockercomms.oci.layout_index import IndexEntry, LayoutIndex
+from dockercomms.oci.layout_index import IndexEntry, LayoutIndex, ListedManifest
 from dockercomms.oci.model import (
     MANIFEST_MEDIA_TYPES,
     MAX_MANIFEST_BYTES,
@@ -340,6 +340,15 @@ class LayoutRegistry:
         return needed
 
     # --- listing ---------------------------------------------------------------------------------
+
+    def listed(self) -> list[ListedManifest]:
+        """Return the manifests of `index.json` in its order, whether they have a name or not.
+
+        Raises:
+            NameUnknown: there is no layout.
+            ProtocolError: `index.json` is damaged.
+        """
+        return self._files.index().listed()
 
     def tags(
         self,

@@ -78,6 +78,27 @@ class IndexEntry:
         return IndexEntry(replace(self.descriptor, annotations=annotations), fields)
 
 
+@dataclass(frozen=True, slots=True)
+class ListedManifest:
+    """One manifest of an `index.json`, which may have several entries there."""
+
+    descriptor: Descriptor
+    names: tuple[str, ...]
+    """Its tags, and names that are no tags, such as docker.io/library/app:v1."""
+    subject: str | None
+    """The digest that our own entries give for what it refers to."""
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's digest."""
+        return self.descriptor.digest
+
+    @property
+    def has_tag(self) -> bool:
+        """Whether a tag names it."""
+        return any(map(is_valid_tag, self.names))
+
+
 class _Entries:
     """The entries of all versions of one index, and where they are found; only ever added to."""
 
@@ -152,6 +173,16 @@ class LayoutIndex:
         for entry in self.entries:
             found.setdefault(entry.digest, entry)
         return iter(found.values())
+
+    def listed(self) -> list[ListedManifest]:
+        """Return each manifest with the names of all its entries, in the order of `manifests`."""
+        names: dict[Digest, list[str]] = {}
+        for entry in self.entries:
+            names.setdefault(entry.digest, []).extend([] if entry.tag is None else [entry.tag])
+        return [
+            ListedManifest(entry.descriptor, tuple(names[entry.digest]), entry.subject)
+            for entry in self.manifests()
+        ]
 
     def referring(self, subject: Digest) -> list[IndexEntry]:
         """Return the first entry of each manifest whose entry names `subject`, in their order."""

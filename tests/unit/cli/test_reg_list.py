@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from pathlib import Path
 
 import pytest
 
+from dockercomms.cli.reg_list import MAX_UNTAGGED
+from dockercomms.oci.layout import LayoutRegistry
 from tests.cli.harness import invoke
-from tests.fakes.images import SIGNATURE_TYPE, artifact, image
+from tests.fakes.images import SIGNATURE_TYPE, Built, artifact, image, push
 from tests.fakes.registry import FakeRegistry, Quirks
 from tests.unit.cli.conftest import MISSING, Box
 
@@ -139,3 +143,85 @@ def test_a_login_that_is_refused_is_3(quiet_machine: object) -> None:
         words = ["reg", "ls", fake.host, "--username", "bot", "--password-stdin"]
         assert invoke(words, stdin=b"right").exit_code == 0
         assert invoke(words, stdin=b"wrong").exit_code == 3
+
+
+def write_untagged(folder: Path, *built: Built, **names: str) -> None:
+    """Write a layout as skopeo and crane do: no tag, or a name that is none."""
+    store = LayoutRegistry(folder, create=True)
+    for one in built:
+        push(store, "", one)
+    store.close()
+    index = json.loads((folder / "index.json").read_text())
+    for entry, name in zip(index["manifests"], names.values(), strict=False):
+        entry["annotations"] = {"org.opencontainers.image.ref.name": name}
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("names", [{}, {"podman": "docker.io/library/app:v1"}, {"tag": "v7"}])
+@pytest.mark.parametrize("is_tar", [False, True])
+def test_layout_of_one_manifest_is_read_by_itself_alone(
+    remote: Box, names: dict[str, str], is_tar: bool
+) -> None:
+    built = artifact("x")
+    write_untagged(remote.folder / "sk", built, **names)
+    base = f"oci-layout:{remote.folder}/sk"
+    if is_tar:
+        base = f"oci-archive:{remote.folder}/sk.tar"
+        with tarfile.open(remote.folder / "sk.tar", "w") as tar:
+            tar.add(remote.folder / "sk", ".")
+    digest = built.descriptor.digest
+
+    assert remote.ok("resolve", base).stdout == f"{digest}\n"
+    assert remote.json("inspect", base)["digest"] == digest
+    assert json.loads(remote.ok("manifest", base).stdout)["schemaVersion"] == 2
+    assert remote.ok("exists", base).exit_code == 0
+    assert remote.reg("exists", f"{base}:latest").exit_code == 5
+    assert remote.ok("copy", base, f"{remote.base}:v1").exit_code == 0
+    assert remote.ok("resolve", f"{remote.base}:v1").stdout == f"{digest}\n"
+    assert remote.reg("copy", "--blob", base, remote.base).exit_code == 64
+    assert remote.reg("delete", base).exit_code == 64
+
+    told = remote.ok("tags", base)
+    assert told.stdout == ("v7\n" if "tag" in names else "")
+    assert (digest in told.stderr) == ("tag" not in names)
+    assert ("docker.io/library/app:v1" in told.stderr) == ("podman" in names)
+
+
+def test_layout_of_one_manifest_gets_its_first_tag(layout: Box) -> None:
+    built = artifact("x")
+    layout.push(built)
+    assert layout.ok("tag", layout.base, "v1").exit_code == 0
+    assert layout.tags() == ["v1"]
+    assert layout.ok("tags", layout.base).stderr == ""
+
+
+def test_layout_of_several_manifests_has_to_be_told_which(layout: Box) -> None:
+    for name in "xyz":
+        layout.push(artifact(name))
+    layout.push(artifact("tagged"), "v1")
+    assert layout.reg("resolve", layout.base).exit_code == 5
+    assert layout.reg("exists", layout.base).exit_code == 5
+    told = layout.ok("tags", layout.base)
+    assert told.stdout == "v1\n"
+    assert told.stderr.count("without a tag") == 3
+    layout.push(artifact("newest"), "latest")
+    assert layout.ok("exists", layout.base).exit_code == 0
+
+
+def test_layout_with_many_manifests_without_a_tag_names_the_first(layout: Box) -> None:
+    for number in range(MAX_UNTAGGED + 2):
+        layout.push(artifact(f"{number}"))
+    told = layout.ok("tags", layout.base).stderr.splitlines()
+    assert len(told) == MAX_UNTAGGED + 1
+    assert "and 2 more without a tag" in told[-1]
+    assert layout.ok("tags", layout.base, "-q").stderr == ""
+
+
+def test_layout_that_is_to_be_written_takes_the_tag_latest(layout: Box) -> None:
+    """One manifest in a target says nothing of the tag that is written."""
+    layout.push(artifact("x"), "v1")
+    layout.ok("copy", f"{layout.base}:v1", f"oci-layout:{layout.folder}/other:v1")
+    layout.push(artifact("y"), "v2")
+    layout.ok("copy", f"{layout.base}:v2", f"oci-layout:{layout.folder}/other")
+    there = LayoutRegistry(layout.folder / "other")
+    assert len(there.listed()) == 2
