@@ -26,7 +26,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from dockercomms.errors import ConfigError, UsageError
+from dockercomms.errors import ConfigError, NoHomeError, UsageError
+from dockercomms.platforms import base_folder, expand_home, local_errors
 from dockercomms.protocol import DEFAULT_TTL_SECONDS
 from dockercomms.records import dataclass
 
@@ -193,9 +194,9 @@ def _address(value: object, base: Path | None) -> str:
 
 def _home(path: str) -> Path:
     try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path!r:.60}: there is no home folder to put for ~") from error
+        return expand_home(path)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 def _path(value: object, base: Path | None) -> str:
@@ -381,8 +382,8 @@ Layer = Iterator[tuple[str, object, str]]
 """Field name, value, origin."""
 
 
-def user_file(environ: Mapping[str, str], *, named: str | None = None) -> Path:
-    """Return where the user's own file is, whether or not it exists.
+def user_file(environ: Mapping[str, str], *, named: str | None = None) -> Path | None:
+    """Return where the user's own file is, whether or not it exists; None: they have no home.
 
     Args:
         environ: The environment.
@@ -391,10 +392,10 @@ def user_file(environ: Mapping[str, str], *, named: str | None = None) -> Path:
     named = named or environ.get("DOCKERCOMMS_CONFIG")
     if named:
         return Path(named)
-    base = Path(environ.get("XDG_CONFIG_HOME") or "")
-    if not base.is_absolute():  # the XDG specification: a relative path is to be ignored
-        base = Path(environ.get("HOME") or Path.home()) / ".config"
-    return base / "dockercomms" / "config.toml"
+    try:
+        return base_folder("XDG_CONFIG_HOME", environ) / "dockercomms" / "config.toml"
+    except NoHomeError:
+        return None
 
 
 def project_file(
@@ -406,13 +407,23 @@ def project_file(
     redirect what is sent from below it. One that is named as the user's own is none.
     """
     above = (folder, *folder.parents)
-    tops = (index for index, place in enumerate(above) if (place / ".git").exists())
+    tops = (index for index, place in enumerate(above) if _is_there(place / ".git"))
     own = user_file(environ, named=named)
     for place in above[: next(tops, 0) + 1]:
         candidate = place / PROJECT_FILE
-        if candidate.is_file() and not (own.exists() and own.samefile(candidate)):
+        if not _is_there(candidate) or not candidate.is_file():
+            continue
+        if own is None or not _is_there(own) or not own.samefile(candidate):
             return candidate
     return None
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether `path` exists; False in a folder that this user may not enter."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def project_repo(path: Path) -> tuple[bytes, str | None]:
@@ -433,7 +444,11 @@ def _names_user_file(environ: Mapping[str, str], named: str | None) -> bool:
 
 def _user_file(environ: Mapping[str, str], named: str | None) -> Layer:
     path = user_file(environ, named=named)
-    if path.exists():  # not is_file: /dev/null is how to have no configuration
+    if path is None:
+        return
+    with local_errors(str(path), base="XDG_CONFIG_HOME"):
+        exists = path.exists()  # not is_file: /dev/null is how to have no configuration
+    if exists:
         yield from _file(path, project=False)
     elif _names_user_file(environ, named):
         raise ConfigError(

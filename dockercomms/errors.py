@@ -2,6 +2,7 @@
 
     DockerCommsError 1
     ├ ConfigError 1                a configuration file or environment variable is wrong
+    │ └ NoHomeError                the user has no home folder, and a file needs one
     ├ UsageError 64                an argument is wrong (click's own usage errors are mapped here)
     ├ NetworkError 6               timeout, connection, TLS, retries used up
     │ └ ProxyError 6               the proxy on the way refused, or could not be reached
@@ -82,6 +83,10 @@ class DockerCommsError(Exception):
 
 class ConfigError(DockerCommsError):
     """A configuration file or environment variable is wrong."""
+
+
+class NoHomeError(ConfigError):
+    """The user has no home folder, and no variable names another one for the file."""
 
 
 class UsageError(DockerCommsError):

@@ -14,15 +14,16 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from dockercomms.desk import Desk
-from dockercomms.errors import InternalError
+from dockercomms.errors import DockerCommsError, InternalError
 from dockercomms.owner import Owner, SigningOptions, TrustOptions
 from dockercomms.platforms import Clock, ClockChoice, SystemClock
-from dockercomms.state import State, default_path
+from dockercomms.state import State
 from dockercomms.stores import ConnectionSettings, Store, default_mailbox, open_store
 
 if TYPE_CHECKING:
@@ -33,6 +34,24 @@ if TYPE_CHECKING:
     from dockercomms.receiving import Received
     from dockercomms.state.stream_rows import Gap
     from dockercomms.transport.transfer import Progress
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Box = TypeVar("Box", bound="MailboxBase")
+
+
+def only_looks(method: Callable[Concatenate[Box, P], T]) -> Callable[Concatenate[Box, P], T]:
+    """Let a method go on where the state cannot be written: nothing is remembered then.
+
+    Source: `state.database.Database.look`.
+    """
+
+    @wraps(method)
+    def look(self: Box, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        work = lambda: method(self, *args, **kwargs)  # noqa: E731 - with the types of `method`
+        return self._state.look(work, tell=self._tell_not_remembered)
+
+    return look
 
 
 class MailboxBase:
@@ -60,8 +79,6 @@ class MailboxBase:
     ) -> None:
         self._clock = clock or SystemClock()
         self._owner = Owner(me, keys=keys_folder, signing=signing, trust=trust, on_notice=on_notice)
-        self.names = self._owner.names
-        """The names to receive as."""
         if store is None:
             own = f"oci-layout:{default_mailbox(os.environ)}" if repo is None else None
             store = open_store(
@@ -73,7 +90,7 @@ class MailboxBase:
                 private=own is not None,
             )
         self._store = store
-        self._state = State(default_path(os.environ) if state_path is None else state_path)
+        self._state = State(state_path)
         self._progress = progress
         self._on_notice = on_notice
         self._referrers_index: ReferrersIndex = referrers_index
@@ -100,6 +117,15 @@ class MailboxBase:
         with `all` every one that is known."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names to receive as.
+
+        Raises:
+            As `Owner.names`.
+        """
+        return self._owner.names
+
+    @property
     def me(self) -> str:
         """The name to send as."""
         return self.names[0]
@@ -121,6 +147,14 @@ class MailboxBase:
         for _, error in () if self.last_poll is None else self.last_poll.errors:
             if isinstance(error, InternalError):
                 self._meet(error)
+
+    def _tell_not_remembered(self, error: DockerCommsError) -> None:
+        from dockercomms.publishing import Notice  # noqa: PLC0415 - few need it
+
+        if self._on_notice is not None:
+            hint = "" if error.hint is None else f" ({error.hint})"
+            text = f"nothing of this is remembered: {error.message}{hint}"
+            self._on_notice(Notice("not-remembered", text))
 
     def close(self) -> None:
         """Release connections and the state; may be called again."""

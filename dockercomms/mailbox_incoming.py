@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from dockercomms.errors import IntegrityError, InternalError, NotFoundError, UsageError
 from dockercomms.inbox import find_in, poll_all
 from dockercomms.listing import InboxEntry, inbox_entry
-from dockercomms.mailbox_base import MailboxBase
+from dockercomms.mailbox_base import MailboxBase, only_looks
 from dockercomms.oci.model import Digest
 from dockercomms.polling import DEFAULT_INTERVAL_SECONDS
 from dockercomms.protocol import ReceiptStatus
@@ -41,6 +41,7 @@ SHOWN_GAPS = timedelta(days=7)
 class Incoming(MailboxBase):
     """Listing, receiving, acknowledging, verifying."""
 
+    @only_looks
     def inbox(
         self,
         *,
@@ -119,6 +120,7 @@ class Incoming(MailboxBase):
         if verifier is not None:
             judge_entries(inbox, entries, verifier, insist=True)
 
+    @only_looks
     def show(self, id: str) -> InboxEntry:  # noqa: A002 - as the argument is called
         """Return the one message whose id or digest begins with `id`, its signature checked.
 
@@ -140,6 +142,7 @@ class Incoming(MailboxBase):
         gaps = {gap.digest: gap.missing for gap in self._state.streams.gaps(inbox.me)}
         return inbox_entry(entry, judged, missing_before=gaps.get(digest, 0) if digest else 0)
 
+    @only_looks
     def verify(self, id: str) -> Verification:  # noqa: A002 - as the argument is called
         """Return who signed the one message whose id or digest begins with `id`, proven.
 
@@ -151,6 +154,7 @@ class Incoming(MailboxBase):
         inbox, entry = self._find(id)
         return self._desk.object_verifier().verify_message(inbox.fetch(entry))
 
+    @only_looks
     def verify_object(self, reference: str) -> Verification:
         """Return who signed what a tag or digest of this repository names, proven.
 

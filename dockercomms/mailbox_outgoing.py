@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dockercomms.errors import NotFoundError
-from dockercomms.mailbox_base import MailboxBase
+from dockercomms.mailbox_base import MailboxBase, only_looks
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import DEFAULT_TTL_SECONDS, MAX_TEXT_BYTES
 
@@ -168,6 +168,7 @@ class Outgoing(MailboxBase):
         """
         self._state.send_runs.end(run)
 
+    @only_looks
     def receipts(self, id: str | None = None) -> list[ReceiptEntry]:  # noqa: A002 - the option's
         """Return the receipts for what `me` sent, oldest first; with `id` for one message.
 
@@ -220,6 +221,7 @@ class Outgoing(MailboxBase):
         if self._on_notice is not None:
             self._on_notice(Notice("receipt-unreadable", text))
 
+    @only_looks
     def outbox(self) -> list[OutboxEntry]:
         """Return what was sent from here to this repository, oldest first, and what became of it.
 
@@ -236,6 +238,7 @@ class Outgoing(MailboxBase):
         claims = not self._owner.verifies
         return list_outbox(rows, receipts, now=self._clock.now(), claims=claims)
 
+    @only_looks
     def sent_elsewhere(self) -> dict[str, int]:
         """Return to what other repositories messages were sent from here, and how many."""
         return self._state.outbox.elsewhere(self.repo)

@@ -23,9 +23,10 @@ from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
-from dockercomms.errors import LocalIOError, UnknownSender, UsageError
+from dockercomms.errors import LocalIOError, NoHomeError, UnknownSender, UsageError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
+from dockercomms.platforms import base_folder
 from dockercomms.publishing import Notice, NoticeHook
 from dockercomms.records import dataclass
 from dockercomms.trust.address_book import AddressBook
@@ -107,8 +108,7 @@ class Owner:
         self._options = trust or TrustOptions()
         if self._options.accept_new and self._options.policy is not None:
             raise UsageError("new senders are trusted by writing them to a file; none is given")
-        self._keys = KeyStore(default_keys_folder(os.environ) if keys is None else keys)
-        self._file = self._options.file or default_trust_file(os.environ)
+        self._keys_folder = keys
         self._on_notice = on_notice
         self._signer: Signer | None = None
         self._given = (me,) if isinstance(me, str) else tuple(me or ())
@@ -122,6 +122,16 @@ class Owner:
             UsageError: there is no name.
         """
         return self._given or self.policy().me or (_login_name(),)
+
+    @cached_property
+    def _keys(self) -> KeyStore:
+        """The keys; NoHomeError where the user has no folder for them."""
+        return KeyStore(self._keys_folder or default_keys_folder(os.environ))
+
+    @cached_property
+    def _file(self) -> Path:
+        """The trust file; NoHomeError where the user has no folder for it."""
+        return self._options.file or default_trust_file(os.environ)
 
     @property
     def verifies(self) -> bool:
@@ -142,7 +152,12 @@ class Owner:
             ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
         """
         given = self._options.policy
-        return load_policy(self._file) if given is None else given
+        if given is not None:
+            return given
+        try:
+            return load_policy(self._file)
+        except NoHomeError:
+            return Policy()
 
     def trust(self) -> Trust:
         """Return whom to believe now.
@@ -151,9 +166,13 @@ class Owner:
             As `policy`; UsageError: the own key cannot be read.
         """
         policy = self.policy()
+        try:
+            names = self.names
+        except UsageError:
+            names = ()  # nobody is verified for us by name: an object, say
         return Trust(
             policy=policy,
-            me=tuple(dict.fromkeys((*self.names, *policy.me))),
+            me=tuple(dict.fromkeys((*names, *policy.me))),
             own_key=self.own_key(),
             roots=self._roots,
         )
@@ -168,7 +187,10 @@ class Owner:
         Raises:
             UsageError, LocalIOError: it cannot be read.
         """
-        found = self._keys.find(self._signing.key)
+        try:
+            found = self._keys.find(self._signing.key)
+        except NoHomeError:
+            return None
         return found.public if found is not None and found.private else None
 
     def own_keys(self) -> tuple[PublicKey, ...]:
@@ -179,7 +201,7 @@ class Owner:
         """
         try:
             return tuple(key.public for key in self._keys.list() if key.private)
-        except (UsageError, LocalIOError):
+        except (UsageError, LocalIOError, NoHomeError):
             own = self.own_key()
             return () if own is None else (own,)
 
@@ -280,12 +302,10 @@ class _LazySigner:
 def default_trust_file(environ: Mapping[str, str]) -> Path:
     """Return where the trust file is: `$XDG_CONFIG_HOME/dockercomms/trust.toml`.
 
-    A relative `XDG_CONFIG_HOME` counts as none (XDG Base Directory Specification 0.8).
+    Raises:
+        NoHomeError: as `platforms.base_folder`.
     """
-    base = Path(environ.get("XDG_CONFIG_HOME", ""))
-    if not base.is_absolute():
-        base = Path.home() / ".config"
-    return base / "dockercomms" / "trust.toml"
+    return base_folder("XDG_CONFIG_HOME", environ) / "dockercomms" / "trust.toml"
 
 
 def _login_name() -> str:

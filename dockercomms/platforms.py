@@ -24,12 +24,13 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Literal, Protocol
 
-from dockercomms.errors import LocalIOError
+from dockercomms.errors import LocalIOError, NoHomeError, UsageError
 from dockercomms.records import dataclass
 
 _LINUX_AT_FDCWD = -100
@@ -41,6 +42,15 @@ LOCK_POLL_SECONDS = 0.02
 _PROC_LOCKS = Path("/proc/locks")
 _POSITION = threading.Lock()
 """Held from a seek to its read, where a system cannot read at a place."""
+
+BaseVariable = Literal["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"]
+_BELOW_HOME: Mapping[BaseVariable, str] = MappingProxyType({
+    "XDG_CONFIG_HOME": ".config",
+    "XDG_DATA_HOME": ".local/share",
+    "XDG_STATE_HOME": ".local/state",
+})  # fmt: skip
+"""Where the base folders are unless a variable says otherwise (XDG Base Directory 0.8)."""
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class Clock(Protocol):
@@ -136,9 +146,58 @@ class Clocks:
         return f"{own}, the registry's {self.registry:%Y-%m-%d %H:%M:%S}Z"
 
 
+def home_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return the home folder of the user; None where no variable nor user database names one.
+
+    A container that runs as a number has none. A relative `HOME` counts as none.
+    """
+    for place in (environ.get("HOME", ""), os.path.expanduser("~")):  # noqa: PTH111 - may stay "~"
+        if os.path.isabs(place):  # noqa: PTH117 - of a string
+            return Path(place)
+    return None
+
+
+def base_folder(variable: BaseVariable, environ: Mapping[str, str]) -> Path:
+    """Return one of the user's base folders, whether or not it exists.
+
+    A relative value of the variable counts as none.
+
+    Raises:
+        NoHomeError: there is no home folder either; names the variable.
+
+    Source: XDG Base Directory Specification 0.8, "Environment variables".
+    """
+    base = Path(environ.get(variable, ""))
+    if base.is_absolute():
+        return base
+    home = home_folder(environ)
+    if home is None:
+        raise NoHomeError(
+            "you have no home folder: HOME is not set, and the system knows no user of your number",
+            hint=f"set {variable}, or HOME, to a folder that you may read and write",
+        )
+    return home / _BELOW_HOME[variable]
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Return `path` with the home folder that `~` or `~USER` at its beginning stands for.
+
+    Raises:
+        UsageError: there is no such user or home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path!s:.300}: there is no home folder to put for ~") from error
+
+
 @contextlib.contextmanager
-def local_errors(what: str) -> Iterator[None]:
+def local_errors(what: str, *, base: BaseVariable | None = None) -> Iterator[None]:
     """Turn an OSError of the block into a LocalIOError that names `what`.
+
+    Args:
+        what: The file, for the message.
+        base: The variable that can move it to another folder, for the hint.
 
     Raises:
         LocalIOError: with a hint where the disk is full or permission is missing.
@@ -146,14 +205,16 @@ def local_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise local_error(error, what) from error
+        raise local_error(error, what, base=base) from error
 
 
-def local_error(error: OSError, what: str) -> LocalIOError:
+def local_error(error: OSError, what: str, *, base: BaseVariable | None = None) -> LocalIOError:
     """Return the LocalIOError for an OSError, as `local_errors` raises it."""
     hint = None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space, or choose a folder on another disk"
+    elif error.errno in _DENIED and base is not None:
+        hint = f"set {base}, or HOME, to a folder that you may read and write"
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = "check the permissions of the file and of its folder"
     return LocalIOError(f"{what}: {error.strerror or error}", hint=hint)

@@ -101,6 +101,7 @@ NoticeKind = Literal[
     "elsewhere",
     "published",
     "watch-waits",
+    "not-remembered",
 ]
 
 

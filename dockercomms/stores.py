@@ -24,7 +24,7 @@ from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
-from dockercomms.platforms import Clock, SystemClock
+from dockercomms.platforms import Clock, SystemClock, base_folder, expand_home
 from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
@@ -94,12 +94,10 @@ class Store:
 def default_mailbox(environ: Mapping[str, str]) -> Path:
     """Return the user's own mailbox folder.
 
-    A relative `XDG_DATA_HOME` counts as none (XDG Base Directory Specification 0.8).
+    Raises:
+        NoHomeError: as `platforms.base_folder`.
     """
-    base = Path(environ.get("XDG_DATA_HOME", ""))
-    if not base.is_absolute():
-        base = Path.home() / ".local" / "share"
-    return base / "dockercomms" / "mailbox"
+    return base_folder("XDG_DATA_HOME", environ) / "dockercomms" / "mailbox"
 
 
 def parse_repo(text: str) -> Place:
@@ -163,7 +161,7 @@ def _parse_folder(text: str, rest: str, *, is_archive: bool = False) -> Place:
     if not path:
         raise UsageError(f"{text!r:.300}: no {'file' if is_archive else 'folder'}")
     try:
-        folder = Path(path).expanduser().resolve()
+        folder = expand_home(path).resolve()
     except (ValueError, RuntimeError, OSError) as error:  # a NUL, ~nobody, links in a circle
         raise UsageError(f"{text!r:.300}: not a path: {error}") from error
     return Place(

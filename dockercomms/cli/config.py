@@ -65,9 +65,10 @@ def deny_command(session: Session, *, file: str | None) -> None:
 
 def _path(session: Session, file: str | None) -> Path:
     from dockercomms.config import PROJECT_FILE, project_file
+    from dockercomms.platforms import expand_home
 
     if file is not None:
-        return session.folder / Path(file).expanduser()
+        return session.folder / expand_home(file)
     found = project_file(session.folder, session.environ)
     if found is None:
         raise NotFoundError(

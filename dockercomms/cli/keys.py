@@ -68,9 +68,14 @@ def list_command(session: Session) -> None:
     Piped, a line holds: name, key pair or public key, algorithm, SHA-256 of the key, file.
     """
     from dockercomms.cli.records import key_record
+    from dockercomms.errors import NoHomeError
 
+    try:
+        keys = _store(session).list()
+    except NoHomeError:
+        keys = ()
     with session.screen.listing(COLUMNS) as listing:
-        for key in _store(session).list():
+        for key in keys:
             shown = (key.name, _kind(key), key.public.algorithm, key.public.spki_sha256)
             listing.add(key_record(key), (*shown, str(key.path)), shown)
 

@@ -137,7 +137,9 @@ def _archive(session: Session, file: str, *, create: bool = False) -> ArchiveReg
 
 
 def _path(file: str) -> Path:
-    return Path(file).expanduser().resolve()
+    from dockercomms.platforms import expand_home
+
+    return expand_home(file).resolve()
 
 
 def _store(archive: ArchiveRegistry, file: str) -> Store:

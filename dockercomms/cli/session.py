@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dockercomms.state.allowed_files import AllowedFiles
     from dockercomms.stores import ConnectionSettings
     from dockercomms.transport.transfer import Progress
+    from dockercomms.trust.policy import Policy
 
 
 PASSPHRASE_VARIABLE = "DOCKERCOMMS_PASSPHRASE"  # noqa: S105 - a name
@@ -168,7 +169,7 @@ class Session:
             environ=self.environ,
             folder=self.folder,
             named=None if named is None else str(self.folder / named),
-            allowed=self.allowed_files.allows,
+            allowed=self._is_allowed,
         )
 
     @property
@@ -176,7 +177,21 @@ class Session:
         """The folder that the command is run in."""
         from pathlib import Path
 
-        return self._folder or Path.cwd()
+        if self._folder is not None:
+            return self._folder
+        try:
+            return Path.cwd()
+        except FileNotFoundError:
+            return Path()  # it was removed: there is no project file, and no relative path
+
+    def _is_allowed(self, path: Path, data: bytes) -> bool:
+        """Return whether the user allowed a project file; False where nothing can remember it."""
+        from dockercomms.errors import NoHomeError
+
+        try:
+            return self.allowed_files.allows(path, data)
+        except NoHomeError:
+            return False
 
     @property
     def allowed_files(self) -> AllowedFiles:
@@ -363,9 +378,7 @@ class Session:
         """
         chosen = self.settings
         if chosen.origins.get("me") in {None, "login name"}:
-            from dockercomms.trust.policy_file import load_policy
-
-            listed = load_policy(self.trust_file).me
+            listed = self.policy().me
             if listed:
                 return listed
         return () if chosen.me is None else (chosen.me,)
@@ -380,14 +393,34 @@ class Session:
         """
         if self.settings.origins.get("repo") in {"flag", "DOCKERCOMMS_REPO"}:
             return None
+        entry = self.policy().sender(recipient)
+        return None if entry is None else entry.address
+
+    def policy(self) -> Policy:
+        """Return what the trust file says; the empty policy where there can be none.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+        """
+        from dockercomms.trust.policy import Policy
         from dockercomms.trust.policy_file import load_policy
 
-        entry = load_policy(self.trust_file).sender(recipient)
-        return None if entry is None else entry.address
+        file = self._readable_trust_file
+        return Policy() if file is None else load_policy(file)
+
+    @property
+    def _readable_trust_file(self) -> Path | None:
+        """The trust file; None where the user has no folder for it."""
+        from dockercomms.errors import NoHomeError
+
+        try:
+            return self.trust_file
+        except NoHomeError:
+            return None
 
     @property
     def trust_file(self) -> Path:
-        """The trust file."""
+        """The trust file; NoHomeError where the user has no folder for it."""
         from pathlib import Path
 
         from dockercomms.owner import default_trust_file
@@ -398,11 +431,9 @@ class Session:
     def owner(self) -> Owner:
         """Return who the user is: their keys, and whom they believe."""
         from dockercomms.owner import Owner
-        from dockercomms.trust.keystore import default_keys_folder
 
         return Owner(
             self.names or None,
-            keys=default_keys_folder(self.environ),
             signing=self.signing(),
             trust=self.trust(),
             on_notice=self._tell_notice,
@@ -442,7 +473,7 @@ class Session:
         flags = (("--repo", self.settings.repo), ("--me", self.settings.me))
         given = [(flag, value) for flag, value in flags if self._is_flag(flag) and value]
         return TrustOptions(
-            file=self.trust_file,
+            file=self._readable_trust_file,
             verify=verify,
             accept_new=accept_new,
             words=tuple(word for pair in given for word in pair),
@@ -495,6 +526,7 @@ class Session:
         if notice.kind in {
             "clock-skew",
             "elsewhere",
+            "not-remembered",
             "pinned",
             "receipt-unreadable",
             "watch-waits",

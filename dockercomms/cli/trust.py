@@ -216,9 +216,7 @@ def test_command(session: Session, *, file: str) -> None:
 
 
 def _policy(session: Session) -> Policy:
-    from dockercomms.trust.policy_file import load_policy
-
-    return load_policy(session.trust_file)
+    return session.policy()
 
 
 def _show(session: Session, name: str) -> None:

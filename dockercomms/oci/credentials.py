@@ -28,6 +28,7 @@ from typing import Any
 from dockercomms.errors import ConfigError
 from dockercomms.oci.credential_program import HELPER_TIMEOUT_SECONDS, ask_program
 from dockercomms.oci.reference import HUB_HOSTS
+from dockercomms.platforms import home_folder
 from dockercomms.records import dataclass
 
 HUB_KEY = "https://index.docker.io/v1/"
@@ -223,12 +224,7 @@ class DockerConfig:
 def _home(env: Mapping[str, str], *, process: bool) -> Path | None:
     if home := env.get("HOME") or env.get("USERPROFILE"):
         return Path(home)
-    if process:
-        try:
-            return Path.home()
-        except RuntimeError:
-            return None
-    return None
+    return home_folder(env) if process else None
 
 
 def _default_files(
@@ -258,7 +254,10 @@ def _read(path: Path, *, required: bool) -> str | None:
     except OSError as error:
         if not required and isinstance(error, FileNotFoundError | NotADirectoryError):
             return None
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
+        hint = None
+        if isinstance(error, PermissionError) and not required:
+            hint = "set DOCKER_CONFIG and XDG_CONFIG_HOME, or HOME, to folders that you may read"
+        raise ConfigError(f"{path}: {error.strerror or error}", hint=hint) from error
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
     try:

@@ -18,12 +18,14 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dockercomms.errors import ConfigError
+from dockercomms.errors import ConfigError, NoHomeError
+from dockercomms.platforms import base_folder, home_folder
 from dockercomms.records import dataclass
 
 if TYPE_CHECKING:
@@ -46,16 +48,15 @@ class HostCertificates:
 
 def certificate_folders(env: Mapping[str, str]) -> tuple[Path, ...]:
     """Return the `certs.d` folders in the order they are read: the user's, then the system's."""
-    home = Path(env.get("HOME") or Path.home())
-    config = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
-    docker = Path(env.get("DOCKER_CONFIG") or home / ".docker")
-    return (
-        config / "containers" / "certs.d",
-        config / "docker" / "certs.d",
-        docker / "certs.d",
-        Path("/etc/containers/certs.d"),
-        Path("/etc/docker/certs.d"),
-    )
+    home = home_folder(env)
+    docker = env.get("DOCKER_CONFIG") or (home and home / ".docker")
+    folders = [Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d")]
+    if docker:
+        folders.insert(0, Path(docker, "certs.d"))
+    with contextlib.suppress(NoHomeError):
+        config = base_folder("XDG_CONFIG_HOME", env)
+        folders[:0] = [config / "containers" / "certs.d", config / "docker" / "certs.d"]
+    return tuple(folders)
 
 
 def host_certificates(host: str, folders: Iterable[Path]) -> HostCertificates:

@@ -13,10 +13,14 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
+from dockercomms.errors import DockerCommsError
+from dockercomms.platforms import base_folder
 from dockercomms.state import (
     clock_rows,
     defect_rows,
@@ -36,6 +40,8 @@ from dockercomms.state.database import BUSY_TIMEOUT_SECONDS, Database
 
 __all__ = ["State", "default_path"]
 
+T = TypeVar("T")
+
 
 class State(AbstractContextManager["State"]):
     """Everything that is remembered, behind one file that is opened when it is first needed.
@@ -44,13 +50,15 @@ class State(AbstractContextManager["State"]):
     (see `Database`).
 
     Args:
-        path: The file.
+        path: The file; None: that of `default_path`, which is asked for when it is first needed.
         busy_timeout_seconds: How long another process's transaction is waited for.
     """
 
-    def __init__(self, path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, path: Path | None = None, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
+    ) -> None:
         self._database = Database(
-            path,
+            (lambda: default_path(os.environ)) if path is None else path,
             schema=(
                 *progress_rows.SCHEMA,
                 *inbox_rows.SCHEMA,
@@ -87,6 +95,10 @@ class State(AbstractContextManager["State"]):
         """The file."""
         return self._database.path
 
+    def look(self, work: Callable[[], T], *, tell: Callable[[DockerCommsError], None]) -> T:
+        """Return what `work` returns, which only looks: see `Database.look`."""
+        return self._database.look(work, tell=tell)
+
     def close(self) -> None:
         """Close the file; may be called again."""
         self._database.close()
@@ -98,9 +110,7 @@ class State(AbstractContextManager["State"]):
 def default_path(environ: Mapping[str, str]) -> Path:
     """Return where the state is kept unless said otherwise.
 
-    A relative `XDG_STATE_HOME` counts as none (XDG Base Directory Specification 0.8).
+    Raises:
+        NoHomeError: as `platforms.base_folder`.
     """
-    base = Path(environ.get("XDG_STATE_HOME", ""))
-    if not base.is_absolute():
-        base = Path.home() / ".local" / "state"
-    return base / "dockercomms" / "state.db"
+    return base_folder("XDG_STATE_HOME", environ) / "dockercomms" / "state.db"

@@ -19,13 +19,13 @@ import shlex
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
-from dockercomms.errors import LocalIOError
+from dockercomms.errors import DockerCommsError, LocalIOError, NoHomeError
 from dockercomms.platforms import (
     SystemClock,
     create_new,
@@ -76,6 +76,22 @@ _LOCK_FAILURES = frozenset(
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 """The files that SQLite keeps beside a database (sqlite.org/tempfiles.html)."""
 
+_REFUSING = frozenset(
+    {
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_PERM,
+    }
+)
+"""How SQLite fails on a file that cannot be written, whatever is in it."""
+
+_OTHER_FOLDER = "set XDG_STATE_HOME, or HOME, to a folder that you may read and write"
+
+T = TypeVar("T")
+
 _OWNER_MODE = stat.S_IRUSR | stat.S_IWUSR
 
 
@@ -86,7 +102,8 @@ class Database(AbstractContextManager["Database"]):
     for longer than the timeout, is damaged, or the disk is full; and ValueError once closed.
 
     Args:
-        path: The file. It is created with mode 0600, missing folders above it with 0700.
+        path: The file, or what says where it is. It is created with mode 0600, missing folders
+            above it with 0700.
         schema: SQL statements, one each, that are run once on a new or older file; they change
             nothing that is there (IF NOT EXISTS).
         migrations: SQL statements that are run once, after `schema`, on a file of a version below
@@ -96,19 +113,72 @@ class Database(AbstractContextManager["Database"]):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Callable[[], Path],
         *,
         schema: Sequence[str],
         migrations: Mapping[int, Sequence[str]] | None = None,
         busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
     ) -> None:
-        self.path = path
+        self._path = path
         self._schema = tuple(schema)
         self._migrations = dict(migrations or {})
         self._timeout = busy_timeout_seconds
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
+        self._memory: sqlite3.Connection | None = None
+        self._looks = False
+        self._refusal: DockerCommsError | None = None
+        """The last error by which the file could not be written."""
+
+    @property
+    def path(self) -> Path:
+        """The file.
+
+        Raises:
+            NoHomeError: the user has no folder for it.
+        """
+        return self._path() if callable(self._path) else self._path
+
+    def look(self, work: Callable[[], T], *, tell: Callable[[DockerCommsError], None]) -> T:
+        """Return what `work` returns, which changes nothing that anybody has to remember.
+
+        Where the file cannot be written, `work` is done once more on a copy in memory of what can
+        be read of it. Elsewhere than in `work` the file is needed as before.
+
+        Args:
+            work: Reads and writes as always. Up to the error its changes stay, as far as it made
+                any.
+            tell: Called with the reason, once for this database.
+        """
+        try:
+            return work()
+        except (LocalIOError, NoHomeError) as error:
+            if error is not self._refusal or self._looks:
+                raise
+            if self._memory is None:
+                self._memory = self._copied()
+                tell(error)
+        self._looks = True
+        try:
+            return work()
+        finally:
+            self._looks = False
+
+    def _copied(self) -> sqlite3.Connection:
+        """Return a database in memory with what can be read of the file."""
+        memory = _connected(":memory:")
+        with contextlib.suppress(NoHomeError):
+            address = self.path.absolute().as_uri()
+            # Without a folder that can be written the log beside the file cannot be read.
+            for mode in ("mode=ro", "immutable=1"):
+                with contextlib.suppress(sqlite3.Error):
+                    with contextlib.closing(sqlite3.connect(f"{address}?{mode}", uri=True)) as file:
+                        file.backup(memory)
+                    break
+        if not self._is_current(memory):
+            self._make_tables(memory)
+        return memory
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -163,6 +233,9 @@ class Database(AbstractContextManager["Database"]):
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            if self._memory is not None:
+                self._memory.close()
+                self._memory = None
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -170,21 +243,25 @@ class Database(AbstractContextManager["Database"]):
     def _opened(self) -> sqlite3.Connection:
         if self._closed:
             raise ValueError(f"{self.path}: the state is closed")
+        if self._looks and self._memory is not None:
+            return self._memory
         if self._connection is None:
-            self._connection = self._open()
+            try:
+                self._connection = self._open()
+            except (LocalIOError, NoHomeError) as error:
+                if isinstance(error, NoHomeError) or isinstance(error.__cause__, OSError):
+                    self._refusal = error
+                raise
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        with local_errors(f"state {self.path}"):
+        with local_errors(f"state {self.path}", base="XDG_STATE_HOME"):
             make_folder(self.path.parent, mode=0o700)
             with contextlib.suppress(FileExistsError):
                 _create_private_file(self.path)
         self._mend_side_files()
-        connection = sqlite3.connect(
-            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
-        )
+        connection = _connected(self.path, timeout=self._timeout)
         try:
-            connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous = FULL")
             if not self._is_current(connection):
                 self._prepare(connection)
@@ -232,11 +309,14 @@ class Database(AbstractContextManager["Database"]):
             if self._is_current(connection):
                 return
             self._turn_log_on(connection)
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in (*self._schema, *self._due_migrations(_version_of(connection))):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            connection.execute("COMMIT")
+            self._make_tables(connection)
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in (*self._schema, *self._due_migrations(_version_of(connection))):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
 
     def _due_migrations(self, version: int) -> list[str]:
         """Return the statements that bring a file of `version` up to date, oldest first."""
@@ -273,8 +353,11 @@ class Database(AbstractContextManager["Database"]):
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise
         except sqlite3.Error as error:
-            hint = self._hint(getattr(error, "sqlite_errorcode", 0))
-            raise LocalIOError(f"state {self.path}: {error}", hint=hint) from error
+            code = getattr(error, "sqlite_errorcode", 0)
+            told = LocalIOError(f"state {self.path}: {error}", hint=self._hint(code))
+            if code & _PRIMARY_CODE in _REFUSING:
+                self._refusal = told
+            raise told from error
 
     def _hint(self, code: int) -> str | None:
         """Return how to cure what SQLite failed by, None if nothing is known to help."""
@@ -292,6 +375,8 @@ class Database(AbstractContextManager["Database"]):
 
     def _rights_hint(self) -> str:
         """Return the command that lets this user use the files, as far as their rights tell."""
+        if _is_read_only(self.path.parent) or not _is_ours(self.path.parent):
+            return _OTHER_FOLDER
         if not os.access(self.path.parent, os.R_OK | os.W_OK | os.X_OK):
             return f"chmod u+rwx {shlex.quote(str(self.path.parent))}"
         known = [file for file in self._files() if file.exists()]
@@ -325,6 +410,30 @@ def from_unix(seconds: float | None) -> datetime | None:
 def _version_of(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
+
+
+def _connected(path: Path | str, *, timeout: float = 0.0) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=timeout, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Return whether the file system of `folder` takes no writes, where the system tells."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except (OSError, AttributeError):
+        return False
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether the user can change the mode of `folder`, as far as the system tells."""
+    try:
+        return os.geteuid() in (0, folder.stat().st_uid)
+    except (OSError, AttributeError):
+        return True
 
 
 def _is_inside(connection: sqlite3.Connection) -> bool:

@@ -71,7 +71,7 @@ def try_shared_lock(path: Path) -> Iterator[tuple[int, ...] | None]:
         with _file_lock(path) as held:
             yield () if held else None
         return
-    with local_errors(f"lock {path}"):
+    with local_errors(f"lock {path}", base="XDG_STATE_HOME"):
         handle = _flocked(path)
     if handle is None:
         yield None
@@ -160,7 +160,7 @@ def _file_lock(path: Path) -> Iterator[bool]:
     from filelock import FileLock, Timeout  # noqa: PLC0415 - for few, and 8 ms to load
 
     lock = FileLock(path, mode=0o600)
-    with local_errors(f"lock {path}"):
+    with local_errors(f"lock {path}", base="XDG_STATE_HOME"):
         make_folder(path.parent, mode=0o700)
         try:
             lock.acquire(blocking=False)

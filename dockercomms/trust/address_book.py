@@ -195,9 +195,10 @@ class AddressBook:
         from filelock import FileLock  # noqa: PLC0415 - the same
 
         target = self.path.resolve()  # the file may be a link into somebody's collection of them
-        with local_errors(str(target)):
+        with local_errors(str(target), base="XDG_CONFIG_HOME"):
             make_folder(target.parent, mode=0o700)
-        with local_errors(str(target)), FileLock(target.with_name(f".{target.name}.lock")):
+        denied = local_errors(str(target), base="XDG_CONFIG_HOME")
+        with denied, FileLock(target.with_name(f".{target.name}.lock")):
             text = read_policy_text(target)
             document = tomlkit.parse(_FIRST_LINES if text is None else text)
             change(document, load_policy(target))

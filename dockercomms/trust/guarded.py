@@ -20,7 +20,7 @@ import stat
 from dataclasses import field
 from pathlib import Path
 
-from dockercomms.platforms import local_errors
+from dockercomms.platforms import home_folder, local_errors
 from dockercomms.records import dataclass
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -77,7 +77,8 @@ def _unguarded(place: Path, status: os.stat_result, uid: int) -> Unguarded | Non
 
 
 def _home() -> Path | None:
+    home = home_folder(os.environ)
     try:
-        return Path.home().resolve()
+        return None if home is None else home.resolve()
     except (RuntimeError, OSError):
         return None  # a process without a home: everything up to / is looked at

@@ -258,7 +258,7 @@ def write_new(path: Path, data: bytes, *, mode: int) -> None:
         UsageError: something is at `path`. LocalIOError: it cannot be written.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    with local_errors(str(path)):
+    with local_errors(str(path), base="XDG_DATA_HOME"):
         make_folder(path.parent, mode=0o700)
         handle = create_new(part, mode=mode)
         try:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dockercomms.errors import UsageError
-from dockercomms.platforms import local_errors
+from dockercomms.platforms import base_folder, local_errors
 from dockercomms.records import dataclass
 from dockercomms.trust.keys import PrivateKey, PublicKey, is_encrypted, read_key_file, write_new
 
@@ -54,7 +54,7 @@ class KeyStore:
         Raises:
             UsageError: a file of the folder is no such key. LocalIOError: it cannot be read.
         """
-        with local_errors(str(self.folder)):
+        with local_errors(str(self.folder), base="XDG_DATA_HOME"):
             try:
                 paths = sorted(self.folder.iterdir())
             except FileNotFoundError:
@@ -73,9 +73,13 @@ class KeyStore:
         """
         for suffix in (_PRIVATE, _PUBLIC):
             path = self._path(name, suffix)
-            if path.exists():
+            if self._is_there(path):
                 return self._describe(path)
         return None
+
+    def _is_there(self, path: Path) -> bool:
+        with local_errors(str(path), base="XDG_DATA_HOME"):
+            return path.exists()
 
     def generate(self, name: str = DEFAULT_KEY, *, passphrase: str | None = None) -> StoredKey:
         """Make a key pair called `name`, encrypted if there is a passphrase.
@@ -120,7 +124,7 @@ class KeyStore:
             LocalIOError: it cannot be read, or others can read it.
         """
         path = self._path(name, _PRIVATE)
-        if not path.exists():
+        if not self._is_there(path):
             raise self._missing(name)
         return PrivateKey.load(path, passphrase=passphrase)
 
@@ -182,7 +186,7 @@ class KeyStore:
 
     def _free_path(self, name: str, suffix: str) -> Path:
         for taken in (_PRIVATE, _PUBLIC):
-            if self._path(name, taken).exists():
+            if self._is_there(self._path(name, taken)):
                 raise UsageError(f"{self._path(name, taken)}: there is a key of that name already")
         return self._path(name, suffix)
 
@@ -190,9 +194,7 @@ class KeyStore:
 def default_keys_folder(environ: Mapping[str, str]) -> Path:
     """Return where the user's keys are: `$XDG_DATA_HOME/dockercomms/keys`.
 
-    A relative `XDG_DATA_HOME` counts as none (XDG Base Directory Specification 0.8).
+    Raises:
+        NoHomeError: as `platforms.base_folder`.
     """
-    base = Path(environ.get("XDG_DATA_HOME", ""))
-    if not base.is_absolute():
-        base = Path.home() / ".local" / "share"
-    return base / "dockercomms" / "keys"
+    return base_folder("XDG_DATA_HOME", environ) / "dockercomms" / "keys"

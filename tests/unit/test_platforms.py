@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dockercomms.errors import LocalIOError
+from dockercomms.errors import LocalIOError, NoHomeError, UsageError
 from dockercomms.platforms import (
     Clock,
     SystemClock,
+    base_folder,
     create_new,
+    expand_home,
     free_bytes,
+    home_folder,
     local_errors,
     make_folder,
     open_regular,
@@ -304,3 +307,56 @@ def test_make_folder_leaves_one_that_is_there_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").chmod(0o755)
     make_folder(tmp_path / "a", mode=0o700)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o755
+
+
+# --- the user's folders --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """A user without HOME whose number no user database knows: `docker run --user 12345`."""
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.delenv("HOME")
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"),
+    [
+        ("XDG_CONFIG_HOME", ".config"),
+        ("XDG_DATA_HOME", ".local/share"),
+        ("XDG_STATE_HOME", ".local/state"),
+    ],
+)
+def test_base_folder_follows_its_variable_and_then_home(variable, below):
+    assert base_folder(variable, {variable: "/x", "HOME": "/h"}) == Path("/x")
+    assert base_folder(variable, {variable: "x", "HOME": "/h"}) == Path("/h") / below
+    assert base_folder(variable, {"HOME": "h"}) == Path.home() / below
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "relative"}])
+def test_base_folder_without_a_home_names_the_variables(nobody, environ):
+    with pytest.raises(NoHomeError, match="HOME") as caught:
+        base_folder("XDG_STATE_HOME", environ)
+    assert "XDG_STATE_HOME" in caught.value.hint
+    assert home_folder(environ) is None
+    assert base_folder("XDG_STATE_HOME", {"XDG_STATE_HOME": "/x"}) == Path("/x")
+
+
+def test_expand_home_without_a_home_says_so(nobody):
+    with pytest.raises(UsageError, match="~/box"):
+        expand_home("~/box")
+    with pytest.raises(UsageError, match="no home folder"):
+        expand_home("~nobody-of-this-name/box")
+    assert expand_home("/box") == Path("/box")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_local_errors_names_the_variable_that_moves_the_file(code):
+    with pytest.raises(LocalIOError) as caught, local_errors("x", base="XDG_DATA_HOME"):
+        raise OSError(code, os.strerror(code))
+    assert "XDG_DATA_HOME" in caught.value.hint

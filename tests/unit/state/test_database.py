@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.discovery import MessageRef
-from dockercomms.errors import LocalIOError
+from dockercomms.errors import LocalIOError, NoHomeError
 from dockercomms.state import State, default_path
 from dockercomms.state.database import SCHEMA_VERSION, Database, from_unix, to_unix
 from tests.faults.privileges import as_everybody
@@ -389,3 +389,113 @@ def test_new_file_that_stays_locked_is_told(tmp_path):
             pytest.raises(LocalIOError, match="locked"),
         ):
             database.rows("SELECT 1")
+
+
+# --- looking only --------------------------------------------------------------------------------
+
+
+def look_and_add(database, told):
+    """Add a number where anything can be, and return all of them."""
+
+    def work():
+        insert(database, 7)
+        return numbers(database)
+
+    return database.look(work, tell=told.append)
+
+
+def test_look_writes_where_it_can(path, database):
+    told = []
+    assert look_and_add(database, told) == [7]
+    database.close()
+    with Database(path, schema=SCHEMA) as again:
+        assert numbers(again) == [7]
+    assert told == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_look_reads_a_state_that_cannot_be_written(path, database, what):
+    insert(database, 1)
+    database.close()
+    path.chmod(0o400)
+    if what == "folder":
+        path.parent.chmod(0o500)
+
+    def look():
+        told = []
+        with Database(path, schema=SCHEMA) as again:
+            found = look_and_add(again, told)
+            with pytest.raises(LocalIOError):
+                insert(again, 8)
+        return found, told
+
+    try:
+        found, told = as_everybody(look)
+    finally:
+        path.parent.chmod(0o700)
+    assert found == [1, 7]
+    assert len(told) == 1
+    path.chmod(0o600)
+    with Database(path, schema=SCHEMA) as again:
+        assert numbers(again) == [1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_look_without_any_state_begins_with_none(tmp_path):
+    (tmp_path / "home").mkdir(mode=0o500)
+
+    def look():
+        told = []
+        with Database(tmp_path / "home" / "x" / "state.db", schema=SCHEMA) as database:
+            return look_and_add(database, told), told
+
+    found, told = as_everybody(look)
+    assert found == [7]
+    assert "XDG_STATE_HOME" in told[0].hint
+
+
+def test_look_without_a_home_begins_with_none():
+    def nowhere():
+        raise NoHomeError("no home")
+
+    told = []
+    with Database(nowhere, schema=SCHEMA) as database:
+        assert look_and_add(database, told) == [7]
+        with pytest.raises(NoHomeError):
+            numbers(database)
+    assert [str(error) for error in told] == ["no home"]
+
+
+def test_look_on_a_full_disk_goes_on_in_memory(path, database):
+    told = []
+    insert(database, 1)
+    database.row("PRAGMA max_page_count = 5")
+
+    def work():
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (2, ?)", ("z" * 100_000,))
+        return numbers(database)
+
+    assert database.look(work, tell=told.append) == [1, 2]
+    assert "full" in str(told[0])
+    assert numbers(database) == [1]
+
+
+def test_look_does_not_hide_a_damaged_state_nor_errors_of_the_work(path, database):
+    def fail():
+        raise LocalIOError("something else")
+
+    with pytest.raises(LocalIOError, match="something else"):
+        database.look(fail, tell=pytest.fail)
+    path.write_bytes(b"no database" * 1000)
+    with Database(path, schema=SCHEMA) as again, pytest.raises(LocalIOError, match="not a data"):
+        look_and_add(again, [])
+
+
+def test_look_leaves_the_state_of_a_newer_release_alone(path, database):
+    database.row(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    database.close()
+    path.chmod(0o400)
+    with Database(path, schema=SCHEMA) as again, pytest.raises(LocalIOError, match="newer"):
+        look_and_add(again, [])
