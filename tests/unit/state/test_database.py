@@ -488,6 +488,8 @@ def test_look_does_not_hide_a_damaged_state_nor_errors_of_the_work(path, databas
 
     with pytest.raises(LocalIOError, match="something else"):
         database.look(fail, tell=pytest.fail)
+    insert(database, 1)
+    database.close()
     path.write_bytes(b"no database" * 1000)
     with Database(path, schema=SCHEMA) as again, pytest.raises(LocalIOError, match="not a data"):
         look_and_add(again, [])
@@ -497,5 +499,9 @@ def test_look_leaves_the_state_of_a_newer_release_alone(path, database):
     database.row(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     database.close()
     path.chmod(0o400)
-    with Database(path, schema=SCHEMA) as again, pytest.raises(LocalIOError, match="newer"):
-        look_and_add(again, [])
+
+    def look():
+        with Database(path, schema=SCHEMA) as again, pytest.raises(LocalIOError, match="newer"):
+            look_and_add(again, [])
+
+    as_everybody(look)
