@@ -62,6 +62,7 @@ _PUBLIC = {
             "NameUnknown",
             "NetworkError",
             "NoAnswerError",
+            "NoHomeError",
             "NotFoundError",
             "NothingNewError",
             "PartialError",

@@ -21,6 +21,7 @@ from dockercomms.errors import NameInvalid as NameInvalid
 from dockercomms.errors import NameUnknown as NameUnknown
 from dockercomms.errors import NetworkError as NetworkError
 from dockercomms.errors import NoAnswerError as NoAnswerError
+from dockercomms.errors import NoHomeError as NoHomeError
 from dockercomms.errors import NotFoundError as NotFoundError
 from dockercomms.errors import NothingNewError as NothingNewError
 from dockercomms.errors import PartialError as PartialError
