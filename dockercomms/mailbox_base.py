@@ -79,6 +79,8 @@ class MailboxBase:
     ) -> None:
         self._clock = clock or SystemClock()
         self._owner = Owner(me, keys=keys_folder, signing=signing, trust=trust, on_notice=on_notice)
+        self.names = self._owner.names
+        """The names to receive as."""
         if store is None:
             own = f"oci-layout:{default_mailbox(os.environ)}" if repo is None else None
             store = open_store(
@@ -115,15 +117,6 @@ class MailboxBase:
         self.gaps: tuple[Gap, ...] = ()
         """Messages of verified senders that the last `inbox` found missing: of the last week, or
         with `all` every one that is known."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names to receive as.
-
-        Raises:
-            As `Owner.names`.
-        """
-        return self._owner.names
 
     @property
     def me(self) -> str:

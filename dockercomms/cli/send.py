@@ -118,7 +118,7 @@ def send_command(
         def deliver(recipient: str) -> Sent:
             repo = session.address_of(recipient)
             if repo not in boxes:
-                box = session.mailbox(meter, address=repo)
+                box = session.mailbox(meter, address=repo, sender=sender)
                 boxes[repo] = opened.enter_context(box)
             if not runs and not dry_run:
                 runs.append(opened.enter_context(boxes[repo].run_to(recipients)))

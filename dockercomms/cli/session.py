@@ -327,6 +327,7 @@ class Session:
         *,
         repo: str | None = None,
         address: str | None = None,
+        sender: str | None = None,
         verify: bool = True,
         accept_new: bool = False,
     ) -> Mailbox:
@@ -336,6 +337,7 @@ class Session:
             meter: Shows how transfers go.
             repo: Instead of the repository that the settings name; an argument names it.
             address: The same; the trust file names it.
+            sender: Who the user is where nothing else says so: the name to send as.
             verify: Whether senders have to prove who they are.
             accept_new: Trust the keys of new senders from the first message on.
 
@@ -355,7 +357,7 @@ class Session:
             factory = Mailbox
         return factory(
             repo,
-            me=self.names or None,
+            me=self.names or sender,
             settings=connection,
             signing=self.signing(),
             trust=self.trust(verify=verify, accept_new=accept_new),
