@@ -381,7 +381,8 @@ def wrong_size(path: Path | str, size: int, read: str) -> LocalIOError:
     """Return the error for a file with more or less content than its size (FUSE, /sys)."""
     return LocalIOError(
         f"{path}: {size} bytes expected by its size, {read} read; nothing was published",
-        hint="send a copy: its file system gives a wrong size, or a program writes to it",
+        hint="if a program writes to it, send it again when none does; if its file system gives "
+        "a wrong size, send a copy",
     )
 
 

@@ -18,9 +18,12 @@ from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.protocol import parse_tag
 from dockercomms.state import State
 from dockercomms.stores import Store
+from dockercomms.trust.keystore import KeyStore
+from dockercomms.trust.policy import Policy
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import Events
 from tests.fakes.mail import files_below
+from tests.fakes.people import knows
 
 KILLED = 77
 DATA = {"a.txt": b"0123456789" * 10, "project/b.txt": b"b", "project/sub/c.txt": b"c"}
@@ -36,6 +39,12 @@ class Trial:
             path = folder / "from" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+        stores = {name: KeyStore(folder / name / "keys") for name in ("alice", "bob")}
+        for store in stores.values():
+            store.ensure()
+        self.policy = Policy(
+            senders=tuple(knows(name, store.private_key()) for name, store in stores.items())
+        )
 
     def registry(self):
         return LayoutRegistry(self.folder / "layout", create=True, clock=self.clock)
@@ -46,7 +55,8 @@ class Trial:
             state_path=self.folder / me / "state.db",
             clock=self.clock,
             store=Store(registry or self.registry(), "mailbox", "oci-layout:/box"),
-            trust=TrustOptions(verify=False),
+            keys_folder=self.folder / me / "keys",
+            trust=TrustOptions(policy=self.policy),
         )
 
     def send(self, what: str = "a.txt", registry=None):

@@ -1,21 +1,28 @@
-"""People at their terminals: whole command lines in this process, each with a home of their own."""
+"""People at their terminals: whole command lines in this process, each with a home of their own.
+
+Alice and Bob sign with their own keys, and trust each other's.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dockercomms.mailbox import ConnectionSettings, Mailbox
+from dockercomms.owner import default_trust_file
 from dockercomms.protocol import parse_tag
+from dockercomms.trust.address_book import AddressBook
+from dockercomms.trust.keystore import KeyStore, default_keys_folder
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
-from tests.fakes.mail import ONE_KEY, files_below
+from tests.fakes.mail import files_below
 from tests.fakes.registry import FakeRegistry
 
 REPOSITORY = "team/box"
+NAMES = ("alice", "bob")
 
 
 @dataclass
@@ -33,14 +40,29 @@ class Person:
     timeout: float | None = None
     timeouts: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Make the keys of both, and trust the other's."""
+        keys = {
+            name: KeyStore(default_keys_folder(self._homes(name))).ensure()[0] for name in NAMES
+        }
+        book = AddressBook(default_trust_file(self.environ))
+        for name in set(NAMES) - {self.name}:
+            book.add(name, key=keys[name].public)
+
     @property
     def home(self) -> Path:
         return self.folder / self.name
 
     @property
-    def state_home(self) -> Path:
-        """What `XDG_STATE_HOME` is for this person."""
-        return self.home / "state"
+    def environ(self) -> dict[str, str]:
+        """Where this person's keys, trust file and state are."""
+        return self._homes(self.name)
+
+    def _homes(self, name: str) -> dict[str, str]:
+        home = self.folder / name
+        return {
+            f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "STATE")
+        }
 
     @property
     def out(self) -> Path:
@@ -50,10 +72,9 @@ class Person:
         self.timeouts.append(settings.timeout)
         if self.timeout is not None:
             settings = replace(settings, timeout=self.timeout)
-        state = self.state_home / "dockercomms" / "state.db"
-        if options["trust"].verify and not options["trust"].accept_new:
-            options["trust"] = ONE_KEY
-        return Mailbox(repo, settings=settings, state_path=state, **options)
+        state = self.home / "state" / "dockercomms" / "state.db"
+        keys = default_keys_folder(self.environ)
+        return Mailbox(repo, settings=settings, state_path=state, keys_folder=keys, **options)
 
     def run(
         self,
@@ -61,6 +82,7 @@ class Person:
         *arguments: str,
         repo: str | None = None,
         quiet: bool = True,
+        environ: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Result:
         """Run `dockercomms VERB --repo R --me NAME ARGUMENTS`."""
@@ -70,6 +92,7 @@ class Person:
             folder=self.folder,
             clock=self.clock,
             factory=self._open,
+            environ={**self.environ, **(environ or {})},
             **options,
         )
 

@@ -212,13 +212,17 @@ def test_empty_file_and_one_byte_arrive(
     assert [receipt["status"] for receipt in alice.receipts()] == ["accepted"]
 
 
-def test_empty_stdin_folder_and_note(alice: Person, bob: Person, tmp_path: Path) -> None:
+def test_empty_stdin_is_refused(alice: Person, registry: FakeRegistry) -> None:
+    told(alice.send("-", "--name", "nothing.txt", stdin=b""), 64, "empty", hint=["an empty file"])
+    assert messages(registry) == {}
+
+
+def test_empty_folder_and_note_arrive(alice: Person, bob: Person, tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
-    alice.send_ok("-", "--name", "nothing.txt", stdin=b"")
     alice.send_ok("hollow")
     alice.send_ok("--text", "")
-    assert sorted(got["bytes"] for got in bob.received()) == [0, 0, 1536]
-    assert bob.content() == [b"", b""]
+    assert sorted(got["bytes"] for got in bob.received()) == [0, 1536]
+    assert bob.content() == [b""]
     assert [path.name for path in bob.out.glob("*/*")].count("hollow") == 1
 
 
@@ -344,7 +348,7 @@ def test_pipe_needs_a_name_and_is_not_opened_without(
 def test_pipe_inside_a_folder_is_named(alice: Person, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     os.mkfifo(tmp_path / "tree" / "pipe")
-    told(alice.send("tree"), 64, "tree/pipe", hint=["--name"])
+    told(alice.send("tree"), 64, "tree/pipe", "--name", hint=["--exclude"])
 
 
 # --- where to ----------------------------------------------------------------------------------

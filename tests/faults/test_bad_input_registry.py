@@ -232,7 +232,9 @@ def test_registry_that_only_refuses(
 def test_one_500_is_tried_again(
     alice: Person, bob: Person, registry: FakeRegistry, verb: str
 ) -> None:
-    fail(registry, "POST" if verb == "send" else "GET", "/v2/", Fault.answer(500), times=3)
+    # A list of referrers is asked for once more only, so it does not count here.
+    asked = ("POST", "/v2/") if verb == "send" else ("GET", "/manifests/")
+    fail(registry, *asked, Fault.answer(500), times=3)
     alice.send_ok("a.bin")
     check_delivered_once(alice, bob, registry)
     assert registry.faults.pending == 0
@@ -266,7 +268,28 @@ def test_waiting_longer_than_a_minute_is_left_to_the_user(
 # --- answers that are wrong --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["inbox", "recv", "show", "ack", "receipts"])
+def test_message_that_comes_as_garbage_is_held_and_arrives_when_it_is_right(
+    alice: Person, bob: Person, registry: FakeRegistry
+) -> None:
+    """The tag has its digest: the message is known, though not one answer can be read."""
+    sent = alice.send_ok("a.bin")
+    fail(registry, "GET", "", Fault.garbage())
+    listed = bob.run("inbox", "--format", "jsonl")
+    (entry,) = lines(listed)
+    assert (entry["state"], entry["digest"]) == ("held", sent["digest"])
+    assert f"looking by tags failed, the inbox may hold more: http://{registry.host}" in (
+        listed.stderr
+    )
+    received = bob.recv()
+    assert received.exit_code == 4
+    (record,) = lines(received)
+    assert (record["status"], record["digest"]) == ("failed", sent["digest"])
+    assert f"{sent['digest']} expected" in record["error"]["message"]
+    registry.faults.clear()
+    check_delivered_once(alice, bob, registry)
+
+
+@pytest.mark.parametrize("verb", ["show", "ack", "receipts"])
 def test_garbage_json_is_a_protocol_error(
     alice: Person, bob: Person, registry: FakeRegistry, verb: str
 ) -> None:

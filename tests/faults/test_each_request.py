@@ -172,11 +172,7 @@ def stop_at(trial: Trial, zygote: Zygote, verb: str, number: int, how: str) -> E
     child = zygote.start(
         [*arguments, "-q", "--repo", person.repo, "--me", person.name],
         folder=person.folder,
-        environ={
-            "HOME": str(person.home),
-            "XDG_STATE_HOME": str(person.state_home),
-            "XDG_DATA_HOME": os.environ["XDG_DATA_HOME"],  # both trust one key
-        },
+        environ={"HOME": str(person.home), **person.environ},
     )
     ended: list[Ended] = []
     waiting = threading.Thread(target=lambda: ended.append(child.wait()))

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
 from tests.cli.harness import Result
 from tests.fakes.clock import FakeClock
 from tests.fakes.lies import LIES, TLS_LIES, TOKEN_HOSTS, token_server
@@ -69,11 +68,6 @@ class World:
         repo = f"{self.registry.host}/{REPOSITORY}"
         self.alice = Person("alice", folder, repo, self.clock, timeout=SILENT_SECONDS)
         self.bob = Person("bob", folder, repo, self.clock, timeout=SILENT_SECONDS)
-        self.homes = {
-            f"XDG_{kind}_HOME": str(folder / "home" / kind.lower())
-            for kind in ("CONFIG", "DATA", "STATE", "CACHE")
-        }
-        self._trust_one_key()
         self._kept: dict[str, Store] = {}
         self.requests: dict[str, int] = {}
         for verb in VERBS:
@@ -88,20 +82,9 @@ class World:
     def close(self) -> None:
         self.registry.close()
 
-    def _trust_one_key(self) -> None:
-        """Have alice and bob sign with the same key, and trust it."""
-        key, _ = KeyStore(default_keys_folder(self.homes)).ensure(DEFAULT_KEY)
-        trust = Path(self.homes["XDG_CONFIG_HOME"]) / "dockercomms" / "trust.toml"
-        trust.parent.mkdir(parents=True, mode=0o700)
-        text = "version = 1\n"
-        for name in ("alice", "bob"):
-            text += f'[[sender]]\nname = "{name}"\n[[sender.key]]\npublic_key = "{name}.pub"\n'
-            (trust.parent / f"{name}.pub").write_text(key.public.to_pem())
-        trust.write_text(text)
-
     def run(self, verb: str) -> Result:
         """Run a command as whoever it is for."""
-        environ = {"DOCKERCOMMS_USERNAME": "alice", "DOCKERCOMMS_PASSWORD": PASSWORD, **self.homes}
+        environ = {"DOCKERCOMMS_USERNAME": "alice", "DOCKERCOMMS_PASSWORD": PASSWORD}
         words = {
             "send": ("send", "--to", "bob", str(self.folder / "a.bin")),
             "inbox": ("inbox", "--format", "jsonl"),
@@ -109,10 +92,7 @@ class World:
             "receipts": ("receipts", "--format", "jsonl"),
         }[verb]
         person = self.bob if verb in ("inbox", "recv") else self.alice
-        with pytest.MonkeyPatch.context() as patch:
-            for variable, value in self.homes.items():
-                patch.setenv(variable, value)
-            return person.run(*words, *self.extra, environ=environ)
+        return person.run(*words, *self.extra, environ=environ)
 
     def restore(self, verb: str) -> None:
         """Go back to the moment before a command."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dockercomms.errors import DigestInvalid, ProtocolError, RangeInvalid
+from dockercomms.errors import BadAnswer, DigestInvalid, RangeInvalid
 from dockercomms.oci.auth import DockerConfig
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.model import Descriptor, Digest, digest_of
@@ -172,7 +172,7 @@ def test_upload_resumes_where_the_registry_says(row: dict[str, Any]) -> None:
     with replaying(Reply(item["status"], b"", headers_of(item))) as (registry, server):
         session = server.url + item["path"]
         if "error" in row:
-            with pytest.raises(ProtocolError):
+            with pytest.raises(BadAnswer):
                 registry.resume_upload("r", session)
         else:
             assert registry.resume_upload("r", session).size == row["result"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dockercomms.errors import DockerCommsError, NameUnknown, ProtocolError, RegistryError
+from dockercomms.errors import BadAnswer, DockerCommsError, NameUnknown, RegistryError
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.model import EMPTY_CONFIG_BYTES, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST
 from tests.fakes.scripted import Reply
@@ -119,7 +119,7 @@ def _expected(row: dict[str, Any]) -> list[str] | type[DockerCommsError]:
     if "error" in row:
         if row.get("is") == ["NAME_UNKNOWN"]:
             return NameUnknown
-        return RegistryError if "http_status" in row else ProtocolError
+        return RegistryError if "http_status" in row else BadAnswer
     if isinstance(row["result"], dict):
         return [str(row["result"][key]) for key in ("mediaType", "digest", "size")]
     return list(row["result"] or [])
@@ -157,11 +157,11 @@ def test_listing_gives_what_came_before_a_malformed_link() -> None:
     with replaying(reply) as (registry, _):
         names = registry.tags("r")
         assert next(names) == "a"
-        with pytest.raises(ProtocolError):
+        with pytest.raises(BadAnswer):
             next(names)
 
 
 def test_listing_content_is_only_a_list_of_names() -> None:
     for body in (b"[]", b'{"tags":1}', b'{"tags":[1]}', b"nonsense", CONTENT):
-        with replaying(Reply(200, body)) as (registry, _), pytest.raises(ProtocolError):
+        with replaying(Reply(200, body)) as (registry, _), pytest.raises(BadAnswer):
             list(registry.tags("r"))

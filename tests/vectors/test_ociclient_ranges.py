@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dockercomms.errors import DockerCommsError, ProtocolError, RangeInvalid
+from dockercomms.errors import BadAnswer, DockerCommsError, RangeInvalid
 from dockercomms.oci.interface import read_all
 from tests.fakes.scripted import Reply
 from tests.vectors.ociclient import CONTENT, DIGEST, headers_of, replaying, rows
@@ -46,7 +46,7 @@ def test_range_is_what_was_measured(row: dict[str, Any]) -> None:
     if row["name"] in DIFFERENCES:
         expected = DIFFERENCES[row["name"]][0]
     elif "error" in row:
-        expected = RangeInvalid if "is" in row else ProtocolError
+        expected = RangeInvalid if "is" in row else BadAnswer
     else:
         expected = row["result"]["content"].encode()
     with replaying(*_replies(row)) as (registry, server):
@@ -77,4 +77,4 @@ def test_range_answered_by_another_part_is_refused(text: str) -> None:
         pytest.raises(DockerCommsError) as caught,
     ):
         registry.get_blob_range("r", DIGEST, 5, 7)
-    assert isinstance(caught.value, ProtocolError | RangeInvalid)
+    assert isinstance(caught.value, BadAnswer | RangeInvalid)

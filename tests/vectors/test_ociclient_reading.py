@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from dockercomms.errors import DockerCommsError, IntegrityError, NetworkError, ProtocolError
+from dockercomms.errors import (
+    BadAnswer,
+    DockerCommsError,
+    IntegrityError,
+    NetworkError,
+    ProtocolError,
+)
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Descriptor, digest_of
@@ -31,6 +37,11 @@ DIFFERENCES: dict[str, tuple[type[DockerCommsError] | None, str]] = {
     "GetTag, length too long": (NetworkError, "the same"),
 }
 """Row: what ours raises in place of it, None for nothing, and why."""
+
+BAD_HEADERS = re.compile(
+    r"(bad digest|unknown algorithm in digest) header|^ResolveManifest, unknown"
+)
+"""Rows whose headers cannot be used: they prove nothing about the content (SPEC section 7.4)."""
 
 
 def _call(registry: HTTPRegistry, name: str) -> tuple[bytes, Descriptor]:
@@ -59,7 +70,9 @@ def _reply(row: dict[str, Any]) -> Reply:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
 def test_reading_is_what_was_measured(row: dict[str, Any]) -> None:
     name = row["name"]
-    expected: type[DockerCommsError] | None = ProtocolError if "error" in row else None
+    expected: type[DockerCommsError] | None = None
+    if "error" in row:
+        expected = BadAnswer if BAD_HEADERS.search(name) else ProtocolError
     if name in DIFFERENCES:
         expected = DIFFERENCES[name][0]
     head = Reply(200, CONTENT, {"Docker-Content-Digest": DIGEST})
