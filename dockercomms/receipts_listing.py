@@ -22,7 +22,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -74,6 +75,7 @@ MAX_ASKED_MESSAGES = 500
 ProblemHook = Callable[[str], None]
 """Takes why something that should be a receipt is none."""
 
+_RECEIPT_PREFIX = "receipt-"
 _HEAD_DIGITS = 12
 """Hex digits of the message's digest in a receipt's tag."""
 
@@ -88,7 +90,7 @@ class ReceiptEntry:
     digest: Digest
     message: Digest
     id: str
-    """The message's id; "" from 1.0 programs."""
+    """The message's id; "" where a 1.0 program left it out and it was not sent from here."""
     sender: str
     """Who wrote the receipt: the message's recipient."""
     status: ReceiptStatus
@@ -190,15 +192,42 @@ class _Search:
 
     def in_bulk(self, wanted: Collection[Digest] | None = None) -> list[Receipt]:
         """Return every receipt for `me`: by tags or, where those may not be listed, one by one."""
+        rows = self.state.outbox.rows(self.repo)
+        sent = [row.digest for row in rows if row.sender == self.me]
         try:
-            return self._by_tags()
+            found = self._by_tags()
         except RegistryError as error:
-            rows = self.state.outbox.rows(self.repo)
-            sent = [row.digest for row in rows if row.sender == self.me]
             asked = [digest for digest in sent if wanted is None or digest in wanted]
             if error.status not in LISTING_FORBIDDEN or not asked:
                 raise
             return [found for one in asked[-MAX_ASKED_MESSAGES:] for found in self.for_message(one)]
+        if wanted is None:  # who waits for a proof is not answered by a claim
+            answered = {one.message for one in found if one.subject is not None}
+            found += self._of_1_0([one for one in sent if one not in answered])
+        return found
+
+    def _of_1_0(self, unanswered: Sequence[Digest]) -> list[Receipt]:
+        """Return the receipts that 1.0 programs wrote, which tag them by the message alone.
+
+        One seek over the tags of receipts from the first message on.
+        """
+        asked = [_receipt_prefix(one) for one in unanswered[-MAX_ASKED_MESSAGES:]]
+        if not asked:
+            return []
+        tags: list[str] = []
+        with suppress(NotFoundError):
+            tags += seek_tags(
+                self.registry,
+                self.repository,
+                asked[0] if len(asked) == 1 else _RECEIPT_PREFIX,
+                start_after=[min(asked)[:-1]],
+            )
+        known = self.state.receipts.known_tags(self.repo, self.me)
+        mine = [tag for tag in dict.fromkeys(tags) if tag.startswith(tuple(asked))]
+        fresh = [tag for tag in mine if tag not in known][:MAX_FETCHED_MANIFESTS]
+        read = self._read_new(fresh, messages=frozenset(unanswered))
+        self.state.receipts.add_found(self.repo, self.me, read)
+        return list(self._kept(read.values()))
 
     def _by_tags(self) -> list[Receipt]:
         """Return every receipt under a tag for `me`, reading only those not read before.
@@ -265,8 +294,12 @@ class _Search:
         tags = [tag for tag in listed if (said := parse_tag(tag)) and said.kind == "receipts"]
         return tags, today
 
-    def _read_new(self, tags: Iterable[str]) -> dict[str, bytes]:
+    def _read_new(
+        self, tags: Iterable[str], messages: frozenset[Digest] = frozenset()
+    ) -> dict[str, bytes]:
         """Return what is under `tags`; nothing for what is no receipt for `me`, for good.
+
+        A receipt is for `me` if it says so, or if it is for one of `messages`.
 
         A receipt's tag does not name its digest: what is none counts as that only when a second
         answer names the same digest. Else the next run reads it again.
@@ -282,7 +315,7 @@ class _Search:
                 continue
             if data is None:
                 continue
-            if receipt is not None and receipt.sender == self.me:
+            if receipt is not None and (receipt.sender == self.me or receipt.message in messages):
                 found[tag] = data
             elif self._is_confirmed(tag, data):
                 found[tag] = b""
@@ -322,7 +355,7 @@ class _Search:
         return ReceiptEntry(
             digest=receipt.descriptor.digest,
             message=receipt.message,
-            id=receipt.message_id,
+            id=receipt.message_id or self._sent_id(receipt.message),
             sender=receipt.recipient,
             status=receipt.status,
             claimed_verified=receipt.verified,
@@ -331,6 +364,10 @@ class _Search:
             signature_status=status,
             signer=None if verified is None else verified.name,
         )
+
+    def _sent_id(self, message: Digest) -> str:
+        """Return the id of a message that was sent from here, "" of another."""
+        return next((row.id for row in self.state.sends.published(self.repo, message)), "")
 
     def _verify(
         self, receipt: Receipt, verifier: ReceiptVerifier
@@ -362,7 +399,7 @@ class _Search:
         found: dict[Digest, Receipt] = {}
         for digest in self._referring(message):
             self._keep(found, partial(self._read_digest, digest), digest, message)
-        prefix = f"receipt-{message.partition(':')[2][:_HEAD_DIGITS]}-"
+        prefix = _receipt_prefix(message)
         try:
             tags = dict.fromkeys(
                 seek_tags(self.registry, self.repository, prefix, start_after=[prefix[:-1]])
@@ -448,6 +485,11 @@ class _Search:
         except IntegrityError as error:
             self._report(digest, error)
             return None
+
+
+def _receipt_prefix(message: Digest) -> str:
+    """Return how the tags of receipts for one message begin."""
+    return f"{_RECEIPT_PREFIX}{message.partition(':')[2][:_HEAD_DIGITS]}-"
 
 
 def _read_manifest(reader: BlobReader) -> bytes:

@@ -218,24 +218,64 @@ def test_list_receipts_finds_an_untagged_one_by_its_subject(mail):
     assert [entry.digest for entry in listed(mail, sent.digest)] == [digest]
 
 
-def test_list_receipts_finds_one_of_1_0_by_its_tag(mail):
-    sent = mail.send()
-    annotations = {
+def write_1_0(mail, sent, status="accepted", tag="1-abcdef", **annotations):
+    """Write a receipt as the 1.0 program does: no subject, and a tag of the message alone."""
+    said = {
         "dockercomms.receipt.for": sent.digest,
-        "dockercomms.receipt.status": "accepted",
+        "dockercomms.receipt.status": status,
         "dockercomms.receipt.verified": "true",
         "dockercomms.version": "1.0",
+        **{f"dockercomms.{key}": value for key, value in annotations.items()},
     }
-    data, _ = ManifestBuilder.receipt(annotations).build(compat=True)
+    data, _ = ManifestBuilder.receipt(said).build(compat=True)
     mail.reader.push_manifest(
-        REPOSITORY, data, MEDIA_TYPE_MANIFEST, tags=(f"receipt-{sent.digest[7:19]}-1-abcdef",)
+        REPOSITORY, data, MEDIA_TYPE_MANIFEST, tags=(f"receipt-{sent.digest[7:19]}-{tag}",)
     )
+
+
+@pytest.mark.parametrize("sender", [{}, {"sender": ALICE}, {"sender": "unknown"}])
+def test_list_receipts_finds_one_of_1_0_by_its_tag(mail, sender):
+    sent = mail.send()
+    write_1_0(mail, sent, **sender)
 
     (entry,) = listed(mail, sent.id)
 
-    assert (entry.id, entry.sender, entry.claimed_verified) == ("", "", True)
+    assert (entry.id, entry.sender, entry.claimed_verified) == (sent.id, "", True)
     assert entry.created_at is None
-    assert listed(mail) == []
+    assert listed(mail) == [entry]
+    assert listed(mail) == [entry]  # kept, and not found twice
+    assert listed(mail, me="carol") == []
+
+
+def test_outbox_shows_receipts_of_1_0_as_claims(mail):
+    sent = [mail.send(), mail.send(), mail.send()]
+    mail.clock.advance(60)
+    write(mail, sent[0])
+    write_1_0(mail, sent[1])
+    write_1_0(mail, sent[1], "rejected", tag="2-abcdee", sender="unknown")
+
+    with mail.mailbox(ALICE) as alice:
+        entries = alice.outbox()
+        assert [(one.fate, one.proven) for one in entries] == [("silent", False)] * 3
+        claimed = [
+            one.receipt and (one.receipt.id, one.receipt.signature_status) for one in entries
+        ]
+        assert claimed == [(sent[0].id, "none"), (sent[1].id, "none"), None]
+        assert {one.status for one in alice.receipts() if one.id == sent[1].id} == {
+            "accepted",
+            "rejected",
+        }
+
+
+def test_receipts_of_1_0_that_come_later_are_found(mail):
+    sent = mail.send()
+    write_1_0(mail, sent)
+    assert [entry.status for entry in listed(mail)] == ["accepted"]
+    write_1_0(mail, sent, "rejected", tag="2-abcdee")
+
+    assert sorted(entry.status for entry in listed(mail)) == ["accepted", "rejected"]
+    mail.clock.advance(86400)  # the day's whole pass
+    assert sorted(entry.status for entry in listed(mail)) == ["accepted", "rejected"]
 
 
 def test_list_receipts_passes_over_other_referrers(mail):

@@ -13,6 +13,9 @@ from tests.fakes.stops import AfterWaits
 SEEK_PAGES = 3
 """Marks that a registry refuses for being no tag (zot), and the page that is read at last."""
 
+UNANSWERED_PAGES = 2
+"""A mark and a page: receipts of 1.0 programs are looked for where a message has no answer."""
+
 
 @pytest.fixture(params=["distribution", "zot"])  # without the referrers API, and with it
 def registry(request):
@@ -71,6 +74,12 @@ def test_receipts_in_bulk_cost_as_many_requests_as_there_are_new_ones(registry, 
 
         registry.forget_requests()
         assert [entry.fate for entry in alice.outbox()].count("accepted") == 2
+        assert registry.count() <= 1 + SEEK_PAGES + UNANSWERED_PAGES
+
+        assert len(list(bob.receive(out=tmp_path / "in"))) == 1
+        assert len(alice.receipts()) == 3
+        registry.forget_requests()
+        assert len(alice.receipts()) == 3
         assert registry.count() <= 1 + SEEK_PAGES
 
 
