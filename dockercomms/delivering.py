@@ -40,7 +40,7 @@ from dockercomms.landing import (
 )
 from dockercomms.manifest import Message
 from dockercomms.oci.model import READ_BYTES, Digest
-from dockercomms.platforms import ClockChoice, Clocks, local_errors, make_folder
+from dockercomms.platforms import ClockChoice, Clocks, local_errors, make_folder, sync_file
 from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
 from dockercomms.publishing import Publisher, ReferrersIndex
 from dockercomms.receipts import store_receipt
@@ -302,7 +302,7 @@ class DeliveryRun:
         )
         with local_errors(self._what):
             sink.flush()
-            os.fsync(sink.fileno())
+            sync_file(sink.fileno())
 
     def _out(self) -> Folder:
         """Open the folder that takes messages, made if need be. It may be a link itself."""

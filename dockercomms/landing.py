@@ -32,6 +32,7 @@ from dockercomms.platforms import (
     holder_of,
     local_errors,
     open_regular,
+    sync_file,
     sync_folder,
 )
 from dockercomms.records import dataclass
@@ -125,7 +126,7 @@ class Leftovers:
             with note.open("ab") as out:
                 out.write(b"t" + os.fsencode(temporary.absolute()) + b"\0")
                 out.flush()
-                os.fsync(out.fileno())
+                sync_file(out.fileno())
             if is_new:
                 sync_folder(self.folder)
 
@@ -172,7 +173,7 @@ class Leftovers:
                 with fresh.open("wb") as out:
                     out.write(b"".join(line + b"\0" for line in reversed(stays)))
                     out.flush()
-                    os.fsync(out.fileno())
+                    sync_file(out.fileno())
                 fresh.replace(note)
 
 
@@ -211,7 +212,7 @@ def need_space(folder: Path, needed_bytes: int, what: str) -> None:
     """
     with local_errors(str(folder)):
         free = free_bytes(folder)
-    if free < needed_bytes:
+    if free is not None and free < needed_bytes:
         raise LocalIOError(
             f"{what}: {needed_bytes} bytes needed in {folder}, {free} free",
             hint="free some space, or choose another folder with --out",

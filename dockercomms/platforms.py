@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import random
 import shutil
@@ -28,10 +29,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from dockercomms.errors import LocalIOError, NoHomeError, UsageError
 from dockercomms.records import dataclass
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _LINUX_AT_FDCWD = -100
 _DARWIN_AT_FDCWD = -2
@@ -40,6 +44,7 @@ _DARWIN_RENAME_EXCL = 4
 LOCK_POLL_SECONDS = 0.02
 """How often a lock held by another process is asked for again."""
 _PROC_LOCKS = Path("/proc/locks")
+_log = logging.getLogger("dockercomms.platforms")
 _POSITION = threading.Lock()
 """Held from a seek to its read, where a system cannot read at a place."""
 
@@ -50,6 +55,15 @@ _BELOW_HOME: Mapping[BaseVariable, str] = MappingProxyType({
     "XDG_STATE_HOME": ".local/state",
 })  # fmt: skip
 """Where the base folders are unless a variable says otherwise (XDG Base Directory 0.8)."""
+MISSING_CALL_CODES = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
+)
+"""How file systems refuse a call that they do not have: CIFS, FUSE, 9p, Lustre, NFS, FAT."""
+HELPFUL_CALL_CODES = MISSING_CALL_CODES | {errno.EPERM, errno.EACCES}
+"""The same of a call without which all that was promised holds as well: FAT refuses links and modes
+with EPERM, and a folder that may not be read cannot be opened to be synced."""
+NO_LOCKS_CODES = MISSING_CALL_CODES | {errno.ENOLCK}
+"""How `flock` fails where there are no file locks (flock(2); NFS, Lustre and FUSE, measured)."""
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -252,14 +266,13 @@ def _has_open(process: int, status: os.stat_result) -> bool:
 def begin_writing(handle: int, start: int, stop: int) -> None:
     """Have the system write what a file has from `start` to `stop` to the disk now, if it can.
 
-    Nobody waits for it; `fsync` at the end has less to wait for (0.5 s of 1 GiB, measured). Linux
-    does it for bytes that are said not to be needed, which stay in memory until they are written.
-
-    Raises:
-        OSError: as `os.posix_fadvise`.
+    Nobody waits for it; `fsync` at the end has less to wait for (0.5 s of 1 GiB, measured). It only
+    helps, so a refusal is passed over. Linux does it for bytes that are said not to be
+    needed, which stay in memory until they are written.
     """
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(handle, start, stop - start, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(handle, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def is_hole(handle: int, start: int, size: int) -> bool:
@@ -434,32 +447,103 @@ def _rename_exclusive(places: _Places) -> bool:
     if result == 0:
         return True
     code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+    if code in MISSING_CALL_CODES or code == errno.EPERM:
         return False
     raise OSError(code, os.strerror(code), str(places.target))
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable; nothing where folders cannot be opened (Windows).
+def sync_file(handle: int, *, sync: Callable[[int], None] | None = None) -> None:
+    """Make the content of an open file durable, as far as its file system can.
+
+    One that has no such call (some FUSE ones) writes when it likes; that is logged.
+
+    Args:
+        handle: The descriptor.
+        sync: The system's call; None: `os.fsync`.
 
     Raises:
-        OSError: as `os.fsync`.
+        OSError: as `os.fsync`: the disk is full, or fails.
+    """
+    try:
+        (sync or os.fsync)(handle)
+    except OSError as error:
+        if error.errno not in MISSING_CALL_CODES:
+            raise
+        _log.info("a file could not be synced: %s; a power failure may lose it", error.strerror)
+
+
+def sync_folder(folder: Path | int, *, sync: Callable[[int], None] | None = None) -> None:
+    """Make the names in `folder` durable, as far as its file system can.
+
+    Nothing is done where folders cannot be opened (Windows, a folder that may not be read). CIFS,
+    sshfs and others refuse the call: their server says when names are durable.
+
+    Args:
+        folder: The path, or a descriptor.
+        sync: The system's call; None: `os.fsync`.
+
+    Raises:
+        OSError: as `os.open` and `os.fsync`: the folder is gone, or the disk fails.
     """
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        if isinstance(folder, int):
+            (sync or os.fsync)(folder)
+            return
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            (sync or os.fsync)(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in HELPFUL_CALL_CODES:
+            raise
+        _log.info("a folder could not be synced: %s", error.strerror)
 
 
-def make_folder(folder: Path, *, mode: int | None = None) -> None:
+def share_like(target: int | Path, folder: Path) -> None:
+    """Give a new file or folder to those who may use `folder`, whatever the umask.
+
+    Who may read the folder may read it, and who may write there may write it; a new folder hands
+    that on. It gets the folder's group; where this user may not give it, the rights of its own
+    group stay as they are. In a folder with the sticky bit others may not write it. A file system
+    that knows no such rights refuses, and all stays as it is.
+
+    Args:
+        target: The path, or a descriptor.
+        folder: The shared folder, which `target` is somewhere in.
+
+    Raises:
+        OSError: `folder` or `target` is not there.
+    """
+    if os.name == "nt":
+        return
+    shared, own = folder.stat(), os.stat(target)  # noqa: PTH116 - perhaps a descriptor
+    mode = stat.S_IMODE(shared.st_mode) & 0o777
+    if shared.st_mode & stat.S_ISVTX:
+        mode &= ~stat.S_IWOTH
+    is_folder = stat.S_ISDIR(own.st_mode)
+    mode = mode | 0o700 if is_folder else mode & 0o666 | 0o600
+    if own.st_gid != shared.st_gid:
+        try:
+            os.chown(target, -1, shared.st_gid)
+        except OSError:
+            mode = mode & ~stat.S_IRWXG | own.st_mode & stat.S_IRWXG
+    if is_folder:
+        mode |= (shared.st_mode | own.st_mode) & stat.S_ISGID
+    if stat.S_IMODE(own.st_mode) != mode:
+        with contextlib.suppress(OSError):
+            os.chmod(target, mode)  # noqa: PTH101 - perhaps a descriptor
+
+
+def make_folder(folder: Path, *, mode: int | None = None, like: Path | None = None) -> None:
     """Make `folder` and what is missing above it, durably; nothing if it is there.
 
     Args:
         folder: The folder.
         mode: Of each folder that is made, whatever the umask; without it the umask decides.
+        like: A shared folder; those that are made in it are shared as it is.
 
     Raises:
         FileExistsError: something else is there.
@@ -467,15 +551,67 @@ def make_folder(folder: Path, *, mode: int | None = None) -> None:
     """
     if folder.is_dir():
         return
-    make_folder(folder.parent, mode=mode)
+    make_folder(folder.parent, mode=mode, like=like)
     if mode is None:
         folder.mkdir(exist_ok=True)
+        if like is not None and like in folder.parents:
+            share_like(folder, like)
     else:
         folder.mkdir(mode, exist_ok=True)
-        folder.chmod(mode)
+        with tolerated():
+            folder.chmod(mode)
     sync_folder(folder.parent)
 
 
-def free_bytes(folder: Path) -> int:
-    """Return how many bytes this user may still write in the file system of `folder`."""
-    return shutil.disk_usage(folder).free
+def free_bytes(folder: Path) -> int | None:
+    """Return how many bytes this user may still write in the file system of `folder`.
+
+    None where it does not tell: it refuses to, or says that it has no size at all (FUSE).
+    """
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        if error.errno not in HELPFUL_CALL_CODES:
+            raise
+        return None
+    return usage.free if usage.total else None
+
+
+@contextlib.contextmanager
+def tolerated() -> Iterator[None]:
+    """Let the block's call fail where the file system does not have it: it only helps."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in HELPFUL_CALL_CODES:
+            raise
+        _log.info("not done on this file system: %s", error)
+
+
+def acquire_lock(path: Path, *, mode: int = 0o600, timeout: float = -1) -> BaseFileLock:
+    """Return the lock `path`, held.
+
+    Where the file system has no file locks, the existence of a file `path`.soft is the lock, which
+    the next process of this machine removes if its holder died.
+
+    Args:
+        path: The lock's file.
+        mode: Of that file, whatever the umask.
+        timeout: Seconds to wait for another process; -1: for ever.
+
+    Raises:
+        filelock.Timeout: another process held it for so long.
+        OSError: the file cannot be made.
+    """
+    from filelock import FileLock, SoftFileLock  # noqa: PLC0415 - 8 ms to load, for writers only
+
+    lock: BaseFileLock = FileLock(path, mode=mode)
+    try:
+        lock.acquire(timeout=timeout, poll_interval=LOCK_POLL_SECONDS)
+    except OSError as error:
+        if error.errno not in NO_LOCKS_CODES:
+            raise
+        _log.info("%s: no file locks there: %s", path, error.strerror)
+        lock = SoftFileLock(path.with_name(f"{path.name}.soft"), mode=mode)
+        lock.acquire(timeout=timeout, poll_interval=LOCK_POLL_SECONDS)
+    return lock

@@ -32,7 +32,7 @@ from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.interface import BlobReader, ProgressHook, Reader
 from dockercomms.oci.model import ANNOTATION_TITLE, READ_BYTES, Descriptor, Manifest
 from dockercomms.oci.stored import StoredReader
-from dockercomms.platforms import create_new, local_errors, rename_new, sync_folder
+from dockercomms.platforms import create_new, local_errors, rename_new, sync_file, sync_folder
 from dockercomms.records import dataclass
 
 MAX_FILE_BYTES = 4 * 2**30
@@ -219,7 +219,7 @@ def finish(stream: BinaryIO, what: str) -> None:
     if not stream.closed:
         with local_errors(what), stream:
             stream.flush()
-            os.fsync(stream.fileno())
+            sync_file(stream.fileno())
 
 
 def open_layer(reader: Reader, repository: str, layer: Descriptor) -> BlobReader:

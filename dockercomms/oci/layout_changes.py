@@ -34,7 +34,7 @@ from typing import cast
 
 from dockercomms.errors import ProtocolError
 from dockercomms.oci.model import canonical_json, parse_json
-from dockercomms.platforms import open_regular, sync_folder, write_all
+from dockercomms.platforms import open_regular, share_like, sync_file, sync_folder, write_all
 from dockercomms.records import dataclass
 
 Change = Mapping[str, object]
@@ -60,10 +60,12 @@ class ChangesFile:
 
     Args:
         path: Where it is, if there are changes.
+        like: The shared folder that says who may read and write it; None: the umask does.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, like: Path | None = None) -> None:
         self._path = path
+        self._like = like
 
     def read(self, before: ReadChanges | None = None) -> ReadChanges:
         """Return the changes, those behind `before` only if that was read of the same file.
@@ -99,11 +101,13 @@ class ChangesFile:
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         handle = os.open(self._path, flags, _MODE)
         try:
+            if self._like is not None and not read.name:
+                share_like(handle, self._like)
             os.ftruncate(handle, start)
             os.lseek(handle, start, os.SEEK_SET)
             try:
                 write_all(handle, lines if read.name else name + lines)
-                os.fsync(handle)
+                sync_file(handle)
             except OSError:
                 os.ftruncate(handle, start)
                 raise

@@ -52,13 +52,16 @@ from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, parse_digest, 
 from dockercomms.oci.reference import is_valid_digest
 from dockercomms.oci.stored import blob_descriptor
 from dockercomms.platforms import (
-    LOCK_POLL_SECONDS,
+    acquire_lock,
     create_new,
     holder_of,
     local_errors,
     make_folder,
     open_regular,
+    share_like,
+    sync_file,
     sync_folder,
+    tolerated,
     write_all,
 )
 
@@ -111,11 +114,16 @@ class NewFile:
     """A file that gets its name only when it is whole and on the disk.
 
     Left without `publish`, it is removed.
+
+    Args:
+        folder: Where it is written.
+        like: The shared folder that says who may read and write it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, like: Path) -> None:
         self.path = folder / _random_name()
         self._handle = create_new(self.path, mode=_FILE_MODE)
+        share_like(self._handle, like)
 
     def write(self, data: bytes | memoryview) -> None:
         """Add `data`."""
@@ -127,7 +135,7 @@ class NewFile:
 
     def publish(self, target: Path) -> None:
         """Make the content durable, then name it `target`, replacing what is there."""
-        os.fsync(self._handle)
+        sync_file(self._handle)
         self.path.replace(target)
         sync_folder(target.parent)
 
@@ -175,7 +183,7 @@ class LayoutFiles:
         self._batch_removed: set[Digest] = set()
         self._index_path = folder / "index.json"
         self._private = folder / PRIVATE_FOLDER
-        self._changes = ChangesFile(self._private / "changes")
+        self._changes = ChangesFile(self._private / "changes", like=folder)
         self._index_lock = threading.RLock()
         self._debt: weakref.finalize[..., LayoutFiles] | None = None
         """Settles at the end of the process, where changes were written and nobody closes this."""
@@ -313,16 +321,18 @@ class LayoutFiles:
             if self._for_owner:
                 make_folder(self.folder, mode=0o700)
             for name in ("incoming", "uploads"):
-                make_folder(self._private / name)
+                make_folder(self._private / name, like=self.folder)
             self._sweep()
         with self.locked():
+            with contextlib.suppress(OSError):
+                share_like(self._private / "lock", self.folder)
             if not self.exists():
                 self._make()
         self._ready = True
 
     def _make(self) -> None:
         with local_errors(f"{self.folder}: image layout cannot be made"):
-            make_folder(self.folder / "blobs" / "sha256")
+            make_folder(self.folder / "blobs" / "sha256", like=self.folder)
             self._write(self.folder / "oci-layout", LAYOUT_BYTES)
             # The index comes last: a folder that has one is a whole layout.
             self._write(self._index_path, EMPTY_INDEX.to_bytes())
@@ -338,16 +348,15 @@ class LayoutFiles:
             yield
             return
         # Not needed for reading, and costs as much to import as the rest of the layout.
-        from filelock import FileLock, Timeout  # noqa: PLC0415
+        from filelock import Timeout  # noqa: PLC0415
 
         with self._lock:
             with local_errors(f"{self.folder}: image layout cannot be locked"):
                 # Whoever may write in the folder may take the lock.
                 mode = self.folder.stat().st_mode & _FILE_MODE
                 lock_file = self._private / "lock"
-                lock = FileLock(lock_file, mode=mode)
                 try:
-                    lock.acquire(timeout=self._lock_wait_seconds, poll_interval=LOCK_POLL_SECONDS)
+                    lock = acquire_lock(lock_file, mode=mode, timeout=self._lock_wait_seconds)
                 except Timeout as error:
                     raise LocalIOError(
                         f"{self.folder}: image layout locked by {holder_of(lock_file)} "
@@ -382,12 +391,12 @@ class LayoutFiles:
 
     def new_file(self) -> NewFile:
         """Return a new file, to be published under its final name; see `prepare`."""
-        return NewFile(self._private / "incoming")
+        return NewFile(self._private / "incoming", like=self.folder)
 
     def publish_blob(self, new: NewFile, digest: Digest) -> None:
         """Name `new` as the content with `digest`, which the caller has checked."""
         target = self.blob_path(digest)
-        make_folder(target.parent)
+        make_folder(target.parent, like=self.folder)
         self._batch_removed.discard(digest)
         new.publish(target)
 
@@ -508,7 +517,8 @@ class LayoutFiles:
                 before = path.stat().st_mtime_ns
                 now = new.stat()
                 if now.st_mtime_ns <= before:
-                    os.utime(new.path, ns=(now.st_atime_ns, before + 1))
+                    with tolerated():
+                        os.utime(new.path, ns=(now.st_atime_ns, before + 1))
             generation = _generation(new.stat())
             new.publish(path)
         return generation
@@ -530,7 +540,9 @@ class LayoutFiles:
         """Return a new upload session; see `prepare`."""
         session = LayoutSession(self, _random_name())
         with local_errors(f"{self.folder}: upload"):
-            os.close(create_new(self.upload_path(session.id), mode=_FILE_MODE))
+            handle = create_new(self.upload_path(session.id), mode=_FILE_MODE)
+            share_like(handle, self.folder)
+            os.close(handle)
         return session
 
     def upload_path(self, session: str) -> Path:
@@ -587,9 +599,9 @@ class LayoutSession:
                     "received"
                 )
             size = stream.tell()
-            os.fsync(stream.fileno())
+            sync_file(stream.fileno())
             target = self._files.blob_path(digest)
-            make_folder(target.parent)
+            make_folder(target.parent, like=self._files.folder)
             self._path.replace(target)
             sync_folder(target.parent)
         return blob_descriptor(digest, size)

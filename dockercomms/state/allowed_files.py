@@ -19,7 +19,7 @@ import os
 import secrets
 from pathlib import Path
 
-from dockercomms.platforms import create_new, local_errors, make_folder, sync_folder
+from dockercomms.platforms import create_new, local_errors, make_folder, sync_file, sync_folder
 from dockercomms.records import dataclass
 
 
@@ -46,7 +46,7 @@ class AllowedFiles:
             with os.fdopen(create_new(fresh), "wb") as file:
                 file.write(_content(path, data))
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             fresh.replace(record)
             sync_folder(self.folder)
 

@@ -17,7 +17,6 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from pathlib import Path
 from dockercomms.errors import LocalIOError
 from dockercomms.platforms import (
     LOCK_POLL_SECONDS,
+    NO_LOCKS_CODES,
     SystemClock,
     holder_of,
     local_errors,
@@ -34,9 +34,6 @@ from dockercomms.platforms import (
 
 OTHER_FILE_SYSTEM = "set XDG_STATE_HOME to a folder on a file system that has file locks"
 """The hint where the state's own file system has none: NFS without lockd, Lustre without flock."""
-
-NO_LOCKS_CODES = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-"""How `flock` fails on such a file system (flock(2); NFS, Lustre and FUSE, measured)."""
 
 INHERITABLE = find_spec("fcntl") is not None
 """Whether locks belong to open files, which programs inherit: not on Windows."""

@@ -26,7 +26,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dockercomms.platforms import create_new, rename_new, sync_folder
+from dockercomms.platforms import (
+    HELPFUL_CALL_CODES,
+    create_new,
+    rename_new,
+    sync_file,
+    sync_folder,
+    write_all,
+)
 
 NATIVE = (
     {os.open, os.mkdir, os.stat, os.rename, os.unlink, os.rmdir, os.symlink} <= os.supports_dir_fd
@@ -153,8 +160,21 @@ class Folder:
         os.mkdir(self._at(name), mode, dir_fd=self.handle)
 
     def symlink(self, target: str, name: str) -> None:
-        """Make the link `name`."""
-        os.symlink(target, self._at(name), dir_fd=self.handle)
+        """Make the link `name`; a file that holds `target` where there are no links.
+
+        Git writes the same on such a file system (git-config(1), core.symlinks).
+        """
+        try:
+            os.symlink(target, self._at(name), dir_fd=self.handle)
+        except OSError as error:
+            if error.errno not in HELPFUL_CALL_CODES:
+                raise
+            handle = self.create(name, mode=0o666)
+            try:
+                write_all(handle, os.fsencode(target))
+                sync_file(handle)
+            finally:
+                os.close(handle)
 
     def unlink(self, name: str) -> None:
         """Remove the file or link `name`."""
@@ -183,7 +203,7 @@ class Folder:
         if self.handle is None:
             sync_folder(self.path)
         else:
-            os.fsync(self.handle)
+            sync_folder(self.handle)
 
     def _at(self, name: str) -> Path:
         """Return how an entry is named to the system: from the descriptor, else from the top."""

@@ -22,7 +22,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import begin_writing, is_hole, local_errors, read_at
+from dockercomms.platforms import HELPFUL_CALL_CODES, begin_writing, is_hole, local_errors, read_at
 from dockercomms.records import dataclass
 from dockercomms.transport.chunks import write_all
 
@@ -69,7 +69,12 @@ def places(sink: BinaryIO, total_bytes: int) -> Places:
         return _LockedPlaces(sink)
     with local_errors(_WHAT):
         sink.flush()
-        os.ftruncate(handle, total_bytes)
+        try:
+            os.ftruncate(handle, total_bytes)
+        except OSError as error:
+            if error.errno not in HELPFUL_CALL_CODES:
+                raise
+            os.pwrite(handle, b"\0", total_bytes - 1)  # a payload has a byte at least
     return _FilePlaces(handle)
 
 

@@ -28,7 +28,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dockercomms.errors import ConfigError, NotFoundError, UsageError
-from dockercomms.platforms import create_new, local_errors, make_folder, sync_folder, write_all
+from dockercomms.platforms import (
+    acquire_lock,
+    create_new,
+    local_errors,
+    make_folder,
+    sync_file,
+    sync_folder,
+    write_all,
+)
 from dockercomms.records import dataclass
 from dockercomms.trust.keys import PublicKey, write_new
 from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root, Sender, TrustedKey
@@ -192,13 +200,12 @@ class AddressBook:
     def _change(self, change: Callable[[TOMLDocument, Policy], None]) -> None:
         """Read, change, check and replace the file, while nobody else changes it."""
         import tomlkit  # noqa: PLC0415 - 0.04 s, for the few runs that write
-        from filelock import FileLock  # noqa: PLC0415 - the same
 
         target = self.path.resolve()  # the file may be a link into somebody's collection of them
         with local_errors(str(target), base="XDG_CONFIG_HOME"):
             make_folder(target.parent, mode=0o700)
         denied = local_errors(str(target), base="XDG_CONFIG_HOME")
-        with denied, FileLock(target.with_name(f".{target.name}.lock")):
+        with denied, acquire_lock(target.with_name(f".{target.name}.lock")):
             text = read_policy_text(target)
             document = tomlkit.parse(_FIRST_LINES if text is None else text)
             change(document, load_policy(target))
@@ -299,7 +306,7 @@ def _replace(path: Path, data: bytes) -> None:
     try:
         try:
             write_all(handle, data)
-            os.fsync(handle)
+            sync_file(handle)
         finally:
             os.close(handle)
         part.replace(path)

@@ -35,6 +35,7 @@ from dockercomms.platforms import (
     make_folder,
     open_regular,
     rename_new,
+    sync_file,
     sync_folder,
 )
 from dockercomms.records import dataclass
@@ -265,7 +266,7 @@ def write_new(path: Path, data: bytes, *, mode: int) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             rename_new(part, path)
         except FileExistsError:
             raise UsageError(f"{path}: there is a file already; keys are not overwritten") from None

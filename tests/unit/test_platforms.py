@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -14,6 +15,7 @@ from dockercomms.errors import LocalIOError, NoHomeError, UsageError
 from dockercomms.platforms import (
     Clock,
     SystemClock,
+    acquire_lock,
     base_folder,
     create_new,
     expand_home,
@@ -23,7 +25,9 @@ from dockercomms.platforms import (
     make_folder,
     open_regular,
     rename_new,
+    sync_file,
     sync_folder,
+    tolerated,
     write_all,
 )
 
@@ -360,3 +364,52 @@ def test_local_errors_names_the_variable_that_moves_the_file(code):
     with pytest.raises(LocalIOError) as caught, local_errors("x", base="XDG_DATA_HOME"):
         raise OSError(code, os.strerror(code))
     assert "XDG_DATA_HOME" in caught.value.hint
+
+
+# --- file systems that lack a call ---------------------------------------------------------------
+
+
+def refuse(code):
+    def call(*_args, **_options):
+        raise OSError(code, os.strerror(code))
+
+    return call
+
+
+MISSING = [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY]
+
+
+@pytest.mark.parametrize("code", MISSING)
+def test_sync_goes_on_where_the_file_system_has_no_such_call(tmp_path, code):
+    sync_folder(tmp_path, sync=refuse(code))
+    with (tmp_path / "x").open("wb") as file:
+        sync_file(file.fileno(), sync=refuse(code))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_sync_tells_a_disk_that_is_full_or_fails(tmp_path, code):
+    with pytest.raises(OSError, match=os.strerror(code)):
+        sync_folder(tmp_path, sync=refuse(code))
+    with (tmp_path / "x").open("wb") as file, pytest.raises(OSError, match=os.strerror(code)):
+        sync_file(file.fileno(), sync=refuse(code))
+
+
+def test_sync_of_a_file_that_may_not_be_synced_is_told(tmp_path):
+    sync_folder(tmp_path, sync=refuse(errno.EPERM))
+    with (tmp_path / "x").open("wb") as file, pytest.raises(PermissionError):
+        sync_file(file.fileno(), sync=refuse(errno.EPERM))
+
+
+@pytest.mark.parametrize(("code", "passes"), [(errno.EPERM, True), (errno.EIO, False)])
+def test_tolerated_lets_calls_fail_that_only_help(code, passes):
+    with contextlib.nullcontext() if passes else pytest.raises(OSError), tolerated():
+        refuse(code)()
+
+
+def test_acquire_lock_excludes_others_and_is_free_afterwards(tmp_path):
+    filelock = pytest.importorskip("filelock")
+    lock = acquire_lock(tmp_path / "lock")
+    with pytest.raises(filelock.Timeout):
+        acquire_lock(tmp_path / "lock", timeout=0)
+    lock.release()
+    acquire_lock(tmp_path / "lock", timeout=0).release()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from dockercomms.errors import (
     ProtocolError,
     UploadUnknown,
 )
+from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.layout_files import (
     INCOMING_SECONDS,
     MAX_INDEX_BYTES,
@@ -326,3 +328,31 @@ def test_layout_files_on_a_full_disk_leave_nothing_half(files: LayoutFiles) -> N
     assert done.stdout == "2 900\n"
     left = names(files.folder)
     assert [name for name in left if name.startswith(("blobs", ".dockercomms/incoming"))] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize(
+    ("folder_mode", "file_mode"),
+    [(0o2770, 0o660), (0o2775, 0o664), (0o777, 0o666), (0o700, 0o600), (0o1777, 0o664)],
+    ids=oct,
+)
+def test_layout_in_a_shared_folder_is_shared_as_it_is(tmp_path, umask, folder_mode, file_mode):
+    """One writer with umask 077 locks nobody out, and a folder of one's own stays that."""
+    folder = tmp_path / "box"
+    folder.mkdir()
+    folder.chmod(folder_mode)
+    before = os.umask(umask)
+    try:
+        registry = LayoutRegistry(folder, create=True)
+        descriptor = Descriptor.of(b"hello", "application/octet-stream")
+        registry.push_blob("mailbox", descriptor, lambda: io.BytesIO(b"hello"))
+        registry.close()
+    finally:
+        os.umask(before)
+    below = [path for path in folder.rglob("*") if path.name != "lock.soft"]
+    files = {path.name: path.stat().st_mode & 0o7777 for path in below if path.is_file()}
+    folders = {path.name: path.stat().st_mode & 0o7777 for path in below if path.is_dir()}
+    expected = folder_mode & 0o2777 & (~0o002 if folder_mode & 0o1000 else -1)
+    assert set(files.values()) == {file_mode}
+    assert set(folders.values()) == {expected}
