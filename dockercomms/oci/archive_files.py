@@ -65,6 +65,10 @@ if TYPE_CHECKING:
 MAX_ARCHIVE_ENTRIES = 500_000
 """Members of one archive: as many messages as an index can name have fewer."""
 
+_DOCKER_SAVE = re.compile(r"manifest\.json|repositories|[0-9a-f]{64}/(?:layer\.tar|json|VERSION)")
+"""Members of a tar of `docker save`; since Docker 25 an image layout stands beside them.
+Source: moby image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"."""
+
 _BLOB = re.compile(r"blobs/([a-z0-9]+(?:[+._-][a-z0-9]+)*)/([0-9a-zA-Z=_-]+)")
 _BLOCK_BYTES = 512
 _END_BYTES = 2 * _BLOCK_BYTES
@@ -92,11 +96,14 @@ def read_table(stream: BinaryIO, *, where: str) -> ArchiveTable:
         LimitError: more members than `MAX_ARCHIVE_ENTRIES`, or a larger index than is read.
     """
     table = ArchiveTable()
+    link, is_docker = "", False
     archive = SeekableArchive(stream, MAX_ARCHIVE_ENTRIES)
     for member in archive:
         name = member.name.removeprefix("./")
+        is_docker = is_docker or _DOCKER_SAVE.fullmatch(name) is not None
         if member.kind == "link":
-            raise ProtocolError(f"{where}: entry {member.name!r:.200} is a link")
+            link = link or member.name
+            continue
         if name.startswith("/") or ".." in name.split("/"):
             raise ProtocolError(f"{where}: entry {member.name!r:.200} leads out of the archive")
         match = _BLOB.fullmatch(name)
@@ -115,6 +122,14 @@ def read_table(stream: BinaryIO, *, where: str) -> ArchiveTable:
             table.index = archive.read(member.size)
         elif name == "oci-layout":
             table.layout = archive.read(min(member.size, MAX_LAYOUT_FILE_BYTES))
+    if is_docker and table.index is None:  # it has links, too
+        raise ProtocolError(
+            f"{where}: a tar as 'docker save' wrote it before Docker 25, not an OCI image layout",
+            hint="save it with Docker 25 or newer, or convert it: "
+            "skopeo copy docker-archive:OLD.tar oci-archive:NEW.tar",
+        )
+    if link:
+        raise ProtocolError(f"{where}: entry {link!r:.200} is a link")
     return table
 
 
@@ -226,7 +241,7 @@ class ArchiveFiles(LayoutFiles):
             except (ProtocolError, LimitError) as error:
                 text = error.message
                 where = "" if text.startswith(str(self.file)) else f"{self.file}: "
-                raise type(error)(where + text, hint=_HINT) from error
+                raise type(error)(where + text, hint=error.hint or _HINT) from error
             if table.index is None or table.layout is None:
                 raise ProtocolError(f"{self.file}: no OCI image layout in it", hint=_HINT)
             check_layout_version(table.layout, where=f"{self.file}: oci-layout")

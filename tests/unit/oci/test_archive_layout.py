@@ -233,7 +233,7 @@ def test_one_process_writes_at_a_time(file):
     held = ArchiveFiles(file, create=True)
     held.prepare()
 
-    with pytest.raises(LocalIOError, match="another process has been writing"):
+    with pytest.raises(LocalIOError, match="this process has been writing"):
         ArchiveFiles(file, create=True, lock_wait_seconds=0.01).prepare()
 
     held.abandon()
@@ -288,7 +288,7 @@ def test_a_missing_archive_is_made_only_where_it_may_be(file):
         ((EMPTY,), "no OCI image layout"),
         ((("oci-layout", b'{"imageLayoutVersion":"2.0.0"}'), EMPTY), "version '2.0.0'"),
         ((LAYOUT, ("index.json", b"[]")), "object expected"),
-        ((("manifest.json", b"[]"), ("repositories", b"{}")), "no OCI image layout"),
+        ((("manifest.json", b"[]"), ("repositories", b"{}")), "docker save"),
     ],
 )
 def test_a_hostile_or_foreign_archive_is_refused_by_name(file, members, match):
@@ -343,3 +343,38 @@ def test_content_that_is_not_its_digest_is_refused_when_it_is_read(file):
 
     with pytest.raises(ProtocolError):
         read_all(opened(file).get_tag("", "v1"), 1000)
+
+
+@pytest.mark.parametrize(
+    "names", [["manifest.json", "repositories"], [f"{'a' * 64}/layer.tar", "manifest.json"]]
+)
+@pytest.mark.parametrize("has_link", [False, True])
+def test_tar_of_an_old_docker_save_is_refused_by_its_name(
+    file: Path, names: list[str], has_link: bool
+) -> None:
+    with tarfile.open(file, "w") as tar:
+        if has_link:  # skopeo writes them for Docker's older forms
+            link = tarfile.TarInfo(f"{'b' * 64}/layer.tar")
+            link.type, link.linkname = tarfile.SYMTYPE, "../layer.tar"
+            tar.addfile(link)
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+
+    with pytest.raises(ProtocolError, match="docker save") as caught:
+        list(opened(file).tags(""))
+    assert "skopeo copy docker-archive:" in (caught.value.hint or "")
+
+
+def test_tar_of_docker_save_since_25_is_read(file: Path) -> None:
+    """A layout, and beside it the files of the older form."""
+    folder = file.parent / "made"
+    layout = LayoutRegistry(folder, create=True)
+    layout.push_manifest("", INDEX, MEDIA_TYPE_INDEX, tags=("v1",))
+    layout.close()
+    (folder / "manifest.json").write_text("[]")
+    (folder / "repositories").write_text("{}")
+    with tarfile.open(file, "w") as tar:
+        for name in ("manifest.json", "repositories", "oci-layout", "index.json", "blobs"):
+            tar.add(folder / name, name)
+
+    assert list(opened(file).tags("")) == ["v1"]
