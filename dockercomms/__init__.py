@@ -74,6 +74,7 @@ _PUBLIC = {
             "RegistryError",
             "RejectedError",
             "RetryAborted",
+            "ServerFailed",
             "SigningError",
             "SigningUnreachable",
             "SizeInvalid",

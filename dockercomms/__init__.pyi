@@ -33,6 +33,7 @@ from dockercomms.errors import RangeInvalid as RangeInvalid
 from dockercomms.errors import RegistryError as RegistryError
 from dockercomms.errors import RejectedError as RejectedError
 from dockercomms.errors import RetryAborted as RetryAborted
+from dockercomms.errors import ServerFailed as ServerFailed
 from dockercomms.errors import SigningError as SigningError
 from dockercomms.errors import SigningUnreachable as SigningUnreachable
 from dockercomms.errors import SizeInvalid as SizeInvalid

@@ -5,7 +5,8 @@
     │ └ NoHomeError                the user has no home folder, and a file needs one
     ├ UsageError 64                an argument is wrong (click's own usage errors are mapped here)
     ├ NetworkError 6               timeout, connection, TLS, retries used up
-    │ └ ProxyError 6               the proxy on the way refused, or could not be reached
+    │ ├ ProxyError 6               the proxy on the way refused, or could not be reached
+    │ └ ServerFailed               it answered, with a failure of its own (5xx) to the last
     ├ RetryAborted 1               a retry hook asked to stop
     ├ RegistryError 1              the registry answered with an error
     │ ├ AuthError 3
@@ -103,6 +104,7 @@ class NetworkError(DockerCommsError):
         attempts: How many times it was tried.
         waited_seconds: How long was waited between the tries.
         retryable: False where trying again cannot help, such as a certificate that is not trusted.
+        refused: The connection was refused, and nothing has answered there before.
         hint: See the base class.
     """
 
@@ -115,9 +117,11 @@ class NetworkError(DockerCommsError):
         attempts: int = 1,
         waited_seconds: float = 0.0,
         retryable: bool = True,
+        refused: bool = False,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
+        self.refused = refused
         self.attempts = attempts
         self.waited_seconds = waited_seconds
         self.retryable = retryable
@@ -125,6 +129,10 @@ class NetworkError(DockerCommsError):
 
 class ProxyError(NetworkError):
     """The proxy wants a login, refuses the way to the registry, or cannot be reached."""
+
+
+class ServerFailed(NetworkError):
+    """The registry answered, and with a failure of its own (5xx) to the last try."""
 
 
 class RetryAborted(DockerCommsError):

@@ -37,6 +37,10 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "the proxy does not let the request through",
         "look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
     ),
+    errors.ServerFailed: (
+        "the registry answered, but it fails",
+        f"wait a while, or ask whoever runs it; then {SAME_AGAIN}",
+    ),
     errors.RetryAborted: ("stopped while trying again", SAME_AGAIN),
     errors.RegistryError: (
         "the registry answered with an error",
@@ -58,7 +62,10 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "the registry gave an answer that cannot be used",
         f"look whether a login page or a proxy answers in its place; then {SAME_AGAIN}",
     ),
-    errors.Unsupported: ("the registry does not do this", "see docs/ for what each one does"),
+    errors.Unsupported: (
+        "the registry does not do this",
+        "docs/registries.md says which registries do it, and what to do instead",
+    ),
     errors.ProtocolError: (
         "the message breaks the protocol",
         "ask the sender to send it again",

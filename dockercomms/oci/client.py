@@ -38,6 +38,8 @@ from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
     Descriptor,
     Digest,
+    digest_of,
+    matches,
     parse_digest,
 )
 from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS, Reference
@@ -215,8 +217,23 @@ class Client(AbstractContextManager["Client"]):
         return self.registry.push_blob(self.repository, descriptor, source, progress=progress)
 
     def push_manifest(self, data: bytes, media_type: str, *tags: str) -> Descriptor:
-        """Store a manifest under each of `tags`, or by its digest if there are none."""
-        return self.registry.push_manifest(self.repository, data, media_type, tags=tags)
+        """Store a manifest under each of `tags`, or by its digest if there are none.
+
+        Its own digest among them stands for no tag.
+
+        Raises:
+            ValueError: the digest of another manifest.
+        """
+        digests = [parse_digest(tag) for tag in tags if ":" in tag]
+        for digest in digests:
+            if not matches(data, digest):
+                raise ValueError(
+                    f"{digest} is not the digest of the manifest, {digest_of(data)} is"
+                )
+        return self.registry.push_manifest(
+            self.repository, data, media_type, tags=[tag for tag in tags if ":" not in tag],
+            digest=digests[0] if digests else None,
+        )  # fmt: skip
 
     def tag(self, source: str, *tags: str) -> Descriptor:
         """Put each of `tags` on the manifest that the tag or digest `source` names.

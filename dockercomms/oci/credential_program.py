@@ -34,6 +34,11 @@ class ProgramAnswer:
     secret: str = field(repr=False)
 
 
+def is_installed(suffix: str, env: Mapping[str, str]) -> bool:
+    """Return whether the credential program `suffix` is on the PATH of `env`."""
+    return shutil.which(f"docker-credential-{suffix}", path=env.get("PATH", "")) is not None
+
+
 def ask_program(
     suffix: str,
     server: str,

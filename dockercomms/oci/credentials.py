@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dockercomms.errors import ConfigError
-from dockercomms.oci.credential_program import HELPER_TIMEOUT_SECONDS, ask_program
+from dockercomms.oci.credential_program import HELPER_TIMEOUT_SECONDS, ask_program, is_installed
 from dockercomms.oci.reference import HUB_HOSTS
 from dockercomms.platforms import home_folder
 from dockercomms.records import dataclass
@@ -174,8 +174,9 @@ class DockerConfig:
     def entry(self, host: str, repository: str = "") -> Credentials | None:
         """Return the login for `repository` of the registry `host`, None if there is none.
 
-        In each source a credential program for the host comes first, then the store for all
-        hosts, then what the source itself holds; of each the most specific namespace.
+        In each source a credential program for the host decides, else the store for all hosts if
+        it is installed, else what the source itself holds; of each the most specific namespace. A
+        program that says that it has nothing is believed: an entry beside it is stale.
 
         Raises:
             ConfigError: an entry cannot be read, or a program failed; names source and program.
@@ -190,12 +191,10 @@ class DockerConfig:
     def _look_in(self, source: ConfigSource, host: str, repository: str) -> Credentials | None:
         for key in _matches(source.name, source.cred_helpers, host, repository):
             program = source.cred_helpers[key]
-            if found := self._ask(source, program, host, required=True):
-                return found
-        if source.creds_store and (
-            found := self._ask(source, source.creds_store, host, required=False)
-        ):
-            return found
+            # The program decides, also where it has nothing: what else the file holds is stale
+            return self._ask(source, program, host, required=True)
+        if source.creds_store and is_installed(source.creds_store, self.env):
+            return self._ask(source, source.creds_store, host, required=False)
         for key in _matches(source.name, source.auths, host, repository):
             if found := _inline(source, key):
                 return found

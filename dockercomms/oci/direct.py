@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from dockercomms.errors import BadAnswer
+from dockercomms.oci.dialing import dial
 from dockercomms.oci.pace import Pace, PacedResponse, Patience, send_paced
 from dockercomms.records import dataclass
 
@@ -128,9 +129,7 @@ class Connections:
         parts = urlsplit(f"//{host}")
         name = parts.hostname or ""
         try:
-            sock = socket.create_connection(
-                (name, parts.port or _PORTS[scheme]), self._connect_seconds
-            )
+            sock = dial(name, parts.port or _PORTS[scheme], self._connect_seconds)
         except TimeoutError as error:
             import urllib3.exceptions  # noqa: PLC0415 - loaded with requests, whose error it is
 

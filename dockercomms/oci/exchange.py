@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import field, replace
 from datetime import datetime
@@ -37,6 +38,9 @@ CHECKED_BYTES = 2**16
 
 LEAST_BYTES_PER_SECOND = 1024
 """The least pace of a body; `pace` says over how long."""
+
+_CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""Content codings and the `wbits` by which zlib reads them."""
 
 SUCCESS = frozenset(range(200, 300))
 ANY_STATUS = frozenset(range(100, 600))
@@ -248,7 +252,38 @@ def body_of(
         response.close()
     if len(data) > limit:
         raise too_large(f"{redact_url(response.url)}: answer larger than {limit} bytes")
-    return data
+    return unpacked(response, data, limit, too_large=too_large)
+
+
+def unpacked(
+    response: Response, data: bytes, limit: int, *, too_large: type[DockerCommsError] = BadAnswer
+) -> bytes:
+    """Return a whole body without the packing that its `Content-Encoding` names.
+
+    Proxies pack JSON although no packing was asked for. Nothing beyond `limit` is unpacked.
+
+    Raises:
+        BadAnswer: another packing than gzip or deflate, or a damaged one; of the class `too_large`
+            where there is more than `limit` bytes.
+
+    Source: RFC 9110 section 8.4.
+    """
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if not data or coding in {"", "identity"}:
+        return data
+    where = redact_url(response.url)
+    if coding not in _CODINGS:
+        raise BadAnswer(f"{where}: packed as {coding!r:.60}; no packing was asked for")
+    unpacker = zlib.decompressobj(_CODINGS[coding])
+    try:
+        out = unpacker.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise BadAnswer(f"{where}: not {coding}, as its header says: {error}") from error
+    if len(out) > limit:
+        raise too_large(f"{where}: answer larger than {limit} bytes")
+    if not unpacker.eof or unpacker.unused_data:
+        raise BadAnswer(f"{where}: the {coding} content does not end where the answer does")
+    return out
 
 
 def read_up_to(response: Response, limit: int, check: Callable[[int], None] | None = None) -> bytes:

@@ -93,7 +93,8 @@ def _network(what: str, error: BaseException) -> NetworkError:
                 hint="check the spelling of the registry's host, and that this machine is online",
             )
         if name in _CAUSES:
-            return NetworkError(f"{what}: {_CAUSES[name]}")
+            refused = isinstance(cause, ConnectionRefusedError)
+            return NetworkError(f"{what}: {_CAUSES[name]}", refused=refused)
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.strerror:
             return NetworkError(f"{what}: {cause.strerror.lower()}")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from dockercomms.oci.auth import Credentials, DockerConfig
 from dockercomms.oci.exchange import ANY_STATUS, Body, Request, Response
 from dockercomms.oci.listing import HTTPLister
+from dockercomms.oci.pushing import Pieces
 from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS
 from dockercomms.oci.referrers import ReferrersAPI
 from dockercomms.oci.retry import RateLimiter, RetryHook, RetryPolicy
@@ -143,6 +144,7 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         self.endpoint = endpoint
         self._sender = self._lazy = LazySender(make, policy, time)
         self._referrers_api = ReferrersAPI(self._sender)
+        self._pieces = Pieces()
 
     @property
     def session(self) -> SessionCore:

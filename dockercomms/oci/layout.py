@@ -222,7 +222,7 @@ class LayoutRegistry:
         )
         # The lock also keeps what is checked and written here from being deleted meanwhile.
         with self._files.locked():
-            for part in (*facts.blobs, *facts.manifests):
+            for part in (*facts.required, *facts.manifests):
                 if not self._files.has_blob(part):
                     raise ManifestBlobUnknown(f"{self._folder}: manifest names unknown {part}")
             self._files.write_blob(descriptor.digest, data)

@@ -85,6 +85,7 @@ class HTTPLister(HTTPReader):
             url=api_path(repository, "tags", "list"),
             scope=Scope.pull(repository),
             not_found=NameUnknown,
+            redirects=True,
         )
         try:
             yield from _Listing(self._sender, request, "tags").pages(start_after, page_size)

@@ -237,7 +237,7 @@ class MemoryRegistry:
         )
         with self._lock:
             held = self._repositories.get(repository, _Repository())
-            missing = [part for part in facts.blobs if part not in held.blobs]
+            missing = [part for part in facts.required if part not in held.blobs]
             missing += [part for part in facts.manifests if part not in held.manifests]
             if missing:
                 raise ManifestBlobUnknown(f"{repository}: manifest names unknown {missing[0]}")

@@ -20,6 +20,7 @@ from dockercomms.errors import (
     DigestInvalid,
     DigestMismatch,
     DockerCommsError,
+    LimitError,
     NetworkError,
     NotFoundError,
     RangeInvalid,
@@ -35,6 +36,7 @@ from dockercomms.oci.model import Descriptor
 from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
 from dockercomms.oci.upload import SMALL_CHUNK_BYTES, UploadSession, blob_is_there
 from dockercomms.platforms import local_errors
+from dockercomms.records import dataclass
 
 ONE_REQUEST_BYTES = 2**20
 """Up to this a blob goes in one PUT: sending it again costs less than asking where it is."""
@@ -42,6 +44,9 @@ ONE_REQUEST_BYTES = 2**20
 PROVEN_REQUEST_BYTES = 40 * 2**20
 """What is proven already goes in one PUT up to this, which saves the registry a file and a request;
 what breaks goes on in pieces from where the registry is."""
+
+SMALLEST_CHUNK_BYTES = 2**20 - 2**16
+"""The piece that is tried last after a 413: nginx takes 1 MiB in a request unless it is told."""
 
 MAX_REPAIRS = 8
 """How often one blob is begun again, or sent another way, without getting further."""
@@ -131,6 +136,14 @@ class CheckedSource:
             raise DigestMismatch(f"blob {digest}: its source is other content, {actual}")
 
 
+@dataclass(slots=True)
+class Pieces:
+    """What one registry takes in one request, as its refusals showed. Safe for several threads."""
+
+    largest: int | None = None
+    """Bytes; None: no piece was refused for its length."""
+
+
 class BlobPush:
     """One blob on its way. Used once, by one thread.
 
@@ -141,6 +154,7 @@ class BlobPush:
         retry: How failures of the whole push are retried; its requests are not, by themselves.
         patient: Whether each failure after which the registry holds more starts the policy anew.
         chunk_bytes: The largest piece to send at once; None: no limit of ours.
+        pieces: What the registry's earlier answers said about pieces.
     """
 
     def __init__(
@@ -152,7 +166,11 @@ class BlobPush:
         retry: RetryPolicy,
         patient: bool,
         chunk_bytes: int | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
+        self._pieces = Pieces() if pieces is None else pieces
+        known = [size for size in (chunk_bytes, self._pieces.largest) if size is not None]
+        chunk_bytes = min(known) if known else None
         self._sender = sender
         self._repository = repository
         self._source = source
@@ -167,6 +185,8 @@ class BlobPush:
         self._at = 0
         self._best = 0
         self._unsure = False
+        self._counted = False
+        self._shrunk = False
         self._closing = False
         self._asked = False
         self._repairs = 0
@@ -186,9 +206,15 @@ class BlobPush:
                     return self._source.descriptor
         except NetworkError:
             raise  # nobody is there to be told
-        except DockerCommsError:
+        except DockerCommsError as error:
             if self._session is not None:
                 self._session.cancel()
+            if isinstance(error, RegistryError) and error.status == _TOO_LARGE:
+                raise LimitError(
+                    f"{self._repository}: {error.message}",
+                    hint="the registry, or a proxy before it, takes no request that large: send "
+                    "smaller pieces with --chunk-size 1MiB",
+                ) from error
             raise
 
     def _go_on(self) -> None:
@@ -211,13 +237,18 @@ class BlobPush:
         left = self._size - self._at
         length = min(left, session.chunk_size(self._chunk or left))
         held = session.patch(self._source.body(self._at, length), self._at, ranged=self._asked)
-        if not self._at < held <= self._at + length:
+        if held <= self._at:
+            # ECR's Range does not grow; the closing PUT's digest proves what is there
+            held, self._counted = self._at + length, True
+        if held > self._at + length:
             # docker-registry 2.8 stores a piece wherever it stands: what is there is not ours
             raise RangeInvalid(
                 f"{self._repository}: upload session holds {held} bytes, "
                 f"{self._at + length} were sent"
             )
         self._asked = False
+        if self._shrunk:
+            self._pieces.largest = self._chunk
         self._advance(held)
 
     def _advance(self, held: int) -> None:
@@ -288,7 +319,7 @@ class BlobPush:
                 return True
             return self._shrink() or self._refused(error, session) or self._drop(session)
         if error.status == _TOO_LARGE:
-            return self._shrink() or self._refused(error, session)
+            return self._shrink(SMALLEST_CHUNK_BYTES) or self._refused(error, session)
         if isinstance(error, NotFoundError):
             return True  # the session is gone, or the blob is complete: both are looked for
         if isinstance(error, Unsupported) and not self._whole:
@@ -296,6 +327,7 @@ class BlobPush:
             return self._drop(session)
         if isinstance(error, DigestInvalid):
             # The bytes arrived wrongly; they were right when they were read
+            self._whole = self._whole or self._counted
             return self._repairs == 0 and self._drop(session)
         return error.status == _BAD_REQUEST and self._refused(error, session)
 
@@ -309,11 +341,17 @@ class BlobPush:
         self._whole = True
         return self._drop(session)
 
-    def _shrink(self) -> bool:
-        """Send smaller pieces from now on, if the last one was larger than all registries take."""
-        if self._whole or min(self._chunk or self._size, self._size) <= SMALL_CHUNK_BYTES:
+    def _shrink(self, least: int = SMALL_CHUNK_BYTES) -> bool:
+        """Send smaller pieces from now on, if the last one was larger than all registries take.
+
+        Args:
+            least: The smallest piece that is tried.
+        """
+        largest = min(self._chunk or self._size, self._size)
+        if self._whole or largest <= least:
             return False
-        self._chunk = SMALL_CHUNK_BYTES
+        self._chunk = SMALL_CHUNK_BYTES if largest > SMALL_CHUNK_BYTES else least
+        self._shrunk = True
         return True
 
     def _drop(self, session: UploadSession) -> bool:

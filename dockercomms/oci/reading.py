@@ -35,6 +35,7 @@ from dockercomms.oci.exchange import (
     Response,
     Sender,
     api_path,
+    bad_answers,
     fetch,
     redact_url,
     settle,
@@ -52,6 +53,7 @@ from dockercomms.oci.model import (
     digest_of,
     matches,
     parse_digest,
+    parse_json,
 )
 from dockercomms.oci.reference import is_valid_tag
 from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
@@ -99,10 +101,7 @@ class HTTPReader:
         request = self._blob_request(repository, digest)
         if start == end:
             api_path(repository)
-            empty = Descriptor(
-                media_type=MEDIA_TYPE_OCTET_STREAM, digest=parse_digest(digest), size=start
-            )
-            return BytesReader(b"", empty)
+            return BytesReader(b"", self.resolve_blob(repository, digest))
         response = self._ask_range(repository, digest, request, start, end)
         try:
             _check_digest_header(response, digest)
@@ -132,7 +131,11 @@ class HTTPReader:
     def resolve_manifest(self, repository: str, digest: Digest) -> Descriptor:
         """Return the manifest's descriptor; see `Reader.resolve_manifest`."""
         request = manifest_request("HEAD", repository, parse_digest(digest))
-        return _described(settle(self._sender, request), digest)
+        response = settle(self._sender, request)
+        if _is_packed(response):  # the length is not the manifest's
+            return self.get_manifest(repository, digest).descriptor
+        _check_is_manifest(response)
+        return _described(response, digest)
 
     def resolve_tag(self, repository: str, tag: str) -> Descriptor:
         """Return what `tag` points at; see `Reader.resolve_tag`.
@@ -145,8 +148,9 @@ class HTTPReader:
         except Unsupported:
             return self.get_tag(repository, tag).descriptor
         digest = content_digest(response)
-        if digest is None or content_length(response) is None:
+        if digest is None or content_length(response) is None or _is_packed(response):
             return self.get_tag(repository, tag).descriptor
+        _check_is_manifest(response)
         return _described(response, digest)
 
     def server_time(self) -> datetime | None:
@@ -201,6 +205,8 @@ class HTTPReader:
         if kind == MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED:
             raise Unsupported(f"{where}: signed schema 1 manifests are not read")
         said = content_digest(response)
+        if asked is None and said is None:  # nothing else tells that it is one
+            _check_is_manifest(response, data)
         digest = asked or said or digest_of(data)
         _check_digest_header(response, digest)
         if not matches(data, digest):
@@ -412,6 +418,7 @@ def manifest_request(method: str, repository: str, name: str) -> Request:
         scope=Scope.pull(repository),
         headers=ACCEPT_MANIFESTS,
         not_found=ManifestUnknown,
+        redirects=True,  # registry.k8s.io redirects all that it has
     )
 
 
@@ -430,6 +437,33 @@ def media_type(response: Response) -> str:
     """Return the content type without its parameters, octet-stream where there is none."""
     text = response.headers.get("Content-Type", "").partition(";")[0].strip()
     return text or MEDIA_TYPE_OCTET_STREAM
+
+
+def _is_packed(response: Response) -> bool:
+    return response.headers.get("Content-Encoding", "identity").strip().lower() != "identity"
+
+
+def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
+    """Refuse an answer that cannot be a manifest: another status than 200, a page, other content.
+
+    Raises:
+        BadAnswer: it is none.
+    """
+    where = f"{response.method} {redact_url(response.url)}"
+    if response.status != _OK:
+        raise BadAnswer(f"{where}: {response.status} received, 200 and a manifest expected")
+    if media_type(response) == MEDIA_TYPE_HTML:
+        raise BadAnswer(f"{where}: a page for people received, a manifest expected")
+    if data is None:
+        return
+    with bad_answers(where):
+        value = parse_json(data, where=where)
+    if not isinstance(value, dict) or not _MANIFEST_KEYS & value.keys():
+        raise BadAnswer(f"{where}: {len(data)} bytes that are no manifest")
+
+
+_MANIFEST_KEYS = frozenset({"schemaVersion", "mediaType", "manifests", "layers", "config"})
+"""A manifest has at least one of these, whatever its kind."""
 
 
 def _check_digest_header(response: Response, asked: Digest) -> None:

@@ -56,6 +56,7 @@ from dockercomms.errors import (
     ProxyError,
     RegistryError,
     RetryAborted,
+    ServerFailed,
     TooManyRequests,
 )
 from dockercomms.platforms import Clock, SystemClock
@@ -75,6 +76,9 @@ MAX_DELAY_SECONDS = 60.0
 
 HUB_MAX_ELAPSED_SECONDS = 300.0
 """Docker Hub fills a bucket of 300 at 5 per second in 60 s; five times that has seen it refill."""
+
+REFUSED_ATTEMPTS = 2
+"""Tries where a connection is refused and nothing has answered before: at most 2 s."""
 
 _PROBE_ATTEMPTS = 2
 
@@ -99,12 +103,14 @@ class Failure:
     """Seconds the registry asks to wait, None if it does not say."""
     connection: bool = False
     """Whether the connection failed in a way that may pass."""
+    refused: bool = False
+    """Whether it was refused where nothing has answered before: a wrong port, or nothing runs."""
 
     @classmethod
     def of(cls, error: DockerCommsError) -> Failure:
         """Return what `error` says about itself; other classes than these are never retried."""
         if isinstance(error, NetworkError):
-            return cls(error, connection=error.retryable)
+            return cls(error, connection=error.retryable, refused=error.refused)
         if isinstance(error, RegistryError):
             # The code of a bare 429 is its class's: the registry did not say it
             bare = error.status == _TOO_MANY_REQUESTS and not error.body
@@ -154,6 +160,8 @@ class RetryPolicy:
     """OCI error codes that are retried whatever the status."""
     uncounted: frozenset[int] = frozenset()
     """Statuses whose tries do not count towards `max_attempts`."""
+    refused_attempts: int | None = None
+    """Tries where a connection is refused and nothing has answered before; None: as any other."""
     retry_connection: bool = False
     """Whether connections that fail or break are retried."""
     respect_retry_after: bool = False
@@ -178,13 +186,15 @@ class RetryPolicy:
     def requests(cls, *, on_retry: RetryHook | None = None) -> RetryPolicy:
         """Return the policy of single HTTP requests: what passes by itself within 30 s.
 
-        Connections that fail, and every 5xx but 501 and 505; of the 4xx only a 429 that says when
-        to come back.
+        Connections that fail, every 5xx but 501 and 505, and of the 4xx those that ask for another
+        try (RFC 9110, RFC 6585, RFC 8470): 408, 425 and 429, with Retry-After or without: Quay,
+        ECR, ACR and GHCR send a bare one.
         """
         return cls(
             jitter=(-0.5, 0.5),
-            statuses=_SERVER_ERRORS,
+            statuses=_SERVER_ERRORS | {408, 425, _TOO_MANY_REQUESTS},
             retry_connection=True,
+            refused_attempts=REFUSED_ATTEMPTS,
             respect_retry_after=True,
             on_retry=on_retry,
         )
@@ -309,6 +319,9 @@ class Retrying:
         policy = self._policy
         if not self._replayable or not policy.retryable(failure):
             return False
+        most = policy.refused_attempts
+        if failure.refused and most is not None and self.attempts >= most:
+            return False
         counted = failure.status not in policy.uncounted
         self._counted += counted
         if counted and policy.max_attempts is not None and self._counted >= policy.max_attempts:
@@ -352,11 +365,14 @@ class Retrying:
         reason = "" if self._replayable else "; its body cannot be sent again"
         longest = min(self._policy.max_delay, self._policy.max_elapsed or math.inf)
         asked = failure.retry_after is not None and failure.retry_after > longest
-        kind = ProxyError if isinstance(error, ProxyError) else NetworkError
+        kind = type(error) if isinstance(error, ProxyError | ServerFailed) else NetworkError
+        if failure.status:
+            kind = ServerFailed
         return kind(
             f"{error.message} (tried {tried}{reason})",
             attempts=max(1, self.attempts),
             waited_seconds=self.waited_seconds,
+            refused=failure.refused,
             hint=self._hint(failure) if asked else error.hint,
         )
 

@@ -46,7 +46,7 @@ from dockercomms.oci.auth import (
     TokenResponse,
     scoped_auth_class,
 )
-from dockercomms.oci.exchange import Request, origin, read_up_to, redact_url
+from dockercomms.oci.exchange import Request, origin, read_up_to, redact_url, unpacked
 from dockercomms.oci.failures import foreign_errors, proxy_refusal
 from dockercomms.oci.headers import location, response_time, retry_after
 from dockercomms.oci.model import canonical_json
@@ -197,6 +197,7 @@ class SessionCore:
         self._origin = origin(self.base_url)
         self._lock = threading.Lock()
         self._server_time: tuple[datetime, float] | None = None
+        self._answered = False
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._proxies: dict[str, str | None] = {}
         host = self.base_url.partition("://")[2]
@@ -345,6 +346,8 @@ class SessionCore:
         response = self._perform(asked.method, asked.url, asked.headers, asked.body)
         try:
             body = read_up_to(response, MAX_TOKEN_BYTES + 1)
+            if len(body) <= MAX_TOKEN_BYTES:
+                body = unpacked(response, body, MAX_TOKEN_BYTES)
         finally:
             response.close()
         return TokenResponse(response.status, body, retry_after(response))
@@ -360,11 +363,17 @@ class SessionCore:
         started = self.clock.monotonic()
         # What is hashed is what is stored: nothing on the way may pack it
         ours = {"User-Agent": self.endpoint.user_agent, "Accept-Encoding": "identity"}
-        with foreign_errors(what):
-            prepared = self._prepared(method, url, {**ours, **headers}, body)
-            adapter = self.session.get_adapter(url)
-            proxies = {urlsplit(url).scheme: proxy} if proxy else {}
-            raw = adapter.send(prepared, stream=True, proxies=proxies)
+        try:
+            with foreign_errors(what):
+                prepared = self._prepared(method, url, {**ours, **headers}, body)
+                adapter = self.session.get_adapter(url)
+                proxies = {urlsplit(url).scheme: proxy} if proxy else {}
+                raw = adapter.send(prepared, stream=True, proxies=proxies)
+        except NetworkError as error:
+            # A registry that has answered restarts; at a wrong port nothing ever did
+            error.refused = error.refused and not self._answered
+            raise
+        self._answered = True
         seconds = self.clock.monotonic() - started
         _LOG.debug("%s%s: %d in %.3f s", self.endpoint.debug_id, what, raw.status_code, seconds)
         if raw.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:

@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 from dockercomms.errors import (
     OCI_ERROR_CLASSES,
     AuthError,
+    BadAnswer,
+    BlobUnknown,
     Denied,
+    ManifestUnknown,
     NameUnknown,
     NetworkError,
     NotFoundError,
@@ -23,8 +26,9 @@ from dockercomms.errors import (
     TooManyRequests,
     Unauthorized,
     Unsupported,
+    UploadUnknown,
 )
-from dockercomms.oci.exchange import SUCCESS, Response, read_up_to, redact_url
+from dockercomms.oci.exchange import SUCCESS, Response, read_up_to, redact_url, unpacked
 from dockercomms.oci.headers import retry_after
 
 MAX_ERROR_BODY_BYTES = 8192
@@ -32,6 +36,9 @@ MAX_ERROR_BODY_BYTES = 8192
 
 MAX_MESSAGE_CHARACTERS = 500
 """How much of a registry's own text goes into a message."""
+
+_PART_UNKNOWN = (ManifestUnknown, BlobUnknown, UploadUnknown)
+"""What is missing inside a repository that is there."""
 
 _STATUS_CLASSES: dict[int, type[RegistryError]] = {
     HTTPStatus.UNAUTHORIZED: Unauthorized,
@@ -98,7 +105,7 @@ def error_from_response(
         detail=next((entry[2] for entry in entries if entry[2]), ""),
         body=body,
         retry_after_seconds=retry_after(response),
-        hint=_hint(OCI_ERROR_CLASSES.get(code, cls), url),
+        hint=_hint(OCI_ERROR_CLASSES.get(code, cls), url, is_write=response.method in _WRITES),
     )
 
 
@@ -106,8 +113,9 @@ def _body(response: Response) -> bytes:
     if response.method == "HEAD":
         return b""
     try:
-        return read_up_to(response, MAX_ERROR_BODY_BYTES + 1)
-    except NetworkError:
+        body = read_up_to(response, MAX_ERROR_BODY_BYTES + 1)
+        return unpacked(response, body, MAX_ERROR_BODY_BYTES + 1)
+    except (NetworkError, BadAnswer):
         # docker-registry 2.8 announces a body with some of its 416 that never comes (measured)
         return b""
 
@@ -180,8 +188,16 @@ def _reason(status: int) -> str:
         return ""
 
 
-def _hint(cls: type[RegistryError], url: str) -> str | None:
+_WRITES = frozenset({"POST", "PUT", "PATCH"})
+
+
+def _hint(cls: type[RegistryError], url: str, *, is_write: bool) -> str | None:
     host = urlsplit(url).netloc
+    if is_write and issubclass(cls, NotFoundError) and not issubclass(cls, _PART_UNKNOWN):
+        return (
+            f"some registries make no repository by themselves: create it at {host} first (ECR: "
+            "aws ecr create-repository; Harbor: the project), and check its name in --repo"
+        )
     if issubclass(cls, AuthError):
         return f"log in with `docker login {host}`, or give --username and --password-stdin"
     if cls is TooManyRequests:

@@ -189,7 +189,9 @@ class ManifestFacts:
     subject: Digest | None
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     blobs: tuple[Digest, ...] = ()
-    """Config and layers; all must be there before the manifest is."""
+    """Config and layers."""
+    required: tuple[Digest, ...] = ()
+    """Those that must be there before the manifest is: all but what only its maker gives out."""
     manifests: tuple[Digest, ...] = ()
     """Children of an index; all must be there before the index is."""
 
@@ -211,6 +213,13 @@ def read_facts(data: bytes, what: str) -> ManifestFacts:
     if isinstance(value.get("config"), dict):
         config_type = _text(value["config"], "mediaType")
     annotations = value.get("annotations")
+    layers = value.get("layers")
+    given_out = (
+        [layer for layer in layers if not _is_undistributed_layer(layer)]
+        if isinstance(layers, list)
+        else layers
+    )
+    other = config + _digests(value.get("blobs"), what)
     return ManifestFacts(
         media_type=_text(value, "mediaType"),
         artifact_type=_text(value, "artifactType") or config_type,
@@ -220,9 +229,23 @@ def read_facts(data: bytes, what: str) -> ManifestFacts:
             for key, item in (annotations if isinstance(annotations, dict) else {}).items()
             if isinstance(item, str)
         },
-        blobs=config + _digests(value.get("layers"), what) + _digests(value.get("blobs"), what),
+        blobs=other + _digests(layers, what),
+        required=other + _digests(given_out, what),
         manifests=_digests(value.get("manifests"), what),
     )
+
+
+_UNDISTRIBUTED = ("vnd.docker.image.rootfs.foreign.", "vnd.oci.image.layer.nondistributable.")
+"""Layers that stores take manifests without: their maker gives them out himself."""
+
+
+def is_undistributed(media_type: str) -> bool:
+    """Return whether only its maker gives out a layer, such as a base layer of Windows."""
+    return any(mark in media_type for mark in _UNDISTRIBUTED)
+
+
+def _is_undistributed_layer(layer: object) -> bool:
+    return isinstance(layer, dict) and is_undistributed(_text(layer, "mediaType") or "")
 
 
 def _digests(items: object, what: str) -> tuple[Digest, ...]:

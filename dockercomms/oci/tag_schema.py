@@ -34,6 +34,9 @@ def tag_schema_entries(
 ) -> tuple[Descriptor, ...]:
     """Return the entries of the tag schema's index for `digest`, none if there is no such tag.
 
+    GitLab reads the tag as the digest itself: the subject, which may be an index, is no list of its
+    referrers.
+
     Args:
         reader: The store.
         repository: The repository's name.
@@ -52,9 +55,10 @@ def _tag_schema_index(
     reader: Reader, repository: str, digest: Digest, limit: int = MAX_MANIFEST_BYTES
 ) -> bytes | None:
     try:
-        return read_all(reader.get_tag(repository, referrers_tag(digest)), limit)[0]
+        data, found = read_all(reader.get_tag(repository, referrers_tag(digest)), limit)
     except ManifestUnknown:
         return None
+    return None if found.digest == digest else data
 
 
 def _parsed(data: bytes, repository: str, digest: Digest) -> tuple[Descriptor, ...]:

@@ -20,7 +20,7 @@ from dockercomms.errors import (
     BadAnswer,
     Denied,
     DockerCommsError,
-    NetworkError,
+    ServerFailed,
     TooManyRequests,
     Unauthorized,
 )
@@ -210,7 +210,7 @@ def _refusal(
     parts = urlsplit(request.url)
     server = parts.netloc
     if status in _SERVER_ERRORS:
-        return NetworkError(
+        return ServerFailed(
             f"token server {server} answered {status}", retryable=status not in _LASTING
         )
     method, url = request.method, urlunsplit(parts._replace(query=""))

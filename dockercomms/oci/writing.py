@@ -31,7 +31,7 @@ from dockercomms.oci.model import (
     matches,
     parse_digest,
 )
-from dockercomms.oci.pushing import BlobPush, CheckedSource
+from dockercomms.oci.pushing import BlobPush, CheckedSource, Pieces
 from dockercomms.oci.reading import check_tag
 from dockercomms.oci.reference import is_valid_tag
 from dockercomms.oci.retry import RetryPolicy
@@ -57,6 +57,7 @@ class HTTPWriter:
     """`Writer` and `Deleter` over HTTP. Safe for several threads."""
 
     _sender: Sender
+    _pieces: Pieces
 
     def push_blob(
         self,
@@ -73,7 +74,9 @@ class HTTPWriter:
         """
         checked = CheckedSource(descriptor, source, progress)
         retry = self._sender.retry
-        return BlobPush(self._sender, repository, checked, retry=retry, patient=True).run()
+        return BlobPush(
+            self._sender, repository, checked, retry=retry, patient=True, pieces=self._pieces
+        ).run()
 
     def push_layer(
         self,
@@ -119,6 +122,7 @@ class HTTPWriter:
             retry=policy,
             patient=False,
             chunk_bytes=chunk_bytes,
+            pieces=self._pieces,
         ).run()
 
     def push_manifest(

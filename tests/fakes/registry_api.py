@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import threading
 from collections.abc import Callable
@@ -53,6 +54,9 @@ class RegistryApi:
             answer = refused.answer
         if quirks.errors_as_text and answer.status >= 400 and "Content-Type" in answer.headers:
             answer.headers["Content-Type"] = "text/plain; charset=utf-8"
+        if quirks.pack_json and answer.body and "json" in answer.headers.get("Content-Type", ""):
+            answer.headers["Content-Encoding"] = "gzip"
+            answer.body = gzip.compress(answer.body)
         return answer
 
     def _dispatch(self, request: Request, quirks: Quirks, origin: str) -> Answer:

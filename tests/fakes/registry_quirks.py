@@ -54,6 +54,8 @@ class Quirks:
     """Whether the Content-Range of a closing PUT with a body is looked at."""
     empty_range: str = "0-0"
     """`Range` of a session without bytes (olareg: `0--1`)."""
+    range_stuck: bool = False
+    """`Range` says after each later piece what it said after the first (ECR)."""
     range_header: bool = True
     """Session answers carry `Range`."""
     cancel_upload: Literal[204, 400, 405] = 204
@@ -208,6 +210,8 @@ class Quirks:
     reads_refused_bodies: bool = False
     """A body is read although the answer is known before. Go's servers, and so the six measured
     ones, answer at once and close: who still sends more than fits into the sockets is reset."""
+    pack_json: bool = False
+    """JSON comes packed by gzip whatever `Accept-Encoding` says (proxies, CDNs)."""
     keep_alive: bool = True
     """Connections are used again."""
 

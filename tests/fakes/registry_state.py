@@ -65,6 +65,8 @@ class Upload:
     data: bytearray = field(default_factory=bytearray)
     patched: bool = False
     spoilt: bool = False
+    first: int = 0
+    """Bytes after the first piece."""
 
 
 @dataclass(slots=True)

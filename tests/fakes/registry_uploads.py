@@ -70,7 +70,10 @@ class UploadApi:
             "Docker-Upload-UUID": session,
         }
         if quirks.range_header:
-            headers["Range"] = f"0-{size - 1}" if size else quirks.empty_range
+            if quirks.range_stuck and size:
+                upload.first = upload.first or size
+            shown = upload.first or size
+            headers["Range"] = f"0-{shown - 1}" if shown else quirks.empty_range
         if status == 202 and not size and quirks.min_chunk_bytes is not None:
             headers["OCI-Chunk-Min-Length"] = str(quirks.min_chunk_bytes)
         if status == 202 and quirks.max_chunk_header and quirks.max_chunk_bytes is not None:

@@ -39,6 +39,8 @@ ROWS = {
 }
 
 TOLD_TOGETHER = {
+    "GetManifest 301, body none": "GetManifest 301 with any body",
+    "GetManifest 301, body text": "GetManifest 301 with any body",
     "GetManifest 202, body none": "GetManifest 202 and 204 with any body",
     "GetManifest 202, body text": "GetManifest 202 and 204 with any body",
     "GetManifest 204, body none": "GetManifest 202 and 204 with any body",

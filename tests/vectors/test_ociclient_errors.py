@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import (
+    BadAnswer,
     DigestMismatch,
     DockerCommsError,
     ManifestUnknown,
@@ -49,6 +50,8 @@ DIFFERENCES: dict[str, tuple[type[DockerCommsError] | None, str]] = {
     "GetManifest 202, body text": (DigestMismatch, "the same"),
     "GetManifest 204, body none": (DigestMismatch, "the same"),
     "GetManifest 204, body text": (DigestMismatch, "the same"),
+    "GetManifest 301, body none": (BadAnswer, "redirects are followed, this one to nowhere"),
+    "GetManifest 301, body text": (BadAnswer, "the same"),
     "MountBlob 405": (None, "a store that does not mount is no error: the blob is to be pushed"),
     "ResolveTag (HEAD) 405": (RegistryError, "the manifest is asked for in place of its head"),
     "GetManifest 500, body json two": (

@@ -530,12 +530,14 @@ def test_docker_config_store_stands_before_what_is_inline(programs: Path) -> Non
     assert user(config) == "ann"
 
 
-@pytest.mark.parametrize("suffix", ["none", "empty", "missing"])
-def test_docker_config_store_without_a_login_leaves_the_inline_one(
-    programs: Path, suffix: str
+@pytest.mark.parametrize(
+    ("suffix", "expected"), [("none", None), ("empty", None), ("missing", "inline")]
+)
+def test_docker_config_store_without_a_login_decides(
+    programs: Path, suffix: str, expected: str | None
 ) -> None:
     config = load({"credsStore": suffix, "auths": {HOST: auth("inline:p")}}, PATH=str(programs))
-    assert user(config) == "inline"
+    assert user(config) == expected
 
 
 def test_docker_config_program_without_a_login_leaves_the_next_source(
