@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import ConfigError
-from dockercomms.oci import credentials
 from dockercomms.oci.credentials import (
     HUB_KEY,
     MAX_CONFIG_BYTES,
@@ -229,14 +228,10 @@ def test_docker_config_of_this_process_reads_its_environment(
     write(tmp_path / ".docker/config.json", {"auths": {HOST: auth("home:p")}})
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user(DockerConfig.load()) == "home"
-    monkeypatch.setattr(credentials.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda _: str(tmp_path))
     monkeypatch.delenv("HOME")
     assert user(DockerConfig.load()) == "home"
-
-    def homeless() -> Path:
-        raise RuntimeError
-
-    monkeypatch.setattr(credentials.Path, "home", homeless)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     assert DockerConfig.load().entry(HOST) is None
 
 
