@@ -306,7 +306,8 @@ class DeliveryRun:
 
     def _out(self) -> Folder:
         """Open the folder that takes messages, made if need be. It may be a link itself."""
-        out = self.options.out.absolute()
+        with local_errors(f"{self.options.out}: the working directory"):
+            out = self.options.out.absolute()
         with local_errors(str(out)):
             make_folder(out)
             return Folder.open(out)

@@ -25,6 +25,7 @@ import stat
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -607,7 +608,9 @@ def acquire_lock(path: Path, *, mode: int = 0o600, timeout: float = -1) -> BaseF
 
     lock: BaseFileLock = FileLock(path, mode=mode)
     try:
-        lock.acquire(timeout=timeout, poll_interval=LOCK_POLL_SECONDS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # filelock does the same for ENOSYS, and warns
+            lock.acquire(timeout=timeout, poll_interval=LOCK_POLL_SECONDS)
     except OSError as error:
         if error.errno not in NO_LOCKS_CODES:
             raise
