@@ -129,6 +129,8 @@ class OwnReceipts:
             entry.digest: entry
             for entry in entries
             if entry.digest is not None and entry.header is not None and entry.state != "refused"
+            # `ack` of a message that was only listed says nothing of another machine
+            if not inbox.has_answered(entry.digest)
         }
         answers = self._answers(inbox, list(asked)) if asked else {}
         found: list[Entry] = []

@@ -369,6 +369,11 @@ class Inbox:
         """Note that it is known which messages were received elsewhere."""
         self._place.state.progress.end_first_look(self.me, self.repo)
 
+    def has_answered(self, digest: Digest) -> bool:
+        """Return whether this machine wrote a receipt for a message."""
+        place = self._place
+        return place.state.receipts.last(self.repo, self.me, digest) is not None
+
     def set_elsewhere(self, digest: Digest, reason: str) -> None:
         """Note that a message was received elsewhere, and how that is known."""
         self._rows.set_elsewhere(self.me, self.repo, digest, reason)
