@@ -76,7 +76,7 @@ class SendRuns:
     def open(self, recipients: Iterable[str]) -> Iterator[SendRun]:
         """Yield a new run; it counts as alive during the block."""
         names = json.dumps(sorted(set(recipients))).encode("ascii")
-        run = SendRun(str(uuid.uuid4()), hashlib.sha256(names).hexdigest())
+        run = SendRun(f"run-{uuid.uuid4()}", hashlib.sha256(names).hexdigest())
         with try_lock(self._lock_path(run.id)):
             yield run
 
