@@ -105,18 +105,22 @@ def test_pull_of_a_changed_layer_fails(data, compression, place, change):
         pull_payload(registry, "mail", message_of(replace(pushed, layers=layers)), io.BytesIO())
 
 
+def pushed_to(registry, data, **options):
+    """Push standard input; an empty one is refused, so then an empty file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path("-") if data else Path(folder, "n")
+        if not data:
+            path.touch()
+        payload = payload_of([path], name="n", stdin=io.BytesIO(data))
+        return push_payload(registry, "mail", payload, **options)
+
+
 @FAST
 @given(st.binary(max_size=5000), COMPRESSIONS, st.integers(1, 2000), st.integers(1, 5))
 def test_pull_undoes_push(data, compression, chunk_bytes, concurrency):
     registry = MemoryRegistry()
-    payload = payload_of([Path("-")], name="n", stdin=io.BytesIO(data))
-    pushed = push_payload(
-        registry,
-        "mail",
-        payload,
-        compress=compression,
-        chunk_bytes=chunk_bytes,
-        concurrency=concurrency,
+    pushed = pushed_to(
+        registry, data, compress=compression, chunk_bytes=chunk_bytes, concurrency=concurrency
     )
     for version in ("1.1", "1.0"):
         sink = io.BytesIO()
@@ -128,8 +132,7 @@ def test_pull_undoes_push(data, compression, chunk_bytes, concurrency):
 @given(st.binary(max_size=3000), COMPRESSIONS, st.integers(1, 2000), NAMES)
 def test_reader10_receives_what_we_send(data, compression, chunk_bytes, name):
     registry = MemoryRegistry()
-    payload = payload_of([Path("-")], name="n", stdin=io.BytesIO(data))
-    pushed = push_payload(registry, "mail", payload, compress=compression, chunk_bytes=chunk_bytes)
+    pushed = pushed_to(registry, data, compress=compression, chunk_bytes=chunk_bytes)
     registry.push_blob("mail", EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES))
     message = message_of(pushed, filename=name)
     manifest, descriptor = ManifestBuilder.message(
