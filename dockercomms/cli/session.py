@@ -432,10 +432,17 @@ class Session:
 
     def owner(self) -> Owner:
         """Return who the user is: their keys, and whom they believe."""
+        from dockercomms.errors import NoHomeError
         from dockercomms.owner import Owner
+        from dockercomms.trust.keystore import default_keys_folder
 
+        try:
+            keys = default_keys_folder(self.environ)
+        except NoHomeError:
+            keys = None  # who only verifies needs none; who signs is told then
         return Owner(
             self.names or None,
+            keys=keys,
             signing=self.signing(),
             trust=self.trust(),
             on_notice=self._tell_notice,

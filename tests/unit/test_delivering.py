@@ -315,9 +315,8 @@ def test_receive_in_its_own_folder_takes_what_was_held_flat(mail):
     (base / "notes.txt").symlink_to("../project/a")
     sent = mail.send(base)
     assert mail.receive_one(flat=True).status == "failed"
-    assert [type(got.error) for got in mail.receive()] == [PlaceError]
 
-    (got,) = mail.receive(ids=[sent.id])
+    (got,) = mail.receive()
 
     assert got.status == "received"
     assert (mail.out / sent.id[:8] / "project" / "notes.txt").read_text() == "1"

@@ -49,6 +49,7 @@ TOLD_TOGETHER = {
     "GetTag, unknown length (chunked)": "GetBlob and GetTag, unknown length (chunked)",
     "GetBlob, length too long": "GetBlob and GetTag, length too long",
     "GetTag, length too long": "GetBlob and GetTag, length too long",
+    "GetTag, no digest header, 4194304 bytes": "GetTag, no digest header",
     "PushManifest, one tag, registry without ?tag=": "PushManifest with tags",
     "PushManifest, two tags, second fails": "PushManifest with tags",
     test_references.R255: "255 times `r`",

@@ -21,8 +21,8 @@ ENTRY_MEMBERS = {"RefreshToken", "AccessToken", "Username", "Password"}
 
 DIFFERENCES: dict[tuple[str, str], tuple[Credentials, str]] = {
     ("identity token and username", "registry.example"): (
-        Credentials(identity_token="it"),
-        "registries store both, the user name being a placeholder: the token wins",
+        Credentials(username="user", password="pass", identity_token="it"),
+        "registries store both: the token comes first, a token server may refuse it",
     ),
     ("Docker Hub legacy key", "docker.io"): (
         Credentials(username="user", password="pass"),

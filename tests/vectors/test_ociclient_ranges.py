@@ -63,10 +63,11 @@ def test_range_is_what_was_measured(row: dict[str, Any]) -> None:
             assert server.requests[0].headers.get("range") == asked
 
 
-def test_range_that_is_empty_asks_nothing() -> None:
-    with replaying() as (registry, server):
-        assert read_all(registry.get_blob_range("r", DIGEST, 3, 3), 100)[0] == b""
-        assert server.requests == []
+def test_range_that_is_empty_asks_for_the_size_alone() -> None:
+    with replaying(Reply(200, CONTENT, {})) as (registry, server):
+        data, descriptor = read_all(registry.get_blob_range("r", DIGEST, 3, 3), 100)
+        assert (data, descriptor.size) == (b"", len(CONTENT))
+        assert [request.method for request in server.requests] == ["HEAD"]
 
 
 @pytest.mark.parametrize("text", ["bytes 5-6/*", "", "bytes 4-6/20", "bytes 5-6/6", "5-6/20"])

@@ -35,6 +35,8 @@ DIFFERENCES: dict[str, tuple[type[DockerCommsError] | None, str]] = {
     "GetTag, unknown length (chunked)": (None, "a manifest is read whole, so its size is known"),
     "GetBlob, length too long": (NetworkError, "an answer that ends early is asked for again"),
     "GetTag, length too long": (NetworkError, "the same"),
+    "GetTag, no digest header": (BadAnswer, "without a digest only a manifest counts as one"),
+    "GetTag, no digest header, 4194304 bytes": (BadAnswer, "the same"),
 }
 """Row: what ours raises in place of it, None for nothing, and why."""
 
@@ -101,7 +103,7 @@ def test_reading_is_what_was_measured(row: dict[str, Any]) -> None:
 
 def test_reading_asks_for_the_same_media_types() -> None:
     asked = next(row for row in ROWS if row["name"] == "GetTag, good")["requests"][0]
-    with replaying(Reply(200, CONTENT)) as (registry, server):
+    with replaying(Reply(200, CONTENT, {"Docker-Content-Digest": DIGEST})) as (registry, server):
         registry.get_tag("r", "t")
         ours = server.requests[0].headers["accept"]
     theirs = asked["request_headers"]["Accept"]

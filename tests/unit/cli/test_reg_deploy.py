@@ -120,7 +120,6 @@ def test_a_copied_blob_has_no_tag() -> None:
         ({"data": {"schemaVersion": 2}}, "mediaType"),
         ({"data": {"mediaType": 1}}, "mediaType"),
         ({"data": []}, "data: an object"),
-        ({"data": {**MANIFEST, "x": "\ud800"}}, "surrogate"),
         ({"data": None}, "neither data nor what to copy"),
         ({"data": None, "lookup": {"": "r.example/x"}}, "neither data nor what to copy"),
         ({"data": None, "lookup": {ONE: "r.example/x", TWO: "r.example/y"}}, "neither data"),
@@ -137,6 +136,11 @@ def test_a_wrong_object_is_named(members: dict[str, Any], said: str) -> None:
         parse(good, {**good, **members})
     assert raised.value.message.startswith("list.json: object 2: ")
     assert said in raised.value.message
+
+
+def test_half_a_surrogate_pair_refuses_the_list() -> None:
+    with pytest.raises(UsageError, match=r"list\.json: a lone surrogate"):
+        parse({"type": "manifest", "data": {**MANIFEST, "x": "\ud800"}})
 
 
 @pytest.mark.parametrize(

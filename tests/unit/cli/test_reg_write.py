@@ -229,7 +229,7 @@ def test_delete_of_a_referrer_takes_its_entry_in_the_list(box: Box) -> None:
     assert box.tags() == ["v1"]
 
 
-def test_delete_of_a_referrer_whose_list_is_none_is_done_with_a_warning(
+def test_delete_of_a_referrer_leaves_a_tag_alone_that_is_no_list(
     remote: Box, fake: FakeRegistry
 ) -> None:
     fake.quirks = DISTRIBUTION
@@ -239,7 +239,9 @@ def test_delete_of_a_referrer_whose_list_is_none_is_done_with_a_warning(
     remote.ok("put-manifest", remote.base, str(remote.file("one.json", built.data)))
     remote.ok("tag", f"{remote.base}:v1", referrers_tag(subject.digest))
     result = remote.ok("delete", f"{remote.base}@{built.descriptor.digest}")
-    assert "still listed as a referrer" in result.stderr
+    assert "still listed" not in result.stderr
+    assert remote.rows("referrers", f"{remote.base}:v1") == []
+    assert set(remote.tags()) == {"v1", referrers_tag(subject.digest)}
 
 
 def test_delete_of_a_blob_has_to_be_said(box: Box) -> None:

@@ -10,7 +10,7 @@ from dockercomms.errors import (
     BadAnswer,
     Denied,
     DockerCommsError,
-    NetworkError,
+    ServerFailed,
     TooManyRequests,
     Unauthorized,
 )
@@ -224,8 +224,8 @@ def test_parse_response_refuses_what_is_no_token(body: bytes, message: str) -> N
         (302, "GET", AuthError),
         (204, "GET", AuthError),
         (429, "GET", TooManyRequests),
-        (500, "GET", NetworkError),
-        (503, "POST", NetworkError),
+        (500, "GET", ServerFailed),
+        (503, "POST", ServerFailed),
     ],
 )
 def test_parse_response_maps_every_status(
