@@ -30,6 +30,7 @@ from itertools import islice
 
 from dockercomms.bundles import layer_content
 from dockercomms.errors import (
+    BadAnswer,
     IntegrityError,
     InternalError,
     NotFoundError,
@@ -313,6 +314,9 @@ class _Search:
             except InternalError as error:
                 self._meet(error)
                 continue
+            except BadAnswer as error:  # it proves nothing of the receipt: the next run asks again
+                self._report(tag, error)
+                continue
             if data is None:
                 continue
             if receipt is not None and (receipt.sender == self.me or receipt.message in messages):
@@ -336,7 +340,7 @@ class _Search:
             self._report(ref, error)
             return None
 
-    def _report(self, ref: str, error: ProtocolError) -> None:
+    def _report(self, ref: str, error: ProtocolError | BadAnswer) -> None:
         if self.on_problem is not None:
             self.on_problem(f"{self.repo}: {ref}: no receipt that can be read: {error.message}")
 

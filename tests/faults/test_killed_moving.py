@@ -149,7 +149,18 @@ def test_gc_that_is_killed_is_finished_by_the_next(zygote: Zygote, tmp_path: Pat
     for number, after in ((-1, 0.0), *moments(1.0)):
         box = tmp_path / f"box{number}"
         shutil.copytree(tmp_path / "box", box)
-        run = Run(zygote, tmp_path, "gc", "--me", ME, "--repo", f"oci-layout:{box}", "-q")
+        run = Run(
+            zygote,
+            tmp_path,
+            "gc",
+            "--me",
+            ME,
+            "--repo",
+            f"oci-layout:{box}",
+            "--clock",
+            "own",
+            "-q",
+        )
         if number >= 0:
             killed += run.kill("home", after * seconds) == -signal.SIGKILL
             assert set(alive) <= set(held(f"oci-layout:{box}")) <= {*alive, *dead}
