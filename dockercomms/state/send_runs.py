@@ -99,10 +99,12 @@ class SendRuns:
             (source, run.recipients, to_unix(since)),
         ):
             with try_lock(self._lock_path(row["run"])) as is_dead:
-                if is_dead:
-                    self.database.execute(
-                        "UPDATE served SET run = ? WHERE send = ?", (run.id, row["send"])
-                    )
+                # A run that ended since the query has removed its row, and is not to be joined.
+                taken = is_dead and self.database.execute(
+                    "UPDATE served SET run = ? WHERE send = ? AND run = ?",
+                    (run.id, row["send"], row["run"]),
+                )
+                if taken:
                     day = date.fromisoformat(row["day"])
                     found = found or Served(row["manifest"], day, row["tag"])
         return found

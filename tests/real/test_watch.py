@@ -65,4 +65,6 @@ def test_watches_of_two_machines(distribution: Server, tmp_path: Path) -> None:
         printed = [json.loads(line) for run in runs for line in run.stdout.splitlines()]
         assert Counter(row["id"] for row in printed) == Counter({message: 2 for message in sent})
         assert {row["told"] for row in printed} == {"accepted"}
-        assert {entry.fate for entry in alice.outbox()} == {"accepted"}
+        # She has no key of bob's, so that his answers are claims.
+        assert {receipt.status for receipt in alice.receipts()} == {"accepted"}
+        assert {entry.fate for entry in alice.outbox()} == {"silent"}
