@@ -171,7 +171,17 @@ def test_a_disk_without_room_leaves_the_message_new(disk: Disk, repo: str, tmp_p
     alice, bob = Member(tmp_path / "alice"), Member(tmp_path / "bob")
     digest = random_file(tmp_path / "big.bin", 800 * KIB)
     alice.run("send", str(tmp_path / "big.bin"), "--to", "bob", "--repo", repo, "-q").ok()
-    recv = ("recv", "--me", "bob", "--repo", repo, "--out", str(disk.point / "in"), "-q")
+    recv = (
+        "recv",
+        "--me",
+        "bob",
+        "--repo",
+        repo,
+        "--out",
+        str(disk.point / "in"),
+        "-q",
+        "--accept-new",
+    )
     disk.fill(500 * KIB)
     inside(disk, bob, *recv).told_full()
     assert disk.files() == []
@@ -191,7 +201,17 @@ def test_a_disk_that_fills_while_a_folder_is_unpacked_leaves_nothing(
     tree = small_files(tmp_path / "many", 40)
     alice.run("send", str(tmp_path / "many"), "--to", "bob", "--repo", repo, "-q").ok()
     disk = Disk(tmp_path, ",nr_inodes=30")
-    recv = ("recv", "--me", "bob", "--repo", repo, "--out", str(disk.point / "in"), "-q")
+    recv = (
+        "recv",
+        "--me",
+        "bob",
+        "--repo",
+        repo,
+        "--out",
+        str(disk.point / "in"),
+        "-q",
+        "--accept-new",
+    )
     try:
         inside(disk, bob, *recv).told_full()
         assert [path.name for path in disk.root.rglob("*")] == ["in"]
@@ -199,7 +219,7 @@ def test_a_disk_that_fills_while_a_folder_is_unpacked_leaves_nothing(
     finally:
         disk.close()
     out = tmp_path / "elsewhere"
-    bob.run("recv", "--me", "bob", "--repo", repo, "--out", str(out), "-q").ok()
+    bob.run("recv", "--me", "bob", "--repo", repo, "--out", str(out), "-q", "--accept-new").ok()
     (got,) = out.glob("*/many")
     assert tree_digest(got) == tree
 
@@ -208,7 +228,17 @@ def test_a_disk_that_fills_anywhere_loses_nothing(disk: Disk, repo: str, tmp_pat
     """The state is on the same disk; the room it leaves ends now here, now there."""
     alice, bob = Member(tmp_path / "alice"), Member(tmp_path / "bob")
     on_disk = {"XDG_STATE_HOME": str(disk.point / "state")}
-    recv = ("recv", "--me", "bob", "--repo", repo, "--out", str(disk.point / "in"), "-q")
+    recv = (
+        "recv",
+        "--me",
+        "bob",
+        "--repo",
+        repo,
+        "--out",
+        str(disk.point / "in"),
+        "-q",
+        "--accept-new",
+    )
     digests, codes = [], []
     for number, room in enumerate(range(0, 400, 40)):
         path = tmp_path / f"{number}.bin"
@@ -235,7 +265,17 @@ def test_a_full_disk_at_the_sender_publishes_nothing(disk: Disk, tmp_path: Path)
     alice, bob = Member(tmp_path / "alice"), Member(tmp_path / "bob")
     repo = f"oci-layout:{disk.point / 'box'}"
     send = ("send", str(tmp_path / "big.bin"), "--to", "bob", "--repo", repo, "-q")
-    recv = ("recv", "--me", "bob", "--repo", repo, "--out", str(tmp_path / "in"), "-q")
+    recv = (
+        "recv",
+        "--me",
+        "bob",
+        "--repo",
+        repo,
+        "--out",
+        str(tmp_path / "in"),
+        "-q",
+        "--accept-new",
+    )
     for room in (0, 16, 100, 250, 304):
         disk.fill(room * KIB)
         inside(disk, alice, *send).told_full()
@@ -351,7 +391,19 @@ def test_ctrl_c_at_any_moment_of_a_send(zygote: Zygote, place: str, tmp_path: Pa
         if ended.exit_code and unfinished(alice):
             run(zygote, alice, *send(repo))
         out = bob.home / "in"
-        run(zygote, bob, "recv", "--me", "bob", "--repo", repo, "--out", str(out), "-q")
+        run(
+            zygote,
+            bob,
+            "recv",
+            "--me",
+            "bob",
+            "--repo",
+            repo,
+            "--out",
+            str(out),
+            "-q",
+            "--accept-new",
+        )
         assert [file_digest(path) for path in files_below(out)] == [digest]
     assert stopped >= POINTS // 4
 
@@ -368,7 +420,17 @@ def test_ctrl_c_at_any_moment_of_a_recv(zygote: Zygote, place: str, tmp_path: Pa
 
     def recv(machine: Machine, name: str) -> list[str]:
         out = str(machine.home / "in")
-        return ["recv", "--me", "bob", "--repo", f"{place}{name}", "--out", out, "-q"]
+        return [
+            "recv",
+            "--me",
+            "bob",
+            "--repo",
+            f"{place}{name}",
+            "--out",
+            out,
+            "-q",
+            "--accept-new",
+        ]
 
     first = Member(tmp_path / "first")
     moments = Moments.after(zygote, first, recv(first, "x"))
@@ -397,7 +459,18 @@ def test_two_receivers_at_once_deliver_each_message_once(any_store: str, tmp_pat
     run_all([alice.start_script(SEND_MANY, any_store, str(messages))])[0].ok()
     bob = Member(tmp_path / "bob")
     out = tmp_path / "in"
-    recv = ("recv", "--me", "bob", "--repo", any_store, "--out", str(out), "--format", "jsonl")
+    recv = (
+        "recv",
+        "--me",
+        "bob",
+        "--repo",
+        any_store,
+        "--out",
+        str(out),
+        "--format",
+        "jsonl",
+        "--accept-new",
+    )
     runs = run_all([bob.start(*recv, "-q") for _ in range(3)])
     rows = [row for run in runs for row in run.ok().objects()]
     received = [row["id"] for row in rows if row["status"] == "received"]
