@@ -1,5 +1,5 @@
 /* Moves the wall clock of a program, and of the programs that it starts, by
- * DOCKERCOMMS_CLOCK_SHIFT seconds. Loaded in front of the C library (LD_PRELOAD); see `at_date` in
+ * TEST_CLOCK_SHIFT seconds. Loaded in front of the C library (LD_PRELOAD); see `at_date` in
  * scripts/environment.
  *
  * The monotonic clock stays true, so that waits and time limits last as long as ever. So do the
@@ -15,7 +15,7 @@
 
 static time_t shift_seconds(void)
 {
-    const char *text = getenv("DOCKERCOMMS_CLOCK_SHIFT");
+    const char *text = getenv("TEST_CLOCK_SHIFT");
     return text == NULL ? 0 : (time_t)atoll(text);
 }
 

@@ -91,8 +91,9 @@ class Desk:
 
     def environment(self) -> dict[str, str]:
         kept = {"PATH", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
+        clock = {"LD_PRELOAD", "TEST_CLOCK_SHIFT"}  # of the tests' own process
         return {
-            **{name: value for name, value in os.environ.items() if name in kept},
+            **{name: value for name, value in os.environ.items() if name in kept | clock},
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "LOGNAME": "alice",

@@ -87,13 +87,14 @@ class Zygote(AbstractContextManager["Zygote"]):
         return int(stdout.readline())
 
     def start(self, arguments: Sequence[str], *, folder: Path, environ: Mapping[str, str]) -> Child:
-        """Run `dockercomms ARGUMENTS` in `folder`, with no environment but this and the path."""
+        """Run `dockercomms ARGUMENTS` in `folder`: no environment but this, the path, the clock."""
         self._count += 1
+        kept = ("PATH", "TEST_CLOCK_SHIFT")
         out, err = folder / f".stdout{self._count}", folder / f".stderr{self._count}"
         pid = self.ask(
             start=list(arguments),
             folder=str(folder),
-            environ={"PATH": os.environ.get("PATH", ""), **environ},
+            environ={n: v for n, v in os.environ.items() if n in kept} | dict(environ),
             files=[str(out), str(err)],
         )
         return Child(pid, self, out, err)
