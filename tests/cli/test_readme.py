@@ -23,6 +23,7 @@ from dockercomms import errors
 from dockercomms.cli.failures import INTERRUPTED
 from tests.cli.harness import invoke
 from tests.fakes.registry import FakeRegistry, Quirks
+from tests.fakes.signalled import bare
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -90,10 +91,10 @@ class Desk:
         return done.stdout
 
     def environment(self) -> dict[str, str]:
-        kept = {"PATH", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
-        clock = {"LD_PRELOAD", "TEST_CLOCK_SHIFT"}  # of the tests' own process
+        kept = {"LD_LIBRARY_PATH", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
         return {
-            **{name: value for name, value in os.environ.items() if name in kept | clock},
+            **bare(os.environ),
+            **{name: value for name, value in os.environ.items() if name in kept},
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "LOGNAME": "alice",

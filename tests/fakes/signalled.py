@@ -1,4 +1,4 @@
-"""What a process needs that a test will send signals to."""
+"""What the environment of a process that a test starts has to hold, and what not."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def unmeasured(environ: Mapping[str, str]) -> dict[str, str]:
     locked, and the process waits for itself for ever (one run in ten of the Ctrl-C tests).
     """
     return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
+
+
+def bare(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what no process can do without: the path, and the clock that the tests run by."""
+    return {n: environ[n] for n in ("PATH", "LD_PRELOAD", "TEST_CLOCK_SHIFT") if n in environ}

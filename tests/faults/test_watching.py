@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms import Mailbox
+from tests.fakes.signalled import bare
 
 MESSAGES = 12
 SECONDS = 240
@@ -37,7 +38,7 @@ class Site:
         self.script = folder / "script"
         self.script.write_text(SCRIPT)
         self.environ = {
-            "PATH": os.environ["PATH"],
+            **bare(os.environ),
             "HOME": str(folder),
             "LOGNAME": "bob",
             **{f"XDG_{kind}_HOME": str(folder / kind) for kind in ("CONFIG", "DATA", "STATE")},

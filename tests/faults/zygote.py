@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.fakes.signalled import unmeasured
+from tests.fakes.signalled import bare, unmeasured
 
 ROOT = Path(__file__).parents[2]
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
@@ -89,12 +89,11 @@ class Zygote(AbstractContextManager["Zygote"]):
     def start(self, arguments: Sequence[str], *, folder: Path, environ: Mapping[str, str]) -> Child:
         """Run `dockercomms ARGUMENTS` in `folder`: no environment but this, the path, the clock."""
         self._count += 1
-        kept = ("PATH", "TEST_CLOCK_SHIFT")
         out, err = folder / f".stdout{self._count}", folder / f".stderr{self._count}"
         pid = self.ask(
             start=list(arguments),
             folder=str(folder),
-            environ={n: v for n, v in os.environ.items() if n in kept} | dict(environ),
+            environ=bare(os.environ) | dict(environ),
             files=[str(out), str(err)],
         )
         return Child(pid, self, out, err)

@@ -17,6 +17,7 @@ from dockercomms.errors import LocalIOError, Truncated, UnknownSender
 from dockercomms.handover import Command, Outcome
 from tests.cli.harness import invoke
 from tests.fakes.mailbox import FakeMailbox, failed, poll, received, watched
+from tests.fakes.signalled import bare
 
 
 def test_watch_asks_for_what_the_flags_say(tmp_path):
@@ -188,7 +189,7 @@ def test_descriptor_of_streams(tmp_path):
 def test_signal_lets_the_message_in_hand_be_finished(tmp_path):
     """A real process: SIGTERM comes while the command runs, which ends as if nothing was."""
     environ = {
-        "PATH": os.environ["PATH"],
+        **bare(os.environ),
         "HOME": str(tmp_path),
         "LOGNAME": "bob",
         **{f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CONFIG", "DATA", "STATE")},
