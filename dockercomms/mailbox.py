@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypedDict, Unpack
 
 from dockercomms.listing import InboxEntry, answer_to
+from dockercomms.mailbox_base import checks_arguments
 from dockercomms.mailbox_incoming import Incoming
 from dockercomms.mailbox_outgoing import Outgoing
 from dockercomms.mailbox_whole import Whole
@@ -70,8 +71,11 @@ class ReplyOptions(TypedDict, total=False):
     clock_skew_ok: bool
 
 
+@checks_arguments
 class Mailbox(Outgoing, Incoming, Whole):
     """One user's mail in one repository. Not safe for several threads.
+
+    Where a method takes several paths, ids or patterns, one may stand alone.
 
     Args:
         repo: `host[:port]/path`, `oci://host/path`, `oci-layout:FOLDER`, or `oci-archive:FILE`;
@@ -100,6 +104,7 @@ class Mailbox(Outgoing, Incoming, Whole):
     Raises:
         UsageError: `repo` is not a repository, or there is no login name.
         ConfigError: the trust file is wrong, where it has to say who we are.
+        TypeError: an argument, here or of any method, is not what its annotation says.
     """
 
     def reply(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from dockercomms.errors import IntegrityError, InternalError, NotFoundError, UsageError
 from dockercomms.inbox import find_in, poll_all
 from dockercomms.listing import InboxEntry, inbox_entry
-from dockercomms.mailbox_base import MailboxBase, only_looks
+from dockercomms.mailbox_base import MailboxBase, checks_arguments, only_looks
 from dockercomms.oci.model import Digest
 from dockercomms.polling import DEFAULT_INTERVAL_SECONDS
 from dockercomms.protocol import ReceiptStatus
@@ -38,6 +38,7 @@ SHOWN_GAPS = timedelta(days=7)
 """How long `inbox` says that messages are missing before one that came."""
 
 
+@checks_arguments
 class Incoming(MailboxBase):
     """Listing, receiving, acknowledging, verifying."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dockercomms.errors import NotFoundError
-from dockercomms.mailbox_base import MailboxBase, only_looks
+from dockercomms.mailbox_base import MailboxBase, checks_arguments, only_looks
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import DEFAULT_TTL_SECONDS, MAX_TEXT_BYTES
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dockercomms.transport.transfer import Compress
 
 
+@checks_arguments
 class Outgoing(MailboxBase):
     """Sending, and the receipts for it."""
 
@@ -98,9 +99,9 @@ class Outgoing(MailboxBase):
         from dockercomms.transport.files import Packing  # noqa: PLC0415 - the same
         from dockercomms.transport.payload import payload_of  # noqa: PLC0415 - the same
 
-        sources = _sources(paths)
+        sources = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         payload = payload_of(
-            sources,
+            [Path(path) for path in sources],
             name=name,
             stdin=stdin,
             text=text,
@@ -268,19 +269,6 @@ class Outgoing(MailboxBase):
             clock=self._clock,
             claims=not self._owner.verifies,
         )
-
-
-def _sources(paths: Path | str | Sequence[Path | str]) -> list[Path]:
-    """Return the paths to send; a single one is no sequence of characters.
-
-    Raises:
-        TypeError: something else than a path.
-    """
-    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    for path in listed:
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"paths: {path!r:.100}: a path expected, not {type(path).__name__}")
-    return [Path(path) for path in listed]
 
 
 def _fits_beside(text: str) -> bool:

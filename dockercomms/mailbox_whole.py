@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dockercomms.mailbox_base import MailboxBase
+from dockercomms.mailbox_base import MailboxBase, checks_arguments
 from dockercomms.oci.interface import ProgressHook
 from dockercomms.stores import Store
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dockercomms.relaying import Relay
 
 
+@checks_arguments
 class Whole(MailboxBase):
     """The part of `Mailbox` that works on the whole repository."""
 
