@@ -475,11 +475,17 @@ class Collector:
                 self.registry.delete_tag(self.repository, tag)
 
     def _delete_tags(self, digest: Digest, tags: Sequence[str]) -> bool:
-        """Delete tags, where a manifest may only go after them; return whether all are gone."""
+        """Delete tags, where a manifest may only go after them; return whether all are gone.
+
+        Raises:
+            Unsupported: this registry deletes no tags.
+        """
         try:
             for tag in tags:
                 if self._points_at(tag, digest):
                     self.registry.delete_tag(self.repository, tag)
+        except Unsupported:
+            raise
         except RegistryError:
             return False
         return bool(tags)

@@ -2,7 +2,8 @@
 
 Registries differ here in every way they can (measured on six): some ignore `n` and `last`, some
 send the whole list again for a `last` behind its end, some give no `Link`, one refuses a `last`
-that is no tag, and Quay refuses an `n` that is too large. A page seen before ends every listing.
+that is no tag, Quay and ECR refuse an `n` that is too large, and ECR a `last` that is none of its
+own. A page seen before ends every listing.
 
 Source: distribution-spec v1.1.1, "Listing Tags", "Listing Referrers".
 """
@@ -51,6 +52,7 @@ MAX_WHOLE_LIST_BYTES = 256 * 2**20
 
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
+_NOT_ALLOWED = 405
 _TOO_LARGE = 413
 
 
@@ -207,7 +209,8 @@ class _Listing:
     def pages(self, last: str | None, size: int | None) -> Iterator[TagPage]:
         """Yield the pages, each once.
 
-        1. Ask; halve the page size while the registry finds it too large.
+        1. Ask; from the start where the registry refuses `last`; halve the page size while it
+           finds that too large.
         2. Follow `Link` where there is one.
         3. Else go on behind the last name while pages come full: registries without `Link` exist
            (ggcr), and one that ignores `n` (docker-registry 2.8) has sent everything.
@@ -224,8 +227,11 @@ class _Listing:
         bounds = _Bounds(self.sender.clock, f"GET {self.request.url}")
         start = last
         url, first, before, ordered, anew = "", "", "", True, False
-        for _ in range(MAX_PAGES):
-            response, names, size = self._page(url, last, size, bounds)
+        for number in range(MAX_PAGES):
+            if number == 0:
+                response, names, size, start = self._first_page(last, size, bounds)
+            else:
+                response, names = self._page(url, last, size, bounds)
             if url and ordered and names and _asks_behind(url, before):
                 anew = names[0] == first or (start is not None and names[0] <= start)
                 if anew and before in names:
@@ -249,25 +255,37 @@ class _Listing:
                 return
         raise BadAnswer(f"{self.request.url}: more than {MAX_PAGES} pages")
 
+    def _first_page(
+        self, last: str | None, size: int | None, bounds: _Bounds
+    ) -> tuple[Response, tuple[str, ...], int | None, str | None]:
+        """Return the response, its names, and the page size and the `last` that were taken."""
+        while True:
+            try:
+                response, names = self._page("", last, size, bounds)
+            except RegistryError as error:
+                if error.status in {_BAD_REQUEST, _NOT_ALLOWED} and last is not None:
+                    last = None
+                elif error.status == _NOT_ALLOWED and size:
+                    size = None
+                elif error.status in {_BAD_REQUEST, _TOO_LARGE} and size:
+                    size = size // 2 or None
+                else:
+                    raise
+            else:
+                return response, names, size, last
+
     def _page(
         self, url: str, last: str | None, size: int | None, bounds: _Bounds
-    ) -> tuple[Response, tuple[str, ...], int | None]:
-        """Return the response, its names, and the page size that was taken."""
-        while True:
-            # n=0 is a question that some answer by closing the connection (olareg, measured)
-            query = {"n": size or None, "last": last}
-            text = urlencode({name: value for name, value in query.items() if value is not None})
-            target = url or f"{self.request.url}{'?' if text else ''}{text}"
-            try:
-                bounds.begin()
-                request = replace(self.request, url=target)
-                response, data = fetch(self.sender, request, MAX_LIST_BYTES, check=bounds.check)
-            except RegistryError as error:
-                if url or not size or error.status not in {_BAD_REQUEST, _TOO_LARGE}:
-                    raise
-                size = size // 2 or None
-            else:
-                return response, self._names(data, redact_url(response.url)), size
+    ) -> tuple[Response, tuple[str, ...]]:
+        """Return the response and its names; `url` is where a `Link` led, or ""."""
+        # n=0 is a question that some answer by closing the connection (olareg, measured)
+        query = {"n": size or None, "last": last}
+        text = urlencode({name: value for name, value in query.items() if value is not None})
+        target = url or f"{self.request.url}{'?' if text else ''}{text}"
+        bounds.begin()
+        request = replace(self.request, url=target)
+        response, data = fetch(self.sender, request, MAX_LIST_BYTES, check=bounds.check)
+        return response, self._names(data, redact_url(response.url))
 
     def _names(self, data: bytes, where: str) -> tuple[str, ...]:
         check_values(data, where)

@@ -5,6 +5,7 @@
 2. After a break: has the closing PUT arrived? Then done. Else the session is asked where it is and
    the PATCH goes on from there; where the registry cannot say, from the start.
 3. A registry that refuses the piece gets smaller ones, then, as one without PATCH, all in the PUT.
+   One that has no blob after such a PUT (Artifactory) gets it by PATCH.
 
 Source: distribution-spec v1.1.1, "Pushing blobs".
 """
@@ -17,6 +18,7 @@ from typing import BinaryIO
 
 from dockercomms.errors import (
     BadAnswer,
+    BlobUnknown,
     DigestInvalid,
     DigestMismatch,
     DockerCommsError,
@@ -142,6 +144,8 @@ class Pieces:
 
     largest: int | None = None
     """Bytes; None: no piece was refused for its length."""
+    patched_first: bool = False
+    """A PUT that holds all of a blob is not taken."""
 
 
 class BlobPush:
@@ -180,6 +184,7 @@ class BlobPush:
         self._size = source.descriptor.size
         limit = PROVEN_REQUEST_BYTES if source.proven else ONE_REQUEST_BYTES
         self._whole = self._size <= min(limit, chunk_bytes or limit)
+        self._whole = self._whole and not self._pieces.patched_first
         self._may_go_in_pieces = self._whole and self._size > ONE_REQUEST_BYTES
         self._session: UploadSession | None = None
         self._at = 0
@@ -321,7 +326,12 @@ class BlobPush:
         if error.status == _TOO_LARGE:
             return self._shrink(SMALLEST_CHUNK_BYTES) or self._refused(error, session)
         if isinstance(error, NotFoundError):
-            return True  # the session is gone, or the blob is complete: both are looked for
+            # The session is gone, or the blob is complete: both are looked for. Else it was a PUT
+            # without a PATCH before it, which Artifactory does not take.
+            unpatched = isinstance(error, BlobUnknown) or self._repairs > 0
+            if self._whole and self._closing and unpatched:
+                self._whole, self._pieces.patched_first = self._size == 0, True
+            return True
         if isinstance(error, Unsupported) and not self._whole:
             self._whole = True
             return self._drop(session)

@@ -19,12 +19,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Self
 
 from dockercomms.platforms import Clock, SystemClock
-from tests.fakes.registry_answers import blob_answer, error
-from tests.fakes.registry_api import RegistryApi
-from tests.fakes.registry_faults import Fault, FaultPlan, spoil
-from tests.fakes.registry_gate import Gate, TokenCheck, unverified_claims
-from tests.fakes.registry_log import RequestRecord
-from tests.fakes.registry_quirks import (
+from tests.fakes.presets import (
     DISTRIBUTION,
     DOCKER_REGISTRY_2_8,
     GGCR,
@@ -36,8 +31,13 @@ from tests.fakes.registry_quirks import (
     PRESETS,
     QUAY,
     ZOT,
-    Quirks,
 )
+from tests.fakes.registry_answers import blob_answer, error
+from tests.fakes.registry_api import RegistryApi
+from tests.fakes.registry_faults import Fault, FaultPlan, spoil
+from tests.fakes.registry_gate import Gate, TokenCheck, unverified_claims
+from tests.fakes.registry_log import RequestRecord
+from tests.fakes.registry_quirks import Quirks
 from tests.fakes.registry_state import Repository, Store, StoredBlob, StoredManifest, sha256
 from tests.fakes.registry_wire import (
     DRAIN_BYTES,
@@ -108,6 +108,7 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
         """What the other host was asked, where blobs are redirected."""
         self.gate = Gate(
             auth=quirks.auth,
+            word=quirks.auth_word,
             clock=self.clock,
             users=users or {},
             realm=realm,
@@ -132,7 +133,7 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
         """Listen; returns this registry."""
         context = self._tls_context() if self._tls else None
         storage_url = ""
-        if self.quirks.redirect_blobs:
+        if self.quirks.redirect_blobs or self.quirks.redirect_lists:
             self._storage = Listener(self._serve_storage)
             # Another name for the same machine, so that it is another origin by host as well.
             storage_url = f"http://localhost:{self._storage.port}"
@@ -377,7 +378,8 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
             answer = self._storage_answer(request)
             keep = request.body.finish()
             self._note(self.storage_requests, request, answer, len(answer.body))
-            _send(connection, answer, answer.body, keep=keep)
+            body = b"" if request.method == "HEAD" else answer.body
+            _send(connection, answer, body, keep=keep, head_only=request.method == "HEAD")
             if not keep:
                 return
 
@@ -385,6 +387,9 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
         if "authorization" in request.headers:
             # S3 and Azure refuse a second kind of credentials beside the signed URL.
             return error(400, "UNSUPPORTED", "only one way to authenticate")
+        if request.path.startswith("/v2/"):
+            there = replace(self.quirks, redirect_lists=False, redirect_blobs=False)
+            return self.api.handle(request, there, f"http://{self.storage_host}")
         digest = request.first("blob")
         name = request.path.removeprefix("/storage/")
         with self.api.lock:

@@ -6,6 +6,7 @@ import gzip
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dockercomms.platforms import Clock
@@ -43,6 +44,7 @@ class RegistryApi:
         self.lock = threading.RLock()
         self._refuse = refuse
         self._storage_url = storage_url
+        self._asked = 0
         self._lists = ListApi(store, clock, self.lock)
         self._uploads = UploadApi(store, clock, self.lock)
 
@@ -60,11 +62,29 @@ class RegistryApi:
         return answer
 
     def _dispatch(self, request: Request, quirks: Quirks, origin: str) -> Answer:
+        if quirks.read_only and request.method not in {"GET", "HEAD"}:
+            return error(405, "UNSUPPORTED", "only GET and HEAD are allowed")
+        self._asked += 1
+        if quirks.busy_every and self._asked % quirks.busy_every == 0:
+            said = quirks.busy_seconds
+            later = {} if said is None else {"Retry-After": str(said)}
+            return error(429, "TOOMANYREQUESTS", **later)
         if quirks.unreferenced_blobs_live_seconds is not None:
             with self.lock:
                 now = self.clock.monotonic()
                 self.store.collect_blobs(now - quirks.unreferenced_blobs_live_seconds)
         path = request.path
+        if quirks.redirect_relative and path.startswith("/storage/"):
+            return self._blob(
+                request,
+                replace(quirks, redirect_blobs=False),
+                path.removeprefix("/storage/"),
+                request.first("blob"),
+            )
+        if path == "/login":
+            return Answer(200, {"Content-Type": "text/html"}, b"<html>log in</html>")
+        if quirks.redirect_lists and re.fullmatch(r"/v2/.+/(manifests|tags|referrers)/.+", path):
+            return Answer(307, {"Location": f"{self._storage_url}{request.target}"})
         if path in {"/v2/", "/v2"}:
             return self._enter(request, "", ()) or json_answer({})
         if path == "/v2/_catalog":
@@ -105,6 +125,8 @@ class RegistryApi:
         if not quirks.referrers and quirks.referrers_unsupported == "text-404":
             # Distribution's router does not know the path, so it never asks for credentials.
             return not_found()
+        if not quirks.referrers and quirks.referrers_unsupported == "html-303":
+            return Answer(303, {"Location": f"{origin}/login"})
         refused = self._enter(request, name, ("pull",))
         if refused is not None:
             return refused
@@ -141,7 +163,8 @@ class RegistryApi:
         if data is None:
             return error(404, "BLOB_UNKNOWN" if known else quirks.unknown_repository_blob_code)
         if quirks.redirect_blobs and request.method == "GET":
-            location = f"{self._storage_url}/storage/{name}?blob={digest}&signature=secret"
+            host = "" if quirks.redirect_relative else self._storage_url
+            location = f"{host}/storage/{name}?blob={digest}&signature=secret"
             return Answer(307, {"Location": location})
         return blob_answer(request, quirks, digest, data)
 
@@ -202,6 +225,8 @@ class RegistryApi:
             return _bad_tag(quirks)
         media_type = request.headers.get("content-type", "application/octet-stream")
         with self.lock:
+            if quirks.push_makes_repository != "yes" and name not in self.store.repositories:
+                return error(404, "NAME_UNKNOWN", "no such repository")
             now = self.clock.monotonic()
             stored = StoredManifest(data, media_type, now)
             refused = self._manifest_fault(quirks, name, stored)

@@ -35,6 +35,8 @@ class Gate:
 
     auth: Literal["none", "basic", "token"]
     clock: Clock
+    word: str = "Basic"
+    """How the challenge calls `basic`."""
     users: Mapping[str, str] = field(default_factory=dict)
     """Passwords by name, for `basic`."""
     realm: str = ""
@@ -64,7 +66,7 @@ class Gate:
                 user, password = "", ""
             if user in self.users and self.users[user] == password:
                 return None
-        return error(401, "UNAUTHORIZED", **{"WWW-Authenticate": 'Basic realm="fake"'})
+        return error(401, "UNAUTHORIZED", **{"WWW-Authenticate": f'{self.word} realm="fake"'})
 
     def _refuse_bearer(
         self, authorization: str, repository: str, actions: tuple[str, ...]

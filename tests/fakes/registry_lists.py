@@ -161,7 +161,7 @@ def _page_size(request: Request, quirks: Quirks) -> int | None:
     if size == 0 and quirks.tags_n_zero == "default":
         size = quirks.tags_default_page
     if text and quirks.tags_n_max is not None and int(text) > quirks.tags_n_max:
-        raise RefusedError(error(413, "UNSUPPORTED", "n is too large"))
+        raise RefusedError(error(quirks.tags_n_max_status, "UNSUPPORTED", "n is too large"))
     if quirks.tags_page_max is not None:
         size = quirks.tags_page_max if size is None else min(size, quirks.tags_page_max)
     return size
@@ -172,6 +172,8 @@ def _listed(request: Request, quirks: Quirks, tags: list[str]) -> list[str] | No
     last = request.first("last")
     if last and quirks.tags_last == "must-exist" and last not in tags:
         raise RefusedError(error(404, "NAME_UNKNOWN", "no such tag"))
+    if last and quirks.tags_last == "opaque-405":
+        raise RefusedError(error(405, "UNSUPPORTED", "invalid next token provided"))
     if not quirks.tags_by_last:
         return tags[_start(request) :]
     listed = [tag for tag in tags if tag > last]

@@ -1,4 +1,4 @@
-"""The ways in which registries differ, each a switch, and presets that set them as real ones do.
+"""The ways in which registries differ, each a switch; `presets` sets them as real registries do.
 
 `Quirks()` is a registry that does all of the distribution spec 1.1 in the most useful way. Each
 field's docstring names a registry that does otherwise.
@@ -6,7 +6,7 @@ field's docstring names a registry that does otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 MANIFEST_LIMIT_BYTES = 4 * 2**20
@@ -19,6 +19,11 @@ class Quirks:
     # Uploads.
     monolithic_post: bool = True
     """`POST ?digest=` takes the blob (201); distribution only opens a session (202)."""
+    put_takes_content: bool = True
+    """A closing PUT may hold the whole blob (Artifactory: 404 unless a PATCH came before)."""
+    push_makes_repository: Literal["yes", "404", "drop"] = "yes"
+    """A push to a new repository makes it; else it is answered 404 `NAME_UNKNOWN` (ECR, and Harbor
+    without the project), or the connection is closed (ECR's upload)."""
     min_chunk_bytes: int | None = None
     """Sent as `OCI-Chunk-Min-Length` (ocimem: 8192)."""
     min_chunk_enforced: bool = False
@@ -83,6 +88,10 @@ class Quirks:
     Content-Length is the blob's and whose body never comes (docker-registry 2.8)."""
     redirect_blobs: bool = False
     """Blob GETs are answered 307 to another host that refuses our credentials, as clouds do."""
+    redirect_relative: bool = False
+    """They are redirected to a path of the same host (Google)."""
+    redirect_lists: bool = False
+    """So are GET and HEAD of manifests, tag lists and referrers (registry.k8s.io)."""
     blob_delete: Literal[202, 404, 405] = 202
     """DELETE of a blob (zot 405)."""
     unreferenced_blobs_live_seconds: float | None = None
@@ -149,13 +158,16 @@ class Quirks:
     tags_n_zero: Literal["empty", "drop", "default"] = "empty"
     """`n=0`: an empty page, a closed connection (olareg), or as if it was not there."""
     tags_n_max: int | None = None
-    """A larger `n` is answered 413 (Quay)."""
+    """A larger `n` is refused with `tags_n_max_status`."""
+    tags_n_max_status: Literal[405, 413] = 413
+    """How (Quay above 100: 413; ECR above 1000: 405)."""
     tags_page_max: int | None = None
     """A larger `n` is cut down to this (distribution's `maxtags`)."""
     tags_default_page: int | None = None
     """Page length without `n` (GHCR: 100); None: everything."""
-    tags_last: Literal["obeyed", "ignored", "must-exist"] = "obeyed"
-    """The `last` of a tag list (docker-registry 2.8 ignores it; zot: 404 unless it is a tag)."""
+    tags_last: Literal["obeyed", "ignored", "must-exist", "opaque-405"] = "obeyed"
+    """The `last` of a tag list (docker-registry 2.8 ignores it; zot: 404 unless it is a tag; ECR:
+    405 unless it comes from a Link)."""
     tags_past_end: Literal["empty", "null", "whole"] = "empty"
     """With `last` behind every tag: `[]`, `null` (ocimem) or the whole list (ggcr)."""
     tags_link: Literal["more", "never", "always", "loop"] = "more"
@@ -175,8 +187,11 @@ class Quirks:
     # Referrers.
     referrers: bool = True
     """There is a referrers API."""
-    referrers_unsupported: Literal["text-404", "json-404", "json-405", "json-400"] = "text-404"
-    """How its absence is said (distribution: plain text; ggcr without it: `METHOD_UNKNOWN`)."""
+    referrers_unsupported: Literal["text-404", "json-404", "json-405", "json-400", "html-303"] = (
+        "text-404"
+    )
+    """How its absence is said (distribution: plain text; ggcr without it: `METHOD_UNKNOWN`; GHCR
+    and at times Google: a redirect to a web page)."""
     referrers_unknown_repository: Literal[200, 404] = 200
     """Of a repository that does not exist: an empty list, or 404 `NAME_UNKNOWN`."""
     referrers_filter: bool = True
@@ -199,6 +214,14 @@ class Quirks:
     """Errors are JSON but say they are text/plain (ggcr)."""
     auth: Literal["none", "basic", "token"] = "none"
     """What a request without credentials is told."""
+    auth_word: str = "Basic"
+    """How the challenge of `basic` calls it (Nexus: `BASIC`)."""
+    read_only: bool = False
+    """Everything but GET and HEAD is answered 405 (registry.k8s.io)."""
+    busy_every: int = 0
+    """Every n-th request is answered 429; 0: none."""
+    busy_seconds: int | None = None
+    """The `Retry-After` of those; None: they have none."""
     unknown_repository_code: Literal["NAME_UNKNOWN", "MANIFEST_UNKNOWN"] = "NAME_UNKNOWN"
     """Error code of a manifest in a repository that does not exist."""
     unknown_repository_blob_code: Literal["BLOB_UNKNOWN", "NAME_UNKNOWN"] = "BLOB_UNKNOWN"
@@ -226,163 +249,4 @@ class Quirks:
     @property
     def tags_by_last(self) -> bool:
         """Whether a tag list goes on behind `last`; else its Link holds a position."""
-        return self.tags_sorted and self.tags_last != "ignored"
-
-
-OCI = Quirks()
-"""What the specification hopes for."""
-
-DISTRIBUTION = Quirks(
-    monolithic_post=False,
-    stale_location=416,
-    wrong_digest="goes-on",
-    bad_tag="404-text",
-    absolute_location=True,
-    manifest_etag=True,
-    subject_header=False,
-    put_tags="ignored",
-    tags_link="always",
-    referrers=False,
-    unknown_repository_code="MANIFEST_UNKNOWN",
-    unknown_repository_tags_last=200,
-)
-"""distribution v3.1.2 with delete enabled."""
-
-DOCKER_REGISTRY_2_8 = Quirks(
-    monolithic_post=False,
-    patch_gap="append",
-    put_range="ignore",
-    empty_put_range="ignore",
-    stale_location=404,
-    stale_location_status=False,
-    wrong_digest="goes-on",
-    range_behind="lie",
-    bad_tag="404-text",
-    absolute_location=True,
-    manifest_etag=True,
-    subject_header=False,
-    put_tags="ignored",
-    tag_delete=400,
-    tags_sorted=False,
-    tags_n="ignored",
-    tags_last="ignored",
-    tags_link="never",
-    referrers=False,
-    unknown_repository_code="MANIFEST_UNKNOWN",
-)
-"""Debian's docker-registry 2.8.2."""
-
-ZOT = Quirks(
-    broken_patch="drop-session",
-    mount="refuse",
-    blob_delete=405,
-    manifest_limit_status=413,
-    layers_null=False,
-    moved_tag_drops_manifest=True,
-    tags_last="must-exist",
-)
-"""zot (minimal)."""
-
-OLAREG = Quirks(
-    range_on_416=True,
-    stale_location=400,
-    empty_put_range="ignore",
-    empty_range="0--1",
-    mount_without_from=201,
-    put_tags_header=False,
-    deleted_subject_drops_referrers=True,
-    manifest_limit_bytes=8 * 2**20,
-    tags_n_zero="drop",
-    blob_delete=405,
-)
-"""olareg, asked one request at a time."""
-
-OLAREG_BUSY = replace(OLAREG, referrers_lose_every=3)
-"""olareg under concurrent pushes: there any may be lost, here it is every third."""
-
-GGCR = Quirks(
-    patch_without_range="first-only",
-    upload_status=400,
-    upload_sessions_known=False,
-    cancel_upload=400,
-    put_range="ignore",
-    empty_put_range="ignore",
-    wrong_digest="goes-on",
-    mount="refuse",
-    range_get="closed-only",
-    global_blobs=True,
-    manifest_limit_bytes=None,
-    subject_header=False,
-    put_tags="ignored",
-    put_digest_checked=False,
-    missing_blob=201,
-    missing_child=404,
-    tag_limit=None,
-    delete_keeps_tags="yes",
-    errors_as_text=True,
-    tags_past_end="whole",
-    tags_link="never",
-    referrers_unknown_repository=404,
-    referrers_filter=False,
-    referrers_artifact_type="config",
-    referrers_unsupported="json-404",
-)
-"""go-containerregistry 0.22.1 `pkg/registry` with referrers."""
-
-OCIMEM = Quirks(
-    min_chunk_bytes=8192,
-    cancel_upload=405,
-    patch_without_range="at-zero",
-    first_byte_range=False,
-    empty_put_range="ignore",
-    put_gap=500,
-    wrong_digest="spoils",
-    range_behind="empty",
-    bad_tag="404-json",
-    delete_keeps_tags="head",
-    tags_n_zero="default",
-    mount_missing=404,
-    manifest_limit_bytes=None,
-    put_tags="ignored",
-    missing_blob=500,
-    missing_child=500,
-    tags_past_end="null",
-    referrers_unknown_repository=404,
-    referrers_empty_null=True,
-    unknown_repository_blob_code="NAME_UNKNOWN",
-)
-"""cuelabs `ociserver` over `ocimem`."""
-
-GHCR = Quirks(
-    monolithic_post=False,
-    max_chunk_bytes=4 * 2**20,
-    subject_header=False,
-    put_tags="ignored",
-    manifest_delete=405,
-    tag_delete=405,
-    blob_delete=405,
-    tags_default_page=100,
-    referrers=False,
-    redirect_blobs=True,
-    reads_refused_bodies=True,
-)
-"""As far as reports about ghcr.io say; open, because the tests have no account there."""
-
-QUAY = Quirks(
-    tags_n_max=100,
-    referrers_lag_seconds=60.0,
-    put_tags="ignored",
-    redirect_blobs=True,
-    reads_refused_bodies=True,
-)
-"""As far as reports about quay.io say."""
-
-PRESETS: dict[str, Quirks] = {
-    "distribution": DISTRIBUTION,
-    "docker-registry-2.8": DOCKER_REGISTRY_2_8,
-    "zot": ZOT,
-    "olareg": OLAREG,
-    "ggcr": GGCR,
-    "ocimem": OCIMEM,
-}
-"""The six that were measured, by the name their answers have in the probe's data file."""
+        return self.tags_sorted and self.tags_last in {"obeyed", "must-exist"}

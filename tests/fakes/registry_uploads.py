@@ -9,7 +9,7 @@ from dockercomms.platforms import Clock
 from tests.fakes.registry_answers import error
 from tests.fakes.registry_quirks import Quirks
 from tests.fakes.registry_state import Store, StoredBlob, Upload, sha256
-from tests.fakes.registry_wire import Answer, BrokenBodyError, Request
+from tests.fakes.registry_wire import Answer, BrokenBodyError, DropConnectionError, Request
 
 _RANGE = re.compile(r"(\d+)-(\d+)")
 
@@ -95,6 +95,10 @@ class UploadApi:
     def _open(self, request: Request, quirks: Quirks, origin: str, name: str) -> Answer:
         with self._lock:
             if name not in self._store.repositories:
+                if quirks.push_makes_repository == "drop":
+                    raise DropConnectionError
+                if quirks.push_makes_repository == "404":
+                    return error(404, "NAME_UNKNOWN", "no such repository")
                 failed = self._store.failed_posts.get(name, 0)
                 if failed < quirks.new_repository_500s:
                     self._store.failed_posts[name] = failed + 1
@@ -199,6 +203,8 @@ class UploadApi:
         digest = request.first("digest")
         if not digest or upload.spoilt:
             return error(400, "DIGEST_INVALID")
+        if not (quirks.put_takes_content or upload.patched):
+            return error(404, "BLOB_UNKNOWN")
         refused = self._close_fault(request, quirks, origin, session, upload)
         if refused is not None:
             return refused

@@ -12,8 +12,9 @@ from dockercomms.oci.client import HTTPRegistry
 from dockercomms.protocol import bell_tag, recipient_tag
 from dockercomms.stores import Store
 from tests.fakes.moving import BOB, DAY, Town, kinds, open_town, tags
+from tests.fakes.presets import PRESETS
 from tests.fakes.registry import OCI, FakeRegistry
-from tests.fakes.registry_quirks import PRESETS, Quirks
+from tests.fakes.registry_quirks import Quirks
 
 HABITS = {
     **PRESETS,

@@ -19,6 +19,7 @@ from dockercomms.errors import (
     NetworkError,
     NotFoundError,
     ServerFailed,
+    Unsupported,
 )
 from dockercomms.oci.client import Client
 from dockercomms.oci.copying import copy_manifest
@@ -243,6 +244,48 @@ def test_range_that_does_not_grow_is_survived():
         descriptor, source = described(content(13 * MIB))
         registry.push_blob(R, descriptor, source)
         assert server.repository(R).blobs[descriptor.digest].data == content(13 * MIB)
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+def test_blob_that_is_not_taken_by_put_alone_goes_by_patch(size):
+    with FakeRegistry(replace(OCI, put_takes_content=False)) as server, client(server) as registry:
+        for seed in (b"a", b"b"):
+            server.forget_requests()
+            descriptor, source = described(content(size)[:-1] + seed)
+            registry.push_blob(R, descriptor, source)
+            assert descriptor.digest in server.repository(R).blobs
+        assert server.count(status=404) == 0  # it is remembered
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 405])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_tags_are_listed_from_the_start_where_a_mark_is_refused(status, ordered):
+    quirks = replace(OCI, tags_last="opaque-405", tags_sorted=ordered, tags_page_max=2)
+    with FakeRegistry(quirks) as server, client(server) as registry:
+        for number in range(5):
+            pushed(registry, tag=f"v{number}")
+        refused = Fault.answer(status, b'{"errors":[{"code":"UNSUPPORTED"}]}')
+        server.faults.fail_when(lambda request: "last" in request.query, refused, times=9)
+        assert set(registry.tags(R, start_after="v1", page_size=3)) >= {"v2", "v3", "v4"}
+        assert server.count("GET", "last=") == 1
+
+
+def test_list_that_is_forbidden_is_not_asked_for_often():
+    with FakeRegistry(replace(OCI, tags_status=405)) as server, client(server) as registry:
+        pushed(registry)
+        with pytest.raises(Unsupported):
+            list(registry.tags(R, start_after="a", page_size=1000))
+        assert server.count("GET", "tags/list") == 3
+
+
+def test_page_that_is_too_long_is_asked_for_without_a_length():
+    quirks = replace(OCI, tags_n_max=1000, tags_n_max_status=405)
+    with FakeRegistry(quirks) as server, client(server) as registry:
+        pushed(registry)
+        assert list(registry.tags(R, page_size=5000)) == ["v1"]
 
 
 # --- connections, failures -----------------------------------------------------------------------
