@@ -186,13 +186,17 @@ class InboxMachine(RuleBasedStateMachine):
         )
 
     def due(self, place: str) -> list[Letter]:
-        """What Bob has still to receive, and finds in a place."""
-        now = self.bobs.now()
+        """What Bob has still to receive, and finds in a place: some clock calls it alive."""
+        now = min(self.clocks(place))
         return [
             letter
             for letter in self.letters
             if place in letter.places and not letter.delivered and now < letter.expires
         ]
+
+    def clocks(self, place: str) -> list[datetime]:
+        """Return Bob's time, and the registry's: a folder has none."""
+        return [self.bobs.now(), *([self.clock.now()] if place == HERE else [])]
 
     # --- Alice -----------------------------------------------------------------------------------
 
@@ -307,13 +311,10 @@ class InboxMachine(RuleBasedStateMachine):
                 letter.held.add(place)
 
     def may_have(self, letter: Letter, place: str) -> bool:
-        """Whether Bob's policy lets it in, and it was not written in the future.
-
-        By the later of his clock and the registry's: a folder has none but his.
-        """
-        now = max(self.bobs.now(), self.clock.now()) if place == HERE else self.bobs.now()
-        early = (letter.created - now).total_seconds()
-        return self.trusted and early <= MAX_EARLY_SECONDS
+        """Whether Bob's policy lets it in, and no clock calls it past or future (SPEC.md 7.4)."""
+        clocks = self.clocks(place)
+        early = (letter.created - min(clocks)).total_seconds()
+        return self.trusted and early <= MAX_EARLY_SECONDS and max(clocks) < letter.expires
 
     @precondition(lambda self: self.answerable)
     @rule(number=st.integers(0, 99), status=st.sampled_from(["accepted", "rejected"]))
