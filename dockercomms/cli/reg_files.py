@@ -41,14 +41,15 @@ def get_command(
 ) -> None:
     """Get all files of an artifact.
 
-    The layers' titles are the files' names, within DIR. All or none appear. Of an index, the
-    manifest for --platform, else for this machine, is meant.
+    The layers' titles are the files' names, within DIR; folders that oras pushed are unpacked. All
+    or none appear. Of an index, the manifest for --platform, else for this machine, is meant.
     """
     from dockercomms.cli.reg_output import metering
     from dockercomms.cli.reg_records import record
     from dockercomms.cli.reg_stores import Stores
     from dockercomms.oci.model import ANNOTATION_TITLE
     from dockercomms.oci.pull import save_artifact
+    from dockercomms.transport.unpacking import unpacked_layer
 
     with Stores(session) as stores:
         opened = stores.source(reference)
@@ -62,6 +63,7 @@ def get_command(
                 opened.at(resolved.descriptor.digest).reference,
                 folder,
                 overwrite=overwrite,
+                unpack=unpacked_layer,
                 progress=show,
             )
     with session.screen.listing(("FILE", "SIZE", "DIGEST")) as listing:

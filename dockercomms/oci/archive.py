@@ -244,7 +244,7 @@ def open_archive(
     Raises:
         ProtocolError: it is not what the media type says.
     """
-    plain = _Unpacked(_decompressor(stream, media_type), max_unpacked)
+    plain = decompressed(stream, media_type, max_unpacked)
     first = _read_up_to(plain, _BLOCK_BYTES)
     said = _SAYS_TAR.search(media_type) is not None
     empty = said and first == bytes(_BLOCK_BYTES)
@@ -253,6 +253,11 @@ def open_archive(
     if said:
         raise ProtocolError(f"not a tar, though its media type is {media_type!r:.200}")
     return None
+
+
+def decompressed(stream: ByteStream, media_type: str, max_unpacked: int) -> ByteStream:
+    """Return a stream of what `stream` unpacks to; reading raises as `open_archive` says."""
+    return _Unpacked(_decompressor(stream, media_type), max_unpacked)
 
 
 def _decompressor(stream: ByteStream, media_type: str) -> ByteStream:

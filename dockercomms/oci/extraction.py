@@ -30,7 +30,13 @@ from dockercomms.oci.archive import (
 )
 from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.interface import BlobReader, ProgressHook, Reader
-from dockercomms.oci.model import ANNOTATION_TITLE, READ_BYTES, Descriptor, Manifest
+from dockercomms.oci.model import (
+    ANNOTATION_TITLE,
+    ANNOTATION_UNPACK,
+    READ_BYTES,
+    Descriptor,
+    Manifest,
+)
 from dockercomms.oci.stored import StoredReader
 from dockercomms.platforms import create_new, local_errors, rename_new, sync_file, sync_folder
 from dockercomms.records import dataclass
@@ -237,6 +243,15 @@ def open_layer(reader: Reader, repository: str, layer: Descriptor) -> BlobReader
     return reader.get_blob(repository, layer.digest, size=layer.size)
 
 
+def is_folder(layer: Descriptor) -> bool:
+    """Return whether a layer is the tar of a folder that has its title.
+
+    Source: oras-go v2, content/file, `AnnotationUnpack`.
+    """
+    wanted = layer.annotations.get(ANNOTATION_UNPACK) == "true"
+    return wanted and bool(layer.annotations.get(ANNOTATION_TITLE))
+
+
 def copy_stream(source: ByteStream, target: BinaryIO, what: str) -> None:
     """Copy all of `source` into the local file `target`.
 
@@ -322,7 +337,7 @@ class _Extraction:
         ]
         for wanted in ("exact", "name"):
             for rank, layer in titles:
-                if rank == wanted:
+                if rank == wanted and not is_folder(layer):
                     return self._whole(layer)
         for layer in manifest.layers:
             if self._search(layer, query):
@@ -331,6 +346,8 @@ class _Extraction:
             return self._found
         if self._unsafe is not None:
             raise ProtocolError(f"{name!r:.200}: only by the unsafe name {self._unsafe!r:.200}")
+        if any(rank == "exact" for rank, _ in titles):
+            raise UsageError(f"{name!r:.200} is a folder", hint="'dockercomms reg get' gets it all")
         note = f", but a link {self._link!r:.200}" if self._link else ""
         raise NotFoundError(
             f"{self._repository}: no file {name!r:.200} in {len(manifest.layers)} layers{note}"

@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol, TypedDict, Unpack
 
 from dockercomms.errors import LimitError, ProtocolError
 from dockercomms.oci.auth import Credentials, DockerConfig
+from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.extraction import (
     MAX_FILE_BYTES,
@@ -29,12 +30,18 @@ from dockercomms.oci.extraction import (
     copy_stream,
     extract_file,
     finish,
+    is_folder,
     new_file,
     open_layer,
     save_file,
 )
 from dockercomms.oci.interface import ProgressHook, Reader, read_all
-from dockercomms.oci.model import ANNOTATION_TITLE, Descriptor, Manifest, Platform
+from dockercomms.oci.model import (
+    ANNOTATION_TITLE,
+    Descriptor,
+    Manifest,
+    Platform,
+)
 from dockercomms.oci.reference import Reference
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.selection import Fallback, ResolvedManifest, get_reference, resolve_content
@@ -127,10 +134,20 @@ def fetch_artifact(
 
 @dataclass(frozen=True, slots=True)
 class SavedLayer:
-    """A layer and the file it became."""
+    """A layer and the file, or folder, it became."""
 
     descriptor: Descriptor
     path: Path
+
+
+class Unpacker(Protocol):
+    """Unpacks the folder that a layer is; `transport.unpacking.unpacked_layer` is one."""
+
+    def __call__(
+        self, blob: ByteStream, layer: Descriptor, target: Path, *, overwrite: bool
+    ) -> AbstractContextManager[None]:
+        """Unpack `layer` beside `target`, which gets that name when the block ends."""
+        ...
 
 
 def save_artifact(
@@ -141,6 +158,8 @@ def save_artifact(
     platform: Platform | None = None,
     fallback: Fallback = "none",
     overwrite: bool = False,
+    unpack: Unpacker | None = None,
+    folders: Callable[[Descriptor], bool] = is_folder,
     progress: ProgressHook | None = None,
 ) -> tuple[SavedLayer, ...]:
     """Write every layer of the artifact `ref` to a file in `folder`, named by its title.
@@ -155,6 +174,8 @@ def save_artifact(
         platform: Which entry of an index; None: this machine's.
         fallback: What to take of an index where nothing fits.
         overwrite: Whether the files may be there already.
+        unpack: Unpacks layers that are folders; None: they become files, too.
+        folders: Tells which layers are.
         progress: Told how many bytes of all layers were read.
 
     Raises:
@@ -166,17 +187,23 @@ def save_artifact(
     """
     resolved = _resolve(reader, ref, platform, fallback)
     layers = resolved.manifest.layers
-    names = _file_names(layers)
+    is_tar = [unpack is not None and folders(layer) for layer in layers]
+    names = _file_names(layers, is_tar)
     counted = ReadProgress(progress, sum(layer.size for layer in layers))
     saved: list[SavedLayer] = []
     with contextlib.ExitStack() as stack:
-        for name, layer in zip(names, layers, strict=True):
+        for name, layer, packed in zip(names, layers, is_tar, strict=True):
             target = stack.enter_context(_folders_of(folder, name))
+            saved.append(SavedLayer(layer, target))
+            if packed and unpack is not None:
+                with open_layer(reader, ref.repository, layer) as blob:
+                    content = counted.of(blob)
+                    stack.enter_context(unpack(content, layer, target, overwrite=overwrite))
+                continue
             stream = stack.enter_context(new_file(target, overwrite=overwrite))
             with open_layer(reader, ref.repository, layer) as blob:
                 copy_stream(counted.of(blob), stream, str(target))
             finish(stream, str(target))
-            saved.append(SavedLayer(layer, target))
     return tuple(saved)
 
 
@@ -293,28 +320,31 @@ def _resolve(
     return resolve_content(reader, ref.repository, content, platform=platform, fallback=fallback)
 
 
-def _file_names(layers: tuple[Descriptor, ...]) -> tuple[tuple[str, ...], ...]:
-    """Return folders and name of the file that each layer becomes.
+def _file_names(layers: tuple[Descriptor, ...], is_tar: list[bool]) -> tuple[tuple[str, ...], ...]:
+    """Return folders and name of the file that each layer becomes; nothing for `folder` itself.
 
     Raises:
         ProtocolError: one leads out of the folder, or two cannot both be.
     """
     names: dict[tuple[str, ...], None] = {}
-    for layer in layers:
-        name = _file_name(layer)
+    for layer, packed in zip(layers, is_tar, strict=True):
+        name = _file_name(layer, is_tar=packed)
         if name in names:
             raise ProtocolError(f"{layer.digest}: a second file {'/'.join(name)!r:.200}")
         names[name] = None
     for name in names:
-        if any(name[:length] in names for length in range(1, len(name))):
+        if any(name[:length] in names for length in range(len(name))):
             raise ProtocolError(f"{'/'.join(name)!r:.200}: its folder is a file of the artifact")
     return tuple(names)
 
 
-def _file_name(layer: Descriptor) -> tuple[str, ...]:
+def _file_name(layer: Descriptor, *, is_tar: bool) -> tuple[str, ...]:
     title = layer.annotations.get(ANNOTATION_TITLE)
     if not title:
         return (layer.digest.replace(":", "-"),)
+    if is_tar and title in (".", "./"):
+        return ()
+    title = title.removesuffix("/") if is_tar else title
     parts = tuple(part for part in title.split("/") if part != ".")
     if not parts or title.endswith("/.") or not all(map(_is_plain, parts)):
         raise ProtocolError(f"{layer.digest}: not a safe file name: {title!r:.200}")
@@ -347,7 +377,7 @@ def _folders_of(folder: Path, name: tuple[str, ...]) -> Iterator[Path]:
                         raise
                 else:
                     undo.callback(_remove_empty, folder)
-        yield folder / name[-1]
+        yield folder.joinpath(*name[-1:])
         undo.pop_all()
 
 
