@@ -44,17 +44,18 @@ def no_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_logins")
-def test_examples_of_the_registry_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "least"), [(PAGE, 5 * EXAMPLES), (DOCS / "oras.md", 10)])
+def test_examples_of_the_registry_side(tmp_path: Path, page: Path, least: int) -> None:
     with FakeRegistry() as registry:
         result = doctest.testfile(
-            str(PAGE),
+            str(page),
             module_relative=False,
             globs={"host": registry.host, "folder": tmp_path},
             encoding="utf-8",
             optionflags=doctest.FAIL_FAST,
         )
     assert result.failed == 0
-    assert result.attempted > 5 * EXAMPLES
+    assert result.attempted > least
 
 
 def test_there_are_ten_examples_and_they_are_short() -> None:

@@ -40,10 +40,10 @@ from dataclasses import field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from dockercomms.errors import Unauthorized
+from dockercomms.errors import Unauthorized, UsageError
 from dockercomms.oci.challenge import Challenge, parse_challenges
 from dockercomms.oci.credentials import ConfigSource, Credentials, DockerConfig
-from dockercomms.oci.reference import is_loopback
+from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS, is_loopback
 from dockercomms.oci.scope import Scope
 from dockercomms.oci.token import (
     MAX_TOKEN_BYTES,
@@ -333,21 +333,60 @@ class Authenticator:
 
 @functools.cache
 def scoped_auth_class() -> type[Any]:
-    """Return `ScopedAuth`, the backend for `oras.provider.Registry(auth_backend=BACKEND_NAME)`.
+    """Return `ScopedAuth`, the backend of `oci.oras.Registry`.
 
-    Made and registered with oras at the first call, because oras is slow to import. An instance
-    does nothing until its `authenticator` is set; then it has `header_for` and
-    `answer_challenge`.
+    Made and registered with oras at the first call, because oras is slow to import.
     """
-    import oras.auth  # noqa: PLC0415, TID251 - only here
+    import oras.auth  # noqa: PLC0415, TID251 - with oci.oras only
 
     class ScopedAuth(oras.auth.TokenAuth):  # type: ignore[misc] # oras has no types
-        """An oras authentication backend that leaves everything to an `Authenticator`."""
+        """An oras authentication backend: it finds logins, and an `Authenticator` uses them."""
 
-        authenticator: Authenticator | None = None
+        hostname: str | None = None
+        """The registry for which a login is that names none."""
+        config: DockerConfig | None = None
+        """Where logins are looked up; None: this user's files."""
 
-        def load_configs(self, container: object, configs: object = None) -> None:
-            """Read nothing: oras looks in one file only, and runs programs without time limit."""
+        def give(self, login: Credentials, host: str | None = None) -> None:
+            """Use a login for `host`, else for `hostname`.
+
+            Raises:
+                UsageError: neither is known, and the login would go to any registry.
+            """
+            host = host or self.hostname
+            if not host:
+                raise UsageError("a login without a registry", hint="give the hostname")
+            self._given()[DEFAULT_HOST if host in HUB_HOSTS else host] = login
+
+        def _given(self) -> dict[str, Credentials]:
+            found: dict[str, Credentials] = self.__dict__.setdefault("given", {})
+            return found
+
+        def entry(self, host: str, repository: str = "") -> Credentials | None:
+            """Return the login for a repository; see `DockerConfig.entry`."""
+            given = self._given().get(host)
+            if given is not None:
+                return given
+            if self.config is None:
+                self.config = DockerConfig.load()
+            return self.config.entry(host, repository)
+
+        def set_basic_auth(self, username: str, password: str) -> None:
+            """Use a login for `hostname`."""
+            self.give(Credentials(username=username, password=password, source="set_basic_auth"))
+
+        def logout(self, hostname: str) -> None:
+            """Forget the login that was given for a registry."""
+            self._given().pop(DEFAULT_HOST if hostname in HUB_HOSTS else hostname, None)
+
+        def load_configs(
+            self,
+            container: object,  # noqa: ARG002 - the signature of oras
+            configs: Sequence[str] | None = None,
+        ) -> None:
+            """Look logins up in the first of `configs`, if any, instead of in this user's files."""
+            if configs:
+                self.config = DockerConfig.load(authfile=configs[0])
 
         def authenticate_request(
             self,
@@ -357,18 +396,6 @@ def scoped_auth_class() -> type[Any]:
         ) -> tuple[dict[str, str], bool]:
             """Leave the request as it is: the session answers challenges, scope in hand."""
             return headers or {}, False
-
-        def header_for(self, scope: Scope) -> str | None:
-            """See `Authenticator.header_for`."""
-            return self.authenticator.header_for(scope) if self.authenticator else None
-
-        def answer_challenge(
-            self, www_authenticate: Sequence[str], scope: Scope, rejected: str | None
-        ) -> bool:
-            """See `Authenticator.answer_challenge`."""
-            if self.authenticator is None:
-                return False
-            return self.authenticator.answer_challenge(www_authenticate, scope, rejected)
 
     oras.auth.auth_backends[BACKEND_NAME] = ScopedAuth
     return ScopedAuth

@@ -1,7 +1,6 @@
 """`HTTPRegistry`: the registry interface over HTTP; `Client`: the same bound to one repository.
 
-Nothing is asked of the network, and neither oras nor requests is imported, before the first
-request.
+Nothing is asked of the network, and requests is not imported, before the first request.
 
 Example:
     >>> from dockercomms.oci.client import Client

@@ -1,6 +1,6 @@
 """`HTTPRegistry`: the registry interface over HTTP, for one host.
 
-Nothing is connected, and neither oras nor requests is imported, before the first request.
+Nothing is connected, and requests is not imported, before the first request.
 
 Example:
     >>> from dockercomms.oci.http_registry import HTTPRegistry
@@ -26,7 +26,7 @@ from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS
 from dockercomms.oci.referrers import ReferrersAPI
 from dockercomms.oci.retry import RateLimiter, RetryHook, RetryPolicy
 from dockercomms.oci.scope import Scope
-from dockercomms.oci.session import TIMEOUT_SECONDS, Endpoint, SessionCore, session_class
+from dockercomms.oci.session import TIMEOUT_SECONDS, Endpoint, Session
 from dockercomms.oci.writing import HTTPWriter
 from dockercomms.platforms import Clock, SystemClock
 
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 class LazySender:
     """A `Sender` that makes its session when the first request is sent. Safe for threads."""
 
-    def __init__(self, make: Callable[[], SessionCore], retry: RetryPolicy, clock: Clock) -> None:
+    def __init__(self, make: Callable[[], Session], retry: RetryPolicy, clock: Clock) -> None:
         self.retry = retry
         self.clock = clock
         self._make = make
         self._lock = threading.Lock()
-        self._session: SessionCore | None = None
+        self._session: Session | None = None
 
     @property
-    def session(self) -> SessionCore:
-        """The session, an `oras.provider.Registry`; imports oras the first time."""
+    def session(self) -> Session:
+        """The session; imports requests the first time."""
         with self._lock:
             if self._session is None:
                 self._session = self._make()
@@ -130,8 +130,8 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
             policy = replace(policy, on_retry=on_retry)
         time = SystemClock() if clock is None else clock
 
-        def make() -> SessionCore:
-            return session_class()(
+        def make() -> Session:
+            return Session(
                 endpoint,
                 retry=policy,
                 clock=time,
@@ -147,8 +147,8 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         self._pieces = Pieces()
 
     @property
-    def session(self) -> SessionCore:
-        """The session underneath, an `oras.provider.Registry` whose inherited methods work too."""
+    def session(self) -> Session:
+        """The session underneath."""
         return self._lazy.session
 
     def request(

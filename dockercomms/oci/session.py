@@ -1,8 +1,7 @@
 """One exchange: authorise, retry, limit the rate, follow redirects, map foreign errors, redact.
 
-`Session` is an `oras.provider.Registry` whose one HTTP method, `do_request`, is ours, so that its
-inherited methods run through the same core as `send`. oras and requests are imported when the
-first session is made, not when this module is.
+requests is imported when the first session is made, not when this module is. `oci.oras` gives
+programs that were written for oras-py the same core.
 
 What holds for every exchange: a registry's credentials go to its own origin and to the realm that
 it names, never along a redirect or a `Location`; redirects are followed only where a request says
@@ -16,44 +15,34 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
-import importlib.util
 import logging
 import os
 import re
-import sys
 import threading
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from dockercomms import __version__
 from dockercomms.errors import BadAnswer, NetworkError, RegistryError, UsageError
 from dockercomms.oci.adapter import adapter_class
 from dockercomms.oci.auth import (
-    BACKEND_NAME,
     MAX_TOKEN_BYTES,
     Authenticator,
     Credentials,
     DockerConfig,
     TokenRequest,
     TokenResponse,
-    scoped_auth_class,
 )
 from dockercomms.oci.exchange import Request, origin, read_up_to, redact_url, unpacked
 from dockercomms.oci.failures import foreign_errors, proxy_refusal
 from dockercomms.oci.headers import location, response_time, retry_after
-from dockercomms.oci.model import canonical_json
 from dockercomms.oci.proxies import proxy_for, shown
 from dockercomms.oci.reference import connect_host, is_loopback, is_valid_host
 from dockercomms.oci.retry import Failure, RateLimiter, Retrying, RetryPolicy
-from dockercomms.oci.scope import Scope
 from dockercomms.oci.statuses import error_from_response
 from dockercomms.oci.tls import certificate_folders, make_context
 from dockercomms.oci.wire import HTTPResponse, SizedBody, open_body
@@ -70,11 +59,9 @@ TIMEOUT_SECONDS = 60.0
 
 MAX_REDIRECTS = 5
 
-_BELOW_500 = frozenset(range(100, 500)) - {HTTPStatus.TOO_MANY_REQUESTS}
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-]+(:[0-9]+)?/[A-Za-z0-9._~:/?@!$&'()*+,;=%\-]*")
 """An address that needs no quoting, and whose host is written as it is sent."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_ENDPOINT = re.compile(r"/v2/(.+?)/(?:manifests/|blobs/(uploads/)?|tags/list|referrers/)")
 _LOG = logging.getLogger("dockercomms.oci")
 
 
@@ -111,62 +98,8 @@ class Endpoint:
         return f"{'http' if plain else 'https'}://{connect_host(self.host)}"
 
 
-@functools.cache
-def session_class() -> type[SessionCore]:
-    """Return `Session`, the subclass of `oras.provider.Registry`; imports oras the first time."""
-    with _deferred("jsonschema"):
-        import oras.provider  # noqa: PLC0415, TID251 - only here, and lazily: 0.1 s
-
-    scoped_auth_class()  # makes itself known to oras
-
-    class Session(SessionCore, oras.provider.Registry):  # type: ignore[misc] # oras has no types
-        """`SessionCore` over what oras brings: session, cookie policy, credentials' backend."""
-
-    return Session
-
-
-class _Deferred(types.ModuleType):
-    """Stands for a module until something of it is used."""
-
-    def __getattr__(self, name: str) -> object:
-        self.leave()
-        return getattr(importlib.import_module(self.__name__), name)
-
-    def leave(self) -> None:
-        """Make room for the module itself."""
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-
-
-@contextlib.contextmanager
-def _deferred(name: str) -> Iterator[None]:
-    """Let what is imported within have a stand-in for a module, which others never see.
-
-    oras imports jsonschema, which takes half of the time that its own import does, and uses it
-    only in methods that are not called here.
-    """
-    spec = importlib.util.find_spec(name)
-    if name in sys.modules or spec is None:
-        yield  # it is loaded, or oras will say that it is missing
-        return
-    module = _Deferred(name)
-    module.__spec__ = spec
-    sys.modules[name] = module
-    try:
-        yield
-    finally:
-        module.leave()
-
-
-def __getattr__(name: str) -> object:
-    """Make `Session` on first use (PEP 562)."""
-    if name == "Session":
-        return session_class()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class SessionCore:
-    """What is ours of `Session`, which alone is used. Safe for several threads.
+class Session:
+    """Exchanges with one registry. Safe for several threads.
 
     Args:
         endpoint: The registry.
@@ -189,6 +122,8 @@ class SessionCore:
         credentials: Credentials | None = None,
         limiter: RateLimiter | None = None,
     ) -> None:
+        import requests  # noqa: PLC0415, TID251 - only here, and lazily: 0.06 s
+
         self.endpoint = endpoint
         self.base_url = endpoint.base_url
         self.clock = clock
@@ -200,32 +135,18 @@ class SessionCore:
         self._answered = False
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._proxies: dict[str, str | None] = {}
-        host = self.base_url.partition("://")[2]
-        plain = self._origin[0] == "http"
-        self._set_up_oras(host, plain=plain)
+        self.session = requests.Session()
         adapter = transport or adapter_class()(self._tls_context, endpoint.timeout, clock.monotonic)
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, adapter)
         # Any callable here keeps ~/.netrc from replacing our header
         self.session.auth = lambda request: request
-        self.auth.authenticator = Authenticator(
+        self.auth = Authenticator(
             endpoint.host,
-            plain_http=plain,
+            plain_http=self._origin[0] == "http",
             credentials=_lookup(endpoint, config, credentials),
             exchange=self._exchange_token,
             clock=clock,
-        )
-
-    def _set_up_oras(self, host: str, *, plain: bool) -> None:
-        """Let `oras.provider.Registry` set up what it brings."""
-        self.session: requests.Session
-        self.auth: Any
-        initialise: Any = super().__init__
-        initialise(
-            hostname=host,
-            insecure=plain,
-            tls_verify=not self.endpoint.insecure,
-            auth_backend=BACKEND_NAME,
         )
 
     def send(self, request: Request) -> HTTPResponse:
@@ -237,30 +158,6 @@ class SessionCore:
                 return self._ask(request)
             except (NetworkError, RegistryError) as error:
                 retrying.pause(Failure.of(error))
-
-    def do_request(  # noqa: PLR0917 - the signature is that of oras
-        self,
-        url: str,
-        method: str = "GET",
-        data: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        json: object = None,
-        stream: bool = False,  # noqa: FBT002
-        **_: object,
-    ) -> requests.Response:
-        """Return the answer to an inherited method's request: any status below 500 but 429.
-
-        Bodies are read whole, at most `MAX_MANIFEST_BYTES`, unless `stream` is set.
-        """
-        request = Request(
-            method=method,
-            url=url,
-            scope=scope_of(method, url),
-            headers=headers or {},
-            body=data if json is None else canonical_json(json),
-            ok=_BELOW_500,
-        )
-        return self.send(request).foreign(whole=not stream)
 
     def adopt(self, url: str) -> str:
         """Return the address to use for one from a header; see `Sender.adopt`."""
@@ -389,7 +286,7 @@ class SessionCore:
         requests looks at the environment and builds cookies for each request, which takes longer
         than sending it; what is left is to quote addresses that need it.
         """
-        import requests  # noqa: PLC0415, TID251 - loaded with oras
+        import requests  # noqa: PLC0415, TID251 - lazily
 
         if not _PLAIN_URL.fullmatch(url):
             return self.session.prepare_request(
@@ -430,22 +327,6 @@ class SessionCore:
                     folders=certificate_folders(self.endpoint.env),
                 )
             return self._contexts[host]
-
-
-def scope_of(method: str, url: str) -> Scope:
-    """Return the scope that a request needs, told by its method and path.
-
-    Source: distribution-spec v1.1.1, "Endpoints".
-    """
-    match = _ENDPOINT.match(urlsplit(url).path)
-    if match is None:
-        return Scope.catalog()
-    repository, uploads = match[1], match[2] is not None
-    if method in {"GET", "HEAD"} and not uploads:
-        return Scope.pull(repository)
-    return (
-        Scope.delete(repository) if method == "DELETE" and not uploads else Scope.push(repository)
-    )
 
 
 def _lookup(

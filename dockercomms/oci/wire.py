@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from dockercomms.errors import DockerCommsError
-from dockercomms.oci.exchange import Body, body_of
+from dockercomms.oci.exchange import Body
 from dockercomms.oci.failures import foreign_errors
-from dockercomms.oci.model import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
     import requests  # noqa: TID251 - its type only
@@ -74,16 +73,6 @@ class HTTPResponse:
             found: tuple[str, ...] = raw.challenges()
             return found
         return tuple(raw.headers.getlist("WWW-Authenticate"))
-
-    def foreign(self, *, whole: bool) -> requests.Response:
-        """Return what requests gave, its body read if `whole`.
-
-        Raises:
-            BadAnswer: the body is larger than `MAX_MANIFEST_BYTES`.
-        """
-        if whole:
-            self._raw._content = body_of(self, MAX_MANIFEST_BYTES)  # noqa: SLF001 - as its own reader
-        return self._raw
 
 
 class SizedBody:

@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[2]
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 EAGER = """
-import click, cryptography, filelock, oras.provider, requests, rich, sqlite3, zstandard
+import click, cryptography, filelock, requests, rich, sqlite3, zstandard
 import dockercomms.cli.inbox, dockercomms.cli.receipts, dockercomms.cli.receive
 import dockercomms.cli.send, dockercomms.cli.session, dockercomms.cli.program
 import dockercomms.cli.records, dockercomms.mailbox, dockercomms.config
-from dockercomms.oci.session import session_class
-session_class()
+from dockercomms.oci.session import Session
+from dockercomms.oci.adapter import adapter_class; adapter_class()
 """
 
 

@@ -1,4 +1,4 @@
-"""regctl and crane read what we push, and we read what they push: registries and layouts."""
+"""regctl, crane and oras read what we push, and we read what they push: registries and layouts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import oras.oci  # noqa: TID251 - what programs for oras-py use
 import pytest
 
 from dockercomms.oci.auth import DockerConfig
@@ -30,8 +31,11 @@ from dockercomms.oci.model import (
     parse_index,
     parse_manifest,
 )
+from dockercomms.oci.oras import Registry as OrasRegistry
 from dockercomms.oci.platform import get_image, inspect
+from dockercomms.oci.pull import save_artifact
 from dockercomms.oci.reference import Reference
+from dockercomms.transport.unpacking import unpacked_layer
 from tests.fakes.images import SIGNATURE_TYPE, Built, artifact, image, index_of, push, push_tree
 from tests.real.launch import Server, binary
 
@@ -42,7 +46,7 @@ OTHER = image(2, architecture="arm64")
 
 
 class Peers:
-    """The two programs, with a home of their own, at one registry."""
+    """The three programs, with a home of their own, at one registry."""
 
     def __init__(self, server: Server, home: Path) -> None:
         self.host = server.host
@@ -55,6 +59,10 @@ class Peers:
     def regctl(self, *arguments: str, stdin: bytes = b"") -> bytes:
         host = f"reg={self.host},tls=disabled"
         return self._run([str(binary("regctl")), "--host", host, *arguments], stdin)
+
+    def oras(self, *arguments: str) -> bytes:
+        verb, *rest = arguments
+        return self._run([str(binary("oras")), verb, "--plain-http", *rest])
 
     def _run(self, arguments: list[str], stdin: bytes = b"") -> bytes:
         done = subprocess.run(
@@ -254,6 +262,54 @@ def test_we_read_an_artifact_of_theirs(
     copy_manifest(Location(registry, repository, tag="v1"), Location(back, "x"), referrers=True)
     (copied,) = back.referrers("x", IMAGE.descriptor.digest)
     assert (copied.digest, copied.artifact_type) == (entry.digest, SIGNATURE_TYPE)
+
+
+@pytest.mark.parametrize("title", ["site", "a/site", "."])
+def test_we_unpack_a_folder_of_theirs(
+    peers: Peers, registry: HTTPRegistry, repository: str, tmp_path: Path, title: str
+) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    inner = home / title / "css"
+    inner.mkdir(parents=True)
+    (inner / "a.css").write_text("css")
+    (inner.parent / "run").write_text("run")
+    (inner.parent / "run").chmod(0o755)
+    (inner / "link").symlink_to("../run")
+    peers.oras("push", f"{peers.host}/{repository}:v1", f"{title}/")
+    out.mkdir()
+    ref = Reference.parse(f"{peers.host}/{repository}:v1")
+    save_artifact(registry, ref, out, unpack=unpacked_layer)
+    for path in ("css/a.css", "run", "css/link"):
+        assert (out / title / path).read_bytes() == (home / title / path).read_bytes()
+    assert os.access(out / title / "run", os.X_OK)
+    assert (out / title / "css" / "link").is_symlink()
+
+
+def test_peers_and_our_face_of_oras_read_each_others(
+    peers: Peers, repository: str, tmp_path: Path
+) -> None:
+    home, name = tmp_path / "home", f"{peers.host}/{repository}"
+    (home / "docs").mkdir()
+    (home / "docs" / "a.md").write_text("a")
+    (home / "tool").write_bytes(os.urandom(100_000))
+    files = [str(home / "tool"), str(home / "docs")]
+    with OrasRegistry(peers.host, auth=DockerConfig()) as ours:
+        ours.push(f"{name}:ours", files=files, disable_path_validation=True)
+        subject = oras.oci.Subject.from_manifest(ours.get_manifest(f"{name}:ours"))
+        ours.push(f"{name}:more", files=files[:1], subject=subject, disable_path_validation=True)
+        peers.oras("push", f"{name}:theirs", "tool", "docs/")
+        peers.oras("attach", "--artifact-type", SIGNATURE_TYPE, f"{name}:theirs", "tool")
+        assert {"ours", "more", "theirs"} <= set(ours.get_tags(f"{name}:ours"))
+        for tag in ("ours", "theirs"):
+            ours.pull(f"{name}:{tag}", outdir=str(tmp_path / tag))
+            assert (tmp_path / tag / "docs" / "a.md").read_text() == "a"
+            assert (tmp_path / tag / "tool").read_bytes() == (home / "tool").read_bytes()
+            client = ours.client(f"{name}:{tag}")
+            assert len(list(client.referrers(client.resolve()))) == 1
+    peers.oras("pull", "-o", str(tmp_path / "pulled"), f"{name}:ours")
+    assert (tmp_path / "pulled" / "tool").read_bytes() == (home / "tool").read_bytes()
+    found = json.loads(peers.oras("discover", "--format", "json", f"{name}:ours"))
+    assert len(found.get("referrers") or found["manifests"]) == 1
 
 
 # --- layouts -------------------------------------------------------------------------------------

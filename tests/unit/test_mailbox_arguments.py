@@ -115,7 +115,10 @@ def test_one_of_several_may_stand_alone_and_several_may_be_any_iterable(mail):
             alice.send(os.fspath(folder / "keep.csv"), to=BOB),
         ]
     with mail.mailbox(BOB) as bob:
-        got = [*bob.receive(sent[0].id, out=str(mail.out)), *bob.receive({sent[1].id, sent[2].id})]
+        got = [
+            *bob.receive(sent[0].id, out=str(mail.out)),
+            *bob.receive({sent[1].id, sent[2].id}, out=mail.out),
+        ]
         assert [one.status for one in got] == ["received"] * 3
         assert not any(path.name == "leave.o" for one in got for path in one.files)
 

@@ -9,7 +9,7 @@ from dockercomms.oci.auth import Credentials, DockerConfig
 from dockercomms.oci.exchange import Request
 from dockercomms.oci.retry import RateLimiter, RetryPolicy
 from dockercomms.oci.scope import Scope
-from dockercomms.oci.session import Endpoint, SessionCore, session_class
+from dockercomms.oci.session import Endpoint, Session
 from dockercomms.platforms import Clock
 from tests.fakes.clock import FakeClock
 
@@ -25,8 +25,8 @@ def session(
     credentials: Credentials | None = None,
     limiter: RateLimiter | None = None,
     **endpoint: object,
-) -> Iterator[SessionCore]:
-    made = session_class()(
+) -> Iterator[Session]:
+    made = Session(
         Endpoint(host=host, env={"HOME": "/nonexistent"}, **endpoint),
         retry=RetryPolicy.none() if retry is None else retry,
         clock=clock or FakeClock(),

@@ -12,7 +12,7 @@ from dockercomms.errors import (
 )
 from dockercomms.oci.auth import DockerConfig
 from dockercomms.oci.retry import RetryPolicy
-from dockercomms.oci.session import Endpoint, session_class
+from dockercomms.oci.session import Endpoint, Session
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import Reply, ScriptedServer
 from tests.unit.oci.sessions import pull, session
@@ -60,7 +60,7 @@ def test_session_tls_reads_certs_d(tmp_path):
         folder = tmp_path / "docker" / "certs.d" / server.host
         folder.mkdir(parents=True)
         server.authority.cert_pem.write_to_path(str(folder / "ca.crt"))
-        made = session_class()(
+        made = Session(
             Endpoint(host=server.host, plain_http=False, env={"XDG_CONFIG_HOME": str(tmp_path)}),
             retry=RetryPolicy.none(),
             clock=FakeClock(),

@@ -1,0 +1,468 @@
+"""`Registry`: an `oras.provider.Registry` for programs that are written for oras-py.
+
+Its calls are those of oras-py; underneath is the client of this package: its logins, time limits
+and tries, uploads and downloads that go on where they broke off, and digests proven of all that is
+read. What fails raises an error of `dockercomms.errors` instead of `ValueError`.
+
+Source: oras-py 0.2.43, `oras/provider.py`; docs/oras.md says what differs.
+
+Example:
+    >>> from dockercomms.oci.oras import Registry
+    >>> registry = Registry("registry.example")
+    >>> registry.get_container("team/tool:v1").uri
+    'registry.example/team/tool:v1'
+    >>> registry.close()
+"""
+
+from __future__ import annotations
+
+import itertools
+import json as json_codec
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from http.client import responses
+from pathlib import Path
+from typing import Any, Self, cast
+from urllib.parse import urlsplit
+
+import jsonschema
+import oras.container  # noqa: TID251 - the face of oras-py
+import oras.provider  # noqa: TID251 - the same
+import oras.schemas  # noqa: TID251 - the same
+import requests  # noqa: TID251 - the same
+
+from dockercomms.errors import NotFoundError, ProtocolError
+from dockercomms.oci.auth import BACKEND_NAME, Credentials, DockerConfig, scoped_auth_class
+from dockercomms.oci.checked import ByteStream
+from dockercomms.oci.client import Client, ClientPool, HTTPRegistry
+from dockercomms.oci.exchange import Response, body_of
+from dockercomms.oci.extraction import copy_stream, is_folder, new_file
+from dockercomms.oci.interface import BlobReader, BlobSource, read_all
+from dockercomms.oci.model import (
+    ANNOTATION_TITLE,
+    MAX_MANIFEST_BYTES,
+    MEDIA_TYPE_IMAGE_LAYER_GZIP,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    parse_digest,
+)
+from dockercomms.oci.pull import save_artifact
+from dockercomms.oci.reference import Reference
+from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.scope import Scope
+from dockercomms.oci.session import TIMEOUT_SECONDS
+from dockercomms.oci.stored import read_facts, referrer_entry
+from dockercomms.oci.strict_json import parse_json
+from dockercomms.oci.tag_schema import append_entry
+from dockercomms.platforms import Clock, local_errors, make_folder
+from dockercomms.transport.unpacking import unpacked_layer
+
+_ENDPOINT = re.compile(r"/v2/(.+?)/(?:manifests/|blobs/(uploads/)?|tags/list|referrers/)")
+_BELOW_500 = frozenset(range(100, 500)) - {429}
+
+
+class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no types
+    """A drop-in for `oras.provider.Registry` and `oras.client.OrasClient`. To be closed at the end.
+
+    One object may talk to several registries; each gets the login that is meant for it, and no
+    other. A login is looked for in this order: what `login` or `credentials` give and the variables
+    DOCKERCOMMS_USERNAME and DOCKERCOMMS_PASSWORD, all of them for `hostname` alone; then the files
+    and programs that `DockerConfig.load` names.
+
+    Args:
+        hostname: The registry of names that have none.
+        insecure: Speak to `hostname` (None: to all) without TLS; loopback needs no such word.
+        tls_verify: False leaves certificates unchecked; a path names trusted ones.
+        auth_backend: Not looked at.
+        credentials: The login for `hostname`.
+        auth: Where logins are looked up; None: this user's files.
+        timeout: Seconds that a registry may be silent.
+        retry: The policy of requests; None: as for `HTTPRegistry`.
+        clock: The time and the waiting.
+
+    Raises:
+        UsageError: not a host; or credentials without one.
+    """
+
+    def __init__(
+        self,
+        hostname: str | None = None,
+        insecure: bool = False,  # noqa: FBT002 - the signature of oras
+        tls_verify: bool | str = True,  # noqa: FBT002
+        auth_backend: str = BACKEND_NAME,  # noqa: ARG002
+        *,
+        credentials: Credentials | None = None,
+        auth: DockerConfig | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        retry: RetryPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        scoped_auth_class()
+        super().__init__(hostname, insecure, auth_backend=BACKEND_NAME)
+        name = os.environ.get("DOCKERCOMMS_USERNAME")
+        if credentials is None and hostname and name:
+            password = os.environ.get("DOCKERCOMMS_PASSWORD", "")
+            credentials = Credentials(username=name, password=password, source="the environment")
+        self.auth.hostname, self.auth.config = hostname, auth
+        if credentials is not None:
+            self.auth.give(credentials)
+
+        def make(host: str) -> HTTPRegistry:
+            return HTTPRegistry(
+                host,
+                plain_http=True if insecure and hostname in (None, host) else None,
+                insecure=tls_verify is False,
+                ca_file=tls_verify if isinstance(tls_verify, str) else None,
+                timeout=timeout,
+                auth=self.auth,
+                retry=retry,
+                clock=clock,
+            )
+
+        self._pool = ClientPool(make)
+
+    def client(self, target: Any) -> Client:
+        """Return our own client of a name or container, for what oras-py has no call for."""
+        container = self.get_container(target)
+        digest = None if container.digest is None else parse_digest(container.digest)
+        reference = Reference(
+            host=container.registry,
+            repository=container.api_prefix,
+            tag=container.tag,
+            digest=digest,
+        )
+        return Client(reference, registry=self._pool.client_for(reference.host))
+
+    def close(self) -> None:
+        """Close the connections; the next call makes new ones."""
+        self._pool.close()
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def get_container(self, name: Any) -> Any:
+        """Return the container of a name, read as `Reference.parse` does.
+
+        Raises:
+            UsageError: not a name, or one without a host.
+        """
+        if isinstance(name, oras.container.Container):
+            return name
+        reference = Reference.parse(name, default_host=self.hostname)
+        container = oras.container.Container("registry.example/x")
+        container.registry, container.namespace = reference.host, None
+        container.repository, container.tag = reference.repository, reference.tag_or_latest
+        container.digest = reference.digest
+        return container
+
+    def login(  # noqa: PLR0917 - the signature of oras
+        self,
+        username: str,
+        password: str,
+        password_stdin: bool = False,  # noqa: FBT002
+        tls_verify: bool = True,  # noqa: ARG002, FBT002
+        hostname: str | None = None,
+        config_path: str | None = None,  # noqa: ARG002
+    ) -> dict[str, str]:
+        """Use a login for a registry, once it has taken it; no file is written.
+
+        Raises:
+            UsageError: no host.
+            Unauthorized: the registry refused it.
+        """
+        if password_stdin:
+            password = oras.utils.readline()
+        self.auth.give(Credentials(username=username, password=password, source="login"), hostname)
+        self._pool.close()
+        host = hostname or self.hostname or ""
+        self._pool.client_for(host).request("GET", "/v2/", ok=frozenset({200})).close()
+        return {"Status": "Login Succeeded"}
+
+    def logout(self, hostname: str) -> None:
+        """Forget the login that was given for a registry."""
+        self.auth.logout(hostname)
+        self._pool.close()
+
+    def do_request(  # noqa: PLR0917 - the signature of oras
+        self,
+        url: str,
+        method: str = "GET",
+        data: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: object = None,
+        stream: bool = False,  # noqa: FBT002
+        **_: object,
+    ) -> requests.Response:
+        """Return the answer to any request of oras-py's own: any status below 500 but 429.
+
+        Bodies are read whole, at most `MAX_MANIFEST_BYTES`, unless `stream` is set.
+        """
+        parts = urlsplit(url)
+        response = self._pool.client_for(parts.netloc).request(
+            method,
+            parts._replace(scheme="", netloc="").geturl(),
+            headers=headers,
+            body=_encoded(json) if data is None and json is not None else _bytes(data),
+            scope=scope_of(method, parts.path),
+            ok=_BELOW_500,
+        )
+        if stream:
+            return _answer(response.status, response.headers, response)
+        return _answer(response.status, response.headers, body_of(response, MAX_MANIFEST_BYTES))
+
+    def get_tags(self, container: Any, N: int | None = None) -> list[str]:  # noqa: N803
+        """Return the tags of a repository, at most `N`."""
+        return list(itertools.islice(self.client(container).tags(), N))
+
+    def delete_tag(self, container: Any, tag: str) -> bool:
+        """Delete one tag, and no other that names the same; return whether it was there."""
+        client = self.client(container)
+        try:
+            client.registry.delete_tag(client.repository, tag)
+        except NotFoundError:
+            return False
+        return True
+
+    def get_blob(
+        self,
+        container: Any,
+        digest: str,
+        stream: bool = False,  # noqa: FBT002
+        head: bool = False,  # noqa: FBT002
+    ) -> requests.Response:
+        """Return a blob as the body of a response; who reads it to the end knows its digest.
+
+        Raises:
+            BlobUnknown: not there.
+            IntegrityError: while it is read: it is other content.
+        """
+        client = self.client(container)
+        known = parse_digest(digest)
+        if head:
+            found = client.registry.resolve_blob(client.repository, known)
+            return _answer(200, {"Content-Length": str(found.size)}, b"")
+        reader = client.registry.get_blob(client.repository, known)
+        headers = {"Content-Length": str(reader.descriptor.size), "Docker-Content-Digest": digest}
+        answer = _answer(200, headers, reader)
+        if not stream:
+            with answer:
+                _ = answer.content  # which keeps it
+        return answer
+
+    def download_blob(self, container: Any, digest: str, outfile: str) -> str:
+        """Write a blob to a file, which gets its name when it is whole and its digest proven.
+
+        Raises:
+            BlobUnknown: not there.
+            IntegrityError: it is other content.
+            LocalIOError: it cannot be written.
+        """
+        client, target = self.client(container), Path(outfile)
+        with local_errors(str(target.parent)):
+            make_folder(target.parent.absolute())
+        with (
+            client.registry.get_blob(client.repository, parse_digest(digest)) as blob,
+            new_file(target, overwrite=True) as stream,
+        ):
+            copy_stream(blob, stream, outfile)
+        return outfile
+
+    def upload_blob(
+        self,
+        blob: str,
+        container: Any,
+        layer: Mapping[str, Any],
+        do_chunked: bool = False,  # noqa: ARG002, FBT002
+        chunk_size: int = 0,  # noqa: ARG002
+    ) -> requests.Response:
+        """Push a file unless it is there; a push that breaks goes on where the registry is.
+
+        Args:
+            blob: The file.
+            container: Where to.
+            layer: Its descriptor, as `oras.oci.NewLayer` makes it.
+            do_chunked: Not looked at: what the registry takes decides.
+            chunk_size: The same.
+        """
+        digest = parse_digest(layer["digest"])
+        known = Descriptor(media_type=layer["mediaType"], digest=digest, size=layer["size"])
+        self.client(container).push_blob(known, _opener(blob))
+        return _answer(201, {"Docker-Content-Digest": digest}, b"")
+
+    def put_upload(self, blob: str, container: Any, layer: Mapping[str, Any]) -> requests.Response:
+        """Push a file; see `upload_blob`."""
+        return self.upload_blob(blob, container, layer)
+
+    def chunked_upload(
+        self, blob: str, container: Any, layer: Mapping[str, Any], chunk_size: int = 0
+    ) -> requests.Response:
+        """Push a file; see `upload_blob`."""
+        return self.upload_blob(blob, container, layer, chunk_size=chunk_size)
+
+    def upload_manifest(self, manifest: dict[str, Any], container: Any) -> requests.Response:
+        """Store a manifest or index under the container's tag, or digest.
+
+        Its bytes are those of which `oras.oci.Subject.from_manifest` takes the digest. A subject is
+        told of it by the tag schema where the registry has no referrers API.
+
+        Raises:
+            ProtocolError: no manifest.
+        """
+        schema = oras.schemas.index if "manifests" in manifest else oras.schemas.manifest
+        try:
+            jsonschema.validate(manifest, schema=schema)
+        except jsonschema.ValidationError as error:
+            raise ProtocolError(f"manifest: {error.message:.200}") from error
+        client, data = self.client(container), _encoded(manifest)
+        media_type = manifest.get("mediaType") or MEDIA_TYPE_MANIFEST
+        name = client.reference.digest or client.reference.tag_or_latest
+        done = client.push_manifest(data, media_type, name)
+        facts = read_facts(data, done.digest)
+        if facts.subject is not None and not client.referrers_supported():
+            entry = referrer_entry(done.bare(), facts)
+            append_entry(client.registry, client.repository, facts.subject, entry)
+        return _answer(201, {"Docker-Content-Digest": done.digest}, b"")
+
+    def get_manifest(
+        self,
+        container: Any,
+        allowed_media_type: Sequence[str] | None = None,
+        validation_schema: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return a manifest, or an index, whose digest is proven.
+
+        Args:
+            container: Which.
+            allowed_media_type: What it may be; None: anything.
+            validation_schema: A JSON schema that it has to fit.
+
+        Raises:
+            ManifestUnknown: not there.
+            ProtocolError: something else.
+        """
+        data, found = read_all(self.client(container).fetch_manifest(), MAX_MANIFEST_BYTES)
+        if allowed_media_type and found.media_type not in allowed_media_type:
+            wanted = ", ".join(allowed_media_type)
+            raise ProtocolError(f"{container}: {wanted} expected, {found.media_type} received")
+        manifest = parse_json(data, where=str(container))
+        if not isinstance(manifest, dict):
+            raise ProtocolError(f"{container}: not a manifest")
+        if validation_schema:
+            jsonschema.validate(manifest, schema=validation_schema)
+        return manifest
+
+    def pull(
+        self,
+        target: str,
+        config_path: str | None = None,
+        allowed_media_type: Sequence[str] | None = None,
+        overwrite: bool = True,  # noqa: FBT002
+        outdir: str | None = None,
+    ) -> list[str]:
+        """Write all layers of an artifact into a folder, all or none; return where they are.
+
+        A layer of the type of image layers with a title is a folder that oras-py pushed.
+
+        Args:
+            target: The artifact; of an index, the manifest for this machine.
+            config_path: The one file of logins to read.
+            allowed_media_type: See `get_manifest`.
+            overwrite: Whether files may be there already.
+            outdir: Where to; it is made if need be. None: a new temporary folder.
+
+        Raises:
+            ManifestUnknown, BlobUnknown: not there.
+            ProtocolError: a title leads out, or a folder breaks the rules of `unpacked_layer`.
+            IntegrityError: a layer is other content.
+            LocalIOError: a file is there, or cannot be written.
+        """
+        self.auth.load_configs(target, configs=[config_path] if config_path else None)
+        if allowed_media_type:
+            self.get_manifest(target, allowed_media_type)
+        folder = Path(outdir or tempfile.mkdtemp())
+        with local_errors(str(folder)):
+            make_folder(folder.absolute())
+        client = self.client(target)
+        saved = save_artifact(
+            client.registry,
+            client.reference,
+            folder,
+            overwrite=overwrite,
+            unpack=_unpack,
+            folders=lambda layer: is_folder(layer) or _is_folder_of_oras_py(layer),
+        )
+        return [str(one.path) for one in saved]
+
+
+def scope_of(method: str, path: str) -> Scope:
+    """Return the scope that a request needs, told by its method and path.
+
+    Source: distribution-spec v1.1.1, "Endpoints".
+    """
+    match = _ENDPOINT.match(path)
+    if match is None:
+        return Scope.catalog()
+    repository, uploads = match[1], match[2] is not None
+    if method in {"GET", "HEAD"} and not uploads:
+        return Scope.pull(repository)
+    return (
+        Scope.delete(repository) if method == "DELETE" and not uploads else Scope.push(repository)
+    )
+
+
+def _is_folder_of_oras_py(layer: Descriptor) -> bool:
+    is_tar = layer.media_type == MEDIA_TYPE_IMAGE_LAYER_GZIP
+    return is_tar and bool(layer.annotations.get(ANNOTATION_TITLE))
+
+
+def _unpack(
+    blob: ByteStream, layer: Descriptor, target: Path, *, overwrite: bool
+) -> AbstractContextManager[None]:
+    """Unpack a folder; what oras-py pushed as one, beside `target`, as oras-py does."""
+    if not is_folder(layer):
+        layer = replace(layer, annotations={**layer.annotations, ANNOTATION_TITLE: "."})
+        target = target.parent
+    return unpacked_layer(blob, layer, target, overwrite=overwrite)
+
+
+def _opener(path: str) -> BlobSource:
+    return lambda: Path(path).open("rb")
+
+
+def _encoded(value: object) -> bytes:
+    return json_codec.dumps(value, allow_nan=False).encode()
+
+
+def _bytes(data: bytes | str | None) -> bytes | None:
+    return data.encode() if isinstance(data, str) else data
+
+
+class _Raw:
+    """What `requests.Response` reads from; it tells urllib3's names from ours."""
+
+    def __init__(self, reader: BlobReader | Response) -> None:
+        self.read = reader.read
+        self.close = self.release_conn = reader.close
+
+
+def _answer(
+    status: int, headers: Mapping[str, str], body: bytes | BlobReader | Response
+) -> requests.Response:
+    """Return a response as oras-py expects it: its body as bytes, or read from a stream."""
+    made: Any = requests.Response()
+    made.status_code, made.reason = status, responses.get(status, "")
+    made.headers.update(headers)
+    if isinstance(body, bytes):
+        made._content = body  # noqa: SLF001 - as requests' own reader does
+    else:
+        made.raw = _Raw(body)
+    made.request = requests.PreparedRequest()
+    return cast("requests.Response", made)
