@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from dockercomms.trust.address_book import AddressBook
     from dockercomms.trust.keys import PublicKey
     from dockercomms.trust.policy import Policy, Sender
+    from dockercomms.trust.roots import RootAge
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "add": ("dockercomms.cli.trust", "Trust somebody to sign with a key or as an identity."),
     "list": ("dockercomms.cli.trust", "List whom you trust."),
     "remove": ("dockercomms.cli.trust", "Trust somebody no more."),
     "revoke": ("dockercomms.cli.trust", "Let nothing count that a key or identity signed."),
+    "root": ("dockercomms.cli.trust", "Renew what is known of the public Sigstore."),
     "test": ("dockercomms.cli.trust", "Read a trust file and say what is wrong in it."),
+})  # fmt: skip
+ROOT_VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "update": ("dockercomms.cli.trust", "Get the public Sigstore's trusted root anew."),
 })  # fmt: skip
 
 COLUMNS = ("NAME", "SIGNS WITH", "MAY", "ADDRESS")
@@ -39,6 +44,15 @@ trust_command = VerbTable(
     "dockercomms trust add ci --identity https://example.com/ci --issuer https://example.com",
     nested=True,
     help="Say who may send to you, and how they prove who they are.",
+    no_args_is_help=True,
+)
+
+root_command = VerbTable(
+    name="root",
+    verbs=ROOT_VERBS,
+    example="dockercomms trust root update",
+    nested=True,
+    help="Renew what is known of the public Sigstore, by which identities are proven.",
     no_args_is_help=True,
 )
 
@@ -122,6 +136,7 @@ def list_command(session: Session) -> None:
             cells = (sender.name, "; ".join(_proofs(sender)), _rights(sender), sender.address or "")
             listing.add(sender_record(sender), cells, cells)
     _note_rest(session, policy)
+    session.screen.note(f"the public Sigstore's root: {public_root(session)[0]}")
 
 
 @verb("remove", example="dockercomms trust remove alice", no_args_is_help=True)
@@ -213,6 +228,54 @@ def test_command(session: Session, *, file: str) -> None:
             listing.add(sender_record(sender), cells, cells)
     session.screen.note(f"{path}: nothing is wrong in it")
     _note_rest(session, policy)
+
+
+@verb("update", example="dockercomms trust root update\n"
+      "dockercomms trust root update --from trusted_root.json")  # fmt: skip
+@option("--from", "source", type=click.Path(readable=False), metavar="FILE",
+        help="Take this file, without a network.  [default: ask the public Sigstore]")  # fmt: skip
+def update_command(session: Session, *, source: str | None) -> None:
+    """Get the public Sigstore's trusted root anew.
+
+    It says whose certificates and logs to believe. Without it the one counts that came with the
+    sigstore package. It is put beside the trust file as sigstore-root.json: remove that file to
+    go back.
+    """
+    import os
+
+    from dockercomms.platforms import local_errors, make_folder
+    from dockercomms.trust.address_book import replace_file
+    from dockercomms.trust.keyless import check_root, fetch_public_root
+    from dockercomms.trust.roots import updated_root
+
+    if source is None:
+        data = fetch_public_root()
+    else:
+        with local_errors(source):
+            data = Path(source).read_bytes()
+    check_root(data, where=source or "the public Sigstore's root")
+    target, now = updated_root(session.environ), session.clock.now().timestamp()
+    with local_errors(str(target), base="XDG_CONFIG_HOME"):
+        make_folder(target.parent, mode=0o700)
+        replace_file(target, data)
+        os.utime(target, (now, now))
+    session.screen.note(f"{target}: {public_root(session)[0]}")
+
+
+def public_root(session: Session) -> tuple[str, RootAge | None]:
+    """Return how old the public Sigstore's root is, for people; for programs if it is usable."""
+    from dockercomms.errors import DockerCommsError
+    from dockercomms.trust.roots import public_root_age
+
+    try:
+        found = public_root_age(session.environ)
+    except DockerCommsError as error:  # what is wrong with it is said by whatever needs it
+        return f"unusable: {error.message}", None
+    newest = f"newest key of {found.newest:%Y-%m-%d}"
+    if found.updated is None:
+        return f"that of the sigstore package, {newest}", found
+    days = max(0, (session.clock.now() - found.updated).days)
+    return f"updated {found.updated:%Y-%m-%d}, {count_of(days, 'day')} ago, {newest}", found
 
 
 def _policy(session: Session) -> Policy:

@@ -20,12 +20,14 @@ PARTS = ("click", "cryptography", "oras", "rich", "sigstore", "zstandard", "isal
 def version_command(session: Session) -> None:
     """Print the versions of all that takes part.
 
-    No package is imported and no configuration is read for it.
+    And how old the public Sigstore's root is. No package is imported and no configuration is read.
     """
     from dockercomms import __version__
-    from dockercomms.protocol import PROTOCOL_VERSION
+    from dockercomms.cli.trust import public_root
+    from dockercomms.protocol import PROTOCOL_VERSION, format_time
 
     parts = {name: _installed(name) for name in PARTS}
+    age, root = public_root(session)
     record = {
         "schema": SCHEMA,
         "version": __version__,
@@ -33,6 +35,12 @@ def version_command(session: Session) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": parts,
+        "sigstore_root": None
+        if root is None
+        else {
+            "updated_at": None if root.updated is None else format_time(root.updated),
+            "newest_key_at": format_time(root.newest),
+        },
     }
     rows = [
         ("dockercomms", __version__),
@@ -40,6 +48,7 @@ def version_command(session: Session) -> None:
         ("python", platform.python_version()),
         ("platform", platform.platform()),
         *((name, version or "-") for name, version in parts.items()),
+        ("root", age),
     ]
     session.screen_of(session.plain_style).details(record, rows)
 

@@ -211,7 +211,7 @@ class AddressBook:
             change(document, load_policy(target))
             changed = _spaced(document.as_string())
             parse_policy(changed, where=f"{target}, as it would be", folder=target.parent)
-            _replace(target, changed.encode("utf-8"))
+            replace_file(target, changed.encode("utf-8"))
 
     def _add_key(self, entry: Any, policy: Policy, name: str, key: PublicKey) -> None:
         known = policy.sender(name)
@@ -298,8 +298,12 @@ def _holds(root: Root, data: bytes) -> bool:
         return file.read(MAX_ROOT_BYTES + 1) == data
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` durably: the old content or the new one is there, whatever happens."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path` durably: the old content or the new one is there, whatever happens.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _FILE_MODE
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     handle = create_new(part, mode=mode)

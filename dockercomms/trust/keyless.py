@@ -5,7 +5,7 @@ Verifying needs no network: the trusted root is a file. Signing needs three serv
 for an identity, a time stamp, a log entry) and is refused offline. sigstore 4.5 waits for ever for
 services that are silent, makes a log entry before it finds that there is no time stamp, and has
 errors of many families: all of that ends here; what it leaves open when verifying is in
-`sigstore_gaps`. Private names of it are touched, so it is pinned to one minor release.
+`sigstore_gaps`. Private names of it are touched: a test names each of them.
 
 Source: sigstore client specification v1.0; SPEC.md section 9.
 
@@ -20,6 +20,7 @@ Example:
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -29,6 +30,7 @@ from urllib.parse import urlsplit
 
 from dockercomms.errors import (
     ConfigError,
+    NetworkError,
     SigningError,
     SigningUnreachable,
     UsageError,
@@ -40,7 +42,14 @@ from dockercomms.platforms import local_errors
 from dockercomms.records import dataclass
 from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
 from dockercomms.trust.policy import PUBLIC_ROOT, Root
-from dockercomms.trust.roots import KeylessProof, embedded, read_json, read_root, root_path
+from dockercomms.trust.roots import (
+    KeylessProof,
+    embedded,
+    newest_key,
+    read_json,
+    read_root,
+    root_path,
+)
 from dockercomms.trust.signing import SignedBy, check_bytes
 from dockercomms.trust.sigstore_gaps import (
     Holder,
@@ -259,6 +268,57 @@ def _load_root(root: Root) -> TrustedRoot:
             return TrustedRoot.from_file(str(path))
     except (Error, ValueError, TypeError, LookupError) as error:
         raise ConfigError(f"root {root.name}: {path}: not a trusted root: {error}") from error
+
+
+def fetch_public_root(url: str | None = None, *, bootstrap: Path | None = None) -> bytes:
+    """Return the present trusted root of the public good instance, by sigstore's own TUF client.
+
+    What it keeps of TUF's metadata lies where the program sigstore keeps it. It waits at most 30 s
+    for an answer, and goes through the proxy that the environment names.
+
+    Args:
+        url: The TUF repository; None: that of the public good instance.
+        bootstrap: The root of another repository's TUF metadata.
+
+    Raises:
+        NetworkError: the repository cannot be reached.
+        VerificationError: it does not prove what it says: a signature, a version or an expiry.
+        LocalIOError: the metadata cannot be kept.
+
+    Source: TUF specification v1.0, section 5.
+    """
+    from sigstore._internal.tuf import DEFAULT_TUF_URL, TrustUpdater  # noqa: PLC0415 - 0.4 s
+    from sigstore.errors import TUFError  # noqa: PLC0415 - the same
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 - the same
+
+    place = url or DEFAULT_TUF_URL
+    try:
+        with local_errors(f"what is known of {place}"):
+            path = TrustUpdater(place, bootstrap_root=bootstrap).get_trusted_root_path()
+            return Path(path).read_bytes()
+    except TUFError as error:
+        what = f"{place}: {_text(error)}: {_text(error.__cause__ or error)}"
+        if isinstance(error.__cause__, RepositoryError):
+            raise VerificationError(what, hint="look at this machine's clock first") from error
+        hint = "check your network and proxy; --from FILE takes a file that another machine got"
+        raise NetworkError(what, hint=hint) from error
+
+
+def check_root(data: bytes, *, where: str) -> None:
+    """Check that `data` is a trusted root, as sigstore will read it; `where` names it in errors.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    with local_errors("temporary file"), tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        root = Root(name=PUBLIC_ROOT, path=Path(file.name))
+        try:
+            newest_key(read_root(root), Path(where))
+            _load_root(root)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: not a trusted root") from error
 
 
 @contextmanager
