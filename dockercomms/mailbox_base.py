@@ -29,6 +29,7 @@ from dockercomms.errors import DockerCommsError, InternalError, UsageError
 from dockercomms.owner import Owner, SigningOptions, TrustOptions
 from dockercomms.platforms import Clock, ClockChoice, SystemClock
 from dockercomms.state import State
+from dockercomms.state.progress_rows import PieceLimits
 from dockercomms.stores import ConnectionSettings, Store, default_mailbox, open_store
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ class MailboxBase:
         self._owner = Owner(me, keys=keys_folder, signing=signing, trust=trust, on_notice=on_notice)
         self.names = self._owner.names
         """The names to receive as."""
+        self._state = State(state_path)
         if store is None:
             own = f"oci-layout:{default_mailbox(os.environ)}" if repo is None else None
             store = open_store(
@@ -220,7 +222,7 @@ class MailboxBase:
                 private=own is not None,
             )
         self._store = store
-        self._state = State(state_path)
+        self._remember_pieces(store)
         self._progress = progress
         self._on_notice = on_notice
         self._referrers_index: ReferrersIndex = referrers_index
@@ -255,6 +257,12 @@ class MailboxBase:
     def repo(self) -> str:
         """The repository's whole name."""
         return self._store.repo
+
+    def _remember_pieces(self, store: Store) -> None:
+        """Let what a registry takes in one request be remembered in the state."""
+        pieces = getattr(store.registry, "pieces", None)  # of an `HTTPRegistry`
+        if pieces is not None:
+            pieces.memory = PieceLimits(self._state.progress, self._clock)
 
     def is_first(self, error: InternalError) -> bool:
         """Return whether a defect is met at its object for the first time in 90 days."""

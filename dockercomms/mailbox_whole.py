@@ -95,6 +95,8 @@ class Whole(MailboxBase):
         """
         from dockercomms.relaying import Relay  # noqa: PLC0415 - the same
 
+        if target is not None:
+            self._remember_pieces(target)
         return Relay(
             source=source or self._store,
             target=target or self._store,

@@ -144,7 +144,8 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         self.endpoint = endpoint
         self._sender = self._lazy = LazySender(make, policy, time)
         self._referrers_api = ReferrersAPI(self._sender)
-        self._pieces = Pieces()
+        self.pieces = Pieces(endpoint.host)
+        """What the registry takes in one request."""
 
     @property
     def session(self) -> Session:

@@ -105,7 +105,7 @@ class ProxiedRegistry(HTTPRegistry):
         self.endpoint = direct.endpoint
         self._sender = self._lazy = direct._lazy  # noqa: SLF001 - of its own class
         self._referrers_api = direct._referrers_api  # noqa: SLF001 - of its own class
-        self._pieces = direct._pieces  # noqa: SLF001 - of its own class
+        self.pieces = direct.pieces
         self.direct = direct
         self.proxy = proxy
 

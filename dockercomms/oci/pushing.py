@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from dockercomms.errors import (
     BadAnswer,
@@ -38,7 +38,6 @@ from dockercomms.oci.model import Descriptor
 from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
 from dockercomms.oci.upload import SMALL_CHUNK_BYTES, UploadSession, blob_is_there
 from dockercomms.platforms import local_errors
-from dockercomms.records import dataclass
 
 ONE_REQUEST_BYTES = 2**20
 """Up to this a blob goes in one PUT: sending it again costs less than asking where it is."""
@@ -138,14 +137,49 @@ class CheckedSource:
             raise DigestMismatch(f"blob {digest}: its source is other content, {actual}")
 
 
-@dataclass(slots=True)
-class Pieces:
-    """What one registry takes in one request, as its refusals showed. Safe for several threads."""
+class PieceMemory(Protocol):
+    """Remembers beyond this process the largest piece that a registry takes, by its host."""
 
-    largest: int | None = None
-    """Bytes; None: no piece was refused for its length."""
-    patched_first: bool = False
-    """A PUT that holds all of a blob is not taken."""
+    def largest_piece(self, host: str, /) -> int | None:
+        """Return the bytes, None where nothing is known."""
+        ...
+
+    def note_largest_piece(self, host: str, size: int, /) -> None:
+        """Remember the bytes."""
+        ...
+
+
+class Pieces:
+    """What one registry takes in one request, as its refusals showed. Safe for several threads.
+
+    Args:
+        host: The registry's.
+    """
+
+    def __init__(self, host: str = "") -> None:
+        self._host = host
+        self._largest: int | None = None
+        self._asked = False
+        self.memory: PieceMemory | None = None
+        """Asked before the first blob; None: only this process remembers."""
+        self.patched_first = False
+        """A PUT that holds all of a blob is not taken."""
+
+    @property
+    def largest(self) -> int | None:
+        """Bytes; None: no piece was refused for its length."""
+        if self.memory is not None and not self._asked:
+            self._largest = self.memory.largest_piece(self._host)
+            self._asked = True
+        return self._largest
+
+    def learn(self, size: int) -> None:
+        """Note the largest piece that was taken after a larger one was refused."""
+        if size == self.largest:
+            return
+        self._largest = size
+        if self.memory is not None:
+            self.memory.note_largest_piece(self._host, size)
 
 
 class BlobPush:
@@ -252,8 +286,8 @@ class BlobPush:
                 f"{self._at + length} were sent"
             )
         self._asked = False
-        if self._shrunk:
-            self._pieces.largest = self._chunk
+        if self._shrunk and self._chunk is not None:
+            self._pieces.learn(self._chunk)
         self._advance(held)
 
     def _advance(self, held: int) -> None:

@@ -57,7 +57,7 @@ class HTTPWriter:
     """`Writer` and `Deleter` over HTTP. Safe for several threads."""
 
     _sender: Sender
-    _pieces: Pieces
+    pieces: Pieces
 
     def push_blob(
         self,
@@ -75,7 +75,7 @@ class HTTPWriter:
         checked = CheckedSource(descriptor, source, progress)
         retry = self._sender.retry
         return BlobPush(
-            self._sender, repository, checked, retry=retry, patient=True, pieces=self._pieces
+            self._sender, repository, checked, retry=retry, patient=True, pieces=self.pieces
         ).run()
 
     def push_layer(
@@ -122,7 +122,7 @@ class HTTPWriter:
             retry=policy,
             patient=False,
             chunk_bytes=chunk_bytes,
-            pieces=self._pieces,
+            pieces=self.pieces,
         ).run()
 
     def push_manifest(

@@ -36,13 +36,13 @@ from dockercomms.platforms import (
 )
 from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 """Counted up with every change that an older release could not work with.
 
 3 added `outbox`, 4 `owed`, 5 `pulls`; 6 judges refused messages once more; 7 added `served` and
-`first_looks`, 8 `defects`, 9 `streams`, 10 `image_forms`, 11 `clocks`. What only adds tables needs
-no more than their statements, which are run again on an older file and make what is missing; what
-changes rows is a migration."""
+`first_looks`, 8 `defects`, 9 `streams`, 10 `image_forms`, 11 `clocks`, 12 `pieces`. What only adds
+tables needs no more than their statements, which are run again on an older file and make what is
+missing; what changes rows is a migration."""
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long one process waits for another's transaction, which takes milliseconds."""

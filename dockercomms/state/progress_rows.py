@@ -12,11 +12,14 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from datetime import date, datetime, timedelta
 from typing import Literal
 
+from dockercomms.errors import LocalIOError
 from dockercomms.oci.model import Digest
+from dockercomms.platforms import Clock
 from dockercomms.records import dataclass
 from dockercomms.state.database import Database, from_unix, to_unix
 
@@ -38,6 +41,12 @@ SCHEMA = (
         bell_searched_at REAL,
         PRIMARY KEY (me, repo)
     )""",
+    # Below what a registry refused in one request; believed as long as the capabilities.
+    """CREATE TABLE IF NOT EXISTS pieces (
+        host TEXT PRIMARY KEY,
+        largest INTEGER NOT NULL,
+        noted_at REAL NOT NULL
+    ) WITHOUT ROWID""",
     # For good: the image form is taken everywhere, so that asking again would only cost a refusal.
     """CREATE TABLE IF NOT EXISTS image_forms (
         repo TEXT PRIMARY KEY,
@@ -103,6 +112,30 @@ class Progress:
     """When a digest that only the bell named was searched for last."""
 
 
+class PieceLimits:
+    """The `pieces` as `oci.pushing.PieceMemory`: what cannot be read or written is not known.
+
+    Args:
+        rows: Holds them.
+        clock: The time.
+    """
+
+    def __init__(self, rows: ProgressRows, clock: Clock) -> None:
+        self._rows = rows
+        self._clock = clock
+
+    def largest_piece(self, host: str, /) -> int | None:
+        """Return the bytes; see `ProgressRows.largest_piece`."""
+        with contextlib.suppress(LocalIOError):
+            return self._rows.largest_piece(host, self._clock.now())
+        return None
+
+    def note_largest_piece(self, host: str, size: int, /) -> None:
+        """Remember the bytes; see `ProgressRows.note_largest_piece`."""
+        with contextlib.suppress(LocalIOError):
+            self._rows.note_largest_piece(host, size, self._clock.now())
+
+
 class ProgressRows:
     """The tables above. Each method is one transaction, on disk when it returns.
 
@@ -136,6 +169,18 @@ class ProgressRows:
                 to_unix(capabilities.probed_at),
             ),
         )
+
+    def largest_piece(self, host: str, now: datetime) -> int | None:
+        """Return the most bytes that a registry takes in one request, as found out in a day."""
+        row = self._database.row("SELECT * FROM pieces WHERE host = ?", (host,))
+        if row is None or not 0 <= to_unix(now) - row["noted_at"] < BELIEVED.total_seconds():
+            return None
+        return int(row["largest"])
+
+    def note_largest_piece(self, host: str, size: int, now: datetime) -> None:
+        """Note the most bytes that a registry takes in one request."""
+        values = (host, size, to_unix(now))
+        self._database.execute("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)", values)
 
     def image_form(self, repo: str) -> ImageForm | None:
         """Return whether a repository needs our manifests in image form, or has some."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,3 +196,20 @@ def test_registry_that_is_only_read(site):
     assert "no messages" in site.run("inbox --me bob --repo", site.repo).stderr
     refused = site.run("send --text hi --to bob --from alice -q --repo", site.repo, code=1)
     assert "docs/registries.md" in refused.stderr
+
+
+@pytest.mark.parametrize("site", ["ghcr"], indirect=True)
+def test_largest_piece_is_remembered_by_the_next_process_for_a_day(site):
+    folder = f"oci-layout:{site.home / 'box'}"
+    (site.home / "a.bin").write_bytes(random.Random(1).randbytes(5 * 2**20))
+    with site.box("alice", folder) as alice:
+        alice.send(site.home / "a.bin", to="bob", chunk_bytes=2**24)
+    refused = []
+    for hours in (0, 23, 2):
+        site.registry.clock.advance(hours * 3600)
+        site.registry.forget_requests()
+        there = open_store(f"{site.registry.host}/team/at{hours}", clock=site.registry.clock)
+        with site.box("alice", folder) as alice:
+            assert all(one.error is None for one in alice.relay(target=there).run())
+        refused.append(site.registry.count("PATCH", status=416))
+    assert refused == [1, 0, 1]
