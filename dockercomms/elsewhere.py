@@ -35,6 +35,7 @@ from dockercomms.errors import (
     NotFoundError,
     ProtocolError,
     RegistryError,
+    TooManyRequests,
     VerificationError,
 )
 from dockercomms.inbox import Inbox
@@ -62,6 +63,9 @@ from dockercomms.trusting import Trust
 
 MAX_ASKED_MESSAGES = 500
 """The most messages that one look asks for what refers to them, where tags cannot be listed."""
+
+MAX_FAILED_MESSAGES = 3
+"""After so many whose receipts the registry did not let us have, one look asks for no others."""
 
 _PREFIX = "receipt-"
 _TAG = re.compile(r"receipt-(?P<head>[0-9a-f]{12})-.*-(?P<rid>[0-9a-f]{6})")
@@ -119,7 +123,6 @@ class OwnReceipts:
             complete: The inbox was polled completely, and `entries` is all that it lists.
 
         Raises:
-            NetworkError: the registry cannot be reached.
             ConfigError, LocalIOError, UsageError: the policy, the keys or the state.
         """
         if not inbox.is_first_look:
@@ -157,21 +160,24 @@ class OwnReceipts:
         refs: dict[Digest, list[str] | None]
         try:
             refs = {**self._tagged(inbox, messages)}
-        except (RegistryError, ProtocolError, LimitError):
+        except (NetworkError, RegistryError, ProtocolError, LimitError):
             refs = dict.fromkeys(messages[:MAX_ASKED_MESSAGES])  # each is asked by itself
         if not refs:
             return {}
         trusts = self.trusts()
+        failed: list[Digest] = []
 
         def answer(item: tuple[Digest, list[str] | None]) -> _Answer:
             message, tags = item
+            if len(failed) >= MAX_FAILED_MESSAGES:
+                return _Answer(asked=False)
             try:
                 if tags is None:
                     return self._judge(inbox, message, self._referring(message), trusts)
                 return self._judge(inbox, message, self._read(tags), trusts, claimed=True)
-            except NetworkError:
-                raise
             except DockerCommsError as error:
+                if isinstance(error, NetworkError | TooManyRequests):
+                    failed.append(message)
                 return _Answer(error=error)
 
         with workers(self.concurrency) as pool:

@@ -44,7 +44,7 @@ class Entry:
     reason: str = ""
     """The same for people; "" unless it is held, refused, or was received elsewhere."""
     reported: bool = False
-    """The user was told of it already (`Inbox.mark_reported`)."""
+    """The user was told already why it was not received (`Inbox.mark_reported`)."""
     retried: bool = False
     """Held by something that time can cure, so `recv` tries it again now."""
     header: MessageHeader | None = None
@@ -85,7 +85,7 @@ def entry_of(row: Candidate, clocks: Clocks) -> Entry:
         state=state,
         reason_kind=kind if stopped else "",
         reason=reason if stopped else "",
-        reported=row.reported and stopped,
+        reported=row.reported,
         retried=against is not None or (state == "held" and is_retried(row, clocks.own)),
         header=header,
         expired=expires is not None and clocks.agree(lambda now: now >= expires) is True,

@@ -102,6 +102,7 @@ NoticeKind = Literal[
     "published",
     "watch-waits",
     "not-remembered",
+    "not-tried",
 ]
 
 

@@ -27,6 +27,7 @@ from dockercomms.errors import (
     NotFoundError,
     PlaceError,
     ProtocolError,
+    TooManyRequests,
     UnknownSender,
     Unsigned,
     UsageError,
@@ -36,6 +37,7 @@ from dockercomms.inbox import Entry, Inbox, PollResult, find_in, poll_all
 from dockercomms.oci.interface import Registry
 from dockercomms.overlap import Overlap, with_next
 from dockercomms.platforms import Clock
+from dockercomms.protocol import bell_tag, recipient_tag
 from dockercomms.publishing import NoticeHook, Publisher
 from dockercomms.reading import (
     HELD_ANSWER,
@@ -74,7 +76,11 @@ from dockercomms.verifying import (
 )
 
 HOPELESS_FAILURES = 3
-"""After so many messages in a row that the registry did not let us have, no further is tried."""
+"""After so many messages in a row that the registry did not let us have, it is asked whether it
+answers at all."""
+
+MAX_FAILURES = 9
+"""After so many such messages in one round no further is tried: each may take minutes."""
 
 _HELD_ONLY: tuple[EntryState, ...] = ("held",)
 
@@ -139,7 +145,8 @@ class Round:
         2. new messages come before held ones, each oldest first; a delivery that an earlier run
            had nearly finished is one of the new
         3. one that fails never stops the others; it is reported once, with `ids` or
-           `options.again` every time
+           `options.again` every time; those that the registry did not let us have come after the
+           other new ones in the next round
 
         Args:
             ids: Only these; each the start of an id or digest.
@@ -167,7 +174,7 @@ class Round:
             self._publish_pending()
         if self.last_poll.idle:
             return
-        delivered = unreachable = 0
+        delivered, hope = 0, _Hope()
         insist = bool(ids) or self.options.again
         overlap: Overlap[Entry, Examined] = Overlap()
         with overlap:
@@ -183,11 +190,31 @@ class Round:
                     continue
                 yield result
                 delivered += result.status == "received"
-                unreachable = unreachable + 1 if _is_unreachable(result.error) else 0
                 if result.status == "failed":
                     box.inbox.mark_reported([entry])
-                if unreachable >= HOPELESS_FAILURES or delivered == max:
+                if delivered == max:
                     return
+                if not hope.after(result.error, partial(self._answers, box)):
+                    if following is not None:
+                        self._tell_untried(box, result.error)
+                    return
+
+    def _answers(self, box: Box) -> bool:
+        """Return whether the registry answers for an inbox, whatever it says."""
+        try:
+            self.registry.resolve_tag(self.repository, bell_tag(recipient_tag(box.inbox.me)))
+        except NotFoundError:
+            return True
+        except DockerCommsError:
+            return False
+        return True
+
+    def _tell_untried(self, box: Box, error: DockerCommsError | None) -> None:
+        publisher = self.publisher(box.inbox)
+        publisher.notify(
+            "not-tried",
+            f"{publisher.repo}: the others were not tried, the next run tries them: {error}",
+        )
 
     def _reconsider(self, box: Box) -> None:
         """Make new what is held for a reason that the options of this round take away.
@@ -232,6 +259,8 @@ class Round:
                 listed = box.inbox.receivable(
                     since=since, all=options.again, elsewhere=options.redeliver
                 )
+                if not options.again:
+                    listed = sorted(listed, key=_turn)
                 for found in self._first_look(box, listed, complete=since is None):
                     yield found if isinstance(found, Received) else (box, found)
         for prefix in ids:
@@ -341,5 +370,37 @@ def _failed(entry: Entry, error: DockerCommsError) -> Received:
     )
 
 
-def _is_unreachable(error: DockerCommsError | None) -> bool:
-    return isinstance(error, NetworkError | AuthError | BadAnswer)
+def _turn(entry: Entry) -> int:
+    """Return the place of an entry's kind: a new one that failed, now or before, comes later."""
+    if entry.state not in ("new", "delivering"):
+        return 2
+    return int(entry.reported or entry.header is None)
+
+
+@dataclass(slots=True)
+class _Hope:
+    """Judges after each message whether a round goes on."""
+
+    in_row: int = 0
+    """Messages in a row that the registry did not let us have."""
+    failures: int = 0
+    """All of them."""
+
+    def after(self, error: DockerCommsError | None, answers: Callable[[], bool]) -> bool:
+        """Return whether the next message is worth trying.
+
+        Args:
+            error: Why the last one failed, None if it did not.
+            answers: Asks the registry for something small.
+        """
+        if not isinstance(error, NetworkError | AuthError | BadAnswer | TooManyRequests):
+            self.in_row = 0
+            return True
+        self.in_row += 1
+        self.failures += 1
+        if self.in_row < HOPELESS_FAILURES:
+            return True
+        if self.failures >= MAX_FAILURES or not answers():
+            return False
+        self.in_row = 0
+        return True

@@ -536,6 +536,7 @@ class Session:
             "clock-skew",
             "elsewhere",
             "not-remembered",
+            "not-tried",
             "pinned",
             "receipt-unreadable",
             "watch-waits",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dockercomms.errors import ConfigError, NetworkError
+from dockercomms.errors import ConfigError, NetworkError, TooManyRequests
 from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
 from dockercomms.protocol import parse_tag
+from dockercomms.sending import Sent
 from dockercomms.trust.policy import Policy, Sender
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import ONE_KEY, files_below
@@ -135,6 +136,83 @@ def test_mailbox_over_http_survives_any_one_request_that_is_never_answered(numbe
         assert [item.status for item in got] == ["received"]
         assert files_below(tmp_path / "in") == {f"{sent.id[:8]}/note.txt": b"hello"}
         assert len({tags[tag] for tag in tags if tag.startswith("receipt-")}) == 1
+
+
+BUSY = {
+    "429": Fault.answer(429),
+    "429-hour": Fault.answer(429, Retry_After="3600"),
+    "503-hour": Fault.answer(503, Retry_After="3600"),
+    "closed": Fault.drop_before(),
+}
+
+
+def five_sent(registry: FakeRegistry, folder: Path) -> list[Sent]:
+    """Send five messages whose content is not in their manifests."""
+    found = []
+    with box(registry, "alice", folder) as alice:
+        for number in range(5):
+            (folder / "a.bin").write_bytes(os.urandom(20_000))
+            found.append(alice.send([folder / "a.bin"], to="bob", title=str(number)))
+            registry.clock.advance(1)
+    return found
+
+
+@pytest.mark.parametrize("what", ["blobs", "manifests"])
+@pytest.mark.parametrize("fault", BUSY)
+def test_mailbox_over_http_gets_what_can_be_got_and_the_rest_later(tmp_path, what, fault):
+    with FakeRegistry(OCI, clock=FakeClock()) as registry:
+        sent = five_sent(registry, tmp_path)
+        parts = [one.digest for one in sent[:3]]
+        if what == "blobs":
+            held = registry.repository("team/box").manifests
+            parts = [held[digest].parsed["layers"][0]["digest"] for digest in parts]
+        registry.fail_when(
+            lambda request: any(request.path.endswith(part) for part in parts),
+            BUSY[fault],
+            times=999,
+        )
+        with box(registry, "bob", tmp_path) as bob:
+            first = list(bob.receive(out=tmp_path / "in"))
+            assert {item.id for item in first if item.error is None} == {one.id for one in sent[3:]}
+            assert len(first) == 5
+            registry.faults.clear()
+            registry.clock.advance(3600)
+            second = list(bob.receive(out=tmp_path / "in"))
+        assert [(item.error, item.id) for item in second] == [(None, one.id) for one in sent[:3]]
+
+
+def test_mailbox_over_http_ends_a_run_where_nothing_can_be_got_and_says_so(tmp_path):
+    notices = []
+    with FakeRegistry(OCI, clock=FakeClock()) as registry:
+        five_sent(registry, tmp_path)
+        answered = Fault.answer(429)
+        with box(registry, "bob", tmp_path, on_notice=notices.append) as bob:
+            bob.inbox()
+            registry.fail_when(lambda request: "blobs/" in request.path, answered, times=999)
+            run = bob.receive(out=tmp_path / "in")
+            got = [next(run), next(run)]
+            registry.fail_when(lambda _: True, answered, times=999)
+            got += run
+    assert [type(item.error) for item in got] == [TooManyRequests] * 3
+    (notice,) = [notice for notice in notices if notice.kind == "not-tried"]
+    assert "the next run tries them" in notice.text
+
+
+@pytest.mark.parametrize("fault", BUSY)
+def test_mailbox_over_http_new_state_reads_one_message_whose_receipts_fail_later(tmp_path, fault):
+    with FakeRegistry(OCI, clock=FakeClock()) as registry:
+        sent = five_sent(registry, tmp_path)
+        with box(registry, "bob", tmp_path) as bob:
+            (read,) = bob.receive([sent[0].id], out=tmp_path / "in")
+        registry.fail_when(
+            lambda request: f"receipt-{sent[0].digest[7:19]}" in request.path,
+            BUSY[fault],
+            times=999,
+        )
+        with box(registry, "bob", tmp_path / "new") as bob:
+            got = list(bob.receive(out=tmp_path / "again"))
+    assert [item.id for item in got if item.error is None] == [one.id for one in sent[1:]]
+    assert [item.id for item in got if item.error] == [read.id]
 
 
 def test_mailbox_over_http_passes_on_that_the_registry_is_down(tmp_path):
