@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     for path in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
         source = examples(path.read_text("utf-8"))
         if source:
-            name = f"{path.stem.lower().replace('-', '_')}.py"
+            name = f"example_{path.stem.lower().replace('-', '_')}.py"
             (folder / name).write_text(_GIVEN + source, "utf-8")
 
 

@@ -21,7 +21,7 @@ import json as json_codec
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from http.client import responses
@@ -87,6 +87,9 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
     Raises:
         UsageError: not a host; or credentials without one.
     """
+
+    push: Callable[..., requests.Response]
+    """That of oras-py, which says that a subject is a string; it takes an `oras.oci.Subject`."""
 
     def __init__(
         self,
