@@ -104,6 +104,7 @@ class _Entries:
 
     def __init__(self, entries: Iterable[IndexEntry]) -> None:
         self.entries: list[IndexEntry] = []
+        self._texts: list[bytes] = []
         self.born: list[int] = []
         self.died: list[float] = []
         """The first version without the entry, infinity while there is none."""
@@ -124,6 +125,12 @@ class _Entries:
         self.by_subject.setdefault(entry.subject, []).append(number)
         if entry.tag is not None:
             self.by_tag.setdefault(entry.tag, []).append(number)
+
+    def text(self, number: int) -> bytes:
+        """Return an entry as JSON, which is made once: each small push writes all of them."""
+        while len(self._texts) <= number:
+            self._texts.append(canonical_json(self.entries[len(self._texts)].fields))
+        return self._texts[number]
 
 
 class LayoutIndex:
@@ -273,8 +280,10 @@ class LayoutIndex:
 
     def to_bytes(self) -> bytes:
         """Return `index.json` as compact JSON, members that are not ours included."""
-        manifests = [entry.fields for entry in self.entries]
-        return canonical_json({**self._fields, "manifests": manifests})
+        members = {name: canonical_json(value) for name, value in self._fields.items()}
+        numbers = self._alive(range(len(self._all.entries)))
+        members["manifests"] = b"[%b]" % b",".join(map(self._all.text, numbers))
+        return b"{%b}" % b",".join(b"%b:%b" % (canonical_json(n), v) for n, v in members.items())
 
     def _alive(self, numbers: Iterable[int]) -> Iterator[int]:
         """Yield those of `numbers` that this version has."""
@@ -357,7 +366,7 @@ def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
             IndexEntry(Descriptor.from_json(item, f"{where}: entry {number}"), item)
             for number, item in enumerate(manifests or ())
         ),
-        fields,
+        {**fields, "manifests": None},  # its place; the entries have the rest
     )
 
 

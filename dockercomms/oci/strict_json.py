@@ -65,7 +65,10 @@ def canonical_json(value: object) -> bytes:
     for char, escape in _GO_ESCAPES:
         if char in text:
             text = text.replace(char, escape)
-    return _SURROGATE.sub(r"\\ufffd", text).encode("utf-8")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return _SURROGATE.sub(r"\\ufffd", text).encode("utf-8")
 
 
 _GO_ESCAPES = (
