@@ -11,6 +11,7 @@ import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import oras.oci  # noqa: TID251 - what programs for oras-py use
@@ -36,6 +37,7 @@ from dockercomms.oci.platform import get_image, inspect
 from dockercomms.oci.pull import save_artifact
 from dockercomms.oci.reference import Reference
 from dockercomms.transport.unpacking import unpacked_layer
+from tests.cli.harness import invoke
 from tests.fakes.images import SIGNATURE_TYPE, Built, artifact, image, index_of, push, push_tree
 from tests.real.launch import Server, binary
 
@@ -64,12 +66,15 @@ class Peers:
         verb, *rest = arguments
         return self._run([str(binary("oras")), verb, "--plain-http", *rest])
 
-    def _run(self, arguments: list[str], stdin: bytes = b"") -> bytes:
+    def run(self, program: str, *arguments: str, **environment: str) -> bytes:
+        return self._run([str(binary(program)), *arguments], **environment)
+
+    def _run(self, arguments: list[str], stdin: bytes = b"", **environment: str) -> bytes:
         done = subprocess.run(
             arguments,
             input=stdin,
             capture_output=True,
-            env=self._environment,
+            env={**self._environment, **environment},
             cwd=self._folder,
             timeout=120,
         )
@@ -310,6 +315,49 @@ def test_peers_and_our_face_of_oras_read_each_others(
     assert (tmp_path / "pulled" / "tool").read_bytes() == (home / "tool").read_bytes()
     found = json.loads(peers.oras("discover", "--format", "json", f"{name}:ours"))
     assert len(found.get("referrers") or found["manifests"]) == 1
+
+
+SIGN = ("sign", "-y", "--key", "cosign.key", "--tlog-upload=false", "--use-signing-config=false")
+
+
+def test_reg_reads_what_skopeo_cosign_and_oras_write(
+    peers: Peers, registry: HTTPRegistry, repository: str, tmp_path: Path
+) -> None:
+    name, home = f"{peers.host}/{repository}", tmp_path / "home"
+    push(registry, repository, IMAGE, "v1")
+    run = partial(peers.run, COSIGN_PASSWORD="", COSIGN_EXPERIMENTAL="0")
+    run("cosign", "generate-key-pair")
+    whole = f"{name}@{IMAGE.descriptor.digest}"
+    run("cosign", *SIGN, "--allow-insecure-registry", "--new-bundle-format=false", whole)
+    run("cosign", *SIGN, "--allow-insecure-registry", whole)
+    copy = ("--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false")
+    run("skopeo", *copy, "--format=v2s2", f"docker://{name}:v1", f"docker://{name}:docker")
+    run("skopeo", *copy, f"docker://{name}:v1", f"oci:{home}/layout:v1")
+    run("skopeo", *copy, f"docker://{name}:v1", f"oci-archive:{home}/archive.tar:v1")
+    run("skopeo", *copy, f"docker://{name}:v1", f"docker-archive:{home}/old.tar:app:v1")
+    signature = f"{IMAGE.descriptor.digest.replace(':', '-')}.sig"
+    assert {"v1", "docker", signature} <= set(reg("tags", name).split())
+    for source in (
+        *(f"{name}:{tag}" for tag in ("v1", "docker", signature)),
+        *(
+            f"{kind}:{home}/{file}:v1"
+            for kind, file in (("oci-layout", "layout"), ("oci-archive", "archive.tar"))
+        ),
+    ):
+        reg("inspect", source)
+        back = reg("copy", source, f"oci-layout:{home}/back:{source.rpartition(':')[2]}").strip()
+        assert back.endswith(reg("resolve", source).strip())
+    assert reg("referrers", f"{name}:v1").count("sha256:") == 1
+    reg("copy", f"{name}:v1", f"oci-layout:{home}/signed:v1", "--referrers")
+    assert "dev.sigstore.bundle" in reg("referrers", f"oci-layout:{home}/signed:v1")
+    old = invoke(["reg", "tags", f"oci-archive:{home}/old.tar"])
+    assert (old.exit_code, "docker save" in old.stderr) == (4, True)
+
+
+def reg(*words: str) -> str:
+    done = invoke(["reg", *words])
+    assert done.exit_code == 0, f"{words}\n{done.stderr}"
+    return done.stdout
 
 
 # --- layouts -------------------------------------------------------------------------------------
