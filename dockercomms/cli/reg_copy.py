@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -10,13 +11,18 @@ import click
 from dockercomms.cli.options import MAX_CONCURRENCY, option
 from dockercomms.cli.reg import reg_verb
 from dockercomms.cli.reg_look import platform_option
-from dockercomms.errors import Unsupported, UsageError
+from dockercomms.errors import NotFoundError, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from dockercomms.cli.reg_output import Hook
     from dockercomms.cli.reg_stores import Opened
     from dockercomms.cli.session import Session
     from dockercomms.oci.model import Descriptor
+
+COSIGN_TAGS = ("sig", "att", "sbom")
+"""Endings of the tags under which cosign 2 puts what it says of a manifest: it makes no referrers.
+
+Source: sigstore/cosign v2, specs/SIGNATURE_SPEC.md, "Tag-based discovery"."""
 
 
 @reg_verb(
@@ -95,17 +101,22 @@ def _copy(
 ) -> Descriptor:
     from dockercomms.cli.reg_files import resolve
     from dockercomms.oci.copy import copy_manifest
+    from dockercomms.oci.reference import referrers_tag
 
     location = start.location
     if platform is not None:
         location = location.at(resolve(start, platform).descriptor.digest)
-    return copy_manifest(
-        location,
-        end.location,
-        referrers=referrers,
-        concurrency=session.settings.concurrency,
-        progress=show,
-    )
+    copy = partial(copy_manifest, concurrency=session.settings.concurrency, progress=show)
+    done = copy(location, end.location, referrers=referrers)
+    for tag in [f"{referrers_tag(done.digest)}.{kind}" for kind in COSIGN_TAGS if referrers]:
+        try:
+            copy(
+                replace(location, tag=tag, digest=None), replace(end.location, tag=tag, digest=None)
+            )
+        except NotFoundError:
+            continue
+        session.screen.note(f"copied {tag} of cosign 2 too")
+    return done
 
 
 @reg_verb(

@@ -350,6 +350,7 @@ def test_reg_reads_what_skopeo_cosign_and_oras_write(
     assert reg("referrers", f"{name}:v1").count("sha256:") == 1
     reg("copy", f"{name}:v1", f"oci-layout:{home}/signed:v1", "--referrers")
     assert "dev.sigstore.bundle" in reg("referrers", f"oci-layout:{home}/signed:v1")
+    assert signature in reg("tags", f"oci-layout:{home}/signed")
     old = invoke(["reg", "tags", f"oci-archive:{home}/old.tar"])
     assert (old.exit_code, "docker save" in old.stderr) == (4, True)
 

@@ -265,6 +265,20 @@ def test_reg_reads_and_carries_what_others_write(layout: Box, remote: Box, name:
             assert (box.folder / "member").read_bytes() == case.content
 
 
+def test_copy_with_referrers_carries_the_tags_of_cosign_2(layout: Box, remote: Box) -> None:
+    layout.push(IMAGE, "v1")
+    tags = {"v1"}
+    for suffix in ("sig", "att"):
+        case = cosign_2(suffix)()
+        layout.push(case.top, case.tag)
+        tags.add(case.tag)
+    layout.ok("copy", f"{layout.base}:v1", f"{remote.base}:v1")
+    assert remote.tags() == ["v1"]
+    done = layout.ok("copy", f"{layout.base}:v1", f"{remote.base}:v1", "--referrers")
+    assert set(remote.tags()) == tags
+    assert done.stderr.count("of cosign 2 too") == 2
+
+
 def docker_save(folder: Path, *, version: int) -> Path:
     """Source: moby/moby, docs of `docker save`: since 25 its tar is an OCI layout, too."""
     blobs = {"blobs/sha256/" + one.digest.partition(":")[2]: data for one, data in IMAGE.blobs}
