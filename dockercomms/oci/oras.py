@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
 from typing import Any, Self, cast
@@ -35,7 +36,7 @@ import oras.provider  # noqa: TID251 - the same
 import oras.schemas  # noqa: TID251 - the same
 import requests  # noqa: TID251 - the same
 
-from dockercomms.errors import NotFoundError, ProtocolError
+from dockercomms.errors import DigestMismatch, NotFoundError, ProtocolError
 from dockercomms.oci.auth import BACKEND_NAME, Credentials, DockerConfig, scoped_auth_class
 from dockercomms.oci.checked import ByteStream
 from dockercomms.oci.client import Client, ClientPool, HTTPRegistry
@@ -48,6 +49,8 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_IMAGE_LAYER_GZIP,
     MEDIA_TYPE_MANIFEST,
     Descriptor,
+    digest_of,
+    matches,
     parse_digest,
 )
 from dockercomms.oci.pull import save_artifact
@@ -62,6 +65,7 @@ from dockercomms.platforms import Clock, local_errors, make_folder
 from dockercomms.transport.unpacking import unpacked_layer
 
 _ENDPOINT = re.compile(r"/v2/(.+?)/(?:manifests/|blobs/(uploads/)?|tags/list|referrers/)")
+_CONTENT = re.compile(r"/(?:manifests|blobs)/([a-z0-9]+:[0-9a-f]+)$")
 _BELOW_500 = frozenset(range(100, 500)) - {429}
 
 
@@ -206,7 +210,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
     ) -> requests.Response:
         """Return the answer to any request of oras-py's own: any status below 500 but 429.
 
-        Bodies are read whole, at most `MAX_MANIFEST_BYTES`, unless `stream` is set.
+        Bodies are read whole, at most `MAX_MANIFEST_BYTES`, and are what their digest says, unless
+        `stream` is set.
+
+        Raises:
+            DigestMismatch: other content than the address or the registry says.
         """
         parts = urlsplit(url)
         response = self._pool.client_for(parts.netloc).request(
@@ -219,7 +227,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         )
         if stream:
             return _answer(response.status, response.headers, response)
-        return _answer(response.status, response.headers, body_of(response, MAX_MANIFEST_BYTES))
+        content = body_of(response, MAX_MANIFEST_BYTES)
+        named = _CONTENT.search(parts.path)
+        digest = named[1] if named else response.headers.get("Docker-Content-Digest")
+        read = method == "GET" and response.status == HTTPStatus.OK and digest
+        if read and not matches(content, parse_digest(read)):
+            raise DigestMismatch(f"{parts.path}: {read} expected, {digest_of(content)} received")
+        return _answer(response.status, response.headers, content)
 
     def get_tags(self, container: Any, N: int | None = None) -> list[str]:  # noqa: N803
         """Return the tags of a repository, at most `N`."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import oras.layout  # noqa: TID251
 import oras.oci  # noqa: TID251
 import oras.provider  # noqa: TID251
 import pytest
@@ -229,6 +230,20 @@ def test_bytes_that_are_not_what_their_digest_says_are_never_kept(files, tmp_pat
         assert one.get_blob(BOX, digest, head=True).status_code == 200
         with pytest.raises(BlobUnknown):
             one.get_blob(BOX, digest_of(b"other"))
+
+
+def test_layouts_of_oras_go_through_it_and_are_checked(files, tmp_path):
+    with FakeRegistry(DISTRIBUTION) as server, registry(server.host) as one:
+        pushed = one.push(f"{BOX}:v1", files=["tool.bin", "site"])
+        name, path = f"{server.host}/{BOX}", str(tmp_path / "layout")
+        made = oras.layout.NewLayoutFromRegistry(path, one, f"{name}:v1", "v1")
+        made.push_to_registry(one, f"{server.host}/other:v1", "v1")
+        assert one.get_manifest("other:v1") == one.get_manifest(f"{BOX}:v1")
+        digest = pushed.headers[DIGEST]
+        for asked in ("v1", digest):
+            server.fail_when(lambda request: "/manifests/" in request.path, Fault.wrong_body())
+            with pytest.raises(DigestMismatch):
+                one.do_request(f"https://{server.host}/v2/{BOX}/manifests/{asked}")
 
 
 def test_pull_refuses_what_oras_would_write_anywhere(tmp_path):
