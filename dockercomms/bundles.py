@@ -36,7 +36,7 @@ from dockercomms.errors import (
     guarded,
 )
 from dockercomms.manifest import parse_bundle
-from dockercomms.oci.interface import BlobReader, Reader, read_all
+from dockercomms.oci.interface import BlobReader, Reader, read_all, readable
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE, UNTELLING_TYPES
@@ -185,7 +185,7 @@ class BundleFinder:
                 entries = iter(tag_schema_entries(self.registry, self.repository, subject))
             else:
                 # A filter would take all where entries have their config's type (ggcr).
-                entries = self.registry.referrers(self.repository, subject)
+                entries = readable(self.registry.referrers(self.repository, subject))
             yield from filter(_may_be_bundle, entries)
         except NotFoundError:
             return

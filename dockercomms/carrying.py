@@ -43,7 +43,7 @@ from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.location import Location
 from dockercomms.oci.model import EMPTY_CONFIG, Descriptor, Digest, parse_children
 from dockercomms.oci.repair import put_or_repair
-from dockercomms.oci.tag_schema import put_index, tag_schema_entries
+from dockercomms.oci.tag_schema import append_entry
 from dockercomms.protocol import (
     ManifestForm,
     anchor_tag,
@@ -286,15 +286,9 @@ class Carrier(AbstractContextManager["Carrier"]):
     def _write_list(self, message: Digest, entries: Sequence[Descriptor]) -> None:
         publisher = self._publisher
         try:
-            known = tag_schema_entries(publisher.registry, publisher.repository, message)
-        except NotFoundError:
-            known = ()
-        listed = {entry.digest for entry in known}
-        new = [entry for entry in entries if entry.digest not in listed]
-        if not new:
-            return
-        try:
-            put_index(publisher.registry, publisher.repository, message, (*known, *new))
+            append_entry(
+                publisher.registry, publisher.repository, message, *entries, max_entries=None
+            )
         except RegistryError as error:
             publisher.notify(
                 "not-indexed", f"{publisher.repo}: the index of {message}: {error.message}"

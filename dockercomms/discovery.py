@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 from dockercomms.errors import LimitError, NotFoundError, RegistryError
 from dockercomms.manifest import ManifestBuilder
-from dockercomms.oci.interface import Lister, Reader, TagPage
+from dockercomms.oci.interface import Lister, Reader, TagPage, readable
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.reference import is_valid_tag
 from dockercomms.oci.tag_schema import tag_schema_entries
@@ -104,7 +104,8 @@ def discover_by_referrers(
     """
     for day, form in product(days, forms):
         try:
-            for entry in lister.referrers(repository, anchor_digest(recipient_tag, day, form)):
+            subject = anchor_digest(recipient_tag, day, form)
+            for entry in readable(lister.referrers(repository, subject)):
                 if _may_be_message(entry):
                     yield MessageRef(digest=entry.digest)
         except NotFoundError:

@@ -40,7 +40,7 @@ from dockercomms.errors import (
 )
 from dockercomms.inbox import Inbox
 from dockercomms.manifest import Receipt, parse_receipt
-from dockercomms.oci.interface import read_all
+from dockercomms.oci.interface import read_all, readable
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest
 from dockercomms.platforms import Clock
 from dockercomms.protocol import (
@@ -228,7 +228,7 @@ class OwnReceipts:
         try:
             entries = [
                 entry
-                for entry in self.registry.referrers(self.repository, message)
+                for entry in readable(self.registry.referrers(self.repository, message))
                 if entry.artifact_type == ARTIFACT_TYPE_RECEIPT or RECEIPT_FOR in entry.annotations
             ]
         except NotFoundError:

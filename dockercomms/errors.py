@@ -254,6 +254,15 @@ class BadAnswer(RegistryError):
     exit_code = 4
 
 
+class UnreadableEntries(BadAnswer):
+    """A list was read to its end, and some of its entries are no descriptors.
+
+    Raised behind the last entry; the others have been handed out before.
+
+    Source: SPEC.md section 7.4.
+    """
+
+
 class DigestInvalid(RegistryError):
     """The registry found another digest than was said."""
 

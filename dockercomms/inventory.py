@@ -47,7 +47,7 @@ from dockercomms.manifest import (
     parse_message,
     parse_receipt,
 )
-from dockercomms.oci.interface import Reader, read_all
+from dockercomms.oci.interface import Reader, read_all, readable
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
     Descriptor,
@@ -329,7 +329,7 @@ def attached_to(
     """
     refs: dict[str, None] = {}
     try:
-        for entry in reader.referrers(repository, message):
+        for entry in readable(reader.referrers(repository, message)):
             if _may_be_attached(entry):
                 refs[entry.digest] = None
     except NotFoundError:

@@ -46,6 +46,7 @@ LOCK_POLL_SECONDS = 0.02
 """How often a lock held by another process is asked for again."""
 _PROC_LOCKS = Path("/proc/locks")
 _log = logging.getLogger("dockercomms.platforms")
+logging.getLogger("dockercomms").addHandler(logging.NullHandler())  # a library prints nothing
 _POSITION = threading.Lock()
 """Held from a seek to its read, where a system cannot read at a place."""
 
@@ -456,7 +457,7 @@ def _rename_exclusive(places: _Places) -> bool:
 def sync_file(handle: int, *, sync: Callable[[int], None] | None = None) -> None:
     """Make the content of an open file durable, as far as its file system can.
 
-    One that has no such call (some FUSE ones) writes when it likes; that is logged.
+    One that has no such call (some FUSE ones) writes when it likes; that is noted.
 
     Args:
         handle: The descriptor.
@@ -470,7 +471,7 @@ def sync_file(handle: int, *, sync: Callable[[int], None] | None = None) -> None
     except OSError as error:
         if error.errno not in MISSING_CALL_CODES:
             raise
-        _log.info("a file could not be synced: %s; a power failure may lose it", error.strerror)
+        left_out("syncing a file", error, "a power failure may lose what was written last")
 
 
 def sync_folder(folder: Path | int, *, sync: Callable[[int], None] | None = None) -> None:
@@ -500,7 +501,7 @@ def sync_folder(folder: Path | int, *, sync: Callable[[int], None] | None = None
     except OSError as error:
         if error.errno not in HELPFUL_CALL_CODES:
             raise
-        _log.info("a folder could not be synced: %s", error.strerror)
+        left_out("syncing a folder", error, "a power failure may lose the newest names in it")
 
 
 def share_like(target: int | Path, folder: Path) -> None:
@@ -534,8 +535,10 @@ def share_like(target: int | Path, folder: Path) -> None:
     if is_folder:
         mode |= (shared.st_mode | own.st_mode) & stat.S_ISGID
     if stat.S_IMODE(own.st_mode) != mode:
-        with contextlib.suppress(OSError):
+        try:
             os.chmod(target, mode)  # noqa: PTH101 - perhaps a descriptor
+        except OSError as error:
+            left_out("setting permissions", error)
 
 
 def make_folder(folder: Path, *, mode: int | None = None, like: Path | None = None) -> None:
@@ -559,7 +562,7 @@ def make_folder(folder: Path, *, mode: int | None = None, like: Path | None = No
             share_like(folder, like)
     else:
         folder.mkdir(mode, exist_ok=True)
-        with tolerated():
+        with tolerated("setting permissions"):
             folder.chmod(mode)
     sync_folder(folder.parent)
 
@@ -574,19 +577,32 @@ def free_bytes(folder: Path) -> int | None:
     except OSError as error:
         if error.errno not in HELPFUL_CALL_CODES:
             raise
+        left_out("telling the free space", error, "the disk may fill up")
         return None
     return usage.free if usage.total else None
 
 
 @contextlib.contextmanager
-def tolerated() -> Iterator[None]:
-    """Let the block's call fail where the file system does not have it: it only helps."""
+def tolerated(what: str) -> Iterator[None]:
+    """Let the block's call fail where the file system does not have it: it only helps.
+
+    Args:
+        what: What is then left out, for the user.
+
+    Raises:
+        OSError: the call failed in any other way.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in HELPFUL_CALL_CODES:
             raise
-        _log.info("not done on this file system: %s", error)
+        left_out(what, error)
+
+
+def left_out(what: str, error: OSError, instead: str = "it was left out") -> None:
+    """Note for the user that the file system refused a call that only helps, and the outcome."""
+    _log.info("%s: refused by the file system (%s); %s", what, error.strerror or error, instead)
 
 
 def acquire_lock(path: Path, *, mode: int = 0o600, timeout: float = -1) -> BaseFileLock:
@@ -614,7 +630,7 @@ def acquire_lock(path: Path, *, mode: int = 0o600, timeout: float = -1) -> BaseF
     except OSError as error:
         if error.errno not in NO_LOCKS_CODES:
             raise
-        _log.info("%s: no file locks there: %s", path, error.strerror)
+        left_out("locking a file", error, f"the file {path}.soft is the lock")
         lock = SoftFileLock(path.with_name(f"{path.name}.soft"), mode=mode)
         lock.acquire(timeout=timeout, poll_interval=LOCK_POLL_SECONDS)
     return lock

@@ -50,7 +50,7 @@ from dockercomms.oci.model import (
     Digest,
     digest_of,
 )
-from dockercomms.oci.tag_schema import append_entry, put_index, tag_schema_entries
+from dockercomms.oci.tag_schema import append_entry, put_index
 from dockercomms.platforms import Clock
 from dockercomms.protocol import (
     ARTIFACT_TYPE_INBOX,
@@ -347,13 +347,11 @@ class Publisher:
 
     def _index_bundle(self, subject: Digest, entry: Descriptor, *, fresh: bool) -> None:
         """Have the fallback index of `subject` hold `entry`."""
-        known: tuple[Descriptor, ...] = ()
-        if not fresh:
-            known = tag_schema_entries(self.registry, self.repository, subject)
-        if entry.digest in {item.digest for item in known}:
-            return
         try:
-            put_index(self.registry, self.repository, subject, (*known, entry))
+            if fresh:
+                put_index(self.registry, self.repository, subject, (entry,))
+            else:
+                append_entry(self.registry, self.repository, subject, entry, max_entries=None)
         except RegistryError as error:
             if not was_refused(error):
                 raise

@@ -40,7 +40,7 @@ from dockercomms.errors import (
     guarded,
 )
 from dockercomms.manifest import Receipt, parse_receipt
-from dockercomms.oci.interface import BlobReader, Registry, read_all
+from dockercomms.oci.interface import BlobReader, Registry, read_all, readable
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
     Descriptor,
@@ -464,7 +464,7 @@ class _Search:
     def _referring(self, message: Digest) -> Iterator[Digest]:
         try:
             with guarded(f"the referrers of {message}"):
-                for entry in self.registry.referrers(self.repository, message):
+                for entry in readable(self.registry.referrers(self.repository, message)):
                     if _may_be_receipt(entry):
                         yield entry.digest
         except NotFoundError:

@@ -1,4 +1,4 @@
-"""What the library logs, shown on standard error with `--verbose`."""
+"""What the library logs, shown on standard error: warnings and notes once, all with `--verbose`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def debug_log(session: Session) -> Iterator[None]:
-    """Show the log of `dockercomms.*` while the body runs, if the session is verbose."""
-    if not session.verbose:
-        yield
-        return
+def shown_log(session: Session) -> Iterator[None]:
+    """Show the log of `dockercomms.*` while the body runs.
+
+    A warning or note is shown once, however often it is logged: a watch meets the same entry of a
+    list, and the same file system, at each look.
+    """
     import logging
 
     from dockercomms.cli.render import visible, write_line
+
+    told: set[str] = set()
 
     class ToTerminal(logging.Handler):
         """Writes what a log record says, made safe for a terminal."""
 
         def emit(self, record: logging.LogRecord) -> None:
             """Write one line, and the traceback of a defect of ours."""
-            write_line(session.stderr, visible(f"{record.name}: {record.getMessage()}"))
+            text = record.getMessage()
+            if record.levelno >= logging.INFO and text not in told:
+                told.add(text)
+                is_warning = record.levelno >= logging.WARNING
+                (session.screen.warn if is_warning else session.screen.note)(text)
+                return
+            if not session.verbose:
+                return
+            write_line(session.stderr, visible(f"{record.name}: {text}"))
             if record.exc_info:
                 lines = logging.Formatter().formatException(record.exc_info).splitlines()
                 for line in lines:
@@ -34,7 +45,7 @@ def debug_log(session: Session) -> Iterator[None]:
     logger, handler = logging.getLogger("dockercomms"), ToTerminal()
     former = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+    logger.setLevel(logging.DEBUG if session.verbose else logging.INFO)
     try:
         yield
     finally:

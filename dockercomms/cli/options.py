@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from dockercomms.cli.logs import debug_log
+from dockercomms.cli.logs import shown_log
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -268,7 +268,7 @@ class Verb(click.Command):
         own = session.begin(ctx)
         if self.callback is None:
             raise AssertionError("internal: a verb without a function")
-        with debug_log(session):
+        with shown_log(session):
             return int(ctx.invoke(self.callback, session, **own) or 0)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

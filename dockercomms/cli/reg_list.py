@@ -128,6 +128,7 @@ def referrers_command(session: Session, *, reference: str, artifact_type: str | 
     """
     from dockercomms.cli.reg_records import record
     from dockercomms.cli.reg_stores import Stores
+    from dockercomms.oci.interface import readable
 
     with (
         Stores(session) as stores,
@@ -139,9 +140,8 @@ def referrers_command(session: Session, *, reference: str, artifact_type: str | 
             tag = opened.location.tag_or_latest
             digest = opened.registry.resolve_tag(opened.repository, tag).digest
         count = 0
-        for entry in opened.registry.referrers(
-            opened.repository, digest, artifact_type=artifact_type
-        ):
+        found = opened.registry.referrers(opened.repository, digest, artifact_type=artifact_type)
+        for entry in readable(found):
             count += 1
             kind = entry.artifact_type or ""
             listing.add(

@@ -51,7 +51,7 @@ from dockercomms.oci.repair import put_or_repair
 from dockercomms.oci.selection import INDEX_MEDIA_TYPES
 from dockercomms.oci.stored import is_undistributed, referrer_entry
 from dockercomms.oci.streaming import StoppedError
-from dockercomms.oci.tag_schema import put_index, tag_schema_entries
+from dockercomms.oci.tag_schema import append_entry
 from dockercomms.oci.trees import Node, Plan, Planner, Sources
 
 T = TypeVar("T")
@@ -330,15 +330,13 @@ class TreeCopy:
     def _list(self, subject: Digest, nodes: Iterable[Node]) -> None:
         """Add referrers to the tag schema's index of their subject, in one PUT."""
         registry, repository = self._target.registry, self._target.repository
-        entries = tag_schema_entries(direct(registry), repository, subject)
-        known = {entry.digest for entry in entries}
-        new = tuple(
+        new = [
             referrer_entry(node.content.descriptor.bare(), node.facts)
             for node in nodes
-            if node.facts is not None and node.digest not in known
-        )
+            if node.facts is not None
+        ]
         if new:
-            put_index(registry, repository, subject, (*entries, *new))
+            append_entry(direct(registry), repository, subject, *new, max_entries=None)
 
     def _run(self, work: Callable[[T], None], items: Iterable[T]) -> None:
         """Do `work` with all items, several at once; the first failure ends the others."""

@@ -12,14 +12,17 @@ Source: OCI distribution-spec v1.1.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from dockercomms.errors import ProtocolError
+from dockercomms.errors import ProtocolError, UnreadableEntries
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.records import dataclass
+
+_log = logging.getLogger("dockercomms.oci")
 
 BlobSource = Callable[[], BinaryIO]
 """Opens the same bytes again, from their start, each time it is called. The stream is seekable."""
@@ -387,6 +390,8 @@ class Lister(Protocol):
         Raises:
             NameUnknown: no such repository.
             BadAnswer: an answer that is no index, or pages without end.
+            UnreadableEntries: behind all others, if there were entries that are no descriptors;
+                `readable` logs it instead.
 
         Source: distribution-spec v1.1.1, "Listing Referrers".
         """
@@ -410,6 +415,14 @@ class Registry(Reader, Writer, Deleter, Lister, Protocol):
     def close(self) -> None:
         """Release connections and locks."""
         ...
+
+
+def readable(entries: Iterable[Descriptor]) -> Iterator[Descriptor]:
+    """Yield what `Lister.referrers` does; entries that cannot be read are counted in the log."""
+    try:
+        yield from entries
+    except UnreadableEntries as error:
+        _log.warning("%s", error)
 
 
 def read_all(reader: BlobReader, limit: int) -> tuple[bytes, Descriptor]:

@@ -48,6 +48,7 @@ from dockercomms.errors import (
     ManifestUnknown,
     NameUnknown,
     NotFoundError,
+    ProtocolError,
     Unsupported,
 )
 from dockercomms.oci.held import checked_blocks
@@ -82,6 +83,7 @@ from dockercomms.oci.stored import (
     referrer_entry,
     tag_pages,
 )
+from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.platforms import Clock, SystemClock, local_errors
 
 MAX_REMEMBERED_MANIFESTS = 20_000
@@ -318,10 +320,16 @@ class LayoutRegistry:
 
         Raises:
             NameUnknown: there is no layout.
-            IntegrityError: a manifest is damaged.
+            IntegrityError, ProtocolError: a manifest is damaged, or an entry cannot be read.
         """
         needed: set[Digest] = set()
-        waiting = [entry.digest for entry in self._files.index().manifests()]
+        index = self._files.index()
+        if index.unread:
+            raise ProtocolError(
+                f"{self._folder}: {len(index.unread)} entries of index.json cannot be read, "
+                "so that nobody knows what they need"
+            )
+        waiting = [entry.digest for entry in index.manifests()]
         while waiting:
             digest = waiting.pop()
             if digest in needed:
@@ -481,8 +489,10 @@ class LayoutRegistry:
         regctl keeps referrers in a layout so.
         """
         listed = index.tagged(referrers_tag(digest))
-        facts = None if listed is None else self._facts_or_none(listed.descriptor.bare())
-        for child in dict.fromkeys(() if facts is None else facts.manifests):
+        entries: tuple[Descriptor, ...] = ()
+        with contextlib.suppress(NotFoundError, ProtocolError):
+            entries = () if listed is None else tag_schema_entries(self, "", digest)
+        for child in dict.fromkeys(entry.digest for entry in entries):
             if index.manifest(child) is None:
                 # Claims of another tool, one by one: a bad one does not hide the rest.
                 with contextlib.suppress(NotFoundError, IntegrityError):

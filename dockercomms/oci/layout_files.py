@@ -517,7 +517,7 @@ class LayoutFiles:
                 before = path.stat().st_mtime_ns
                 now = new.stat()
                 if now.st_mtime_ns <= before:
-                    with tolerated():
+                    with tolerated("setting file times"):
                         os.utime(new.path, ns=(now.st_atime_ns, before + 1))
             generation = _generation(new.stat())
             new.publish(path)

@@ -22,6 +22,7 @@ Example:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,9 +36,12 @@ from dockercomms.oci.model import (
     canonical_json,
     parse_digest,
     parse_json,
+    read_entries,
 )
 from dockercomms.oci.reference import is_valid_tag
 from dockercomms.records import dataclass
+
+_log = logging.getLogger("dockercomms.oci")
 
 ANNOTATION_SUBJECT = "dev.dockercomms.layout.subject"
 """Where our entries say which manifest theirs refers to; a hint, see the module's text."""
@@ -141,9 +145,14 @@ class LayoutIndex:
     """
 
     def __init__(
-        self, entries: Iterable[IndexEntry], fields: Mapping[str, object] | None = None
+        self,
+        entries: Iterable[IndexEntry],
+        fields: Mapping[str, object] | None = None,
+        unread: Sequence[object] = (),
     ) -> None:
         self._fields = fields or {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX}
+        self.unread = unread
+        """The JSON of entries that are no descriptors; it stays where it is."""
         self._all = _Entries(entries)
         self._version = 0
         self._tags: list[str] | None = None
@@ -282,7 +291,8 @@ class LayoutIndex:
         """Return `index.json` as compact JSON, members that are not ours included."""
         members = {name: canonical_json(value) for name, value in self._fields.items()}
         numbers = self._alive(range(len(self._all.entries)))
-        members["manifests"] = b"[%b]" % b",".join(map(self._all.text, numbers))
+        entries = [*map(self._all.text, numbers), *map(canonical_json, self.unread)]
+        members["manifests"] = b"[%b]" % b",".join(entries)
         return b"{%b}" % b",".join(b"%b:%b" % (canonical_json(n), v) for n, v in members.items())
 
     def _alive(self, numbers: Iterable[int]) -> Iterator[int]:
@@ -318,7 +328,7 @@ class LayoutIndex:
         if not is_newest or shared.dead > len(shared.entries) // 2 + _MIN_DEAD:
             numbers = self._alive(range(len(shared.entries)))
             left = (shared.entries[n] for n in numbers if n not in gone)
-            return LayoutIndex([*left, *added], self._fields)
+            return LayoutIndex([*left, *added], self._fields, self.unread)
         version = shared.last + 1
         for number in gone:
             shared.died[number] = version
@@ -326,7 +336,7 @@ class LayoutIndex:
             shared.add(entry, version)
         shared.dead += len(gone)
         shared.last = version
-        index = LayoutIndex((), self._fields)
+        index = LayoutIndex((), self._fields, self.unread)
         index._all, index._version = shared, version
         return index
 
@@ -341,14 +351,14 @@ EMPTY_INDEX = LayoutIndex(())
 
 
 def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
-    """Return the index in `data`.
+    """Return the index in `data`; entries that are no descriptors are counted in the log.
 
     Args:
         data: The content of an `index.json`.
         where: Names the file in errors.
 
     Raises:
-        ProtocolError: not an image index, or an entry is none.
+        ProtocolError: not an image index.
 
     Source: image-spec v1.1.1, image-layout.md, "index.json file".
     """
@@ -361,13 +371,12 @@ def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
         raise ProtocolError(f"{where}: no list of manifests, so not an index")
     if fields.get("schemaVersion") != 2 or isinstance(fields["schemaVersion"], bool):  # noqa: PLR2004
         raise ProtocolError(f"{where}: schemaVersion {fields.get('schemaVersion')!r:.50} is not 2")
-    return LayoutIndex(
-        (
-            IndexEntry(Descriptor.from_json(item, f"{where}: entry {number}"), item)
-            for number, item in enumerate(manifests or ())
-        ),
-        {**fields, "manifests": None},  # its place; the entries have the rest
-    )
+    listed = read_entries(manifests or (), where)
+    if listed.problem is not None:
+        _log.warning("%s", listed.problem)
+    entries = (IndexEntry(found, item) for found, item in listed.entries if isinstance(item, dict))
+    fields["manifests"] = None  # its place; the entries have the rest
+    return LayoutIndex(entries, fields, listed.unread)
 
 
 def _new_entry(descriptor: Descriptor, tag: str | None, subject: Digest | None) -> IndexEntry:

@@ -14,16 +14,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import NewType
 
-from dockercomms.errors import DigestMismatch, ProtocolError
+from dockercomms.errors import DigestMismatch, ProtocolError, UnreadableEntries
 from dockercomms.oci.platform_names import host_names, normalize_names, split_names
 from dockercomms.oci.strict_json import MAX_JSON_DEPTH as MAX_JSON_DEPTH  # noqa: PLC0414 - offered here
 from dockercomms.oci.strict_json import canonical_json as canonical_json  # noqa: PLC0414 - the same
 from dockercomms.oci.strict_json import parse_json as parse_json  # noqa: PLC0414 - the same
-from dockercomms.oci.strict_json import refuse_colliding_keys
+from dockercomms.oci.strict_json import parse_json_list, refuse_colliding_keys
 from dockercomms.records import dataclass
 
 Digest = NewType("Digest", str)
@@ -382,6 +382,14 @@ def parse_index(data: bytes, *, where: str = "index") -> Index:
         ProtocolError: not an index, duplicate or case-colliding keys, a wrong type.
     """
     fields = _object(parse_json(data, where=where), where)
+    index = _index_of(fields, where)
+    listed = enumerate(_list(fields, "manifests", where))
+    entries = tuple(Descriptor.from_json(item, f"{where}: entry {n}") for n, item in listed)
+    return replace(index, manifests=entries)
+
+
+def _index_of(fields: dict[str, object], where: str) -> Index:
+    """Return the index in `fields` without its entries."""
     refuse_colliding_keys(fields, where, _INDEX_KEYS)
     if "manifests" not in fields:
         raise ProtocolError(f"{where}: no manifests member, so not an index")
@@ -391,15 +399,54 @@ def parse_index(data: bytes, *, where: str = "index") -> Index:
         raise ProtocolError(f"{where}: media type {media_type!r}; expected {MEDIA_TYPE_INDEX}")
     subject = fields.get("subject")
     return Index(
-        manifests=tuple(
-            Descriptor.from_json(item, f"{where}: entry {number}")
-            for number, item in enumerate(_list(fields, "manifests", where))
-        ),
         artifact_type=_string(fields, "artifactType", where, default="") or None,
         subject=None if subject is None else Descriptor.from_json(subject, f"{where}: subject"),
         annotations=_annotations(fields, where),
         media_type=media_type,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The entries of an index that is read as a list of what others pushed."""
+
+    entries: tuple[tuple[Descriptor, object], ...] = ()
+    """Those that are descriptors, with the JSON that each came as."""
+    unread: tuple[object, ...] = ()
+    """The JSON of the others."""
+    problem: UnreadableEntries | None = None
+    """How many those are, and what is wrong with the first."""
+
+
+def parse_listed(data: bytes, *, where: str) -> Listed:
+    """Return the entries of the index in `data`, each judged by itself; `where` names it in errors.
+
+    Raises:
+        ProtocolError: it is no index.
+
+    Source: SPEC.md section 7.4.
+    """
+    fields, items = parse_json_list(data, "manifests", where=where)
+    _index_of({**fields, "manifests": None} if "manifests" in fields else fields, where)
+    return read_entries(items, where)
+
+
+def read_entries(items: Sequence[object], where: str) -> Listed:
+    """Return the descriptors among the entries of an index."""
+    entries, unread, first = [], [], ""
+    for number, item in enumerate(items):
+        try:
+            if isinstance(item, ProtocolError):
+                raise item
+            entries.append((Descriptor.from_json(item, f"entry {number}"), item))
+        except ProtocolError as error:
+            unread.append(item)
+            first = first or error.message
+    problem = UnreadableEntries(
+        f"{where}: {len(unread)} of {len(items)} entries cannot be read and are left out, "
+        f"the first because of {first}"
+    )
+    return Listed(tuple(entries), tuple(unread), problem if unread else None)
 
 
 def validate_manifest(data: bytes, media_type: str, *, where: str = "manifest") -> Manifest | Index:

@@ -19,6 +19,7 @@ from dockercomms.errors import (
     NotFoundError,
     ProtocolError,
     RegistryError,
+    UnreadableEntries,
     Unsupported,
 )
 from dockercomms.oci.exchange import Request, Sender, api_path, bad_answers, fetch, redact_url
@@ -27,9 +28,10 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_INDEX,
     Descriptor,
     Digest,
+    Listed,
     parse_digest,
-    parse_index,
     parse_json,
+    parse_listed,
 )
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.scope import Scope
@@ -75,7 +77,7 @@ class ReferrersAPI:
             return known
         try:
             return self._first(repository, self._path(repository, ZERO_DIGEST)) is not None
-        except (NameUnknown, ProtocolError):  # the second: an index, and an entry of it is wrong
+        except (NameUnknown, ProtocolError):  # the second: an index that breaks a rule
             return True
 
     def entries(
@@ -89,6 +91,7 @@ class ReferrersAPI:
 
         Raises:
             BadAnswer: an index that breaks the rules, or pages without end.
+            UnreadableEntries: behind the last entry, if some are no descriptors.
             NetworkError, RegistryError: the API has answered before, and does not now.
         """
         if self._known_of(repository) is False:
@@ -102,10 +105,16 @@ class ReferrersAPI:
 
     def _pages(self, repository: str, page: _Page) -> Iterator[Descriptor]:
         seen: set[str] = set()
+        problems: list[UnreadableEntries] = []
         while True:
-            yield from page.entries
+            yield from (entry for entry, _ in page.listed.entries)
+            if page.listed.problem is not None:
+                problems.append(page.listed.problem)
             url = page.next_url
             if url is None:
+                if problems:
+                    others = f" (and on {len(problems) - 1} more pages)" if problems[1:] else ""
+                    raise UnreadableEntries(f"{problems[0]}{others}")
                 return
             if url in seen or len(seen) >= MAX_PAGES:
                 raise BadAnswer(f"{redact_url(url)}: pages of referrers without end")
@@ -147,12 +156,12 @@ class ReferrersAPI:
         check_values(data, where)
         try:
             with bad_answers(where):
-                entries = parse_index(data, where=where).manifests
+                listed = parse_listed(data, where=where)
         except BadAnswer:
             if _is_index(data):  # somebody pushed what is wrong in it: the API is there
                 self._remember(repository, supported=True)
             raise
-        return _Page(entries, next_link(response))
+        return _Page(listed, next_link(response))
 
     def _known_of(self, repository: str) -> bool | None:
         with self._lock:
@@ -198,5 +207,5 @@ def _is_index(data: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    entries: tuple[Descriptor, ...]
+    listed: Listed
     next_url: str | None

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dockercomms.errors import ProtocolError
@@ -52,6 +52,68 @@ def parse_json(data: bytes, *, where: str = "JSON") -> object:
     if _SURROGATE_ESCAPE.search(text):
         _refuse_surrogates(value, where)
     return value
+
+
+def parse_json_list(data: bytes, key: str, *, where: str) -> tuple[dict[str, object], list[object]]:
+    """Return the JSON object in `data`, and the items of its list `key`, none where it is null.
+
+    A rule of `parse_json` that is broken within an item concerns that item only: its error stands
+    in the item's place.
+
+    Raises:
+        ProtocolError: not such an object, or a rule is broken beside the items.
+    """
+    try:
+        value, broken = parse_json(data, where=where), None
+    except ProtocolError as error:
+        value, broken = _loosely(data), error
+    items = value.get(key, ()) if isinstance(value, dict) else ()
+    if not isinstance(value, dict) or not isinstance(items, list | None):
+        raise broken or ProtocolError(f"{where}: no object with a list of {key}")
+    if broken is not None:
+        items = [item if _is_strict([[item]]) else broken for item in items or ()]
+        if not any(item is broken for item in items) or not _is_strict({**value, key: None}):
+            raise broken
+    return value, items or []
+
+
+def _loosely(data: bytes) -> object:
+    """Return the JSON in `data`, None if it is none; what `parse_json` refuses is `_REFUSED`."""
+
+    def once(pairs: list[tuple[str, Any]]) -> object:
+        return dict(pairs) if len(dict(pairs)) == len(pairs) else _REFUSED
+
+    def bounded(read: Callable[[str], object]) -> Callable[[str], object]:
+        def number(text: str) -> object:
+            try:
+                return read(text)
+            except ValueError:
+                return _REFUSED
+
+        return number
+
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=once,
+            parse_constant=_no_constant,
+            parse_int=bounded(_whole_number),
+            parse_float=bounded(_number),
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_strict(value: object) -> bool:
+    try:
+        parse_json(json.dumps(value, ensure_ascii=False).encode("utf-8"))
+    except (TypeError, ValueError, RecursionError, ProtocolError):
+        return False
+    return True
+
+
+_REFUSED = object()
+"""What no encoder takes."""
 
 
 def canonical_json(value: object) -> bytes:

@@ -9,7 +9,8 @@ Source: distribution-spec v1.1.1, "Referrers Tag Schema".
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 
 from dockercomms.errors import ManifestUnknown, NameUnknown, ProtocolError
 from dockercomms.oci.interface import Reader, Registry, read_all
@@ -19,11 +20,14 @@ from dockercomms.oci.model import (
     Descriptor,
     Digest,
     Index,
+    Listed,
     canonical_json,
     parse_digest,
-    parse_index,
+    parse_listed,
 )
 from dockercomms.oci.reference import referrers_tag
+
+_log = logging.getLogger("dockercomms.oci")
 
 MAX_ENTRIES = 500
 """Entries up to which the tag schema's index is added to: each addition rewrites all of it."""
@@ -33,6 +37,8 @@ def tag_schema_entries(
     reader: Reader, repository: str, digest: Digest, *, limit: int = MAX_MANIFEST_BYTES
 ) -> tuple[Descriptor, ...]:
     """Return the entries of the tag schema's index for `digest`, none if there is no such tag.
+
+    Those that are no descriptors are left out, and counted in the log.
 
     GitLab reads the tag as the digest itself: the subject, which may be an index, is no list of its
     referrers.
@@ -48,7 +54,12 @@ def tag_schema_entries(
         ProtocolError: what the tag points at is no index, or is too large.
     """
     data = _tag_schema_index(reader, repository, digest, limit)
-    return () if data is None else _parsed(data, repository, digest)
+    if data is None:
+        return ()
+    listed = _parsed(data, repository, digest)
+    if listed.problem is not None:
+        _log.warning("%s", listed.problem)
+    return tuple(entry for entry, _ in listed.entries)
 
 
 def _tag_schema_index(
@@ -61,25 +72,24 @@ def _tag_schema_index(
     return None if found.digest == digest else data
 
 
-def _parsed(data: bytes, repository: str, digest: Digest) -> tuple[Descriptor, ...]:
-    return parse_index(data, where=f"{repository}:{referrers_tag(digest)}").manifests
+def _parsed(data: bytes, repository: str, digest: Digest) -> Listed:
+    return parse_listed(data, where=f"{repository}:{referrers_tag(digest)}")
 
 
 def append_entry(
     registry: Registry,
     repository: str,
     subject: Digest,
-    entry: Descriptor,
-    *,
-    max_entries: int = MAX_ENTRIES,
+    *entries: Descriptor,
+    max_entries: int | None = MAX_ENTRIES,
 ) -> bool:
-    """Add `entry` to the tag schema's index of `subject`; returns whether it is in there now.
+    """Add `entries` to the tag schema's index of `subject`; returns whether they are in there now.
 
-    One GET and one PUT, none if it is there already. Somebody else's entry that is written in
-    between is lost, and so may this one be.
+    One GET and one PUT, none if they are there already. Somebody else's entry that is written in
+    between is lost, and so may these be. Entries of others stay as they are, readable or not.
 
     Returns:
-        False if the index has `max_entries`, so that nothing was written.
+        False if the index would have more than `max_entries`, so that nothing was written.
 
     Raises:
         ProtocolError: what the tag points at is no index; it is left alone.
@@ -89,21 +99,35 @@ def append_entry(
     except NameUnknown:
         data = None
     if data is None:
-        put_index(registry, repository, subject, (entry,))
+        put_index(registry, repository, subject, entries)
         return True
-    listed = _listed_digests(data)
-    if listed is None:
-        entries = _parsed(data, repository, subject)
-        data = Index(manifests=entries).to_bytes()  # as we write it
-        listed = {known.digest for known in entries}
-    if entry.digest in listed:
+    digests, unread = _listed_digests(data), 0
+    if digests is None:
+        listed = _parsed(data, repository, subject)
+        data, unread = _written(listed, listed.entries), len(listed.unread)
+        digests = {known.digest for known, _ in listed.entries}
+    new = [entry for entry in entries if entry.digest not in digests]
+    if not new:
         return True
-    if len(listed) >= max_entries:
+    if max_entries is not None and len(digests) + unread + len(new) > max_entries:
         return False
-    comma = b"," if listed else b""
-    data = data.removesuffix(_END) + comma + canonical_json(entry.to_json()) + _END
+    data = data.removesuffix(_END) + (b"" if data == _START + _END else b",")
+    data += b",".join(canonical_json(entry.to_json()) for entry in new) + _END
     _push_index(registry, repository, subject, data)
     return True
+
+
+def _written(listed: Listed, left: Iterable[tuple[Descriptor, object]]) -> bytes:
+    """Return an index as we write it: with the entries `left`, and those that cannot be read.
+
+    Raises:
+        ProtocolError: one of those cannot be written as it is.
+    """
+    raw = [*(item for _, item in left), *listed.unread]
+    for item in raw:
+        if isinstance(item, ProtocolError):
+            raise item
+    return _START + b",".join(map(canonical_json, raw)) + _END
 
 
 _START = Index(manifests=()).to_bytes().removesuffix(b"]}")
@@ -129,7 +153,7 @@ def _listed_digests(data: bytes) -> set[Digest] | None:
             return None
         return {parse_digest(entry["digest"]) for entry in index["manifests"]}
     except (ValueError, TypeError, KeyError, RecursionError, ProtocolError):
-        return None  # `parse_index` will say what is wrong
+        return None  # `parse_listed` will say what is wrong
 
 
 def remove_entry(registry: Registry, repository: str, subject: Digest, digest: Digest) -> bool:
@@ -144,14 +168,17 @@ def remove_entry(registry: Registry, repository: str, subject: Digest, digest: D
         ProtocolError: what the tag points at is no index; it is left alone.
     """
     try:
-        entries = tag_schema_entries(registry, repository, subject)
+        data = _tag_schema_index(registry, repository, subject)
     except NameUnknown:
         return False
-    left = tuple(entry for entry in entries if entry.digest != digest)
-    if left == entries:
+    if data is None:
         return False
-    if left:
-        put_index(registry, repository, subject, left)
+    listed = _parsed(data, repository, subject)
+    left = tuple(item for item in listed.entries if item[0].digest != digest)
+    if left == listed.entries:
+        return False
+    if left or listed.unread:
+        _push_index(registry, repository, subject, _written(listed, left))
     else:
         index = registry.resolve_tag(repository, referrers_tag(subject))
         registry.delete_manifest(repository, index.digest)

@@ -18,6 +18,7 @@ from dataclasses import field
 
 from dockercomms.errors import LimitError, ManifestUnknown, NotFoundError, ProtocolError
 from dockercomms.oci.hub import direct
+from dockercomms.oci.interface import readable
 from dockercomms.oci.location import Location
 from dockercomms.oci.model import (
     MANIFEST_MEDIA_TYPES,
@@ -277,7 +278,7 @@ class Planner:
         origin, digest = wanted.origin, wanted.descriptor.digest
         found = tuple(
             _Wanted(entry, origin, wanted.depth + 1, subject=digest)
-            for entry in origin.registry.referrers(origin.repository, digest)
+            for entry in readable(origin.registry.referrers(origin.repository, digest))
         )
         if found and wanted.depth >= MAX_INDEX_DEPTH:
             raise ProtocolError(f"{digest}: more than {MAX_INDEX_DEPTH} referrers of one another")

@@ -32,7 +32,10 @@ from dockercomms.platforms import (
     make_folder,
 )
 
-OTHER_FILE_SYSTEM = "set XDG_STATE_HOME to a folder on a file system that has file locks"
+OTHER_FILE_SYSTEM = (
+    "set XDG_STATE_HOME to a folder on a file system that has file locks, such as a disk of this "
+    "machine: export XDG_STATE_HOME=/var/tmp/state-of-$USER"
+)
 """The hint where the state's own file system has none: NFS without lockd, Lustre without flock."""
 
 INHERITABLE = find_spec("fcntl") is not None

@@ -29,6 +29,7 @@ from typing import Self
 from dockercomms.platforms import (
     HELPFUL_CALL_CODES,
     create_new,
+    left_out,
     rename_new,
     sync_file,
     sync_folder,
@@ -169,6 +170,7 @@ class Folder:
         except OSError as error:
             if error.errno not in HELPFUL_CALL_CODES:
                 raise
+            left_out("making a symbolic link", error, "a file that names its target stands there")
             handle = self.create(name, mode=0o666)
             try:
                 write_all(handle, os.fsencode(target))

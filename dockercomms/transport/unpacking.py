@@ -468,5 +468,5 @@ def _second_line(member: TarMember, path: str, folder: Path) -> None:
 def _set_time(place: int | Path, member: TarMember) -> None:
     """Give a file or folder the time that its sender kept, if any."""
     if member.mtime:
-        with tolerated():
+        with tolerated("setting file times"):
             os.utime(place, (member.mtime, member.mtime))

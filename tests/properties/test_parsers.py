@@ -129,9 +129,17 @@ def enveloped(payload: bytes, kind: object = "application/vnd.in-toto+json") -> 
 
 PARSERS: dict[Callable[..., Any], Fuzzer] = {
     strict_json.parse_json: (MANIFESTS, strict_json.parse_json),
+    strict_json.parse_json_list: (
+        json_like(INDEX),
+        lambda data: strict_json.parse_json_list(data, "manifests", where="it"),
+    ),
     model.parse_digest: (text_like("sha256:" + "a" * 64), model.parse_digest),
     model.parse_manifest: (MANIFESTS, model.parse_manifest),
     model.parse_index: (json_like(INDEX), model.parse_index),
+    model.parse_listed: (
+        json_like(INDEX),
+        lambda data: model.parse_listed(data, where="it"),
+    ),
     model.parse_children: (json_like(MESSAGE, INDEX), model.parse_children),
     inspection.parse_image_config: (json_like(CONFIG), inspection.parse_image_config),
     layout_index.parse_layout_index: (

@@ -401,9 +401,22 @@ def test_sync_of_a_file_that_may_not_be_synced_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "passes"), [(errno.EPERM, True), (errno.EIO, False)])
-def test_tolerated_lets_calls_fail_that_only_help(code, passes):
-    with contextlib.nullcontext() if passes else pytest.raises(OSError), tolerated():
+def test_tolerated_lets_calls_fail_that_only_help(code, passes, caplog):
+    caplog.set_level("INFO", "dockercomms")
+    with contextlib.nullcontext() if passes else pytest.raises(OSError), tolerated("a call"):
         refuse(code)()
+    assert ("a call: refused by the file system (Operation" in caplog.text) is passes
+
+
+def test_each_call_that_only_helps_is_noted_where_it_is_refused(tmp_path, caplog):
+    caplog.set_level("INFO", "dockercomms")
+    sync_folder(tmp_path, sync=refuse(errno.EINVAL))
+    with (tmp_path / "x").open("wb") as file:
+        sync_file(file.fileno(), sync=refuse(errno.EINVAL))
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        "syncing a folder: refused by the file system",
+        "syncing a file: refused by the file system",
+    ]
 
 
 def test_acquire_lock_excludes_others_and_is_free_afterwards(tmp_path):

@@ -95,6 +95,25 @@ def test_verbose_shows_the_log_and_leaves_logging_as_it_was() -> None:
     assert (logger.level, list(logger.handlers)) == before
 
 
+class Noting(FakeMailbox):
+    def inbox(self, **options: Any) -> list[Any]:
+        for _ in range(2):
+            logging.getLogger("dockercomms.test").warning("1 of %d entries", 7)
+            logging.getLogger("dockercomms.test").info("syncing a folder: refused")
+        return []
+
+
+def test_warnings_and_notes_of_the_log_are_shown_once() -> None:
+    shown = invoke(["inbox"], factory=Noting(poll=poll()))
+    quiet = invoke(["inbox", "-q"], factory=Noting(poll=poll()))
+    assert shown.stderr.splitlines()[:2] == [
+        "warning: 1 of 7 entries",
+        "syncing a folder: refused",
+    ]
+    assert shown.stderr.count("entries") == shown.stderr.count("folder") == 1
+    assert quiet.stderr == "warning: 1 of 7 entries\n"
+
+
 class BrokenOutput(Stream):
     """Standard output whose reader is gone, or whose disk is full."""
 

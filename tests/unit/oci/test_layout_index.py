@@ -179,11 +179,21 @@ def test_layout_index_without_manifests_may_say_null() -> None:
         b'{"schemaVersion":true,"manifests":[]}',
         b'{"manifests":[]}',
         b'{"schemaVersion":2,"manifests":{}}',
-        b'{"schemaVersion":2,"manifests":[{}]}',
-        b'{"schemaVersion":2,"manifests":["x"]}',
+        b'{"schemaVersion":2,"manifests":[{"a":1,"a":2}]}',
         b'{"schemaVersion":2,"manifests":[],"manifests":[]}',
     ],
 )
 def test_layout_index_that_is_malformed_names_its_file(data: bytes) -> None:
     with pytest.raises(ProtocolError, match=r"box/index\.json"):
         parse_layout_index(data, where="box/index.json")
+
+
+def test_layout_index_keeps_entries_that_it_cannot_read(caplog: pytest.LogCaptureFixture) -> None:
+    bad = [7, None, {}, {"digest": "sha256:short", "size": "1"}]
+    good = Descriptor.of(b"{}", MEDIA_TYPE_MANIFEST)
+    listed = {"schemaVersion": 2, "manifests": [*bad, good.to_json()]}
+    index = parse_layout_index(json.dumps(listed).encode(), where="box/index.json")
+    assert [entry.digest for entry in index.entries] == [good.digest]
+    assert "box/index.json: 4 of 5 entries cannot be read" in caplog.text
+    changed = index.with_manifest(good, ("v1",)).without_tag("v1").with_manifest(good, ("v2",))
+    assert written(changed.without_manifest(good.digest)) == bad

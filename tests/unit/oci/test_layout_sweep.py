@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dockercomms.errors import IntegrityError, NotFoundError
+from dockercomms.errors import IntegrityError, NotFoundError, ProtocolError
 from dockercomms.oci.archive_layout import ArchiveRegistry
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.layout_sweep import SWEEP_SECONDS, Swept, sweep_layout
@@ -113,3 +113,15 @@ def test_an_archive_is_swept_as_a_folder_is(tmp_path):
     assert (has(archive, lone), has(archive, young)) == (False, True)
     assert list(archive.tags("")) == ["v1"]
     archive.close()
+
+
+def test_nothing_goes_where_an_entry_cannot_be_read(layout, tmp_path):
+    old = blob(layout, b"old")
+    age(tmp_path / "box")
+    path = tmp_path / "box" / "index.json"
+    path.write_text(path.read_text().replace("[", '[{"size":"1"}', 1))
+
+    with pytest.raises(ProtocolError, match=r"1 entries of index\.json cannot be read"):
+        sweep_layout(LayoutRegistry(tmp_path / "box"))
+
+    assert has(layout, old)

@@ -15,9 +15,11 @@ from dockercomms.errors import (
     NetworkError,
     ProtocolError,
     TooManyRequests,
+    UnreadableEntries,
 )
 from dockercomms.oci.auth import Credentials, DockerConfig
 from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.interface import readable
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
@@ -229,13 +231,72 @@ def test_referrers_redirected_without_end_or_to_nowhere_are_no_api(where):
         assert len(server.requests) <= 6
 
 
-@pytest.mark.parametrize("bad", [{"mediaType": 7}, {}, 7])
-def test_referrers_an_index_with_a_wrong_entry_is_one_of_the_api(bad):
-    listed = json.dumps({"schemaVersion": 2, "manifests": [bad]}).encode()
+GOOD = json.dumps(entry(1).to_json())
+BAD = {
+    "null": "null",
+    "no object": "7",
+    "a list": "[]",
+    "empty": "{}",
+    "no media type": json.dumps({"digest": SUBJECT, "size": 1}),
+    "media type empty": GOOD.replace(MEDIA_TYPE_MANIFEST, ""),
+    "digest short": GOOD.replace(entry(1).digest, "sha256:5"),
+    "digest of no algorithm": GOOD.replace("sha256:", "blake3:"),
+    "size a string": GOOD.replace('"size": ', '"size": "1", "x": '),
+    "size a fraction": GOOD.replace('"size": ', '"size": 1.5, "x": '),
+    "size below zero": GOOD.replace('"size": ', '"size": -'),
+    "size of 64 bits": GOOD.replace('"size": ', '"size": 9223372036854775808, "x": '),
+    "size of 70 bits": GOOD.replace('"size": ', '"size": 1180591620717411303424, "x": '),
+    "number without end": GOOD.replace('"size": ', '"x": 1e999, "size": '),
+    "data not ASCII": GOOD.replace('"size": ', '"data": "ü", "size": '),
+    "data not base64": GOOD.replace('"size": ', '"data": "=", "size": '),
+    "annotations a list": GOOD.replace('{"number": "1"}', '["a"]'),
+    "annotations a text": GOOD.replace('{"number": "1"}', '"a"'),
+    "annotation a number": GOOD.replace('{"number": "1"}', '{"a": 1}'),
+    "half of a pair": GOOD.replace('"number": "1"', r'"a": "\ud800"'),
+    "half of a pair as key": GOOD.replace('"number": "1"', r'"\udc80": "a"'),
+    "key twice": GOOD.replace('"number": "1"', '"a": "1", "a": "2"'),
+    "key in capitals": GOOD.replace('"size"', '"SIZE": 1, "size"'),
+    "deep": GOOD.replace('"size": ', '"x": ' + "[" * 62 + "]" * 62 + ', "size": '),
+    "type a number": GOOD.replace('"size": ', '"artifactType": 1, "size": '),
+    "platform a text": GOOD.replace('"size": ', '"platform": "linux", "size": '),
+}
+"""Entries that nobody can read, as JSON, made of one that is as it should be."""
+
+
+def index_of(*entries: str) -> bytes:
+    return b'{"schemaVersion": 2, "manifests": [%s]}' % ", ".join(entries).encode()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_referrers_that_cannot_be_read_hide_no_others(name, caplog):
+    listed = index_of(BAD[name], json.dumps(entry(2).to_json()), BAD[name], GOOD)
     with ScriptedServer(rest=answering(listed)) as server, client(server.host) as registry:
-        with pytest.raises(BadAnswer, match="entry 0"):
+        assert list(readable(registry.referrers(R, SUBJECT))) == [entry(2), entry(1)]
+        assert "2 of 4 entries cannot be read" in caplog.text
+        with pytest.raises(UnreadableEntries):
             list(registry.referrers(R, SUBJECT))
         assert registry.referrers_supported(R) is True
+
+
+def test_referrers_that_cannot_be_read_are_counted_on_all_pages(caplog):
+    pages = [
+        answering(index_of("null", BAD["empty"]), Link=f"</v2/{R}/referrers/{page}>; rel=next")
+        for page in ("a", "b")
+    ]
+    with ScriptedServer(*pages, rest=answering(index_of("7"))) as server:
+        with client(server.host) as registry:
+            assert list(readable(registry.referrers(R, SUBJECT))) == []
+    assert "2 of 2 entries cannot be read" in caplog.text
+    assert "2 more pages" in caplog.text
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_tag_schema_entries_that_cannot_be_read_hide_no_others(name, caplog):
+    with serving(DISTRIBUTION) as (server, registry):
+        data, tag = index_of(GOOD, BAD[name]), referrers_tag(SUBJECT)
+        server.put_manifest_raw(R, data, tag=tag, media_type=MEDIA_TYPE_INDEX)
+        assert tag_schema_entries(registry, R, SUBJECT) == (entry(1),)
+        assert f"{tag}: 1 of 2 entries cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -370,15 +431,23 @@ def test_append_entry_to_an_index_that_others_wrote(change):
     assert tag_schema_entries(store, R, SUBJECT) == (entry(1), entry(2), entry(3))
 
 
-@pytest.mark.parametrize(
-    "entries",
-    [[1], ["x"], [{}], [{"digest": 7}], [{"digest": "sha256:short"}], [{"digest": None}], {}, "x"],
-    ids=repr,
-)
-def test_append_entry_leaves_alone_what_only_looks_like_an_index(entries):
-    index = {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": entries}
-    with serving(DISTRIBUTION) as (server, registry):
+def test_append_and_remove_entry_leave_what_they_cannot_read():
+    bad = [1, "x", {}, {"digest": 7}, {"digest": "sha256:short", "of": ["another"]}]
+    index = {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": bad}
+    with serving(replace(DISTRIBUTION, missing_child=201)) as (server, registry):
         data, tag = canonical_json(index), referrers_tag(SUBJECT)
+        server.put_manifest_raw(R, data, tag=tag, media_type=MEDIA_TYPE_INDEX)
+        assert append_entry(registry, R, SUBJECT, entry(1), max_entries=6) is True
+        assert append_entry(registry, R, SUBJECT, entry(2), max_entries=6) is False
+        assert tag_schema_entries(registry, R, SUBJECT) == (entry(1),)
+        assert remove_entry(registry, R, SUBJECT, entry(1).digest) is True
+        assert json.loads(registry.get_tag(R, tag).read())["manifests"] == bad
+
+
+@pytest.mark.parametrize("name", ["half of a pair", "key twice", "size of 70 bits", "deep"])
+def test_append_entry_leaves_alone_what_it_cannot_write_again(name):
+    with serving(DISTRIBUTION) as (server, registry):
+        data, tag = index_of(GOOD, BAD[name]), referrers_tag(SUBJECT)
         server.put_manifest_raw(R, data, tag=tag, media_type=MEDIA_TYPE_INDEX)
         with pytest.raises(ProtocolError):
             append_entry(registry, R, SUBJECT, entry(2))
