@@ -85,6 +85,7 @@ _PUBLIC = {
             "Truncated",
             "Unauthorized",
             "UnknownSender",
+            "UnreadableEntries",
             "Unsigned",
             "Unsupported",
             "UploadInvalid",

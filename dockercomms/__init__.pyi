@@ -44,6 +44,7 @@ from dockercomms.errors import TrailingData as TrailingData
 from dockercomms.errors import Truncated as Truncated
 from dockercomms.errors import Unauthorized as Unauthorized
 from dockercomms.errors import UnknownSender as UnknownSender
+from dockercomms.errors import UnreadableEntries as UnreadableEntries
 from dockercomms.errors import Unsigned as Unsigned
 from dockercomms.errors import Unsupported as Unsupported
 from dockercomms.errors import UploadInvalid as UploadInvalid

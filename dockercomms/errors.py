@@ -20,6 +20,7 @@
     │ │ └ PlatformNotFound         no entry of an index fits
     │ ├ TooManyRequests 9          TOOMANYREQUESTS
     │ ├ BadAnswer 4                an answer that HTTP or the distribution spec does not allow
+    │ │ └ UnreadableEntries        a list that was read, but for some of its entries
     │ ├ DigestInvalid, SizeInvalid, NameInvalid, ManifestInvalid, ManifestBlobUnknown,
     │ └ UploadInvalid, RangeInvalid, Unsupported                                       1
     ├ ProtocolError 4              bad manifest, annotation, version, chunk order, limit
