@@ -24,8 +24,9 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
+from itertools import islice
 
 from dockercomms.discovery import (
     ListingReader,
@@ -39,13 +40,17 @@ from dockercomms.errors import (
     DockerCommsError,
     IntegrityError,
     InternalError,
+    LimitError,
+    NetworkError,
     NotFoundError,
+    ProtocolError,
+    RegistryError,
     UsageError,
 )
 from dockercomms.manifest import Message
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock, ClockChoice
-from dockercomms.polling import Discovery, Poller, PollResult
+from dockercomms.polling import REFS_AT_ONCE, Discovery, Poller, PollResult
 from dockercomms.protocol import MAX_FETCHED_MANIFESTS
 from dockercomms.reading import (
     EAGER_TRIES,
@@ -66,6 +71,7 @@ from dockercomms.reading import (
     record,
     retry_time,
 )
+from dockercomms.seeking import seek_tags
 from dockercomms.state import State
 from dockercomms.state.inbox_rows import Candidate, EntryState
 from dockercomms.state.trust_rows import JudgedRow
@@ -88,6 +94,10 @@ MAX_JUDGED = MAX_FETCHED_MANIFESTS
 
 MIN_PREFIX_CHARACTERS = 4
 """A shorter id is as good as a guess."""
+
+BUNDLE_PREFIX = "bundle-"
+_HEAD = slice(len(BUNDLE_PREFIX), len(BUNDLE_PREFIX) + 12)
+"""Where a bundle's tag has the head of its message's digest (SPEC.md section 5)."""
 
 CACHED_MANIFEST_BYTES = 32 * 2**20
 """Manifests kept between listing and fetching, so that neither asks for them twice."""
@@ -162,6 +172,7 @@ class Inbox:
         self._max_fetched = max_fetched
         self._allowance = Allowance(max_fetched)
         self._unread = self._left_out = 0
+        self._has_bundles = False
         self._rows = state.inbox
         self._messages = MessageCache(CACHED_MANIFEST_BYTES)
         self._failures: dict[str, DockerCommsError] = {}
@@ -187,6 +198,7 @@ class Inbox:
         self._failures.clear()
         self._allowance = Allowance(self._max_fetched)
         self._unread = self._left_out = 0
+        self._has_bundles = False
         self._messages = MessageCache(CACHED_MANIFEST_BYTES)  # a watch polls for months
         return self._poller.poll(complete=complete, watching=watching)
 
@@ -465,13 +477,15 @@ class Inbox:
         read_before = self._rows.receivable(self.me, self.repo, unexpired_at=live, limit=share)
         entries = [entry_of(row, clocks) for row in read_before if row.header]
         keep = min(share, sum(not self._is_free(entry) for entry in entries))
+        limit = max(0, self._allowance.left - keep)
+        self._look_for_bundles(limit, live)
         groups = self._rows.next_unread(
             self.me,
             self.repo,
             now=clocks.own,
             live=live,
             since=None if since is None else since - SINCE_MARGIN,
-            limit=max(0, self._allowance.left - keep),
+            limit=limit,
             kinds=READING_KINDS,
             eager_tries=EAGER_TRIES,
         )
@@ -488,6 +502,22 @@ class Inbox:
         self._unread = 0
         if self._allowance.left <= keep:
             self._unread = self._rows.count_unread(self.me, self.repo, live=live)
+
+    def _look_for_bundles(self, limit: int, live: datetime | None) -> None:
+        """List the tags of all bundles, once in a run that cannot read every candidate.
+
+        Whoever floods an inbox with tags keeps back no message that its sender has signed.
+        """
+        if self._has_bundles or self._rows.count_unread(self.me, self.repo, live=live) <= limit:
+            return
+        self._has_bundles = True
+        self._rows.set_bundled((), anew=True)
+        tags = seek_tags(
+            self._place.registry, self._place.repository, BUNDLE_PREFIX, start_after=["bundle"]
+        )
+        with suppress(RegistryError, NetworkError, ProtocolError, LimitError):  # it only helps
+            while heads := {tag[_HEAD] for tag in islice(tags, REFS_AT_ONCE)}:
+                self._rows.set_bundled(heads, anew=False)
 
     def _note(self, reading: Reading) -> None:
         if reading.message is not None:

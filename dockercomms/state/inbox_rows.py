@@ -142,20 +142,27 @@ _NEXT_UNREAD = f"""
         FROM candidates WHERE me = :me AND repo = :repo AND {_UNREAD}
         GROUP BY COALESCE(head, key) HAVING COALESCE(MAX(published) >= :since, 1)),
     queued AS (
-        SELECT *, CASE WHEN again THEN 2 ELSE 1 - listed END AS queue FROM message),
+        SELECT *, CASE WHEN listed AND NOT again THEN 0
+            WHEN substr(message, 1, 12) IN (SELECT head FROM temp.bundled) THEN 1
+            ELSE 2 + again END AS queue
+        FROM message),
     turn AS (
-        SELECT message, queue, published, (ROW_NUMBER() OVER (
+        SELECT message, queue, again, published, (ROW_NUMBER() OVER (
             PARTITION BY queue ORDER BY waits_since, published, message) - 1)
             / CASE queue WHEN 0 THEN 2 ELSE 1 END AS turn
         FROM queued ORDER BY turn, queue LIMIT :limit)
-    SELECT message FROM turn ORDER BY queue = 2, published, message"""  # noqa: S608 - constants
-"""The order in which candidates are read, in the one place that decides it (SPEC.md 7.5).
+    SELECT message FROM turn ORDER BY again, published, message"""  # noqa: S608 - constants
+"""The order in which candidates are read, in the one place that decides it (SPEC.md 7.6).
 
-There are three queues: those that referrers or a tag schema list, those known by tags only, and
-those that failed before. Of four turns the first has two and each of the others one; where a queue
-is empty the others have its turns. Within a queue the one that waits longest comes first, so
-whoever goes on adding candidates never keeps back one that was there before. Those whose turn it
-is are read oldest first, and those last that failed before."""
+There are four queues: those that referrers or a tag schema list, those for which a bundle is
+tagged, others known by tags only, and others that failed before. Of five turns the first has two
+and each of the others one; where a queue is empty the others have its turns. Within a queue the one
+that waits longest comes first, so whoever goes on adding candidates never keeps back one that was
+there before. Those whose turn it is are read oldest first, and those last that failed before."""
+
+_BUNDLED = "CREATE TEMP TABLE IF NOT EXISTS bundled (head TEXT PRIMARY KEY)"
+"""The first 12 hex digits of digests for which a bundle is tagged; not in memory, for there may be
+a million, nor kept: who tags and removes them tells nobody."""
 
 _UNREAD_GROUP = " UNION ALL ".join(
     f"""SELECT * FROM (SELECT * FROM candidates WHERE me = :me AND repo = :repo AND {which}
@@ -305,6 +312,7 @@ class InboxRows(DeliveryRows):
             "kinds": json.dumps(sorted(kinds)),
             "eager": eager_tries,
         }
+        self._database.rows(_BUNDLED)
         return [
             [
                 _candidate(row)
@@ -314,6 +322,20 @@ class InboxRows(DeliveryRows):
             ]
             for turn in self._database.rows(_NEXT_UNREAD, values)
         ]
+
+    def set_bundled(self, heads: Iterable[str], *, anew: bool) -> None:
+        """Note that bundles are tagged for digests that begin so, as long as this state is open.
+
+        Args:
+            heads: The first 12 hex digits of each.
+            anew: Whether what was noted before is forgotten.
+        """
+        with self._database.transaction(durable=False) as connection:
+            connection.execute(_BUNDLED)
+            if anew:
+                connection.execute("DELETE FROM temp.bundled")
+            values = [(head,) for head in heads]
+            connection.executemany("INSERT OR IGNORE INTO temp.bundled VALUES (?)", values)
 
     def count_unread(self, me: str, repo: str, *, live: datetime | None) -> int:
         """Return how many candidates were never read, apart from what expired by `live`."""
