@@ -105,7 +105,8 @@ class NetworkError(DockerCommsError):
         attempts: How many times it was tried.
         waited_seconds: How long was waited between the tries.
         retryable: False where trying again cannot help, such as a certificate that is not trusted.
-        refused: The connection was refused, and nothing has answered there before.
+        refused: The connection was refused, or the answer was not HTTP, and nothing has answered
+            there before.
         hint: See the base class.
     """
 

@@ -93,7 +93,7 @@ def _network(what: str, error: BaseException) -> NetworkError:
                 hint="check the spelling of the registry's host, and that this machine is online",
             )
         if name in _CAUSES:
-            refused = isinstance(cause, ConnectionRefusedError)
+            refused = name in _WRONG_PORT
             return NetworkError(f"{what}: {_CAUSES[name]}", refused=refused)
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.strerror:
@@ -162,6 +162,9 @@ _CAUSES = {
     "urllib3.ReadTimeoutError": "no answer in time",
     "builtins.TimeoutError": "no answer in time",
 }
+
+_WRONG_PORT = {"builtins.ConnectionRefusedError", "http.BadStatusLine"}
+"""Where nothing has answered before, no registry is there."""
 
 
 def _address(what: str, error: BaseException) -> DockerCommsError:

@@ -292,7 +292,8 @@ class _Listing:
         with bad_answers(where):
             value = parse_json(data, where=where)
         names = value.get(self.key) if isinstance(value, dict) else value
-        if not isinstance(value, dict) or not isinstance(names, list | None):
+        is_list = isinstance(value, dict) and not value.keys().isdisjoint({self.key, "name"})
+        if not is_list or not isinstance(names, list | None):
             raise BadAnswer(f"{where}: no list of {self.key} in the answer")
         found: Sequence[object] = names or ()
         if not all(isinstance(name, str) for name in found):

@@ -243,8 +243,14 @@ class BlobPush:
                 else:
                     self._source.show(self._size)
                     return self._source.descriptor
-        except NetworkError:
-            raise  # nobody is there to be told
+        except NetworkError as error:
+            if self._session is None and not error.refused and error.hint is None:
+                # aws/containers-roadmap#1970
+                error.hint = (
+                    "check the host and your network; ECR closes the connection where the "
+                    "repository does not exist: create it first (aws ecr create-repository)"
+                )
+            raise  # nobody is there to be told that the session is over
         except DockerCommsError as error:
             if self._session is not None:
                 self._session.cancel()

@@ -126,15 +126,19 @@ class HTTPReader:
     def resolve_blob(self, repository: str, digest: Digest) -> Descriptor:
         """Return the blob's descriptor; see `Reader.resolve_blob`."""
         request = replace(self._blob_request(repository, digest), method="HEAD")
-        return _described(settle(self._sender, request), digest)
+        response = settle(self._sender, request)
+        if content_digest(response) is None:
+            _check_is_blob(response, digest)
+        return _described(response, digest)
 
     def resolve_manifest(self, repository: str, digest: Digest) -> Descriptor:
         """Return the manifest's descriptor; see `Reader.resolve_manifest`."""
         request = manifest_request("HEAD", repository, parse_digest(digest))
         response = settle(self._sender, request)
-        if _is_packed(response):  # the length is not the manifest's
-            return self.get_manifest(repository, digest).descriptor
         _check_is_manifest(response)
+        known = content_digest(response) or media_type(response) in MANIFEST_MEDIA_TYPES
+        if not known or _is_packed(response):  # the length is not the manifest's
+            return self.get_manifest(repository, digest).descriptor
         return _described(response, digest)
 
     def resolve_tag(self, repository: str, tag: str) -> Descriptor:
@@ -460,6 +464,19 @@ def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
         value = parse_json(data, where=where)
     if not isinstance(value, dict) or not _MANIFEST_KEYS & value.keys():
         raise BadAnswer(f"{where}: {len(data)} bytes that are no manifest")
+
+
+def _check_is_blob(response: Response, digest: Digest) -> None:
+    """Refuse an answer about a blob, without its digest, that any web server could give.
+
+    Raises:
+        BadAnswer: it is a page, or nothing where there should be something.
+    """
+    where = f"{response.method} {redact_url(response.url)}"
+    if media_type(response) == MEDIA_TYPE_HTML:
+        raise BadAnswer(f"{where}: a page for people received, a blob expected")
+    if content_length(response) == 0 and not matches(b"", digest):
+        raise BadAnswer(f"{where}: an empty answer received, a blob expected")
 
 
 _MANIFEST_KEYS = frozenset({"schemaVersion", "mediaType", "manifests", "layers", "config"})

@@ -104,7 +104,8 @@ class Failure:
     connection: bool = False
     """Whether the connection failed in a way that may pass."""
     refused: bool = False
-    """Whether it was refused where nothing has answered before: a wrong port, or nothing runs."""
+    """Whether it was refused, or answered by no HTTP, where nothing has answered before: a wrong
+    port, or nothing runs."""
 
     @classmethod
     def of(cls, error: DockerCommsError) -> Failure:

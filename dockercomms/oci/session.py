@@ -37,7 +37,14 @@ from dockercomms.oci.auth import (
     TokenRequest,
     TokenResponse,
 )
-from dockercomms.oci.exchange import Request, origin, read_up_to, redact_url, unpacked
+from dockercomms.oci.exchange import (
+    ANY_STATUS,
+    Request,
+    origin,
+    read_up_to,
+    redact_url,
+    unpacked,
+)
 from dockercomms.oci.failures import foreign_errors, proxy_refusal
 from dockercomms.oci.headers import location, response_time, retry_after
 from dockercomms.oci.proxies import proxy_for, shown
@@ -189,7 +196,7 @@ class Session:
                 break
             response.close()
             response = self._authorised(request, self.adopt(location(response)))
-        if response.status in request.ok:
+        if response.status in request.ok and not _is_page(request, response):
             return response
         try:
             error = error_from_response(response, not_found=request.not_found)
@@ -327,6 +334,20 @@ class Session:
                     folders=certificate_folders(self.endpoint.env),
                 )
             return self._contexts[host]
+
+
+def _is_page(request: Request, response: HTTPResponse) -> bool:
+    """Return whether a web page answers a write: a login page does, with 200.
+
+    Quay's answers without a body call themselves HTML as well.
+    """
+    return (
+        request.method not in {"GET", "HEAD"}
+        and request.ok is not ANY_STATUS
+        and response.status == HTTPStatus.OK
+        and response.headers.get("Content-Length") != "0"
+        and response.headers.get("Content-Type", "").lower().startswith("text/html")
+    )
 
 
 def _lookup(

@@ -91,6 +91,8 @@ def error_from_response(
     text = "; ".join(filter(None, (_entry_text(*entry) for entry in entries)))
     if not entries and not too_large:
         text = body.decode("utf-8", "replace")
+    if response.status in _REDIRECTS and not entries:
+        text = f"to {redact_url(response.headers.get('Location', ''))}"
     reason = _reason(response.status)
     url = redact_url(response.url)
     message = f"{response.method} {url}: {response.status} {reason}".rstrip()
@@ -126,6 +128,8 @@ def _class_for(
     status = response.status
     if status == HTTPStatus.BAD_REQUEST and response.method == "HEAD":
         return Unsupported
+    if status < HTTPStatus.BAD_REQUEST:
+        return BadAnswer  # a login page, or the way to one
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return RangeInvalid
     cls = OCI_ERROR_CLASSES.get(code) or _STATUS_CLASSES.get(status, RegistryError)
@@ -188,6 +192,7 @@ def _reason(status: int) -> str:
         return ""
 
 
+_REDIRECTS = range(300, 400)
 _WRITES = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -199,7 +204,13 @@ def _hint(cls: type[RegistryError], url: str, *, is_write: bool) -> str | None:
             "aws ecr create-repository; Harbor: the project), and check its name in --repo"
         )
     if issubclass(cls, AuthError):
-        return f"log in with `docker login {host}`, or give --username and --password-stdin"
+        login = f"log in with `docker login {host}`, or give --username and --password-stdin"
+        if is_write:
+            login += (
+                "; the login needs the right to push, and some registries say this of a "
+                "repository or project that has to be created first"
+            )
+        return login
     if cls is TooManyRequests:
         return "wait a while, or log in: many registries allow more to users they know"
     return None

@@ -33,6 +33,12 @@ def test_ping_says_that_a_registry_is_one(remote: Box, fake: FakeRegistry) -> No
 def test_ping_of_what_is_no_registry(quiet_machine: object) -> None:
     with ScriptedServer(rest=Reply(404, b"<html>nothing here</html>")) as server:
         assert invoke(["reg", "ping", server.host]).exit_code == 5
+    html = {"Content-Type": "text/html"}
+    with ScriptedServer(rest=Reply(200, b"<html>log in</html>", html)) as server:
+        assert invoke(["reg", "ping", server.host]).exit_code == 4
+    version = {"Docker-Distribution-Api-Version": "registry/2.0"}
+    with ScriptedServer(rest=Reply(200, b"true", html | version)) as server:  # Quay
+        assert invoke(["reg", "ping", server.host]).exit_code == 0
     assert invoke(["reg", "ping", "oci-layout:x"]).exit_code == 64
     words = ["reg", "ping", "127.0.0.1:1", "--retry-max-time", "1s"]
     assert invoke(words, clock=FakeClock()).exit_code == 6

@@ -266,9 +266,12 @@ def test_resolve_tag_asks_for_the_manifest_where_the_head_has_no_length():
             assert registry.resolve_tag(R, "v1").size == len(MANIFEST)
 
 
+MANIFEST_TYPE = {"Content-Type": MEDIA_TYPE_MANIFEST}
+
+
 def test_resolve_manifest_without_a_length_is_refused():
     with (
-        ScriptedServer(Reply(200, length=None)) as server,
+        ScriptedServer(Reply(200, headers=MANIFEST_TYPE, length=None)) as server,
         client(server.host) as registry,
         pytest.raises(BadAnswer, match="no Content-Length"),
     ):

@@ -13,7 +13,9 @@ from dataclasses import replace
 import pytest
 
 from dockercomms.errors import (
+    AuthError,
     BadAnswer,
+    DigestMismatch,
     LimitError,
     ManifestBlobUnknown,
     NetworkError,
@@ -133,6 +135,68 @@ def test_only_a_200_that_is_a_manifest_counts_without_a_digest_header(fault):
         server.faults.fail_when(lambda _: True, fault, times=99)
         with pytest.raises(BadAnswer):
             registry.resolve_tag(R, "v1")
+
+
+ANYBODY = {
+    "empty": Fault.answer(200),
+    "page": Fault.answer(200, b"<html>log in</html>", Content_Type="text/html"),
+    "text": Fault.answer(200, b"ok", Content_Type="text/plain"),
+    "json": Fault.answer(200, b'{"status":"ok"}', Content_Type="application/json"),
+}
+"""What a web server that is no registry may answer to everything."""
+
+
+@pytest.mark.parametrize("fault", ANYBODY)
+def test_web_server_is_no_registry(fault):
+    with FakeRegistry(OCI) as server, client(server) as registry:
+        server.faults.fail_when(lambda _: True, ANYBODY[fault], times=99)
+        digest = digest_of(MANIFEST)
+        asks = [
+            lambda: registry.resolve_manifest(R, digest),
+            lambda: registry.resolve_tag(R, "v1"),
+            lambda: list(registry.tags(R)),
+            lambda: list(registry.repositories()),
+        ]
+        if fault in {"empty", "page"}:  # else its size is all that is said of a blob
+            asks.append(lambda: registry.resolve_blob(R, digest))
+        for ask in asks:
+            with pytest.raises((BadAnswer, DigestMismatch)):
+                ask()
+
+
+def test_manifest_by_digest_is_read_where_a_head_says_too_little():
+    with FakeRegistry(replace(OCI, digest_header=False)) as server, client(server) as registry:
+        found = pushed(registry)
+        plain = Fault.answer(200, MANIFEST, Content_Type="text/plain")
+        server.faults.fail_when(lambda request: request.method == "HEAD", plain)
+        assert registry.resolve_manifest(R, found.digest) == found
+        server.put_blob_raw(R, b"")
+        assert registry.resolve_blob(R, digest_of(b"")).size == 0
+
+
+@pytest.mark.parametrize(
+    "fault", [ANYBODY["page"], Fault.answer(302, Location="/login?x=secret"), Fault.answer(203)]
+)
+def test_login_page_stores_and_deletes_nothing(fault):
+    with FakeRegistry(OCI) as server, client(server) as registry:
+        server.faults.fail_when(lambda _: True, fault, times=99)
+        descriptor, source = described(b"hello")
+        for write in (
+            lambda: pushed(registry),
+            lambda: registry.push_blob(R, descriptor, source),
+            lambda: registry.delete_manifest(R, digest_of(MANIFEST)),
+            lambda: registry.mount_blob(R, descriptor.digest, source="a/b"),
+        ):
+            with pytest.raises(BadAnswer) as caught:
+                write()
+            assert "secret" not in str(caught.value)
+
+
+def test_answer_without_a_body_that_calls_itself_html_is_taken():
+    quay = Fault.answer(200, Content_Type="text/html; charset=utf-8")
+    with FakeRegistry(OCI) as server, client(server) as registry:
+        server.faults.fail_when(lambda request: request.method == "PUT", quay)
+        pushed(registry)
 
 
 # --- tag schema, ranges, tags --------------------------------------------------------------------
@@ -305,6 +369,20 @@ def test_refused_connection_is_tried_twice_where_nothing_ever_answered():
                 assert sum(clock.sleeps) <= 2
 
 
+def test_port_that_speaks_no_http_is_tried_twice():
+    clock = FakeClock()
+    ssh = Fault.told(lambda connection, *_: bool(connection.send(b"SSH-2.0-x\r\n")))
+    with FakeRegistry(OCI) as server, HTTPRegistry(server.host, clock=clock) as registry:
+        server.faults.fail_when(lambda _: True, ssh, times=99)
+        with pytest.raises(NetworkError, match=r"not HTTP \(tried 2 times"):
+            registry.resolve_tag(R, "v1")
+        assert sum(clock.sleeps) <= 2
+        server.faults.clear()
+        pushed(registry)
+        server.faults.fail_when(lambda _: True, ssh, times=5)
+        registry.resolve_tag(R, "v1")  # it has answered before
+
+
 @pytest.mark.parametrize("status", [500, 503])
 def test_registry_that_answers_with_failures_is_not_one_that_cannot_be_reached(status):
     with FakeRegistry(OCI) as server, client(server) as registry:
@@ -320,6 +398,24 @@ def test_repository_that_has_to_be_made_first_is_what_the_hint_says():
         descriptor, source = described(b"hello")
         with pytest.raises(NotFoundError) as caught:
             registry.push_blob(R, descriptor, source)
+    assert "create-repository" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_login_that_may_not_push_is_what_the_hint_says(status):
+    with FakeRegistry(OCI) as server, client(server) as registry:
+        server.faults.fail_when(lambda _: True, Fault.answer(status), times=9)
+        with pytest.raises(AuthError) as caught:
+            pushed(registry)
+    assert "right to push" in str(caught.value.hint)
+
+
+def test_upload_that_is_closed_before_it_begins_names_the_missing_repository():
+    with FakeRegistry(replace(OCI, push_makes_repository="drop")) as server:
+        with client(server) as registry:
+            descriptor, source = described(b"hello")
+            with pytest.raises(NetworkError) as caught:
+                registry.push_blob(R, descriptor, source)
     assert "create-repository" in str(caught.value.hint)
 
 
