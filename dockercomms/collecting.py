@@ -54,10 +54,8 @@ from dockercomms.oci.hub import direct
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout import LayoutRegistry
 from dockercomms.oci.layout_sweep import Swept, sweep_layout
-from dockercomms.oci.location import Location
 from dockercomms.oci.model import Digest, digest_of, parse_index
 from dockercomms.oci.reference import referrers_tag
-from dockercomms.oci.trees import has_manifest
 from dockercomms.platforms import Clock, ClockChoice, Clocks
 from dockercomms.protocol import CLOCK_ERROR_SECONDS, FORMS, bell_tag, receipt_id, recipient_tag
 from dockercomms.records import dataclass
@@ -459,10 +457,8 @@ class Collector:
     def _delete(self, digest: Digest, tags: Sequence[str]) -> None:
         try:
             self.registry.delete_manifest(self.repository, digest)
-        except NotFoundError as error:
-            if has_manifest(Location(self.registry, self.repository), digest):
-                # ECR answers so to every deletion
-                raise Unsupported(error.message, status=error.status) from error
+        except NotFoundError:
+            pass  # somebody else removed it; its tags may be left
         except RegistryError as error:
             if error.status not in _TAGS_FIRST or not self._delete_tags(digest, tags):
                 raise

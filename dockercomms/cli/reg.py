@@ -47,6 +47,10 @@ dockercomms reg copy registry.example/team/app:v1 oci-layout:app:v1"""
 _HINTS: tuple[tuple[type[errors.DockerCommsError], str], ...] = (
     (errors.PlatformNotFound, "'dockercomms reg inspect REF' lists the platforms"),
     (
+        errors.ManifestBlobUnknown,
+        "push first what it names: 'dockercomms reg put-blob', or 'dockercomms reg copy' for all",
+    ),
+    (
         errors.NotFoundError,
         "'dockercomms reg tags REPO' lists the tags, 'dockercomms reg ls HOST' the repositories",
     ),

@@ -291,8 +291,9 @@ def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
         registry.delete_tag(repository, place.tag)
     except Unsupported as error:
         error.hint = error.hint or (
-            "this registry deletes manifests only: 'dockercomms reg delete REPO@DIGEST', which "
-            "deletes all tags on it"
+            "registries that delete no tags may delete manifests: 'dockercomms reg delete "
+            "REPO@DIGEST', which deletes all tags on it; docs/registries.md says what to do where "
+            "that is refused, too"
         )
         raise
     return "tag"

@@ -107,7 +107,7 @@ def error_from_response(
         detail=next((entry[2] for entry in entries if entry[2]), ""),
         body=body,
         retry_after_seconds=retry_after(response),
-        hint=_hint(OCI_ERROR_CLASSES.get(code, cls), url, is_write=response.method in _WRITES),
+        hint=_hint(OCI_ERROR_CLASSES.get(code, cls), response, url),
     )
 
 
@@ -193,11 +193,12 @@ def _reason(status: int) -> str:
 
 
 _REDIRECTS = range(300, 400)
+_IMMUTABLE = frozenset({409, 412})
 _WRITES = frozenset({"POST", "PUT", "PATCH"})
 
 
-def _hint(cls: type[RegistryError], url: str, *, is_write: bool) -> str | None:
-    host = urlsplit(url).netloc
+def _hint(cls: type[RegistryError], response: Response, url: str) -> str | None:
+    host, is_write = urlsplit(url).netloc, response.method in _WRITES
     if is_write and issubclass(cls, NotFoundError) and not issubclass(cls, _PART_UNKNOWN):
         return (
             f"some registries make no repository by themselves: create it at {host} first (ECR: "
@@ -210,7 +211,14 @@ def _hint(cls: type[RegistryError], url: str, *, is_write: bool) -> str | None:
                 "; the login needs the right to push, and some registries say this of a "
                 "repository or project that has to be created first"
             )
+        if response.method == "DELETE":
+            login += (
+                "; deleting needs a right of its own, and Docker Hub and Google refuse to delete "
+                "what has tags: delete those first"
+            )
         return login
+    if response.status in _IMMUTABLE and response.method == "PUT":
+        return "a rule at the registry keeps this tag where it is: take another, or change the rule"
     if cls is TooManyRequests:
         return "wait a while, or log in: many registries allow more to users they know"
     return None

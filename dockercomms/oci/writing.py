@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dockercomms.errors import (
     BlobUnknown,
@@ -14,6 +15,7 @@ from dockercomms.errors import (
     LimitError,
     ManifestInvalid,
     ManifestUnknown,
+    NetworkError,
     NotFoundError,
     RegistryError,
     Unsupported,
@@ -32,7 +34,7 @@ from dockercomms.oci.model import (
     parse_digest,
 )
 from dockercomms.oci.pushing import BlobPush, CheckedSource, Pieces
-from dockercomms.oci.reading import check_tag
+from dockercomms.oci.reading import ACCEPT_MANIFESTS, check_tag
 from dockercomms.oci.reference import is_valid_tag
 from dockercomms.oci.retry import RetryPolicy
 from dockercomms.oci.scope import Scope
@@ -49,6 +51,7 @@ _CREATED = 201
 _MOUNTED = frozenset({201, 202})
 _STORED = frozenset({200, 201, 202, 204})
 _DELETED = frozenset({200, 202, 204})
+_FOUND = frozenset({200})
 _BAD_REQUEST = 400
 _TOO_LARGE = 413
 
@@ -214,7 +217,30 @@ class HTTPWriter:
             ok=_DELETED,
             not_found=not_found,
         )
-        settle(self._sender, request)
+        try:
+            settle(self._sender, request)
+        except NotFoundError as error:
+            if not self._is_there(repository, request):
+                raise
+            # ECR answers so to every deletion
+            raise Unsupported(
+                error.message, status=error.status, method=error.method, url=error.url
+            ) from error
+
+    def _is_there(self, repository: str, request: Request) -> bool:
+        look = replace(
+            request,
+            method="HEAD",
+            scope=Scope.pull(repository),
+            headers=ACCEPT_MANIFESTS,
+            ok=_FOUND,
+            redirects=True,
+        )
+        try:
+            settle(self._sender, look)
+        except (RegistryError, NetworkError):
+            return False
+        return True
 
     def _put_manifest(
         self, repository: str, name: str, data: bytes, media_type: str, digest: Digest

@@ -9,6 +9,7 @@ import socket
 import zlib
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,7 @@ from dockercomms.errors import (
     ManifestBlobUnknown,
     NetworkError,
     NotFoundError,
+    RegistryError,
     ServerFailed,
     Unsupported,
 )
@@ -399,6 +401,41 @@ def test_repository_that_has_to_be_made_first_is_what_the_hint_says():
         with pytest.raises(NotFoundError) as caught:
             registry.push_blob(R, descriptor, source)
     assert "create-repository" in str(caught.value.hint)
+
+
+def test_deletion_of_what_is_there_that_is_answered_404_is_unsupported():
+    quirks = replace(OCI, manifest_delete=404, tag_delete=404, blob_delete=404)
+    with FakeRegistry(quirks) as server, client(server) as registry:
+        found = pushed(registry)
+        blob = server.put_blob_raw(R, b"x")
+        for delete in (
+            lambda: registry.delete_manifest(R, found.digest),
+            lambda: registry.delete_tag(R, "v1"),
+            lambda: registry.delete_blob(R, blob),
+        ):
+            with pytest.raises(Unsupported):
+                delete()
+        server.remove_manifest(R, found.digest)
+        with pytest.raises(NotFoundError):
+            registry.delete_manifest(R, found.digest)
+
+
+@pytest.mark.parametrize(
+    ("quirks", "what"),
+    [
+        (replace(OCI, immutable_tags=412), "rule at the registry"),
+        (replace(OCI, immutable_tags=409), "rule at the registry"),
+        (replace(OCI, delete_refuses_tagged=True), "has tags"),
+    ],
+)
+def test_refusal_by_a_rule_says_what_to_do(quirks, what):
+    with FakeRegistry(quirks) as server, client(server) as registry:
+        found = pushed(registry)
+        delete = partial(registry.delete_manifest, R, found.digest)
+        refused = partial(pushed, registry) if quirks.immutable_tags else delete
+        with pytest.raises(RegistryError) as caught:
+            refused()
+    assert what in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("status", [401, 403])
