@@ -110,6 +110,13 @@ class SystemClock:
         return random.random()  # noqa: S311 - jitter, not a secret
 
 
+def moment_of(seconds: float) -> datetime:
+    """Return the time in UTC that is so many seconds after 1970, at the latest the end of 9998."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC)
+
+
+_LAST_SECOND = 253_370_764_799.999
+
 ClockChoice = Literal["both", "own", "registry", "either"]
 """Whose time decides: both clocks, where they say the same; one of them; or "either": a message
 passes that one of them lets pass, since its receiver has asked for it."""

@@ -21,7 +21,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -32,6 +32,7 @@ from dockercomms.platforms import (
     holder_of,
     local_errors,
     make_folder,
+    moment_of,
     sync_folder,
 )
 from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within
@@ -403,8 +404,12 @@ def from_unix(seconds: float | None) -> datetime | None: ...
 
 
 def from_unix(seconds: float | None) -> datetime | None:
-    """Return the moment that `to_unix` made `seconds` of, in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    """Return the moment that `to_unix` made `seconds` of, in UTC.
+
+    A time that no clock shows, from a release that believed one, counts as the nearest that one
+    does (SPEC.md 3.7).
+    """
+    return None if seconds is None else moment_of(seconds)
 
 
 def _version_of(connection: sqlite3.Connection) -> int:

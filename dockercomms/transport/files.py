@@ -38,6 +38,7 @@ from dockercomms.transport.links import resolve_link
 from dockercomms.transport.names import safe_path
 from dockercomms.transport.tar import (
     END,
+    MAX_NUMBER,
     MODE_EXECUTABLE,
     MODE_FILE,
     TYPE_FILE,
@@ -240,7 +241,9 @@ class _Planner:
             kind = TYPE_LINK
             with local_errors(source):
                 target = os.readlink(source)  # noqa: PTH115 - the text itself, not a Path of it
-        mtime = int(status.st_mtime // 1) if self.packing.keep_mtime else 0
+        mtime = status.st_mtime_ns // 10**9 if self.packing.keep_mtime else 0
+        if abs(mtime) > MAX_NUMBER:
+            mtime = 0  # some file systems keep times that no receiver can set
         member = TarMember(
             path=inside, type=kind, size=size, mode=mode, mtime=mtime, link_target=target
         )

@@ -45,6 +45,8 @@ _MAX_OCTAL_SIZE = 0o77777777777
 _MAX_EXTENSION_BYTES = 16 * 2**10
 """Two paths of 1,024 bytes and some numbers fit many times; more is refused unread."""
 _PAX_NAME = "././@PaxHeader"
+MAX_NUMBER = 10**18 - 1
+"""The largest size, and seconds of a time, in a header: no system call takes much more."""
 _PAX_NUMBER = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]{1,18})(?:\.(?P<fraction>[0-9]*))?")
 
 
@@ -247,10 +249,12 @@ def _number(field: bytes, what: str, *, signed: bool = False) -> int:
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=True)
         if field[0] == 0x80:  # noqa: PLR2004 - the other form, 0xff, is a negative number
-            return value + (0x80 << 8 * (len(field) - 1))
-        if signed:
-            return value
-        raise ProtocolError(f"tar: {what} is negative")
+            value += 0x80 << 8 * (len(field) - 1)
+        if value < 0 and not signed:
+            raise ProtocolError(f"tar: {what} is negative")
+        if abs(value) > MAX_NUMBER:
+            raise ProtocolError(f"tar: {what}: {value} is more than any file has")
+        return value
     digits = field.strip(b" \0")
     if digits.strip(b"01234567"):
         raise ProtocolError(f"tar: {what}: {digits!r} is not an octal number")

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 from dockercomms.errors import ConfigError, NoHomeError, ProtocolError
 from dockercomms.fields import parse_rfc3339
 from dockercomms.oci.model import parse_json
-from dockercomms.platforms import base_folder, local_errors
+from dockercomms.platforms import base_folder, local_errors, moment_of
 from dockercomms.records import dataclass
 from dockercomms.trust.guarded import who_else_can_change
 from dockercomms.trust.members import json_list, json_object
@@ -101,7 +101,7 @@ def public_root_age(environ: Mapping[str, str]) -> RootAge:
     path = root_path(root, environ)
     own = path != embedded("trusted_root.json")
     with local_errors(str(path)):
-        updated = datetime.fromtimestamp(path.stat().st_mtime, UTC) if own else None
+        updated = moment_of(path.stat().st_mtime) if own else None
     return RootAge(path, updated, newest_key(read_json(path, f"root {root.name}"), path))
 
 

@@ -304,6 +304,11 @@ def test_times_survive_the_database():
     assert from_unix(to_unix(None)) is None
 
 
+@pytest.mark.parametrize("seconds", [-1e99, -62135596800.0, 253402300800.0, 1e18, 9e99])
+def test_times_that_no_clock_shows_are_the_nearest_that_one_does(seconds):
+    assert from_unix(seconds).year == (1970 if seconds < 0 else 9998)
+
+
 def test_state_opens_its_file_when_it_is_needed(path):
     with State(path) as state:
         assert state.path == path

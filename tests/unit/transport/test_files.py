@@ -80,6 +80,18 @@ def test_tar_keeps_whole_seconds_if_asked(tree, tmp_path):
     assert (tmp_path / "out/tree/a.txt").stat().st_mtime == 1_700_000_000
 
 
+@pytest.mark.parametrize("mtime", [2**80, -(2**80), 2**63, 10**18])
+def test_a_time_that_no_file_can_have_refuses_a_tar(mtime, tmp_path):
+    """GNU tar writes numbers of up to 95 bits, which no system call takes."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        member = tarfile.TarInfo("a")
+        member.mtime = mtime
+        tar.addfile(member)
+    with pytest.raises(ProtocolError, match="mtime"):
+        unpacked(data.getvalue(), tmp_path / "out")
+
+
 def test_tree_comes_back(tree, tmp_path):
     assert unpacked(packed(tree), tmp_path / "out") == names(tree)
     out = tmp_path / "out" / "tree"
