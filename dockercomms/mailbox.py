@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypedDict, Unpack
 
+from dockercomms.arguments import checks_arguments
 from dockercomms.listing import InboxEntry, answer_to
-from dockercomms.mailbox_base import checks_arguments
 from dockercomms.mailbox_incoming import Incoming
 from dockercomms.mailbox_outgoing import Outgoing
 from dockercomms.mailbox_whole import Whole

@@ -15,10 +15,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from dockercomms.arguments import checks_arguments
 from dockercomms.errors import IntegrityError, InternalError, NotFoundError, UsageError
 from dockercomms.inbox import find_in, poll_all
 from dockercomms.listing import InboxEntry, inbox_entry
-from dockercomms.mailbox_base import MailboxBase, checks_arguments, only_looks
+from dockercomms.mailbox_base import MailboxBase, only_looks
 from dockercomms.oci.model import Digest
 from dockercomms.polling import DEFAULT_INTERVAL_SECONDS
 from dockercomms.protocol import ReceiptStatus

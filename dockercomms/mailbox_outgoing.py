@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from dockercomms.arguments import checks_arguments
 from dockercomms.errors import NotFoundError
-from dockercomms.mailbox_base import MailboxBase, checks_arguments, only_looks
+from dockercomms.mailbox_base import MailboxBase, only_looks
 from dockercomms.oci.model import Digest
 from dockercomms.protocol import DEFAULT_TTL_SECONDS, MAX_TEXT_BYTES
 

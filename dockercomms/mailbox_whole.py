@@ -24,7 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dockercomms.mailbox_base import MailboxBase, checks_arguments
+from dockercomms.arguments import checks_arguments
+from dockercomms.mailbox_base import MailboxBase
 from dockercomms.oci.interface import ProgressHook
 from dockercomms.stores import Store
 

@@ -23,6 +23,7 @@ from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
+from dockercomms.arguments import check_fields
 from dockercomms.errors import LocalIOError, NoHomeError, UnknownSender, UsageError
 from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
@@ -63,6 +64,9 @@ class SigningOptions:
     timestamp: str | None = None
     """Address of the RFC 3161 authority that attests to when a key signed; None: nobody does."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustOptions:
@@ -78,6 +82,9 @@ class TrustOptions:
     """Trust the key of a sender who is not in the file from the first message on."""
     words: tuple[str, ...] = ()
     """How the user said who and where, to be repeated in command lines that hints tell."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Owner:

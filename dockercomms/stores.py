@@ -19,6 +19,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dockercomms.arguments import check_fields
 from dockercomms.errors import UsageError
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout import LayoutRegistry
@@ -60,6 +61,9 @@ class ConnectionSettings:
     password: str | None = field(default=None, repr=False)
     timeout: float = DEFAULT_TIMEOUT_SECONDS
     """Seconds without a byte after which a request has failed."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from dockercomms.arguments import check_fields
 from dockercomms.errors import (
     ConfigError,
     NetworkError,
@@ -362,6 +363,9 @@ class KeylessOptions:
     offline: bool = False
     timeout_seconds: float = SERVICE_TIMEOUT_SECONDS
     """For each answer of a service."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class KeylessSigner:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dockercomms import Mailbox, UsageError, mailbox_base
+from dockercomms import Mailbox, UsageError, arguments
+from dockercomms.mailbox import ConnectionSettings, SigningOptions, TrustOptions
 from dockercomms.platforms import ClockChoice
 from dockercomms.polling import Discovery
 from dockercomms.publishing import FormChoice, ReferrersIndex
 from dockercomms.tags import ReceiptStatus
 from dockercomms.transport.files import Links
 from dockercomms.transport.pushing import Compress
+from dockercomms.trust.keyless import KeylessOptions
 from dockercomms.watching import Ack
 from tests.fakes.mail import ALICE, BOB, open_mail
 
@@ -51,6 +53,23 @@ def test_argument_of_a_wrong_type_is_named(mail):
                 kind = "None" if value is None else type(value).__name__
                 with pytest.raises(TypeError, match=rf"^{name}: .* expected, .*{kind}"):
                     call(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "options", [ConnectionSettings, KeylessOptions, SigningOptions, TrustOptions]
+)
+def test_field_of_options_of_a_wrong_type_is_named(options):
+    for name in options.__annotations__:
+        with pytest.raises(TypeError, match=rf"^{name}: .* expected, .*Odd"):
+            options(**{name: Odd()})
+    options(**{name: getattr(options(), name) for name in options.__annotations__})
+
+
+def test_secret_of_a_wrong_type_is_not_shown():
+    with pytest.raises(TypeError) as caught:
+        ConnectionSettings(username="ann", password=b"hunter2")
+    assert str(caught.value) == "password: a string or None expected, a value (bytes) received"
+    assert TrustOptions(file="trust.toml").file == Path("trust.toml")
 
 
 class BytesPath:
@@ -128,7 +147,7 @@ def test_one_of_several_may_stand_alone_and_several_may_be_any_iterable(mail):
     [ClockChoice, Compress, Discovery, FormChoice, Links, ReceiptStatus, ReferrersIndex, Ack],
 )
 def test_choices_are_those_of_the_types(alias):
-    assert typing.get_args(alias) in mailbox_base._CHOICES.values()
+    assert typing.get_args(alias) in arguments._CHOICES.values()
 
 
 def test_choice_that_is_none_is_refused(mail):
@@ -141,13 +160,13 @@ def test_choice_that_is_none_is_refused(mail):
 
 def test_every_annotation_is_known_to_the_table():
     """Whatever is no kind of the table has to be a class, or it would refuse all that is given."""
-    known = {*mailbox_base._KINDS, *mailbox_base._CHOICES}
+    known = {*arguments._KINDS, *arguments._CHOICES}
     classes = {
         *("Command", "ConnectionSettings", "InternalError", "SendRun", "Sent", "SigningOptions"),
         *("Store", "TrustOptions"),
     }
     for _, _, annotation in ARGUMENTS:
-        for word in mailbox_base._UNION.split(annotation):
+        for word in arguments._UNION.split(annotation):
             inner = word.removeprefix("Sequence[").rstrip("]") if "Sequence" in word else word
             for one in inner.split(" | "):
                 assert one in known | classes, annotation
