@@ -81,7 +81,9 @@ def get_command(
             )
             cells = (path, str(layer.size), layer.digest)
             listing.add(row, cells, (str(one.path), human_bytes(layer.size), layer.digest))
-    session.screen.note(f"got {count_of(len(saved), 'file')}")
+    folders = sum(one.path.is_dir() for one in saved)
+    counts = [(len(saved) - folders, "file"), (folders, "folder")]
+    session.screen.note(f"got {' and '.join(count_of(*one) for one in counts if one[0])}")
 
 
 def resolve(opened: Opened, platform: str | None) -> ResolvedManifest:

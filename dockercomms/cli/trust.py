@@ -254,12 +254,16 @@ def update_command(session: Session, *, source: str | None) -> None:
         with local_errors(source):
             data = Path(source).read_bytes()
     check_root(data, where=source or "the public Sigstore's root")
+    before = public_root(session)[1]
     target, now = updated_root(session.environ), session.clock.now().timestamp()
     with local_errors(str(target), base="XDG_CONFIG_HOME"):
         make_folder(target.parent, mode=0o700)
         replace_file(target, data)
         os.utime(target, (now, now))
-    session.screen.note(f"{target}: {public_root(session)[0]}")
+    words, after = public_root(session)
+    session.screen.note(f"{target}: {words}")
+    if before is not None and after is not None and after.newest < before.newest:
+        session.screen.warn(f"the root before had a newer key, of {before.newest:%Y-%m-%d}")
 
 
 def public_root(session: Session) -> tuple[str, RootAge | None]:

@@ -167,7 +167,10 @@ def unpacked_layer(
         try:
             unpack_files(tar, place / "new", dotted=True)
         except ProtocolError as error:
-            raise ProtocolError(f"{title!r:.100}, a folder: {error.message}") from error
+            raise ProtocolError(
+                f"{title!r:.100}, a folder: {error.message}",
+                hint=f"'dockercomms reg blob REPO@{layer.digest} -o FILE' gets its tar as it is",
+            ) from error
         root = place / "new" if inside else _titled(place / "new", title)
         new, outer = (stack.enter_context(_opened(path)) for path in (root, above))
         with local_errors(str(target)):

@@ -6,6 +6,7 @@ Those that are on this machine are run in tests/real/test_peers.py; docs/oci.md 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -224,7 +225,26 @@ def model_pack() -> Case:
     return Case(made, files=wanted, member="app/run")
 
 
+def oras() -> Case:
+    """Source: oras-go v2, content/file; with a folder as oras 1.3 packs it."""
+    site = make_tar([Item("site", type=tarfile.DIRTYPE), Item("site/index.html", b"page")])
+    digest = f"sha256:{hashlib.sha256(site).hexdigest()}"
+    unpack = {"io.deis.oras.content.digest": digest, "io.deis.oras.content.unpack": "true"}
+    made = manifest(
+        EMPTY,
+        ("application/vnd.oci.image.layer.v1.tar", b"a", {TITLE: "a.txt"}),
+        (
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            gzip.compress(site),
+            {TITLE: "site", **unpack},
+        ),
+        artifact_type="application/vnd.unknown.artifact.v1",
+    )
+    return Case(made, files={"a.txt": b"a", "site/index.html": b"page"})
+
+
 CASES = {
+    "oras": oras,
     "docker": docker_image,
     "buildkit": buildkit,
     "podman": podman,
@@ -236,6 +256,11 @@ CASES = {
     "kitops": kitops,
     "modelpack": model_pack,
 }
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -259,7 +284,7 @@ def test_reg_reads_and_carries_what_others_write(layout: Box, remote: Box, name:
         if case.files is not None:
             box.ok("get", reference, "-o", f"got-{box.name.replace('/', '-')}")
             out = box.folder / f"got-{box.name.replace('/', '-')}"
-            assert {path.name: path.read_bytes() for path in out.iterdir()} == case.files
+            assert below(out) == case.files
         if case.member:
             box.ok("pull", reference, "--file", case.member, "-o", "member", *case.arguments)
             assert (box.folder / "member").read_bytes() == case.content

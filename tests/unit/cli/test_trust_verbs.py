@@ -706,6 +706,16 @@ def test_root_is_updated_from_a_file_and_its_age_is_told(tmp_path: Path) -> None
     assert "12 days ago, newest key of 20" in alice.run("trust", "list").stderr
     age = json.loads(alice.run("version", "--json").stdout)["sigstore_root"]
     assert age["updated_at"] == format_time(alice.clock.now() - timedelta(days=12))
+    older = json.loads(source.read_bytes())
+    for kind in ("tlogs", "ctlogs", "certificateAuthorities", "timestampAuthorities"):
+        older[kind] = older[kind][:1]
+    source.write_text(json.dumps(older))
+    assert (
+        "had a newer key, of 20"
+        in alice.run("trust", "root", "update", "--from", str(source)).stderr
+    )
+    source.write_bytes(embedded("trusted_root.json").read_bytes())
+    alice.ok("trust", "root", "update", "--from", str(source))
     for text in ("{}", "not json", source.read_text().replace('"validFor"', '"valid"')):
         source.write_text(text)
         refused = alice.run("trust", "root", "update", "--from", str(source))
