@@ -297,7 +297,7 @@ class MessageVerifier:
                         if tried.verified is not None:
                             return tried
                         mark = look.mark
-            except (RegistryError, ProtocolError, InternalError) as error:
+            except (NetworkError, RegistryError, ProtocolError, InternalError) as error:
                 if broken is not None:
                     raise
                 broken = error  # the other source may do

@@ -38,6 +38,7 @@ from dockercomms.errors import (
     DockerCommsError,
     InternalError,
     NothingNewError,
+    PartialError,
     UsageError,
     VerificationError,
 )
@@ -206,14 +207,17 @@ class Tally:
         self.withheld += [received.error for received in held if received.error is not None]
 
     def exit_code(self, poll: PollResult | None, *, fail_empty: bool, strict: bool) -> int:
-        """Return the code: 0 if nothing failed, else that of the one class of all, else 7."""
+        """Return the code: 0 if nothing failed, else that of the one class of all, else 7.
+
+        A look that could not be made everywhere has failed as well.
+        """
         if self.failed:
             others = self.received + self.skipped + len(self.withheld)
             return exit_code_of_some(self.failed, others=bool(others))
         if strict and self.withheld:
             return exit_code_of(self.withheld)
         if self.received:
-            return 0
+            return PartialError.exit_code if exit_code_of_poll(poll) else 0
         return exit_code_of_poll(poll) or (NothingNewError.exit_code if fail_empty else 0)
 
     def __str__(self) -> str:

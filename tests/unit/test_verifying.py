@@ -504,10 +504,13 @@ def break_at(mail: Mail, *methods: str, error: Exception) -> None:
     mail.registry.before = before
 
 
-def test_verify_does_with_one_source_where_the_other_is_broken(plain):
+@pytest.mark.parametrize(
+    "error", [RegistryError("no such thing", status=500), NetworkError("too slow")]
+)
+def test_verify_does_with_one_source_where_the_other_is_broken(plain, error):
     sent = plain.send(signer=ALICE_SIGNS)
     verifier, message = Judging(plain).verifier(), message_of(plain, sent)
-    break_at(plain, "referrers", error=RegistryError("no such thing", status=500))
+    break_at(plain, "referrers", error=error)
 
     assert verifier.verify(message).status == "valid"
 
@@ -527,7 +530,7 @@ def test_verify_passes_on_that_the_registry_cannot_tell(plain, methods):
 def test_verify_passes_on_that_nothing_answers(plain):
     sent = plain.send(signer=ALICE_SIGNS)
     verifier, message = Judging(plain).verifier(), message_of(plain, sent)
-    break_at(plain, "referrers", error=NetworkError("cut"))
+    break_at(plain, "referrers", "tag_pages", error=NetworkError("cut"))
 
     with pytest.raises(NetworkError):
         verifier.verify(message)
@@ -709,7 +712,7 @@ def test_judge_entries_leaves_what_cannot_be_fetched(plain):
     plain.send(signer=ALICE_SIGNS)
     inbox, listed = entries(plain)
     ghost = replace(listed[0], key="gone", digest=digest_of(b"gone"), tag=None)
-    break_at(plain, "referrers", error=NetworkError("cut"))
+    break_at(plain, "referrers", "tag_pages", error=NetworkError("cut"))
 
     judge_entries(inbox, [*listed, ghost], Judging(plain).verifier())
 
