@@ -16,7 +16,6 @@ Example:
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -43,7 +42,7 @@ def reason_not_to_pin(name: str, *, known: Iterable[str]) -> str | None:
             return f"it has {code}, which may look like another character or like nothing"
     shape = _shape(name)
     for other in known:
-        if other != name and re.fullmatch(_shapes_of(other), shape):
+        if other != name and _may_be_taken(shape, _shape(other)):
             return f"it looks like {other!r:.100}"
     return None
 
@@ -64,9 +63,16 @@ def _shape(name: str) -> str:
     return " ".join(bare.translate(_SAME_SHAPE).replace("rn", "m").replace("vv", "w").split())
 
 
-def _shapes_of(known: str) -> str:
-    """Return the pattern of what looks like `known`; what is not plain may look like anything."""
-    return "".join(
-        re.escape(one) if _FIRST_PRINTABLE <= one <= _LAST_PRINTABLE else ".{0,2}"
-        for one in _shape(known)
-    )
+def _may_be_taken(shape: str, known: str) -> bool:
+    """Return whether `shape` looks like `known`, of which what is not plain may be 0 to 2 letters.
+
+    All ways to read it are followed at once: a pattern would try them one after another, and a
+    stranger chooses the name.
+    """
+    ends = {0}
+    for one in known:
+        if _FIRST_PRINTABLE <= one <= _LAST_PRINTABLE:
+            ends = {end + 1 for end in ends if shape[end : end + 1] == one}
+        else:
+            ends = {end + more for end in ends for more in (0, 1, 2) if end + more <= len(shape)}
+    return len(shape) in ends

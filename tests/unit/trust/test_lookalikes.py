@@ -67,3 +67,10 @@ def test_a_name_that_cannot_be_judged_is_not_pinned(name, reason):
 )
 def test_a_known_name_of_other_letters_counts_as_what_it_may_look_like(known, name):
     assert reason_not_to_pin(name, known=[known]) == f"it looks like {known!r}"
+
+
+def test_no_name_takes_long_to_compare_with_a_known_one_of_other_letters():
+    """A pattern with a choice for each letter would not end within the life of the machine."""
+    known = ["Ж" * 60 + "@почта.example"]
+    assert reason_not_to_pin("a" * 121 + "@x.example", known=known) is None
+    assert reason_not_to_pin("a" * 120 + "@x.example", known=known) is not None
