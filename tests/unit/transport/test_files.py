@@ -381,7 +381,7 @@ def test_unpack_never_writes_through_a_link(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "f").symlink_to(tmp_path / "victim")
-    with pytest.raises(ProtocolError, match="outside the destination"):
+    with pytest.raises(LocalIOError, match="File exists"):  # no fault of the tar
         unpack_files(io.BytesIO(member("f", b"theirs") + END), folder)
     assert not (tmp_path / "victim").exists()
 
