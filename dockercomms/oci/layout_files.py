@@ -218,7 +218,7 @@ class LayoutFiles:
         try:
             state = self._index_path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            raise NameUnknown(f"{self.folder}: no image layout there") from None
+            raise self._no_layout() from None
         cached = self._cached
         if cached is not None and cached[0] == _generation(state):
             read = self._changes.read(cached[1])
@@ -235,7 +235,7 @@ class LayoutFiles:
         try:
             stream = open_regular(self._index_path)
         except (FileNotFoundError, NotADirectoryError):
-            raise NameUnknown(f"{self.folder}: no image layout there") from None
+            raise self._no_layout() from None
         with stream:
             state = os.fstat(stream.fileno())
             if state.st_size > MAX_INDEX_BYTES:
@@ -290,8 +290,20 @@ class LayoutFiles:
 
     def _missing(self, digest: Digest) -> BlobUnknown | NameUnknown:
         if not self.exists():
-            return NameUnknown(f"{self.folder}: no image layout there")
+            return self._no_layout()
         return BlobUnknown(f"{self.folder}: no blob {digest}")
+
+    def _no_layout(self) -> NameUnknown:
+        """Return the error; other programs' folders are named, with what makes a layout of them."""
+        what, hint = "no image layout there", None
+        if os.path.isfile(self.folder / "manifest.json"):  # noqa: PTH113 - never an error itself
+            if os.path.isfile(self.folder / "version"):  # noqa: PTH113 - the same
+                what += ", but a folder that skopeo wrote as dir:"
+                hint = "convert it: skopeo copy dir:OLD oci:NEW"
+            else:
+                what += ", but what a tar of 'docker save' holds"
+                hint = "convert the tar: skopeo copy docker-archive:OLD.tar oci-archive:NEW.tar"
+        return NameUnknown(f"{self.folder}: {what}", hint=hint)
 
     def _check_version(self) -> None:
         path = self.folder / "oci-layout"

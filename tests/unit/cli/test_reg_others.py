@@ -348,3 +348,18 @@ def test_reg_reads_docker_save_since_25_and_names_older_ones(remote: Box) -> Non
     assert old.exit_code == 4
     assert "docker save" in old.stderr
     assert "skopeo copy docker-archive:" in old.stderr
+
+
+@pytest.mark.parametrize(
+    ("beside", "hint"),
+    [("version", "skopeo copy dir:"), ("repositories", "skopeo copy docker-archive:")],
+)
+def test_reg_names_folders_that_are_no_layout(quiet_machine: Path, beside: str, hint: str) -> None:
+    folder = quiet_machine / "other"
+    folder.mkdir()
+    for name in ("manifest.json", beside):
+        (folder / name).write_text("{}")
+    for verb in ("tags", "inspect"):
+        done = invoke(["reg", verb, f"oci-layout:{folder}"])
+        assert done.exit_code == 5
+        assert hint in done.stderr

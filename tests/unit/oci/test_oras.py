@@ -271,6 +271,19 @@ def test_pull_refuses_what_oras_would_write_anywhere(tmp_path):
         assert not list((tmp_path / "in").iterdir())
 
 
+def test_options_reach_the_client_of_each_registry():
+    with registry("own.example", insecure=True, tls_verify="ca.pem", timeout=5) as one:
+        own, other = (one.client(f"{host}/a").registry for host in ("own.example", "other.example"))
+        assert (own.endpoint.base_url, own.endpoint.timeout) == ("http://own.example", 5)
+        assert (other.endpoint.base_url, other.endpoint.ca_file) == (
+            "https://other.example",
+            "ca.pem",
+        )
+    with registry(insecure=True, tls_verify=False) as one:
+        endpoint = one.client("any.example/a").registry.endpoint
+        assert (endpoint.base_url, endpoint.insecure) == ("http://any.example", True)
+
+
 def test_names_are_read_as_references(tmp_path):
     with registry("registry.example") as one:
         assert one.get_container("team/tool").uri == "registry.example/team/tool:latest"
