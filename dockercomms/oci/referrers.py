@@ -28,7 +28,6 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_INDEX,
     Descriptor,
     Digest,
-    Listed,
     parse_digest,
     parse_json,
     parse_listed,
@@ -107,9 +106,9 @@ class ReferrersAPI:
         seen: set[str] = set()
         problems: list[UnreadableEntries] = []
         while True:
-            yield from (entry for entry, _ in page.listed.entries)
-            if page.listed.problem is not None:
-                problems.append(page.listed.problem)
+            yield from page.entries
+            if page.problem is not None:
+                problems.append(page.problem)
             url = page.next_url
             if url is None:
                 if problems:
@@ -161,7 +160,8 @@ class ReferrersAPI:
             if _is_index(data):  # somebody pushed what is wrong in it: the API is there
                 self._remember(repository, supported=True)
             raise
-        return _Page(listed, next_link(response))
+        entries = tuple(entry for entry, _ in listed.entries)
+        return _Page(entries, listed.problem, next_link(response))
 
     def _known_of(self, repository: str) -> bool | None:
         with self._lock:
@@ -207,5 +207,6 @@ def _is_index(data: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    listed: Listed
+    entries: tuple[Descriptor, ...]
+    problem: UnreadableEntries | None
     next_url: str | None
