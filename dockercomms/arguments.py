@@ -15,6 +15,7 @@ Example:
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -52,7 +53,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "Digest": ("a digest", _is(str)),
     "bool": ("True or False", _is(bool)),
     "int": ("a whole number", _is(int)),
-    "float": ("a number", lambda value: _is(int, float)(value) and value == value),  # noqa: PLR0124 - NaN
+    "float": ("a number", lambda value: _is(int, float)(value) and math.isfinite(value)),
     "Path": ("a path", _is_path),
     "datetime": (
         "a time with its zone",
@@ -85,6 +86,13 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "ReceiptStatus": ("accepted", "rejected"),
     "ReferrersIndex": ("auto", "never", "always"),
 }
+_BOUNDS: Mapping[str, tuple[int, int]] = {
+    "concurrency": (1, 64),
+    "interval_seconds": (0, 10**9),
+    "seconds": (0, 10**9),
+}
+"""Of numbers that no other place checks: least and most."""
+
 _SECRETS = frozenset({"password", "passphrase", "token"})
 _SAME = (("Path | str", "Path"), ("tuple[str, ...]", "Sequence[str]"))
 _UNION = re.compile(r" \| (?![^\[]*\])")
@@ -95,7 +103,7 @@ def argument(name: str, annotation: str, value: Any) -> Any:
 
     Raises:
         TypeError: not as annotated; the argument is named.
-        UsageError: none of the words that it takes.
+        UsageError: none of the words that it takes, or a number outside its bounds.
     """
     expected: list[str] = []
     annotation = annotation.replace("Path | str", "Path").replace(
@@ -119,6 +127,7 @@ def argument(name: str, annotation: str, value: Any) -> Any:
         elif kind in _KINDS:
             words, fits = _KINDS[kind]
             if fits(value):
+                _check_bounds(name, value)
                 return Path(value) if kind == "Path" else value
             expected.append(words)
         elif any(one.__name__ == kind for one in type(value).__mro__):
@@ -129,6 +138,18 @@ def argument(name: str, annotation: str, value: Any) -> Any:
     shown = "a value" if name in _SECRETS else short(value)
     received = shown if value is None else f"{shown} ({type(value).__name__})"
     raise TypeError(f"{name}: {known} expected, {received} received")
+
+
+def _check_bounds(name: str, value: Any) -> None:
+    """Check a number that has bounds.
+
+    Raises:
+        UsageError: it is outside of them.
+    """
+    if name in _BOUNDS and value is not None:
+        least, most = _BOUNDS[name]
+        if not least <= value <= most:
+            raise UsageError(f"{name}: {value} given; {least} to {most} expected")
 
 
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -98,8 +98,8 @@ class Owner:
         on_notice: Called with what they may want to know.
 
     Raises:
-        UsageError: no name is given and there is no login name; or new senders are to be trusted
-            without a file to write them to.
+        UsageError: an empty name is given, or none and there is no login name; or new senders are
+            to be trusted without a file to write them to.
     """
 
     def __init__(
@@ -119,6 +119,8 @@ class Owner:
         self._on_notice = on_notice
         self._signer: Signer | None = None
         self._given = (me,) if isinstance(me, str) else tuple(me or ())
+        if "" in self._given:
+            raise UsageError("me: empty; a name expected")
 
     @cached_property
     def names(self) -> tuple[str, ...]:

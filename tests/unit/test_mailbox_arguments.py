@@ -97,6 +97,7 @@ class BytesPath:
         ("receive", {"since": datetime(2026, 1, 1)}, "since: a time with its zone or None"),
         ("inbox", {"since": date(2026, 1, 1)}, "since: a time with its zone or None"),
         ("watch", {"interval_seconds": float("nan")}, "interval_seconds: a number expected, nan"),
+        ("watch", {"interval_seconds": float("inf")}, "interval_seconds: a number expected, inf"),
         ("wait", {"sent": ["1a2b"]}, "sent: Sent expected, '1a2b'"),
         ("__init__", {"me": ["a", 3]}, "me: a string expected, 3"),
         ("__init__", {"repo": Path("box")}, "repo: a string or None expected, "),
@@ -156,6 +157,23 @@ def test_choice_that_is_none_is_refused(mail):
         pytest.raises(UsageError, match=r"^links: one of keep, skip"),
     ):
         alice.send(to=BOB, links="folow")
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        *(("receive", {"concurrency": value}) for value in (0, -1, 65)),
+        ("watch", {"concurrency": 0}),
+        ("relay", {"concurrency": 0}),
+        ("watch", {"interval_seconds": -5}),
+        ("wait", {"sent": [], "seconds": -1}),
+        ("__init__", {"me": ""}),
+        ("__init__", {"me": ["a", ""]}),
+    ],
+)
+def test_number_or_name_that_means_nothing_is_refused(mail, method, given):
+    with mail.mailbox(ALICE) as alice, pytest.raises(UsageError, match=r"given; [01] to|empty"):
+        (Mailbox if method == "__init__" else getattr(alice, method))(**given)
 
 
 def test_every_annotation_is_known_to_the_table():
