@@ -13,7 +13,7 @@ Example:
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from dockercomms.errors import InternalError, ProtocolError, guarded
 from dockercomms.oci.model import Digest
@@ -26,6 +26,13 @@ from dockercomms.state.inbox_rows import Candidate, EntryState
 SINCE_MARGIN = timedelta(hours=1)
 """How much earlier than `since` a message may have been published to be looked at at all: clocks
 of senders may be so far from the registry's."""
+
+_FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def published_after(since: datetime | None) -> datetime | None:
+    """Return when what was created from `since` on was published at the earliest."""
+    return None if since is None else max(since, _FIRST_TIME) - SINCE_MARGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

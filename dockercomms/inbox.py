@@ -35,7 +35,7 @@ from dockercomms.discovery import (
     discover_by_tag_schema,
     discover_by_tags,
 )
-from dockercomms.entries import SINCE_MARGIN, Entry, entry_of, id_of
+from dockercomms.entries import Entry, entry_of, id_of, published_after
 from dockercomms.errors import (
     DockerCommsError,
     IntegrityError,
@@ -226,7 +226,7 @@ class Inbox:
         """
         self._read(since=since, expired=all)
         live = None if all else self._place.clocks().earliest
-        published = None if since is None else since - SINCE_MARGIN
+        published = published_after(since)
         listed: tuple[EntryState, ...] = ("new", "delivering", "held")
         if all:
             rows = self._candidates((*listed, *_SETTLED), live, published)
@@ -266,11 +266,11 @@ class Inbox:
             self.me,
             self.repo,
             unexpired_at=self._place.clocks().earliest,
-            published_after=None if since is None else since - SINCE_MARGIN,
+            published_after=published_after(since),
             limit=max(1, self._max_fetched),
         )
         if elsewhere:
-            published = None if since is None else since - SINCE_MARGIN
+            published = published_after(since)
             rows += self._candidates(_ELSEWHERE, None, published)
         found = {row.key for row in rows}
         failed_rows = (self._rows.candidate(self.me, self.repo, key) for key in self._failures)
@@ -484,7 +484,7 @@ class Inbox:
             self.repo,
             now=clocks.own,
             live=live,
-            since=None if since is None else since - SINCE_MARGIN,
+            since=published_after(since),
             limit=limit,
             kinds=READING_KINDS,
             eager_tries=EAGER_TRIES,

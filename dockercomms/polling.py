@@ -342,7 +342,8 @@ class _Pass:
         if self._thorough and self._before.day is not None:
             earliest = min(earliest, self._before.day - timedelta(days=1))
         first = earliest if first is None else first
-        days = {first + timedelta(days=number) for number in range((last - first).days + 1)}
+        count = min((last - first).days + 1, MAX_ANCHORS)  # a registry may say that it is 9998
+        days = {last - timedelta(days=number) for number in range(count)}
         if self._thorough:
             days |= {day for day in self._anchors if day <= last}
         return sorted(days)[-MAX_ANCHORS:]

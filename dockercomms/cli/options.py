@@ -62,7 +62,7 @@ class _Since(_TimeType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        from datetime import UTC, datetime, timedelta
+        from datetime import timedelta
 
         from dockercomms.config import duration_seconds
         from dockercomms.errors import ProtocolError
@@ -78,10 +78,8 @@ class _Since(_TimeType):
         except ValueError:
             pass
         try:
-            if len(text) == len("2026-11-20"):
-                return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-            return parse_time(text)
-        except (ValueError, ProtocolError):
+            return parse_time(f"{text}T00:00:00Z" if len(text) == len("2026-11-20") else text)
+        except ProtocolError:
             self.fail(
                 "a duration ago (2d, 12h), a date (2026-11-20) or an RFC 3339 time with its zone "
                 f"(2026-11-20T20:44:40Z) expected, got {text!r:.60}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -178,6 +178,7 @@ def test_entries_since_goes_by_the_time_of_creation(world):
     early = world.sender.publish(created_at=NOON - timedelta(minutes=30))
     assert world.run(since=NOON - timedelta(minutes=10)) == []
     assert digests(world.run(since=NOON - timedelta(minutes=40))) == [early.digest]
+    assert digests(world.run(since=datetime.min.replace(tzinfo=UTC))) == [early.digest]
 
 
 def test_entries_leave_out_delivered_but_list_them_with_all(world):

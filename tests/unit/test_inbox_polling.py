@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -20,7 +20,7 @@ from dockercomms.errors import (
 from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.model import digest_of
 from dockercomms.platforms import Clocks
-from dockercomms.polling import FIRST_PASS_DAYS, PollResult
+from dockercomms.polling import FIRST_PASS_DAYS, MAX_ANCHORS, PollResult
 from dockercomms.protocol import FORMS, anchor_tag, bell_tag, message_tag
 from dockercomms.state import State
 from tests.fakes.inboxes import (
@@ -193,6 +193,17 @@ def test_poll_with_referrers_lists_no_tags_and_asks_every_day(world):
     world.inbox = world.open(discovery="referrers")
     world.inbox.poll(complete=True)
     assert len(world.registry.asked("referrers")) == 2 * (FIRST_PASS_DAYS + 2)
+
+
+def test_poll_asks_no_more_anchors_than_may_be_asked_where_the_registry_is_far_ahead(world):
+    world.inbox = world.open(discovery="referrers")
+    world.inbox.poll()
+    world.registry.server_clock = datetime(9998, 12, 30, tzinfo=UTC)
+    world.inbox = world.open(discovery="referrers")
+    world.inbox.poll()
+    asked = world.registry.asked("referrers")
+    assert len(asked) == 2 * MAX_ANCHORS
+    assert asked[-1] == anchor_digest(RT, date(9998, 12, 31), "image")
 
 
 def test_poll_with_tags_asks_no_anchors(world):

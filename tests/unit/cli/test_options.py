@@ -170,6 +170,8 @@ def test_since_is_a_moment(text: str, moment: str) -> None:
     [
         ["inbox", "--since", "yesterday"],
         ["inbox", "--since", "2026-13-01"],
+        ["inbox", "--since", "0001-01-01"],
+        ["inbox", "--since", "9999-12-31"],
         ["inbox", "--since", "2026-11-01T10:00:00"],
         ["inbox", "--format", "yaml"],
         ["inbox", "--me", ""],
