@@ -246,30 +246,30 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
     Raises:
         AuthError, NetworkError, TooManyRequests, LocalIOError: for whichever comes first.
     """
-    ended: list[DockerCommsError] = []
+    failed: list[int] = []
 
-    def get(ref: str) -> Fetched | None:
-        if ended:
+    def get(number: int, ref: str) -> Fetched | None:
+        if failed and number > min(failed):  # those before it are read: the caller gets them
             return None
         try:
             with guarded(ref):
                 return Fetched(ref, fetch(reader, repository, ref))
         except (NotFoundError, ProtocolError, BadAnswer, InternalError) as error:
             return Fetched(ref, error=error)
-        except DockerCommsError as error:
-            ended.append(error)
+        except DockerCommsError:
+            failed.append(number)
             raise
 
-    waiting = iter(refs)
+    waiting = enumerate(refs)
     while some := list(islice(waiting, _READ_AHEAD)):
         # No thread lives while the caller has its turn: who leaves a generator to the collector
         # would have it wait for threads at a moment when nothing may be waited for.
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
-            asked = [executor.submit(get, ref) for ref in some]
+            asked = [executor.submit(get, number, ref) for number, ref in some]
         for one in asked:
             found = one.result()
             if found is None:
-                raise ended[0]
+                raise AssertionError("internal: what failed before it was not raised")
             yield found
 
 
