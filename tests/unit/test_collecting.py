@@ -15,10 +15,18 @@ from dockercomms.errors import (
     Denied,
     DigestMismatch,
     ManifestUnknown,
+    UnreadableEntries,
     Unsupported,
 )
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.model import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, Digest, Index, digest_of
+from dockercomms.oci.model import (
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    Digest,
+    Index,
+    digest_of,
+)
 from dockercomms.oci.reference import referrers_tag
 from dockercomms.protocol import anchor_tag, bell_tag, message_tag, recipient_tag
 from dockercomms.stores import Store, open_store
@@ -225,6 +233,19 @@ def test_no_anchor_goes_while_something_in_the_inbox_cannot_be_read(town):
     town.clock.advance(9 * DAY)
 
     assert kinds(town.collect(box)) == [("message", "removed")] * 2
+
+
+def test_no_anchor_goes_while_an_entry_of_its_referrers_cannot_be_read(town):
+    class Odd(MemoryRegistry):
+        def referrers(self, *words: Any, **options: Any) -> Iterator[Descriptor]:
+            yield from super().referrers(*words, **options)
+            raise UnreadableEntries("1 of 2 entries")
+
+    box = Store(Odd(clock=town.clock), "team/a", "a.example/team/a")
+    town.send(box, ttl_seconds=HOUR)
+    town.clock.advance(9 * DAY)
+
+    assert kinds(town.collect(box)) == [("message", "removed")]
 
 
 # --- the tag schema's indexes --------------------------------------------------------------------
