@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
 
@@ -21,6 +22,10 @@ REAL_ROOM_BYTES = 10 << 30
 """More than twice what tests/real write in their small sizes, registries and all."""
 FOLDER = "dockercomms-tests-"
 _FOLDER = pytest.StashKey[Path]()
+
+# hypothesis fails what takes longer than 200 ms, which depends on what else a machine does.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # A shell makes what it starts in the background ignore Ctrl-C; what tests start is to hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

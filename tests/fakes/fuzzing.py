@@ -205,7 +205,6 @@ def fuzz(inputs: st.SearchStrategy[Any], call: Callable[[Any], object], *, numbe
 
     @settings(
         max_examples=examples(number),
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

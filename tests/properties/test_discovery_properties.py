@@ -32,7 +32,6 @@ from tests.fakes.inboxes import (
 from tests.fakes.registry import OCI, PRESETS, FakeRegistry, Quirks
 
 quick = settings(
-    deadline=None,
     max_examples=examples(25),
     suppress_health_check=[HealthCheck.too_slow],
     database=None,

@@ -11,7 +11,6 @@ TestInbox = InboxMachine.TestCase
 TestInbox.settings = settings(
     max_examples=examples(5),
     stateful_step_count=20 if TIMES == 1 else 40,
-    deadline=None,
     database=None,
     phases=[Phase.generate],  # shrinking takes five minutes, and the whole run is printed anyhow
     suppress_health_check=list(HealthCheck),

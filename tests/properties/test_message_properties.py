@@ -38,7 +38,6 @@ from tests.unit.transport.stores import LyingRegistry, message_of
 
 FAST = settings(
     max_examples=examples(60),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     database=None,
 )

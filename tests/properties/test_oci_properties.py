@@ -29,7 +29,7 @@ from dockercomms.oci.model import (
 from dockercomms.oci.reference import Reference, is_valid_tag
 from tests.fakes.examples import examples
 
-quick = settings(max_examples=examples(60), deadline=None)
+quick = settings(max_examples=examples(60))
 """Enough to find a broken rule in each, and a second in all."""
 
 TEXT = st.text(max_size=20)

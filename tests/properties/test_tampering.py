@@ -35,7 +35,6 @@ from tests.fakes.people import STRANGER_SIGNS
 
 CHANGES = settings(
     max_examples=examples(8),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     database=None,
 )

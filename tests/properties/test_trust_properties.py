@@ -34,7 +34,6 @@ from tests.unit.trust.signed import ALICE
 
 MANY = settings(
     max_examples=examples(150),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     database=None,
 )
