@@ -1,7 +1,8 @@
 """Many senders and two receivers at once, on every real registry and on a layout folder.
 
 What is asked of each round stands in `Census.check`. DOCKERCOMMS_TEST_SIZE=full, as
-scripts/acceptance sets it, makes it 200 rounds of kills for each store.
+scripts/acceptance sets it, makes it 20 messages of each sender instead of 8, and 200 rounds of
+kills instead of 5, for each store.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ def storm(store: str, folder: Path, **options: float) -> dict[str, Any]:
 
 
 def test_sixteen_senders_and_two_receivers_lose_nothing(any_store: str, tmp_path: Path) -> None:
-    """16 x 20 messages, received while they are sent: each is delivered exactly once."""
-    counts = storm(any_store, tmp_path / "storm", senders=16, messages=20)
-    assert counts["sends"] == 16 * 20
+    """16 x 8 or 20 messages, received while they are sent: each is delivered exactly once."""
+    messages = 20 if FULL else 8
+    counts = storm(any_store, tmp_path / "storm", senders=16, messages=messages)
+    assert counts["sends"] == 16 * messages
 
 
 def test_killed_senders_and_receivers_lose_and_double_nothing(
@@ -50,7 +52,7 @@ def test_killed_senders_and_receivers_lose_and_double_nothing(
 ) -> None:
     """SIGKILL at random moments: what was told is delivered once, the rest once it is run again."""
     seed = zlib.crc32(request.node.name.encode())
-    rounds = 200 if FULL else 10
+    rounds = 200 if FULL else 5
     options = {"rounds": rounds, "senders": 4, "messages": 2, "kill": 0.4, "seed": seed}
     counts = storm(any_store, tmp_path / "storm", **options)
     assert counts["killed sends"] > rounds
