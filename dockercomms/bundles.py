@@ -39,7 +39,12 @@ from dockercomms.manifest import parse_bundle
 from dockercomms.oci.interface import BlobReader, Reader, read_all, readable
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.tag_schema import tag_schema_entries
-from dockercomms.protocol import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE, UNTELLING_TYPES
+from dockercomms.protocol import (
+    ARTIFACT_TYPE_BUNDLE,
+    PREDICATE_TYPE_MESSAGE,
+    UNTELLING_TYPES,
+    bundle_prefix,
+)
 from dockercomms.records import dataclass
 from dockercomms.seeking import seek_tags
 from dockercomms.transport.window import workers
@@ -59,8 +64,6 @@ key which may prove it: each costs one request and 0.1 ms (SPEC.md 8.4)."""
 Source = Literal["referrers", "tags"]
 SOURCES: tuple[Source, ...] = ("referrers", "tags")
 
-_HEAD_DIGITS = 12
-"""Hex digits of the message's digest in a bundle's tag."""
 
 _FORBIDDEN = frozenset({401, 403, 404, 405, 501})
 """What a registry answers that does not let tags be listed."""
@@ -192,7 +195,7 @@ class BundleFinder:
 
     def _tags(self, subject: Digest) -> Iterator[str]:
         """Yield the tags of bundles; none where tags cannot be listed."""
-        prefix = f"bundle-{subject.partition(':')[2][:_HEAD_DIGITS]}-"
+        prefix = bundle_prefix(subject)
         try:
             yield from seek_tags(
                 self.registry, self.repository, prefix, start_after=[prefix.removesuffix("-")]

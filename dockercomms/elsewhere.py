@@ -47,8 +47,10 @@ from dockercomms.protocol import (
     ARTIFACT_TYPE_RECEIPT,
     MAX_FETCHED_MANIFESTS,
     RECEIPT_FOR,
+    RECEIPT_PREFIX,
     ReceiptStatus,
     bell_tag,
+    digest_head,
     receipt_id,
     recipient_tag,
 )
@@ -67,7 +69,6 @@ MAX_ASKED_MESSAGES = 500
 MAX_FAILED_MESSAGES = 3
 """After so many whose receipts the registry did not let us have, one look asks for no others."""
 
-_PREFIX = "receipt-"
 _TAG = re.compile(r"receipt-(?P<head>[0-9a-f]{12})-.*-(?P<rid>[0-9a-f]{6})")
 _STATUSES: tuple[ReceiptStatus, ...] = ("accepted", "rejected")
 
@@ -192,11 +193,11 @@ class OwnReceipts:
         """Return the tags that may be receipts of messages, by one listing for all of them."""
         by_head: dict[str, list[Digest]] = {}
         for message in messages:
-            by_head.setdefault(message.partition(":")[2][:12], []).append(message)
+            by_head.setdefault(digest_head(message), []).append(message)
         tags: dict[Digest, list[str]] = {}
-        marks = [_PREFIX.rstrip("-"), bell_tag(recipient_tag(inbox.me))]
+        marks = [RECEIPT_PREFIX.rstrip("-"), bell_tag(recipient_tag(inbox.me))]
         try:
-            for tag in seek_tags(self.registry, self.repository, _PREFIX, start_after=marks):
+            for tag in seek_tags(self.registry, self.repository, RECEIPT_PREFIX, start_after=marks):
                 match = _TAG.fullmatch(tag)
                 for message in () if match is None else by_head.get(match["head"], ()):
                     tags.setdefault(message, []).append(tag)

@@ -51,7 +51,7 @@ from dockercomms.manifest import Message
 from dockercomms.oci.model import Digest
 from dockercomms.platforms import Clock, ClockChoice
 from dockercomms.polling import REFS_AT_ONCE, Discovery, Poller, PollResult
-from dockercomms.protocol import MAX_FETCHED_MANIFESTS
+from dockercomms.protocol import BUNDLE_PREFIX, HEAD_DIGITS, MAX_FETCHED_MANIFESTS
 from dockercomms.reading import (
     EAGER_TRIES,
     HELD_INTEGRITY,
@@ -95,9 +95,8 @@ MAX_JUDGED = MAX_FETCHED_MANIFESTS
 MIN_PREFIX_CHARACTERS = 4
 """A shorter id is as good as a guess."""
 
-BUNDLE_PREFIX = "bundle-"
-_HEAD = slice(len(BUNDLE_PREFIX), len(BUNDLE_PREFIX) + 12)
-"""Where a bundle's tag has the head of its message's digest (SPEC.md section 5)."""
+_HEAD = slice(len(BUNDLE_PREFIX), len(BUNDLE_PREFIX) + HEAD_DIGITS)
+"""The place of the message's digest in a bundle's tag (SPEC.md section 5)."""
 
 CACHED_MANIFEST_BYTES = 32 * 2**20
 """Manifests kept between listing and fetching, so that neither asks for them twice."""

@@ -34,15 +34,21 @@ from dockercomms.oci.model import (
     parse_digest,
 )
 from dockercomms.records import dataclass
+from dockercomms.tags import BUNDLE_PREFIX as BUNDLE_PREFIX
+from dockercomms.tags import HEAD_DIGITS as HEAD_DIGITS
+from dockercomms.tags import RECEIPT_PREFIX as RECEIPT_PREFIX
 from dockercomms.tags import InboxTag as InboxTag
 from dockercomms.tags import ReceiptStatus as ReceiptStatus
 from dockercomms.tags import TagKind as TagKind
 from dockercomms.tags import anchor_tag as anchor_tag
 from dockercomms.tags import bell_tag as bell_tag
+from dockercomms.tags import bundle_prefix as bundle_prefix
 from dockercomms.tags import bundle_tag as bundle_tag
+from dockercomms.tags import digest_head as digest_head
 from dockercomms.tags import message_tag as message_tag
 from dockercomms.tags import parse_tag as parse_tag
 from dockercomms.tags import receipt_id as receipt_id
+from dockercomms.tags import receipt_prefix as receipt_prefix
 from dockercomms.tags import receipt_tag as receipt_tag
 from dockercomms.tags import receipts_anchor_tag as receipts_anchor_tag
 from dockercomms.tags import receipts_tag as receipts_tag

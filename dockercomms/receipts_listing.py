@@ -54,10 +54,12 @@ from dockercomms.protocol import (
     FULL_PASS_SECONDS,
     MAX_FETCHED_MANIFESTS,
     RECEIPT_FOR,
+    RECEIPT_PREFIX,
     UNTELLING_TYPES,
     ReceiptStatus,
     parse_tag,
     receipt_id,
+    receipt_prefix,
     receipts_anchor_tag,
     recipient_tag,
 )
@@ -76,9 +78,6 @@ MAX_ASKED_MESSAGES = 500
 ProblemHook = Callable[[str], None]
 """Takes why something that should be a receipt is none."""
 
-_RECEIPT_PREFIX = "receipt-"
-_HEAD_DIGITS = 12
-"""Hex digits of the message's digest in a receipt's tag."""
 
 _OLDER_MARKS = 2
 """Anchors tried before the list is read from further back."""
@@ -212,7 +211,7 @@ class _Search:
 
         One seek over the tags of receipts from the first message on.
         """
-        asked = [_receipt_prefix(one) for one in unanswered[-MAX_ASKED_MESSAGES:]]
+        asked = [receipt_prefix(one) for one in unanswered[-MAX_ASKED_MESSAGES:]]
         if not asked:
             return []
         tags: list[str] = []
@@ -220,7 +219,7 @@ class _Search:
             tags += seek_tags(
                 self.registry,
                 self.repository,
-                asked[0] if len(asked) == 1 else _RECEIPT_PREFIX,
+                asked[0] if len(asked) == 1 else RECEIPT_PREFIX,
                 start_after=[min(asked)[:-1]],
             )
         known = self.state.receipts.known_tags(self.repo, self.me)
@@ -403,7 +402,7 @@ class _Search:
         found: dict[Digest, Receipt] = {}
         for digest in self._referring(message):
             self._keep(found, partial(self._read_digest, digest), digest, message)
-        prefix = _receipt_prefix(message)
+        prefix = receipt_prefix(message)
         try:
             tags = dict.fromkeys(
                 seek_tags(self.registry, self.repository, prefix, start_after=[prefix[:-1]])
@@ -489,11 +488,6 @@ class _Search:
         except IntegrityError as error:
             self._report(digest, error)
             return None
-
-
-def _receipt_prefix(message: Digest) -> str:
-    """Return how the tags of receipts for one message begin."""
-    return f"{_RECEIPT_PREFIX}{message.partition(':')[2][:_HEAD_DIGITS]}-"
 
 
 def _read_manifest(reader: BlobReader) -> bytes:

@@ -60,6 +60,11 @@ class InboxTag:
         return midnight + timedelta(milliseconds=self.milliseconds)
 
 
+BUNDLE_PREFIX = "bundle-"
+RECEIPT_PREFIX = "receipt-"
+HEAD_DIGITS = 12
+"""Hex digits of a message's digest behind these prefixes."""
+
 _DAY = r"(?P<day>[0-9]{8})"
 _STAMP = r"(?P<ms>0[0-9a-f]{7})-(?P<head>[0-9a-f]{16})"
 _INBOX_TAG = re.compile(
@@ -95,15 +100,30 @@ def receipts_tag(rt: str, published: datetime, rid: str) -> str:
     return f"receipts-{rt}-{_stamp(published)}-{rid}"
 
 
+def receipt_prefix(message: Digest) -> str:
+    """Return the beginning of the tags of receipts of one message."""
+    return f"{RECEIPT_PREFIX}{digest_head(message)}-"
+
+
 def receipt_tag(message: Digest, at: datetime, rid: str) -> str:
     """Return the tag under which a receipt of one message is found."""
-    return f"receipt-{message.partition(':')[2][:12]}-{int(at.timestamp())}-{rid[:6]}"
+    return f"{receipt_prefix(message)}{int(at.timestamp())}-{rid[:6]}"
+
+
+def bundle_prefix(message: Digest) -> str:
+    """Return the beginning of the tags of bundles of one message."""
+    return f"{BUNDLE_PREFIX}{digest_head(message)}-"
 
 
 def bundle_tag(message: Digest, at: datetime, layer: Digest) -> str:
     """Return the tag under which a bundle of one message is found."""
-    head, tail = message.partition(":")[2][:12], layer.partition(":")[2][:6]
-    return f"bundle-{head}-{int(at.timestamp())}-{tail}"
+    tail = layer.partition(":")[2][:6]
+    return f"{bundle_prefix(message)}{int(at.timestamp())}-{tail}"
+
+
+def digest_head(digest: Digest) -> str:
+    """Return the digits of a message's digest in the tags of its receipts and bundles."""
+    return digest.partition(":")[2][:HEAD_DIGITS]
 
 
 def parse_tag(tag: str) -> InboxTag | None:
