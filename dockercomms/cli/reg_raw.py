@@ -41,8 +41,7 @@ def ping_command(session: Session, *, host: str) -> None:
     from dockercomms.cli.reg_records import record
     from dockercomms.cli.reg_stores import Stores
     from dockercomms.errors import BadAnswer
-    from dockercomms.oci.headers import content_length
-    from dockercomms.oci.reading import MEDIA_TYPE_HTML, media_type
+    from dockercomms.oci.headers import content_length, is_page
     from dockercomms.oci.scope import Scope
     from dockercomms.oci.statuses import check_response
 
@@ -54,8 +53,8 @@ def ping_command(session: Session, *, host: str) -> None:
         check_response(response, 200)
         response.close()
         version = response.headers.get("Docker-Distribution-Api-Version")
-        is_page = media_type(response) == MEDIA_TYPE_HTML and content_length(response) != 0
-        if is_page and version is None:  # Quay's answer calls itself HTML, with a version
+        # Quay's answer calls itself HTML as well, and has a version
+        if is_page(response) and content_length(response) != 0 and version is None:
             raise BadAnswer(f"GET {response.url}: a page for people received, no registry")
         now = registry.server_time()
     row = record(

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from dockercomms.errors import BadAnswer
 from dockercomms.oci.exchange import Response, bad_answers, joined_url, redact_url
-from dockercomms.oci.model import Digest, parse_digest
+from dockercomms.oci.model import MEDIA_TYPE_OCTET_STREAM, Digest, parse_digest
 from dockercomms.oci.retry import parse_date, parse_retry_after
 
 _UPLOAD_RANGE = re.compile(r"(?:bytes=)?0-(-1|[0-9]{1,19})")
@@ -40,6 +40,17 @@ def retry_after(response: Response) -> float | None:
     """
     text = response.headers.get("Retry-After")
     return parse_retry_after(text, response_time(response) or datetime.now(UTC))
+
+
+def media_type(response: Response) -> str:
+    """Return the content type without its parameters, octet-stream where there is none."""
+    text = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    return text or MEDIA_TYPE_OCTET_STREAM
+
+
+def is_page(response: Response) -> bool:
+    """Return whether an answer calls itself HTML, as login pages and web servers do."""
+    return media_type(response).lower().startswith("text/html")
 
 
 def content_length(response: Response) -> int | None:

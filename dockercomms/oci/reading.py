@@ -40,13 +40,18 @@ from dockercomms.oci.exchange import (
     redact_url,
     settle,
 )
-from dockercomms.oci.headers import content_digest, content_length, content_range
+from dockercomms.oci.headers import (
+    content_digest,
+    content_length,
+    content_range,
+    is_page,
+    media_type,
+)
 from dockercomms.oci.interface import BlobReader
 from dockercomms.oci.model import (
     MANIFEST_MEDIA_TYPES,
     MAX_MANIFEST_BYTES,
     MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED,
-    MEDIA_TYPE_OCTET_STREAM,
     READ_BYTES,
     Descriptor,
     Digest,
@@ -60,9 +65,6 @@ from dockercomms.oci.retry import Failure, Retrying, RetryPolicy
 from dockercomms.oci.scope import Scope
 
 ACCEPT_MANIFESTS = {"Accept": ", ".join((*MANIFEST_MEDIA_TYPES, "*/*"))}
-
-MEDIA_TYPE_HTML = "text/html"
-"""What login pages and web servers answer with; no manifest is of this type."""
 
 PROGRESS_BYTES = 16 * 1024
 """So much must come between two breaks, at the least pace, for the second to be tried again like
@@ -204,7 +206,7 @@ class HTTPReader:
         where = f"{repository}{':' if asked is None else '@'}{name}"
         response, data = fetch(self._sender, request, MAX_MANIFEST_BYTES, too_large=IntegrityError)
         kind = media_type(response)
-        if kind == MEDIA_TYPE_HTML:
+        if is_page(response):
             raise BadAnswer(f"{where}: a page for people received, a manifest expected")
         if kind == MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED:
             raise Unsupported(f"{where}: signed schema 1 manifests are not read")
@@ -437,12 +439,6 @@ def check_tag(repository: str, tag: str) -> str:
     return tag
 
 
-def media_type(response: Response) -> str:
-    """Return the content type without its parameters, octet-stream where there is none."""
-    text = response.headers.get("Content-Type", "").partition(";")[0].strip()
-    return text or MEDIA_TYPE_OCTET_STREAM
-
-
 def _is_packed(response: Response) -> bool:
     return response.headers.get("Content-Encoding", "identity").strip().lower() != "identity"
 
@@ -456,7 +452,7 @@ def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
     where = f"{response.method} {redact_url(response.url)}"
     if response.status != _OK:
         raise BadAnswer(f"{where}: {response.status} received, 200 and a manifest expected")
-    if media_type(response) == MEDIA_TYPE_HTML:
+    if is_page(response):
         raise BadAnswer(f"{where}: a page for people received, a manifest expected")
     if data is None:
         return
@@ -473,7 +469,7 @@ def _check_is_blob(response: Response, digest: Digest) -> None:
         BadAnswer: it is a page, or nothing where there should be something.
     """
     where = f"{response.method} {redact_url(response.url)}"
-    if media_type(response) == MEDIA_TYPE_HTML:
+    if is_page(response):
         raise BadAnswer(f"{where}: a page for people received, a blob expected")
     if content_length(response) == 0 and not matches(b"", digest):
         raise BadAnswer(f"{where}: an empty answer received, a blob expected")

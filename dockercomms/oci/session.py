@@ -46,7 +46,7 @@ from dockercomms.oci.exchange import (
     unpacked,
 )
 from dockercomms.oci.failures import foreign_errors, proxy_refusal
-from dockercomms.oci.headers import location, response_time, retry_after
+from dockercomms.oci.headers import is_page, location, response_time, retry_after
 from dockercomms.oci.proxies import proxy_for, shown
 from dockercomms.oci.reference import connect_host, is_loopback, is_valid_host
 from dockercomms.oci.retry import Failure, RateLimiter, Retrying, RetryPolicy
@@ -196,7 +196,7 @@ class Session:
                 break
             response.close()
             response = self._authorised(request, self.adopt(location(response)))
-        if response.status in request.ok and not _is_page(request, response):
+        if response.status in request.ok and not _is_page_for_write(request, response):
             return response
         try:
             error = error_from_response(response, not_found=request.not_found)
@@ -336,7 +336,7 @@ class Session:
             return self._contexts[host]
 
 
-def _is_page(request: Request, response: HTTPResponse) -> bool:
+def _is_page_for_write(request: Request, response: HTTPResponse) -> bool:
     """Return whether a web page answers a write: a login page does, with 200.
 
     Quay's answers without a body call themselves HTML as well.
@@ -346,7 +346,7 @@ def _is_page(request: Request, response: HTTPResponse) -> bool:
         and request.ok is not ANY_STATUS
         and response.status == HTTPStatus.OK
         and response.headers.get("Content-Length") != "0"
-        and response.headers.get("Content-Type", "").lower().startswith("text/html")
+        and is_page(response)
     )
 
 
