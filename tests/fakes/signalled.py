@@ -1,4 +1,4 @@
-"""What the environment of a process that a test starts has to hold, and what not."""
+"""Environments for the processes that tests start."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def unmeasured(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def bare(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what no process can do without: the path, and the clock that the tests run by."""
+    """Return the variables that each process needs: the path, and the clock of the tests."""
     return {n: environ[n] for n in ("PATH", "LD_PRELOAD", "TEST_CLOCK_SHIFT") if n in environ}

@@ -142,6 +142,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made.close()
 
 
+def recv_into(out: Path, repo: str) -> tuple[str, ...]:
+    return ("recv", "--me", "bob", "--repo", repo, "--out", str(out), "-q")
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int
@@ -178,16 +182,7 @@ def test_a_disk_without_room_leaves_the_message_new(disk: Disk, repo: str, tmp_p
     alice, bob = Member(tmp_path / "alice"), Member(tmp_path / "bob")
     digest = random_file(tmp_path / "big.bin", 800 * KIB)
     alice.run("send", str(tmp_path / "big.bin"), "--to", "bob", "--repo", repo, "-q").ok()
-    recv = (
-        "recv",
-        "--me",
-        "bob",
-        "--repo",
-        repo,
-        "--out",
-        str(disk.point / "in"),
-        "-q",
-    )
+    recv = recv_into(disk.point / "in", repo)
     disk.fill(500 * KIB)
     inside(disk, bob, *recv).told_full()
     assert disk.files() == []
@@ -207,16 +202,7 @@ def test_a_disk_that_fills_while_a_folder_is_unpacked_leaves_nothing(
     tree = small_files(tmp_path / "many", 40)
     alice.run("send", str(tmp_path / "many"), "--to", "bob", "--repo", repo, "-q").ok()
     disk = Disk(tmp_path, ",nr_inodes=30")
-    recv = (
-        "recv",
-        "--me",
-        "bob",
-        "--repo",
-        repo,
-        "--out",
-        str(disk.point / "in"),
-        "-q",
-    )
+    recv = recv_into(disk.point / "in", repo)
     try:
         inside(disk, bob, *recv).told_full()
         assert [path.name for path in disk.root.rglob("*")] == ["in"]
@@ -233,16 +219,7 @@ def test_a_disk_that_fills_anywhere_loses_nothing(disk: Disk, repo: str, tmp_pat
     """The state is on the same disk; the room it leaves ends now here, now there."""
     alice, bob = Member(tmp_path / "alice"), Member(tmp_path / "bob")
     on_disk = {"XDG_STATE_HOME": str(disk.point / "state")}
-    recv = (
-        "recv",
-        "--me",
-        "bob",
-        "--repo",
-        repo,
-        "--out",
-        str(disk.point / "in"),
-        "-q",
-    )
+    recv = recv_into(disk.point / "in", repo)
     digests, codes = [], []
     for number, room in enumerate(range(0, 400, 40)):
         path = tmp_path / f"{number}.bin"
@@ -269,16 +246,7 @@ def test_a_full_disk_at_the_sender_publishes_nothing(disk: Disk, tmp_path: Path)
     alice, bob = Member(tmp_path / "alice"), Member(tmp_path / "bob")
     repo = f"oci-layout:{disk.point / 'box'}"
     send = ("send", str(tmp_path / "big.bin"), "--to", "bob", "--repo", repo, "-q")
-    recv = (
-        "recv",
-        "--me",
-        "bob",
-        "--repo",
-        repo,
-        "--out",
-        str(tmp_path / "in"),
-        "-q",
-    )
+    recv = recv_into(tmp_path / "in", repo)
     for room in (0, 16, 100, 250, 304):
         disk.fill(room * KIB)
         inside(disk, alice, *send).told_full()
@@ -394,18 +362,7 @@ def test_ctrl_c_at_any_moment_of_a_send(zygote: Zygote, place: str, tmp_path: Pa
         if ended.exit_code and unfinished(alice):
             run(zygote, alice, *send(repo))
         out = bob.home / "in"
-        run(
-            zygote,
-            bob,
-            "recv",
-            "--me",
-            "bob",
-            "--repo",
-            repo,
-            "--out",
-            str(out),
-            "-q",
-        )
+        run(zygote, bob, *recv_into(out, repo))
         assert [file_digest(path) for path in files_below(out)] == [digest]
     assert stopped >= POINTS // 4
 
@@ -421,17 +378,7 @@ def test_ctrl_c_at_any_moment_of_a_recv(zygote: Zygote, place: str, tmp_path: Pa
         )  # fmt: skip
 
     def recv(machine: Machine, name: str) -> list[str]:
-        out = str(machine.home / "in")
-        return [
-            "recv",
-            "--me",
-            "bob",
-            "--repo",
-            f"{place}{name}",
-            "--out",
-            out,
-            "-q",
-        ]
+        return [*recv_into(machine.home / "in", f"{place}{name}")]
 
     first = Member(tmp_path / "first")
     moments = Moments.after(zygote, first, recv(first, "x"))
