@@ -1,4 +1,4 @@
-"""Arguments of public methods, and fields of options: a wrong type is named.
+"""Check the types of the arguments of public methods, and of the fields of options.
 
 Else `send(to=["a", "b"])` or `since=datetime.now()` fails deep below, or not at all. What is taken
 is read from the annotation, so that a new method or field needs nothing more.
@@ -74,7 +74,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "RetryHook": _HOOK,
     "Passphrase": _HOOK,
 }
-"""What an argument takes, by the words of its annotation; all others are names of classes."""
+"""The values that each word of an annotation allows; all other words are names of classes."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "Ack": ("always", "on-success", "never"),
@@ -91,10 +91,9 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     "interval_seconds": (0, 10**9),
     "seconds": (0, 10**9),
 }
-"""Of numbers that no other place checks: least and most."""
+"""The least and the most of numbers that no other place checks."""
 
 _SECRETS = frozenset({"password", "passphrase", "token"})
-_SAME = (("Path | str", "Path"), ("tuple[str, ...]", "Sequence[str]"))
 _UNION = re.compile(r" \| (?![^\[]*\])")
 
 

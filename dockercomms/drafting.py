@@ -44,9 +44,10 @@ MAX_CONCURRENCY = 64
 """More chunks at once gain nothing and hold a chunk of memory each."""
 
 MAX_CHUNK_BYTES = 2**30
+"""A chunk is held in memory several times over; ten thousand of these are the largest message."""
+
 MAX_TITLED_LAYERS = 1000
 """A title takes 55 bytes; a manifest of 10,000 layers has not the room (SPEC.md section 2.5)."""
-"""A chunk is held in memory several times over; ten thousand of these are the largest message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,7 @@ def moment_of(seconds: float) -> datetime:
 
 
 _LAST_SECOND = 253_370_764_799.999
+"""The end of the year 9998 (SPEC.md section 3.7)."""
 
 ClockChoice = Literal["both", "own", "registry", "either"]
 """Whose time decides: both clocks, where they say the same; one of them; or "either": a message

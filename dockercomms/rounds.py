@@ -3,9 +3,9 @@
 Somebody with several names has several inboxes in a repository; a round goes over all of them.
 
 Example:
-    >>> from dockercomms.rounds import HOPELESS_FAILURES
-    >>> HOPELESS_FAILURES
-    3
+    >>> from dockercomms.rounds import MAX_FAILURES
+    >>> MAX_FAILURES
+    9
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from dockercomms.reading import (
     HELD_LIMIT,
     HELD_MISSING,
     HELD_TAG,
+    HOPELESS_FAILURES,
 )
 from dockercomms.receipts import publish_pending
 from dockercomms.receiving import (
@@ -74,10 +75,6 @@ from dockercomms.verifying import (
     MessageVerifier,
     judge_entries,
 )
-
-HOPELESS_FAILURES = 3
-"""After so many messages in a row that the registry did not let us have, it is asked whether it
-answers at all."""
 
 MAX_FAILURES = 9
 """After so many such messages in one round no further is tried: each may take minutes."""
@@ -391,7 +388,7 @@ class _Hope:
 
         Args:
             error: Why the last one failed, None if it did not.
-            answers: Asks the registry for something small.
+            answers: Asks the registry for something small, after `HOPELESS_FAILURES` in a row.
         """
         if not isinstance(error, NetworkError | AuthError | BadAnswer | TooManyRequests):
             self.in_row = 0

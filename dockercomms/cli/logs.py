@@ -1,4 +1,4 @@
-"""What the library logs, shown on standard error: warnings and notes once, all with `--verbose`."""
+"""Show the library's log on standard error: warnings and notes once, all with `--verbose`."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def add_command(
         allow_unsigned=allow_unsigned,
     )
     _show(session, name)
-    others = [] if key is None else [n for n in _policy(session).names_of(key) if n != name]
+    others = [] if key is None else [n for n in session.policy().names_of(key) if n != name]
     for other in others:
         session.screen.warn(f"{other} signs with the same key")
 
@@ -130,7 +130,7 @@ def list_command(session: Session) -> None:
     """
     from dockercomms.cli.records import sender_record
 
-    policy = _policy(session)
+    policy = session.policy()
     with session.screen.listing(COLUMNS) as listing:
         for sender in policy.senders:
             cells = (sender.name, "; ".join(_proofs(sender)), _rights(sender), sender.address or "")
@@ -191,7 +191,7 @@ def _revoked(
     """Return the keys and identities that are meant."""
     if name is None:
         return [] if spki is None else [spki], [] if identity is None else [identity]
-    sender = _policy(session).sender(name)
+    sender = session.policy().sender(name)
     if sender is None:
         raise NotFoundError(
             f"{session.trust_file}: no entry of {name!r:.100}",
@@ -282,14 +282,10 @@ def public_root(session: Session) -> tuple[str, RootAge | None]:
     return f"updated {found.updated:%Y-%m-%d}, {count_of(days, 'day')} ago, {newest}", found
 
 
-def _policy(session: Session) -> Policy:
-    return session.policy()
-
-
 def _show(session: Session, name: str) -> None:
     from dockercomms.cli.records import sender_record
 
-    sender = _policy(session).sender(name)
+    sender = session.policy().sender(name)
     if sender is None:
         raise AssertionError("internal: an entry that was just written")
     rows = [

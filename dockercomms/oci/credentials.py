@@ -77,8 +77,13 @@ class Credentials:
         """
         if not self.password and (self.identity_token or not self.username):
             return None
-        pair = f"{self.username}:{self.password}".encode(errors="surrogateescape")
-        return "Basic " + base64.b64encode(pair).decode("ascii")
+        return basic_header(self.username, self.password)
+
+
+def basic_header(username: str, password: str) -> str:
+    """Return the Basic authorization of a user and password (RFC 7617, with UTF-8)."""
+    pair = f"{username}:{password}".encode(errors="surrogateescape")
+    return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

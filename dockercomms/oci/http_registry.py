@@ -145,7 +145,7 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         self._sender = self._lazy = LazySender(make, policy, time)
         self._referrers_api = ReferrersAPI(self._sender)
         self.pieces = Pieces(endpoint.host)
-        """What the registry takes in one request."""
+        """The sizes of requests that the registry took or refused."""
 
     @property
     def session(self) -> Session:

@@ -327,7 +327,7 @@ class LayoutRegistry:
         if index.unread:
             raise ProtocolError(
                 f"{self._folder}: {len(index.unread)} entries of index.json cannot be read, "
-                "so that nobody knows what they need"
+                "so that the blobs they need are unknown"
             )
         waiting = [entry.digest for entry in index.manifests()]
         while waiting:

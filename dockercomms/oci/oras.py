@@ -463,7 +463,7 @@ def _bytes(data: bytes | str | None) -> bytes | None:
 
 
 class _Raw:
-    """What `requests.Response` reads from; it tells urllib3's names from ours."""
+    """The body that `requests.Response` reads, under the method names of urllib3."""
 
     def __init__(self, reader: BlobReader | Response) -> None:
         self.read = reader.read

@@ -14,12 +14,12 @@ Source: golang.org/x/net v0.40.0, http/httpproxy, "Config.NoProxy".
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import re
 from urllib.parse import unquote, urlsplit
 
 from dockercomms.errors import ConfigError
+from dockercomms.oci.credentials import basic_header
 from dockercomms.oci.reference import is_loopback
 
 PROXY_HINT = "look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
@@ -85,16 +85,12 @@ def shown(proxy: str) -> str:
 
 
 def login_header(proxy: str) -> str | None:
-    """Return the `Proxy-Authorization` for the user and password in an address, None without.
-
-    Source: RFC 7617, with UTF-8.
-    """
+    """Return the `Proxy-Authorization` for the user and password in an address, None without."""
     user, at, _ = urlsplit(proxy).netloc.rpartition("@")
     if not at:
         return None
     name, _, password = user.partition(":")
-    pair = f"{unquote(name)}:{unquote(password)}".encode()
-    return "Basic " + base64.b64encode(pair).decode("ascii")
+    return basic_header(unquote(name), unquote(password))
 
 
 def _is_below(name: str, wanted: str) -> bool:

@@ -150,7 +150,7 @@ class PieceMemory(Protocol):
 
 
 class Pieces:
-    """What one registry takes in one request, as its refusals showed. Safe for several threads.
+    """Remembers the piece sizes that one registry refused or took. Safe for several threads.
 
     Args:
         host: The registry's.
@@ -192,7 +192,7 @@ class BlobPush:
         retry: How failures of the whole push are retried; its requests are not, by themselves.
         patient: Whether each failure after which the registry holds more starts the policy anew.
         chunk_bytes: The largest piece to send at once; None: no limit of ours.
-        pieces: What the registry's earlier answers said about pieces.
+        pieces: The sizes that the registry took or refused before.
     """
 
     def __init__(
@@ -217,8 +217,8 @@ class BlobPush:
         self._chunk = chunk_bytes
         self._size = source.descriptor.size
         limit = PROVEN_REQUEST_BYTES if source.proven else ONE_REQUEST_BYTES
-        self._whole = self._size <= min(limit, chunk_bytes or limit)
-        self._whole = self._whole and not self._pieces.patched_first
+        fits = self._size <= min(limit, chunk_bytes or limit)
+        self._whole = fits and not self._pieces.patched_first
         self._may_go_in_pieces = self._whole and self._size > ONE_REQUEST_BYTES
         self._session: UploadSession | None = None
         self._at = 0
