@@ -2,11 +2,6 @@
 
 The public names are imported when they are first used, so that `import dockercomms` is cheap.
 Type checkers read `__init__.pyi`.
-
-Example:
-    >>> import dockercomms
-    >>> dockercomms.__version__
-    '1.1.0'
 """
 
 from __future__ import annotations

@@ -2,14 +2,6 @@
 
 Else `send(to=["a", "b"])` or `since=datetime.now()` fails deep below, or not at all. What is taken
 is read from the annotation, so that a new method or field needs nothing more.
-
-Example:
-    >>> from dockercomms.arguments import argument
-    >>> argument("ids", "Sequence[str]", "1a2b")
-    ('1a2b',)
-    >>> argument("ttl_seconds", "int", "60")
-    Traceback (most recent call last):
-    TypeError: ttl_seconds: a whole number expected, '60' (str) received
 """
 
 from __future__ import annotations

@@ -6,14 +6,6 @@ behind: `mark` says where. What cannot be read is told and counts as tried; noth
 bundle is worth.
 
 Source: SPEC.md sections 2, 5 and 8.
-
-Example:
-    >>> from dockercomms.bundles import BundleFinder
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import digest_of
-    >>> finder = BundleFinder(MemoryRegistry(), "team/box")
-    >>> [look.bundles for look in finder.looks("tags", digest_of(b"a message"))]
-    []
 """
 
 from __future__ import annotations

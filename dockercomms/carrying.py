@@ -4,23 +4,6 @@ The order is that of a send: blobs, bundles, anchors, then the one PUT that publ
 stops it leaves nothing visible that is not whole, and what has arrived is not moved again.
 
 Source: SPEC.md sections 5, 6 and 13.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.carrying import Carrier
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.platforms import SystemClock
-    >>> from dockercomms.publishing import Publisher
-    >>> from dockercomms.state import State
-    >>> from dockercomms.stores import Store
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     publisher = Publisher(
-    ...         registry=MemoryRegistry(), repository="b", repo="r.example/b", state=state,
-    ...         clock=SystemClock(),
-    ...     )
-    ...     with Carrier(Store(MemoryRegistry(), "a", "q.example/a"), publisher) as carrier:
-    ...         carrier.sent_blobs
-    0
 """
 
 from __future__ import annotations

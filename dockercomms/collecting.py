@@ -5,17 +5,6 @@ message, so that a run that is stopped leaves messages whole or without them, an
 on. Nothing that cannot be read, or is of a later protocol, is touched.
 
 Source: SPEC.md section 11.
-
-Example:
-    >>> from dockercomms.collecting import Collector
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.platforms import SystemClock
-    >>> collector = Collector(
-    ...     registry=MemoryRegistry(), repository="team/box", repo="r.example/team/box",
-    ...     clock=SystemClock(),
-    ... )
-    >>> list(collector.collect(["bob"]))
-    []
 """
 
 from __future__ import annotations

@@ -2,14 +2,6 @@
 
 Tags are cheap to list and say enough to pass over what is there; nothing is believed that a tag
 says before what is under it was asked for.
-
-Example:
-    >>> from dockercomms.comparing import TagsThere, message_tags
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.stores import Store
-    >>> store = Store(MemoryRegistry(), "team/box", "r.example/team/box")
-    >>> message_tags(store, []), TagsThere.at(store, []).messages
-    ({}, {})
 """
 
 from __future__ import annotations

@@ -7,13 +7,6 @@ project file comes with a checkout, so it may choose how messages are packed, bu
 is, nor anything that weakens a connection, chooses a file on this machine, or names a program. Its
 repository counts only after the user allowed that very file, and never before one that a file
 names which the user named.
-
-Example:
-    >>> import pathlib
-    >>> env = {"HOME": "/home/alice", "LOGNAME": "alice", "DOCKERCOMMS_REPO": "ghcr.io/acme/mail"}
-    >>> settings = load({"ttl_seconds": 60}, environ=env, folder=pathlib.Path("/nowhere"))
-    >>> settings.repo, settings.me, settings.ttl_seconds, settings.origins["repo"]
-    ('ghcr.io/acme/mail', 'alice', 60, 'DOCKERCOMMS_REPO')
 """
 
 from __future__ import annotations

@@ -7,11 +7,6 @@ next run goes on with it, or removes it when it is a day old. After the rename t
 says what is where, so that the next run only has to look.
 
 Source: SPEC.md section 8.
-
-Example:
-    >>> from dockercomms.delivering import ReceiveOptions
-    >>> ReceiveOptions().flat
-    False
 """
 
 from __future__ import annotations

@@ -1,21 +1,4 @@
-"""What a mailbox works with: a store, its owner, a state, and an inbox for each of their names.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.desk import Desk
-    >>> from dockercomms.owner import Owner
-    >>> from dockercomms.platforms import SystemClock
-    >>> from dockercomms.state import State
-    >>> from dockercomms.stores import open_store
-    >>> base = pathlib.Path(tempfile.mkdtemp())
-    >>> with State(base / "state.db") as state:
-    ...     desk = Desk(
-    ...         store=open_store(f"oci-layout:{base}/box"), owner=Owner("bob", keys=base),
-    ...         state=state, clock=SystemClock(),
-    ...     )
-    ...     [inbox.me for inbox in desk.inboxes()], desk.is_missing_folder()
-    (['bob'], True)
-"""
+"""What a mailbox works with: a store, its owner, a state, and an inbox for each of their names."""
 
 from __future__ import annotations
 

@@ -2,12 +2,6 @@
 
 Referrers and the tag schema may lose entries or lag; tags are the ground truth (measured: 320 of
 320 concurrent messages, everywhere). Nothing here remembers anything. Source: SPEC.md section 7.
-
-Example:
-    >>> from dockercomms.discovery import MessageRef
-    >>> ref = MessageRef(tag="inbox-bvs61fohi1cmosc8le2hrdkhu3-20261120-0000002a-0123456789abcdef")
-    >>> ref.head, ref.published.isoformat()
-    ('0123456789abcdef', '2026-11-20T00:00:00.042000+00:00')
 """
 
 from __future__ import annotations

@@ -3,11 +3,6 @@
 Nothing here asks a registry for anything; `sending` does.
 
 Source: SPEC.md sections 3 and 6.
-
-Example:
-    >>> from dockercomms.drafting import SendOptions
-    >>> SendOptions(title="greetings").ttl_seconds
-    604800
 """
 
 from __future__ import annotations

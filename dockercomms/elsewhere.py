@@ -11,11 +11,6 @@ it:
 Where tags cannot be listed, each message is asked for what refers to it.
 
 Source: SPEC.md section 7.7.
-
-Example:
-    >>> from dockercomms.elsewhere import FirstLook
-    >>> FirstLook([]).waiting
-    ()
 """
 
 from __future__ import annotations

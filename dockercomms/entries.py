@@ -1,15 +1,4 @@
-"""Rows as they are listed: what an entry of the inbox says, and which rows have to be read first.
-
-Example:
-    >>> from datetime import UTC, datetime
-    >>> from dockercomms.entries import Entry
-    >>> seen = datetime(2026, 11, 20, tzinfo=UTC)
-    >>> entry = Entry(
-    ...     me="bob", repo="r/box", key="k", digest=None, tag="k", state="new", first_seen=seen
-    ... )
-    >>> entry.created == seen
-    True
-"""
+"""The entries of an inbox, and the rows that have to be read before they are listed."""
 
 from __future__ import annotations
 

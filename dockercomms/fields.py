@@ -1,11 +1,6 @@
 """Times, counts and versions as they are written in annotations.
 
 `dockercomms.protocol` exports all of it. Source: SPEC.md section 3.
-
-Example:
-    >>> from dockercomms.fields import format_time, parse_time
-    >>> format_time(parse_time("2026-11-20T21:44:40+01:00"))
-    '2026-11-20T20:44:40.000Z'
 """
 
 from __future__ import annotations

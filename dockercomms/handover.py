@@ -6,11 +6,6 @@ what it prints goes where our own talk goes. It runs in a process group of its o
 ours does not reach it, and one that does not end in time is killed with all its children.
 
 Source: SPEC.md section 8.
-
-Example:
-    >>> from dockercomms.handover import parse_command
-    >>> parse_command("unpack --into '/srv/my data' {dir}").words("/in/1a2b3c4d")
-    ('unpack', '--into', '/srv/my data', '/in/1a2b3c4d')
 """
 
 from __future__ import annotations

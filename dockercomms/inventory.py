@@ -2,17 +2,6 @@
 
 Tags are the ground truth (SPEC.md section 5): everything of ours has one. Nothing here remembers
 anything, and nothing that a tag says is believed before the bytes were read.
-
-Example:
-    >>> from dockercomms.inventory import list_tags
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import MEDIA_TYPE_INDEX, Index
-    >>> registry = MemoryRegistry()
-    >>> _ = registry.push_manifest(
-    ...     "team/box", Index().to_bytes(), MEDIA_TYPE_INDEX, tags=("bundle-0123456789ab-7-abcdef",)
-    ... )
-    >>> [tag.about for tag in list_tags(registry, "team/box", "bundle-")]
-    ['0123456789ab']
 """
 
 from __future__ import annotations

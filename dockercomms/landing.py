@@ -5,11 +5,6 @@ lock its maker holds while it lives. So what a killed process or a power failure
 known, and is removed by the next run that gets the lock, in whatever folder it is.
 
 Source: SPEC.md section 8.
-
-Example:
-    >>> from dockercomms.transport.names import numbered
-    >>> [numbered("report.pdf", number) for number in (1, 2, 3)]
-    ['report.pdf', 'report (2).pdf', 'report (3).pdf']
 """
 
 from __future__ import annotations

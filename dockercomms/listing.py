@@ -1,17 +1,4 @@
-"""Messages as a mailbox lists them.
-
-Example:
-    >>> from dockercomms.entries import Entry
-from dockercomms.errors import ProtocolError
-    >>> from dockercomms.listing import inbox_entry
-    >>> from datetime import UTC, datetime
-    >>> seen = datetime(2026, 11, 20, tzinfo=UTC)
-    >>> entry = Entry(
-    ...     me="bob", repo="r/box", key="k", digest=None, tag="k", state="new", first_seen=seen
-    ... )
-    >>> inbox_entry(entry, None).signature_status
-    'unchecked'
-"""
+"""Messages as a mailbox lists them."""
 
 from __future__ import annotations
 

@@ -7,19 +7,24 @@ is trusted without one.
 
 Example:
     >>> import pathlib, tempfile
-    >>> from dockercomms import Mailbox
+    >>> from dockercomms import Mailbox, Policy
+    >>> from dockercomms.mailbox import TrustOptions
     >>> base = pathlib.Path(tempfile.mkdtemp())
     >>> _ = (base / "report.txt").write_text("all is well")
-    >>> box, keys = f"oci-layout:{base}/box", base / "keys"
-    >>> with Mailbox(box, me="alice", keys_folder=keys, state_path=base / "alice.db") as alice:
+    >>> options = {
+    ...     "repo": f"oci-layout:{base}/box",
+    ...     "keys_folder": base / "keys",
+    ...     "trust": TrustOptions(policy=Policy(me=("alice", "bob"))),
+    ... }
+    >>> with Mailbox(me="alice", state_path=base / "alice.db", **options) as alice:
     ...     sent = alice.send([base / "report.txt"], to="bob", title="weekly")
-    >>> with Mailbox(box, me="bob", keys_folder=keys, state_path=base / "bob.db") as bob:
+    >>> with Mailbox(me="bob", state_path=base / "bob.db", **options) as bob:
     ...     [(entry.signer, entry.title) for entry in bob.inbox()]
     ...     (received,) = bob.receive(out=base / "in")
     ...     received.files[0].read_text()
     [('alice', 'weekly')]
     'all is well'
-    >>> with Mailbox(box, me="alice", keys_folder=keys, state_path=base / "alice.db") as alice:
+    >>> with Mailbox(me="alice", state_path=base / "alice.db", **options) as alice:
     ...     [(receipt.signer, receipt.status) for receipt in alice.receipts()]
     [('bob', 'accepted')]
 """

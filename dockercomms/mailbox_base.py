@@ -1,14 +1,6 @@
 """What every part of a mailbox stands on: the store, its owner, the state, the hooks.
 
 `mailbox_outgoing` and `mailbox_incoming` add what it does; `mailbox` puts them together.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.mailbox_base import MailboxBase
-    >>> base = pathlib.Path(tempfile.mkdtemp())
-    >>> with MailboxBase(f"oci-layout:{base}/box", me="bob", state_path=base / "s.db") as opened:
-    ...     opened.me
-    'bob'
 """
 
 from __future__ import annotations

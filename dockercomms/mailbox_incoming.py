@@ -1,11 +1,4 @@
-"""The half of a mailbox that lists, receives, answers and says who signed.
-
-Example:
-    >>> from dockercomms.mailbox import Mailbox
-    >>> from dockercomms.mailbox_incoming import Incoming
-    >>> issubclass(Mailbox, Incoming)
-    True
-"""
+"""The half of a mailbox that lists, receives, answers and says who signed."""
 
 from __future__ import annotations
 

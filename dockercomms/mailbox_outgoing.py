@@ -1,11 +1,4 @@
-"""The half of a mailbox that sends, and hears what became of it.
-
-Example:
-    >>> from dockercomms.mailbox import Mailbox
-    >>> from dockercomms.mailbox_outgoing import Outgoing
-    >>> issubclass(Mailbox, Outgoing)
-    True
-"""
+"""The half of a mailbox that sends, and hears what became of it."""
 
 from __future__ import annotations
 

@@ -1,23 +1,4 @@
-"""What a mailbox does with its repository as a whole: cleaning it, and carrying what it holds.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms import Mailbox
-    >>> from dockercomms.stores import open_store
-    >>> base = pathlib.Path(tempfile.mkdtemp())
-    >>> box, keys = f"oci-layout:{base}/box", base / "keys"
-    >>> with Mailbox(box, me="alice", keys_folder=keys, state_path=base / "alice.db") as alice:
-    ...     sent = alice.send(text="all is well", to="bob")
-    ...     archive = open_store(f"oci-archive:{base}/bob.tar", create=True)
-    ...     [(done.kind, done.status) for done in alice.relay(target=archive, to=["bob"]).run()]
-    ...     archive.registry.close()
-    [('message', 'relayed')]
-    >>> with Mailbox(
-    ...     f"oci-archive:{base}/bob.tar", me="bob", keys_folder=keys, state_path=base / "bob.db"
-    ... ) as bob:
-    ...     [entry.id == sent.id for entry in bob.inbox()]
-    [True]
-"""
+"""What a mailbox does with its repository as a whole: cleaning it, and carrying what it holds."""
 
 from __future__ import annotations
 

@@ -8,14 +8,6 @@ A message that is received waits for the registry about ten times, most of them 
 A message is judged when the one before it is delivered, so that whoever uses an id twice is found
 out; the index is best effort, and nothing waits for it. Threads are started when there is a next
 message, and end with the round.
-
-Example:
-    >>> from dockercomms.overlap import Overlap
-    >>> with Overlap() as overlap:
-    ...     overlap.expect(("the next", lambda: 6 * 7))
-    ...     overlap.delivered()
-    ...     overlap.result("the next", lambda: 0), overlap.result("another", lambda: 0)
-    (42, 0)
 """
 
 from __future__ import annotations
@@ -107,12 +99,7 @@ class Overlap(contextlib.AbstractContextManager["Overlap[Key, T]"], Generic[Key,
 
 
 def with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
-    """Yield each item and the one after it, which is asked for before its turn.
-
-    Example:
-        >>> list(with_next("ab"))
-        [('a', 'b'), ('b', None)]
-    """
+    """Yield each item and the one after it, which is asked for before its turn."""
     following = iter(items)
     item = next(following, None)
     while item is not None:

@@ -2,16 +2,6 @@
 
 Keys and the trust file are read when they are first needed. The key is made on first use, which is
 said by a notice.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.owner import Owner, SigningOptions, TrustOptions
-    >>> base = pathlib.Path(tempfile.mkdtemp())
-    >>> owner = Owner("alice", keys=base / "keys", trust=TrustOptions(file=base / "trust.toml"))
-    >>> owner.names, owner.trust().own_key is None
-    (('alice',), True)
-    >>> owner.signer().signed_by.kind, owner.trust().own_key is None
-    ('key', False)
 """
 
 from __future__ import annotations

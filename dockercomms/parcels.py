@@ -1,11 +1,4 @@
-"""What is carried in one piece, and what becomes of it.
-
-Example:
-    >>> from dockercomms.oci.model import digest_of
-    >>> from dockercomms.parcels import Parcel
-    >>> list(Parcel(digest_of(b"a message"), None).manifests())
-    []
-"""
+"""What is carried in one piece, and what becomes of it."""
 
 from __future__ import annotations
 

@@ -2,15 +2,6 @@
 
 `native` is the switch: with it off, only calls that every system has are used, so that the
 fallbacks can be tested on any machine.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.platforms import rename_new
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> _ = (folder / "a").write_text("x")
-    >>> rename_new(folder / "a", folder / "b")
-    >>> (folder / "b").read_text()
-    'x'
 """
 
 from __future__ import annotations
@@ -128,11 +119,6 @@ class Clocks:
     """What this machine's clock shows, and the registry's, where it tells its own.
 
     Source: SPEC.md section 3.7.
-
-    Example:
-        >>> clocks = Clocks(datetime(2027, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
-        >>> clocks.agree(lambda now: now.year > 2025), clocks.agree(lambda now: now.year > 2026)
-        (True, None)
     """
 
     own: datetime

@@ -7,11 +7,6 @@
    and only if the pass was complete.
 
 Source: SPEC.md section 7.
-
-Example:
-    >>> from dockercomms.polling import PollResult
-    >>> PollResult(complete=True).errors
-    ()
 """
 
 from __future__ import annotations

@@ -3,11 +3,6 @@
 
 Every value that travels is defined here and nowhere else. `MessageHeader` and the annotations of
 a message are each other's inverse.
-
-Example:
-    >>> from dockercomms.protocol import recipient_tag
-    >>> recipient_tag("bob@example.com")
-    'bvs61fohi1cmosc8le2hrdkhu3'
 """
 
 from __future__ import annotations

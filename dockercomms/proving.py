@@ -1,22 +1,4 @@
-"""Proving what we sign ourselves, before anybody else sees it: by our own verifier.
-
-Example:
-    >>> import datetime
-    >>> from dockercomms.manifest import ManifestBuilder, parse_receipt
-    >>> from dockercomms.oci.model import Descriptor
-    >>> from dockercomms.proving import prove_own_receipt
-    >>> from dockercomms.trust.keys import PrivateKey
-    >>> from dockercomms.trust.signing import KeySigner
-    >>> message = Descriptor.of(b"{}", "application/vnd.oci.image.manifest.v1+json")
-    >>> data, _ = ManifestBuilder.receipt({
-    ...     "dockercomms.version": "1.1", "dockercomms.receipt.for": message.digest,
-    ...     "dockercomms.receipt.status": "accepted", "dockercomms.sender": "alice",
-    ...     "dockercomms.recipient": "bob", "dockercomms.message.id": "m-1",
-    ...     "dockercomms.created_at": "2026-11-20T12:00:00.000Z",
-    ... }, subject=message).build()
-    >>> receipt, signer = parse_receipt(data), KeySigner(PrivateKey.generate())
-    >>> prove_own_receipt(receipt, signer.sign_receipt(receipt), signer.signed_by)
-"""
+"""Proving what we sign ourselves, before anybody else sees it: by our own verifier."""
 
 from __future__ import annotations
 

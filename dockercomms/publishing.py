@@ -4,24 +4,6 @@ Nothing here decides what is published; `sending` and `receipts` do. Publication
 manifest with its tag; whatever comes after it is best effort and never makes it undone.
 
 Source: SPEC.md sections 5 and 6.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from datetime import date
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.platforms import SystemClock
-    >>> from dockercomms.publishing import Publisher
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     registry = MemoryRegistry()
-    ...     publisher = Publisher(
-    ...         registry=registry, repository="team/box", repo="r.example/team/box",
-    ...         state=state, clock=SystemClock(),
-    ...     )
-    ...     publisher.ensure_config()
-    ...     _ = publisher.ensure_anchor("bvs61fohi1cmosc8le2hrdkhu3", date(2026, 11, 20))
-    ...     list(registry.tags("team/box"))
-    ['inbox-bvs61fohi1cmosc8le2hrdkhu3-20261120']
 """
 
 from __future__ import annotations

@@ -2,12 +2,6 @@
 
 Refused for good is only what was read and proven to be the candidate's own bytes; whatever a fault
 on the way could explain is held, and tried again. Source: SPEC.md section 7.
-
-Example:
-    >>> from datetime import UTC, datetime
-    >>> from dockercomms.reading import retry_time
-    >>> retry_time(datetime(2026, 11, 20, tzinfo=UTC), tries=0).isoformat()
-    '2026-11-20T00:01:00+00:00'
 """
 
 from __future__ import annotations

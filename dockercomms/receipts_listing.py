@@ -5,19 +5,6 @@ receipt is its writer's claim; it counts as proof if its signature satisfies the
 message's recipient.
 
 Source: SPEC.md section 10.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.platforms import SystemClock
-    >>> from dockercomms.receipts_listing import list_receipts
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     list_receipts(
-    ...         MemoryRegistry(), "team/box", repo="r.example/team/box", me="alice", state=state,
-    ...         clock=SystemClock(),
-    ...     )
-    []
 """
 
 from __future__ import annotations

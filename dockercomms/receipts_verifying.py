@@ -1,14 +1,6 @@
 """What the bundle of a receipt proves: that the message's recipient, and nobody else, wrote it.
 
 Source: SPEC.md section 10.
-
-Example:
-    >>> from dockercomms.platforms import SystemClock
-    >>> from dockercomms.receipts_verifying import ReceiptVerifier
-    >>> from dockercomms.trusting import Trust
-    >>> verifier = ReceiptVerifier(
-    ...     repo="r.example/box", clock=SystemClock(), trust=Trust(me=("alice",))
-    ... )
 """
 
 from __future__ import annotations

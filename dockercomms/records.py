@@ -4,15 +4,6 @@ A program that starts for one message makes two hundred of these classes, most o
 uses. The standard decorator compiles six functions for a frozen one; here one is compiled, the
 constructor, and the rest is the same for all. What comes out behaves alike: `fields`, `replace`,
 `astuple`, pickling and errors included. Figures: spec/decisions/016-dataclasses.md.
-
-Example:
-    >>> from dockercomms.records import dataclass
-    >>> @dataclass(frozen=True, slots=True)
-    ... class Point:
-    ...     x: int
-    ...     y: int = 0
-    >>> Point(1), Point(1) == Point(1, 0)
-    (Point(x=1, y=0), True)
 """
 
 from __future__ import annotations

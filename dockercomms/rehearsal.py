@@ -1,15 +1,4 @@
-"""A registry to rehearse on: it answers like another one and keeps nothing.
-
-Example:
-    >>> import io
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES
-    >>> from dockercomms.rehearsal import Rehearsal
-    >>> real = MemoryRegistry()
-    >>> _ = Rehearsal(real).push_blob("a/b", EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES))
-    >>> list(real.repositories())
-    []
-"""
+"""A registry to rehearse on: it answers like another one and keeps nothing."""
 
 from __future__ import annotations
 

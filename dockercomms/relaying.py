@@ -5,22 +5,6 @@ tags are drawn anew, so that receivers who look at what is new find what is a we
 may be a registry, a layout folder or an archive.
 
 Source: SPEC.md section 13.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.platforms import SystemClock
-    >>> from dockercomms.relaying import Relay
-    >>> from dockercomms.state import State
-    >>> from dockercomms.stores import Store
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     relay = Relay(
-    ...         source=Store(MemoryRegistry(), "a", "q.example/a"),
-    ...         target=Store(MemoryRegistry(), "b", "r.example/b"), state=state,
-    ...         clock=SystemClock(),
-    ...     )
-    ...     list(relay.run()), relay.totals.messages
-    ([], 0)
 """
 
 from __future__ import annotations

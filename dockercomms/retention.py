@@ -1,11 +1,6 @@
 """What to do where a registry does not let its users delete: each has a way of its own.
 
 What a registry can do is always found out by asking it; its name only chooses the words.
-
-Example:
-    >>> from dockercomms.retention import advice_for
-    >>> "lifecycle" in advice_for("123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/mail")
-    True
 """
 
 from __future__ import annotations

@@ -1,11 +1,6 @@
 """One round of receiving: put right what a crash left, look, and receive one after another.
 
 Somebody with several names has several inboxes in a repository; a round goes over all of them.
-
-Example:
-    >>> from dockercomms.rounds import MAX_FAILURES
-    >>> MAX_FAILURES
-    9
 """
 
 from __future__ import annotations

@@ -1,16 +1,4 @@
-"""Tags by their prefix, listed from the first mark that will do.
-
-Example:
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import MEDIA_TYPE_INDEX, Index
-    >>> from dockercomms.seeking import seek_tags
-    >>> registry = MemoryRegistry()
-    >>> _ = registry.push_manifest(
-    ...     "team/box", Index().to_bytes(), MEDIA_TYPE_INDEX, tags=("a", "b-1", "b-2", "c")
-    ... )
-    >>> list(seek_tags(registry, "team/box", "b-", start_after=["b"]))
-    ['b-1', 'b-2']
-"""
+"""Tags by their prefix, listed from the first mark that will do."""
 
 from __future__ import annotations
 

@@ -1,15 +1,4 @@
-"""From a repository, or an object in it, as people write it to a store that is ready to be used.
-
-Example:
-    >>> from dockercomms.stores import parse_place, parse_repo
-    >>> parse_repo("oci://registry.example:5000/team/box").repo
-    'registry.example:5000/team/box'
-    >>> parse_place("registry.example/team/box:v1").tag
-    'v1'
-    >>> parse_repo("team/box")
-    Traceback (most recent call last):
-    dockercomms.errors.UsageError: 'team/box': no registry host before the first /
-"""
+"""From a repository, or an object in it, as people write it to a store that is ready to be used."""
 
 from __future__ import annotations
 

@@ -2,13 +2,6 @@
 
 The builders and `parse_tag` are each other's inverse. `dockercomms.protocol` exports all of it.
 Source: SPEC.md section 5.
-
-Example:
-    >>> from dockercomms.tags import parse_tag, recipient_tag
-    >>> recipient_tag("bob@example.com")
-    'bvs61fohi1cmosc8le2hrdkhu3'
-    >>> parse_tag("inbox-bvs61fohi1cmosc8le2hrdkhu3-20261120").kind
-    'anchor'
 """
 
 from __future__ import annotations

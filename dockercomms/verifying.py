@@ -9,11 +9,6 @@
 
 Nothing is written to disk before this was passed, but what is remembered of it. Source: SPEC.md
 sections 7 to 9.
-
-Example:
-    >>> from dockercomms.verifying import HELD_UNSIGNED, POLICY_KINDS
-    >>> HELD_UNSIGNED in POLICY_KINDS
-    True
 """
 
 from __future__ import annotations

@@ -13,12 +13,6 @@ a message, and again only if the watch was killed before it had written down how
 once, never at most once.
 
 Source: SPEC.md sections 7.1 and 8.
-
-Example:
-    >>> from dockercomms.watching import Pace
-    >>> from dockercomms.platforms import SystemClock
-    >>> 0 <= Pace(30, SystemClock()).after(found=False) <= 30
-    True
 """
 
 from __future__ import annotations

@@ -1,15 +1,6 @@
 """Ctrl-C held back for the moment between a thing that is done and the line that says so.
 
 Whoever is told "interrupted, run it again" about a message that is published sends it twice.
-
-Example:
-    >>> import signal
-    >>> from dockercomms.cli.interrupts import Interrupts
-    >>> interrupts = Interrupts()
-    >>> interrupts.hold()
-    >>> signal.raise_signal(signal.SIGINT)
-    >>> interrupts.release()
-    True
 """
 
 from __future__ import annotations

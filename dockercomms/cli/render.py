@@ -2,12 +2,6 @@ r"""What is written to the terminal: the only place that does.
 
 Data goes to standard output, talk to standard error. Text that somebody else chose passes through
 `visible` first. Importing this module is cheap: `dockercomms --version` needs it.
-
-Example:
-    >>> visible("report\x1b[2J.txt")
-    'report\\x1b[2J.txt'
-    >>> human_bytes(1_536_000)
-    '1.5 MiB'
 """
 
 from __future__ import annotations

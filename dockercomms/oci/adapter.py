@@ -2,11 +2,6 @@
 
 Time limits hold on everything, and each host has TLS settings of its own. Both classes are made on
 first use, because requests is loaded only then.
-
-Example:
-    >>> from dockercomms.oci.adapter import adapter_class
-    >>> adapter_class().__name__
-    'PatientAdapter'
 """
 
 from __future__ import annotations

@@ -4,15 +4,6 @@ Nothing is ever written by a name that an archive holds. Whatever it claims cost
 than one window, one extension and one piece; whatever it unpacks to is counted.
 
 Sources: image-spec v1.1.1, layer.md; POSIX.1-2017, pax; RFC 1952; RFC 8878.
-
-Example:
-    >>> import io, tarfile
-    >>> made = io.BytesIO()
-    >>> with tarfile.open(fileobj=made, mode="w") as tar:
-    ...     tar.addfile(tarfile.TarInfo("bin/empty"))
-    >>> archive = open_archive(io.BytesIO(made.getvalue()), "application/x-tar")
-    >>> [member.name for member in archive]
-    ['bin/empty']
 """
 
 from __future__ import annotations

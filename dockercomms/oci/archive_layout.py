@@ -2,19 +2,6 @@
 
 It is read in place. What is written waits beside it until `close`, which puts the whole new tar in
 the place of the old one; see `oci.archive_files`.
-
-Example:
-    >>> import io, pathlib, tempfile
-    >>> from dockercomms.oci.archive_layout import ArchiveRegistry
-    >>> from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES
-    >>> file = pathlib.Path(tempfile.mkdtemp()) / "box.tar"
-    >>> archive = ArchiveRegistry(file, create=True)
-    >>> _ = archive.push_blob("", EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES))
-    >>> file.exists()
-    False
-    >>> archive.close()
-    >>> ArchiveRegistry(file).resolve_blob("", EMPTY_CONFIG.digest).size
-    2
 """
 
 from __future__ import annotations

@@ -21,11 +21,6 @@ What the sender has to see to, because it cannot be seen here:
   raises `NetworkError` where none comes. It may retry as its policy says.
 * No request or answer of it is logged with headers, query or body.
 
-Example:
-    >>> from dockercomms.oci.auth import Scope
-    >>> str(Scope.pull("team/box") | Scope.push("team/box"))
-    'repository:team/box:pull,push'
-
 Sources: distribution's "Token Authentication Specification"; RFC 9110 section 11.
 """
 

@@ -3,15 +3,6 @@
 Content under a digest never changes, so it is kept while there is room. What a tag points at does
 change: it is kept for as long as the caller says, and not at all unless the caller says so. Lists,
 which is how an inbox is polled, and errors are never kept.
-
-Example:
-    >>> import io
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES
-    >>> registry = CachedRegistry(MemoryRegistry())
-    >>> _ = registry.push_blob("a/b", EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES))
-    >>> registry.resolve_blob("a/b", EMPTY_CONFIG.digest).size
-    2
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""What a cache remembers, and how many that ask at once make one request.
-
-Example:
-    >>> flights = Flights()
-    >>> flights.once("key", lambda: "result")
-    'result'
-"""
+"""What a cache remembers, and how many that ask at once make one request."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""What a registry asks for in a 401: the challenges of its `WWW-Authenticate` headers.
-
-Example:
-    >>> from dockercomms.oci.challenge import parse_challenges
-    >>> header = 'Bearer realm="https://auth.example/token",service=r, Basic realm="r"'
-    >>> [(one.scheme, one.get("service")) for one in parse_challenges([header])]
-    [('bearer', 'r'), ('basic', '')]
-"""
+"""What a registry asks for in a 401: the challenges of its `WWW-Authenticate` headers."""
 
 from __future__ import annotations
 

@@ -1,13 +1,4 @@
-"""The reader that checks what it reads: every foreign stream is read through it.
-
-Example:
-    >>> import io
-    >>> from dockercomms.oci.checked import VerifyingReader
-    >>> from dockercomms.oci.model import Descriptor
-    >>> reader = VerifyingReader(io.BytesIO(b"abc"), Descriptor.of(b"abc", "text/plain"))
-    >>> reader.read()
-    b'abc'
-"""
+"""The reader that checks what it reads: every foreign stream is read through it."""
 
 from __future__ import annotations
 

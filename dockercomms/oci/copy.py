@@ -3,16 +3,6 @@
 The parts: `oci.location` (where), `oci.ensure` (one object), `oci.trees` (what a copy has to move)
 and `oci.copying` (moving it). All of them take any store: a registry, a layout, memory, and any two
 of those.
-
-Example:
-    >>> from dockercomms.oci.copy import Location, copy_manifest, push_index
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import Index
-    >>> store = MemoryRegistry()
-    >>> pushed = push_index(Location(store, "team/box", tag="v1"), Index())
-    >>> copied = copy_manifest(Location(store, "team/box", tag="v1"), Location(store, "other/box"))
-    >>> copied == pushed
-    True
 """
 
 from __future__ import annotations

@@ -3,16 +3,6 @@
 Whatever breaks leaves the target without the tag, and what has arrived is not sent again by the
 next run. The order also holds for registries that take a manifest whose blobs are missing (ggcr,
 measured), and nobody who watches the tag sees a message before its signatures.
-
-Example:
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES, Index
-    >>> one, other = MemoryRegistry(), MemoryRegistry()
-    >>> index = Index().to_bytes()
-    >>> _ = one.push_manifest("a/b", index, "application/vnd.oci.image.index.v1+json", tags=("v1",))
-    >>> copied = copy_manifest(Location(one, "a/b", tag="v1"), Location(other, "c/d", tag="v2"))
-    >>> other.resolve_tag("c/d", "v2").digest == copied.digest
-    True
 """
 
 from __future__ import annotations

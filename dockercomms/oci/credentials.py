@@ -1,15 +1,5 @@
 """Logins as docker and podman keep them: configuration files and credential programs.
 
-Example:
-    >>> from dockercomms.oci.credentials import DockerConfig
-    >>> config = DockerConfig.load(
-    ...     {"DOCKER_AUTH_CONFIG": '{"auths": {"registry.example": {"auth": "dTpw"}}}'}
-    ... )
-    >>> config.entry("registry.example", "team/box")
-    Credentials(username='u', source='DOCKER_AUTH_CONFIG')
-    >>> config.entry("other.example") is None
-    True
-
 Sources: the manual pages docker-login, containers-auth.json(5), and the protocol of
 docker-credential-helpers.
 """

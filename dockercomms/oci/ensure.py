@@ -1,19 +1,6 @@
 """One object at a time: look it up, make sure of a blob, copy a blob, take its bytes.
 
 What is there already is not sent again, and nothing is sent that was not read and checked.
-
-Example:
-    >>> import io
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import digest_of
-    >>> box = Location(MemoryRegistry(), "team/box", digest=digest_of(b"hello"))
-    >>> lookup(box, kind="blob") is None
-    True
-    >>> ensure_blob(box, 5, lambda: io.BytesIO(b"hello")).size
-    5
-    >>> with lookup(box, kind="blob") as reader:
-    ...     reader.read()
-    b'hello'
 """
 
 from __future__ import annotations

@@ -2,11 +2,6 @@
 
 No HTTP library is needed here: `Session` sends, and what stands above it knows only the `Sender`
 protocol.
-
-Example:
-    >>> from dockercomms.oci.exchange import redact_url
-    >>> redact_url("https://user@registry.example/v2/x/blobs/uploads/1?_state=secret")
-    'https://registry.example/v2/x/blobs/uploads/1'
 """
 
 from __future__ import annotations
@@ -62,13 +57,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a registry.
-
-    Example:
-        >>> from dockercomms.oci.scope import Scope
-        >>> Request(method="GET", url="/v2/", scope=Scope.pull("a/b")).method
-        'GET'
-    """
+    """What is asked of a registry."""
 
     method: str
     url: str

@@ -2,10 +2,6 @@
 
 What is found goes to a temporary, and is handed over when the whole layer has been read and its
 digest proven. Names in an archive are compared, never used.
-
-Example:
-    >>> FileQuery.of("bin/tool").rank("./bin/tool"), FileQuery.of("tool").rank("opt/tool")
-    ('exact', 'name')
 """
 
 from __future__ import annotations

@@ -4,11 +4,6 @@
 It is found by its name, so that no HTTP library is imported before it is used; a test walks the
 libraries' exceptions and fails on one that the table does not have. oras has one exception of its
 own, which it raises nowhere (0.2.43; a test holds that).
-
-Example:
-    >>> from dockercomms.oci.failures import error_from_exception
-    >>> error_from_exception(ConnectionRefusedError(111, "x"), "GET http://h/v2/").message
-    'GET http://h/v2/: connection refused'
 """
 
 from __future__ import annotations

@@ -2,11 +2,6 @@
 
 Sources: OCI distribution-spec v1.1.1 ("Pushing a blob in chunks", "Listing Tags"); RFC 9110
 sections 6.6.1, 10.2.2, 10.2.3 and 14.4; RFC 8288.
-
-Example:
-    >>> from dockercomms.oci.headers import upload_offset
-    >>> upload_offset("0-99")
-    100
 """
 
 from __future__ import annotations

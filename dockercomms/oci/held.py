@@ -2,12 +2,6 @@
 
 A third of the time of a push went into hashing what had just been hashed (measured). Everything
 else that is pushed is checked while it is read (see `pushing.CheckedSource`).
-
-Example:
-    >>> from dockercomms.oci.held import HeldBlob
-    >>> blob = HeldBlob(memoryview(b"abcdef"))
-    >>> b"".join(blob.blocks(2, 5)), blob().read(4)
-    (b'cde', b'abcd')
 """
 
 from __future__ import annotations

@@ -1,11 +1,6 @@
 """`HTTPRegistry`: the registry interface over HTTP, for one host.
 
 Nothing is connected, and requests is not imported, before the first request.
-
-Example:
-    >>> from dockercomms.oci.http_registry import HTTPRegistry
-    >>> HTTPRegistry("docker.io").endpoint.base_url
-    'https://registry-1.docker.io'
 """
 
 from __future__ import annotations

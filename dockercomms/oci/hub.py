@@ -3,10 +3,6 @@
 Those who pull from the Hub a lot put a pull-through cache between: what is read and listed comes
 from there, what is written and deleted goes to the Hub itself, and so does every question that
 decides about a write. Credentials for the proxy are those of the proxy's own host.
-
-Example:
-    >>> HubProxy.parse("http://cache.example:5000")
-    HubProxy(host='cache.example:5000', plain_http=True)
 """
 
 from __future__ import annotations

@@ -2,10 +2,6 @@
 
 Sources: image-spec v1.1.1, manifest.md, image-index.md, config.md; for the retired artifact
 manifest, image-spec v1.1.0-rc2, artifact.md.
-
-Example:
-    >>> parse_image_config(b'{"os":"linux","architecture":"amd64"}').platform
-    Platform(os='linux', architecture='amd64', variant='', os_version='', os_features=())
 """
 
 from __future__ import annotations

@@ -12,17 +12,6 @@ subject, once in a process.
 
 The lock is this package's own: another tool that writes into the layout at the same moment knows
 nothing of it, and the later `index.json` of the two stays.
-
-Example:
-    >>> import io, pathlib, tempfile
-    >>> from dockercomms.oci.layout import LayoutRegistry
-    >>> from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES
-    >>> layout = LayoutRegistry(pathlib.Path(tempfile.mkdtemp()) / "box", create=True)
-    >>> layout.exists()
-    False
-    >>> _ = layout.push_blob("", EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES))
-    >>> layout.exists(), layout.resolve_blob("", EMPTY_CONFIG.digest).size
-    (True, 2)
 """
 
 # The interface names the repository in each call; a layout has but one.

@@ -13,14 +13,6 @@ the lines have grown to a part of it, and when the layout is closed.
 Each line says what holds from then on, so that an `index.json` that has it already stays as it is:
 a crash between the new `index.json` and the end of this file does no harm, and neither does another
 tool that writes `index.json`. A line that a crash cut off is none, and is overwritten.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.oci.layout_changes import ChangesFile
-    >>> changes = ChangesFile(pathlib.Path(tempfile.mkdtemp()) / "changes")
-    >>> read = changes.append([{"untag": "v1"}], changes.read())
-    >>> changes.read().changes
-    ({'untag': 'v1'},)
 """
 
 from __future__ import annotations

@@ -11,13 +11,6 @@ says which manifests need not be read to answer "what refers to X": the answer i
 the manifests, never from entries.
 
 Source: image-spec v1.1.1, image-layout.md, "index.json file".
-
-Example:
-    >>> from dockercomms.oci.layout_index import EMPTY_INDEX
-    >>> from dockercomms.oci.model import Descriptor, MEDIA_TYPE_MANIFEST
-    >>> manifest = Descriptor.of(b"{}", MEDIA_TYPE_MANIFEST)
-    >>> EMPTY_INDEX.with_manifest(manifest, ("v1",)).tags()
-    ['v1']
 """
 
 from __future__ import annotations

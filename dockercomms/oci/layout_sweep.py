@@ -6,14 +6,6 @@ long. Whoever finds an old blob there and refers to it a moment later gets the s
 blob", as at a registry, and sends it again.
 
 Source: image-spec v1.1.1, image-layout.md.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.oci.layout import LayoutRegistry
-    >>> layout = LayoutRegistry(pathlib.Path(tempfile.mkdtemp()) / "box", create=True)
-    >>> _ = layout.upload("").cancel()
-    >>> sweep_layout(layout)
-    Swept(blobs=0, bytes=0)
 """
 
 from __future__ import annotations

@@ -3,12 +3,6 @@
 A `Reference` says it in words; a `Location` also holds the store that is spoken to, so that the
 functions of `oci.copy` work between registries, layouts and memory in any combination. The store
 has to be open as long as the location is used, and is closed by whoever made it.
-
-Example:
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> box = Location(MemoryRegistry(), "team/box", tag="v1")
-    >>> str(box)
-    'team/box:v1'
 """
 
 from __future__ import annotations

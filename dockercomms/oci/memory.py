@@ -2,15 +2,6 @@
 
 It does what distribution-spec v1.1.1 asks, with distribution's checks: a manifest's config, layers
 and children must be there before it, its subject need not.
-
-Example:
-    >>> import io
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES
-    >>> registry = MemoryRegistry()
-    >>> _ = registry.push_blob("a/b", EMPTY_CONFIG, lambda: io.BytesIO(EMPTY_CONFIG_BYTES))
-    >>> registry.resolve_blob("a/b", EMPTY_CONFIG.digest).size
-    2
 """
 
 from __future__ import annotations

@@ -5,13 +5,6 @@ and tries, uploads and downloads that go on where they broke off, and digests pr
 read. What fails raises an error of `dockercomms.errors` instead of `ValueError`.
 
 Source: oras-py 0.2.43, `oras/provider.py`; docs/oras.md says what differs.
-
-Example:
-    >>> from dockercomms.oci.oras import Registry
-    >>> registry = Registry("registry.example")
-    >>> registry.get_container("team/tool:v1").uri
-    'registry.example/team/tool:v1'
-    >>> registry.close()
 """
 
 from __future__ import annotations

@@ -3,11 +3,6 @@
 A limit on silence alone lets one byte a second hold a receive for ever. So a body that is slower
 than `LEAST_BYTES_PER_SECOND` for `PACE_SECONDS` ends with an error, and so does a head that takes
 longer than `HEAD_SECONDS` from its first byte to its last.
-
-Example:
-    >>> from dockercomms.oci.pace import Patience
-    >>> Patience(timeout=60.0).window
-    60.0
 """
 
 from __future__ import annotations

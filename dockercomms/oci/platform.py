@@ -2,13 +2,6 @@
 
 The parts: `oci.selection` (index to manifest), `oci.inspection` (look at it) and `oci.synthesis`
 (make an index). All of them take any `Reader`: a registry, a layout, memory.
-
-Example:
-    >>> from dockercomms.oci.model import Index, Platform
-    >>> from dockercomms.oci.platform import select
-    >>> select(Index(), Platform("linux", "amd64"))
-    Traceback (most recent call last):
-    dockercomms.errors.PlatformNotFound: index: no entry for linux/amd64; it has no entries
 """
 
 from __future__ import annotations

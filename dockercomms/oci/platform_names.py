@@ -3,13 +3,6 @@
 They are Go's names (GOOS, GOARCH); people, kernels and other tools write `x86_64`, `aarch64` or
 `armhf`. Sources: image-spec v1.1.1, image-index.md, "Image Index Property Descriptions" (the table
 of variants); Go's `go tool dist list`.
-
-Example:
-    >>> from dockercomms.oci.platform_names import normalize_names, split_names
-    >>> split_names("linux/x86_64")
-    ('linux', 'amd64', '')
-    >>> normalize_names("linux", "aarch64", "")
-    ('linux', 'arm64', 'v8')
 """
 
 from __future__ import annotations

@@ -4,11 +4,6 @@ HTTPS_PROXY, HTTP_PROXY and ALL_PROXY are read in both spellings (the lower-case
 where none is set the system's settings on macOS and Windows. NO_PROXY is read as Go's programs
 read it: docker, crane and oras then take the same way as dockercomms.
 
-Example:
-    >>> from dockercomms.oci.proxies import is_exempt
-    >>> is_exempt("10.0.0.0/8, .corp.example:5000", "mirror.corp.example", 5000)
-    True
-
 Source: golang.org/x/net v0.40.0, http/httpproxy, "Config.NoProxy".
 """
 

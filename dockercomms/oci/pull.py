@@ -1,12 +1,4 @@
-r"""Artifacts to memory or to a folder, and pullers: things that get one file by a reference.
-
-Example:
-    >>> import io
-    >>> out = io.BytesIO()
-    >>> noop_puller()("registry.example/tool:v1", out)
-    >>> out.getvalue()
-    b'#!/bin/sh\n'
-"""
+r"""Artifacts to memory or to a folder, and pullers: things that get one file by a reference."""
 
 from __future__ import annotations
 

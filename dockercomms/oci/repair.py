@@ -2,16 +2,6 @@
 
 They were collected meanwhile, or somebody else writes the same blob this moment: distribution 2.8
 and 3.1 deny it while they do (measured).
-
-Example:
-    >>> from dockercomms.errors import ManifestBlobUnknown
-    >>> there = []
-    >>> def put():
-    ...     if not there:
-    ...         raise ManifestBlobUnknown("sha256:1234")
-    ...     return "done"
-    >>> put_or_repair(put, lambda: there.append("sha256:1234"))
-    'done'
 """
 
 from __future__ import annotations

@@ -456,10 +456,6 @@ class RateLimiter:
         rate: Requests per second in the long run.
         burst: Requests that may follow each other at once.
         clock: The time and the waiting.
-
-    Example:
-        >>> from dockercomms.oci.retry import RateLimiter
-        >>> RateLimiter(5, 300).acquire()
     """
 
     def __init__(self, rate: float, burst: int, *, clock: Clock | None = None) -> None:

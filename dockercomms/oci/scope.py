@@ -1,12 +1,5 @@
 """What a token is good for: actions on repositories, in the registries' own notation.
 
-Example:
-    >>> from dockercomms.oci.scope import Scope
-    >>> str(Scope.mount("team/box", "team/base"))
-    'repository:team/base:pull repository:team/box:pull,push'
-    >>> Scope.push("team/box").covers(Scope.pull("team/box"))
-    True
-
 Source: distribution's "Token Scope Documentation".
 """
 

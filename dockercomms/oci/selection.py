@@ -2,14 +2,6 @@
 
 Attestations, which BuildKit puts into an index beside the images, are never chosen.
 Sources: image-spec v1.1.1, image-index.md; BuildKit's "Image attestation storage".
-
-Example:
-    >>> from dockercomms.oci.model import Descriptor, Index, Platform
-    >>> from dataclasses import replace
-    >>> image = Descriptor.of(b"{}", "application/vnd.oci.image.manifest.v1+json")
-    >>> index = Index(manifests=(replace(image, platform=Platform("linux", "arm64")),))
-    >>> select(index, Platform.parse("linux/aarch64/v8")).digest == image.digest
-    True
 """
 
 from __future__ import annotations

@@ -6,11 +6,6 @@ programs that were written for oras-py the same core.
 What holds for every exchange: a registry's credentials go to its own origin and to the realm that
 it names, never along a redirect or a `Location`; redirects are followed only where a request says
 so; nothing is without a time limit; cookies and `~/.netrc` are unused.
-
-Example:
-    >>> from dockercomms.oci.session import Endpoint
-    >>> Endpoint(host="localhost:5000").base_url
-    'http://localhost:5000'
 """
 
 from __future__ import annotations

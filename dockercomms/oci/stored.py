@@ -3,11 +3,6 @@
 A store takes a manifest as registries do, and registries are lenient: Go's decoder lets the last of
 two equal keys win and ignores what it does not know. So this is not the strict parser of
 `oci.model`, which every reader of a message uses; it only finds what a manifest refers to.
-
-Example:
-    >>> from dockercomms.oci.stored import read_facts
-    >>> read_facts(b'{"schemaVersion":2,"artifactType":"text/plain"}', "a/b").artifact_type
-    'text/plain'
 """
 
 from __future__ import annotations

@@ -2,11 +2,6 @@
 
 Registries and clients parse the same bytes with different parsers; what those disagree about is
 refused here, so that nobody can show two contents in one manifest.
-
-Example:
-    >>> from dockercomms.oci.strict_json import canonical_json, parse_json
-    >>> parse_json(canonical_json({"a": ["<"]}))
-    {'a': ['<']}
 """
 
 from __future__ import annotations

@@ -2,10 +2,6 @@
 
 Docker's official images are built from such indexes. Each entry says for which of their
 architectures it is, and where its content can be fetched.
-
-Example:
-    >>> bashbrew_arch(Platform.parse("linux/arm64").normalized())
-    'arm64v8'
 """
 
 from __future__ import annotations

@@ -9,11 +9,6 @@ Certificates are judged alike on every Python, as curl and Go's programs judge t
 authority that leaves out key identifiers are taken (Python 3.13 refuses them), and a certificate
 that is trusted by name need not be the last of its chain (before 3.13 Python wanted that).
 Sources: docker's and podman's documentation of `certs.d`; "What's New in Python 3.13", ssl.
-
-Example:
-    >>> from dockercomms.oci.tls import certificate_folders
-    >>> [str(folder) for folder in certificate_folders({"HOME": "/h"})][0]
-    '/h/.config/containers/certs.d'
 """
 
 from __future__ import annotations

@@ -1,11 +1,4 @@
-"""Bytes in and out of one HTTP exchange: requests' response as a `Response`, a body as its stream.
-
-Example:
-    >>> from dockercomms.oci.exchange import Body
-    >>> from dockercomms.oci.wire import open_body
-    >>> len(open_body(Body(3, lambda: iter([b"ab", b"c"]))))
-    3
-"""
+"""Bytes of one HTTP exchange: a `Response` of a response of requests, and a body as a stream."""
 
 from __future__ import annotations
 

@@ -2,13 +2,6 @@
 
 Each module of rows exports `SCHEMA`, the statements that make its tables, and a class over the
 `Database`; `State` puts them together.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.inbox.delivering("bob@example.com")
-    ()
 """
 
 from __future__ import annotations

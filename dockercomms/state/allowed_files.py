@@ -1,14 +1,6 @@
 """The project files that the user allowed to name a repository, each by the digest of its content.
 
 A file that is changed by as much as one byte has to be allowed anew, as direnv has it.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state.allowed_files import AllowedFiles
-    >>> files = AllowedFiles(pathlib.Path(tempfile.mkdtemp()) / "allowed")
-    >>> files.allow(pathlib.Path("/src/app/.dockercomms.toml"), b"repo = 'r.example/x'")
-    >>> files.allows(pathlib.Path("/src/app/.dockercomms.toml"), b"repo = 'evil.example/x'")
-    False
 """
 
 from __future__ import annotations

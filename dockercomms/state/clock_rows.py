@@ -5,18 +5,6 @@ later run has seen one that is at least a day later, and the clocks have to agre
 the widest gap that was ever seen between two clocks is taken off it.
 
 Source: SPEC.md section 7.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from datetime import UTC, datetime
-    >>> from dockercomms.platforms import Clocks
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     for day in (1, 2, 3):
-    ...         print(state.clocks.settle(Clocks(datetime(2026, 11, day, tzinfo=UTC))))
-    None
-    2026-11-01 00:00:00+00:00
-    2026-11-02 00:00:00+00:00
 """
 
 from __future__ import annotations

@@ -1,15 +1,4 @@
-"""One SQLite file: opened when first used, durable at every commit, safe to share.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state.database import Database
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.db"
-    >>> with Database(path, schema=("CREATE TABLE IF NOT EXISTS t (x INTEGER)",)) as database:
-    ...     with database.transaction() as connection:
-    ...         _ = connection.execute("INSERT INTO t VALUES (7)")
-    ...     database.row("SELECT x FROM t")["x"]
-    7
-"""
+"""One SQLite file: opened when first used, durable at every commit, safe to share."""
 
 from __future__ import annotations
 

@@ -1,14 +1,4 @@
-"""Objects at which a defect of dockercomms was met, so that each run does not fail anew for them.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from datetime import UTC, datetime
-    >>> from dockercomms.state import State
-    >>> now = datetime(2026, 11, 20, tzinfo=UTC)
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     [state.defects.add("r.example/box", "sha256:1", now=now) for _ in range(2)]
-    [True, False]
-"""
+"""Rows of objects at which a defect of dockercomms was met: later runs do not fail anew."""
 
 from __future__ import annotations
 

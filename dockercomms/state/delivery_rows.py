@@ -2,13 +2,6 @@
 
 Keyed by recipient and manifest digest alone, so that a message copied to another repository is not
 delivered again. Source: SPEC.md sections 7 and 8.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.inbox.delivering("bob@example.com")
-    ()
 """
 
 from __future__ import annotations

@@ -3,13 +3,6 @@
 A row is made in the transaction that notes the delivery and goes in the one that stores the
 receipt, so that a crash in between is found: the command is then run again. Source: SPEC.md
 section 8.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.handovers.owed("bob", "r.example/box")
-    ()
 """
 
 from __future__ import annotations

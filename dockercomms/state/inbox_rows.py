@@ -3,18 +3,6 @@
 Found by a tag, a candidate's row is keyed by the whole tag until the manifest's bytes were read;
 then it is joined to the row of their digest. `held` and `refused` belong to one repository,
 deliveries to all. Source: SPEC.md section 7.
-
-Example:
-    >>> from datetime import UTC, datetime
-    >>> import pathlib, tempfile
-    >>> from dockercomms.discovery import MessageRef
-    >>> from dockercomms.oci.model import digest_of
-    >>> from dockercomms.state import State
-    >>> ref = MessageRef(digest=digest_of(b"a manifest"))
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.inbox.add("bob", "r.example/box", [ref], now=datetime.now(UTC))
-    ...     [row.state for row in state.inbox.candidates("bob", "r.example/box")]
-    ['new']
 """
 
 from __future__ import annotations

@@ -2,16 +2,6 @@
 
 A lock says that somebody is alive and at work on something: on a send, or on a delivery. Its file
 goes when the work is done, so that the folder does not grow.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state.locks import try_lock
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "one.lock"
-    >>> with try_lock(path) as first, try_lock(path) as second:
-    ...     (first, second)
-    (True, False)
-    >>> path.exists()
-    False
 """
 
 from __future__ import annotations

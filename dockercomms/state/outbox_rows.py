@@ -1,12 +1,4 @@
-"""What was sent from this machine, as long as answers to it may be asked for.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.outbox.rows("r.example/box")
-    ()
-"""
+"""What was sent from this machine, as long as answers to it may be asked for."""
 
 from __future__ import annotations
 

@@ -1,13 +1,6 @@
 """What is known of a repository, and how far discovery got in an inbox.
 
 Source: SPEC.md section 7.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.progress.progress("bob", "r.example/box").day is None
-    True
 """
 
 from __future__ import annotations

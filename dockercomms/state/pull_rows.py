@@ -4,17 +4,6 @@ The rows of a receive that was killed are what lets the next one go on. They are
 the file is hashed from there before anything is believed (see `transport.pulling`).
 
 Source: SPEC.md section 8.
-
-Example:
-    >>> from datetime import UTC, datetime
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> now = datetime.now(UTC)
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.pulls.begin("key", pathlib.Path("/tmp/x.part"), now=now)
-    ...     state.pulls.record("key", 3)
-    ...     sorted(state.pulls.chunks("key"))
-    [3]
 """
 
 from __future__ import annotations

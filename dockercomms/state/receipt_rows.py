@@ -2,14 +2,6 @@
 
 A receipt's bytes are here before anybody else can see them, so that a retry sends the same ones.
 Source: SPEC.md section 10.
-
-Example:
-    >>> from datetime import UTC, datetime
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.receipts.pending("r.example/box", "bob", now=datetime.now(UTC))
-    ()
 """
 
 from __future__ import annotations

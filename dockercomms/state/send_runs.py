@@ -3,15 +3,6 @@
 A run may have several recipients. It ends when its caller knows that all of them were served. A
 run that was killed before, or that failed for one of them, is repeated: a recipient who was served
 gets no second message (SPEC.md section 6.2).
-
-Example:
-    >>> from datetime import UTC, datetime
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     with state.send_runs.open(["bob", "carol"]) as run:
-    ...         state.send_runs.served(run, "a source", now=datetime.now(UTC)) is None
-    True
 """
 
 from __future__ import annotations

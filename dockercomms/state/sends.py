@@ -3,18 +3,6 @@
 A send has a row from its first byte to its publication. While its sender lives it holds the file
 lock that is named by the row's id; a row that nobody holds is one that was interrupted, and is
 continued by the next send of the same source (SPEC.md section 6).
-
-Example:
-    >>> from datetime import UTC, datetime
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     with state.sends.claim(
-    ...         repo="r.example/box", source=None, sender="a", recipient="b",
-    ...         now=datetime.now(UTC),
-    ...     ) as row:
-    ...         row.manifest is None
-    True
 """
 
 from __future__ import annotations

@@ -3,15 +3,6 @@
 Each state draws a random stream for each sender, recipient and repository, and numbers its messages
 from 1. A number that was drawn and never published is declared void by the next message, so that a
 receiver sees a gap only where a message was withheld or lost. Source: SPEC.md section 9.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from datetime import UTC, datetime
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     drawn = state.streams.draw("m-1", "r/box", "alice", "bob", now=datetime.now(UTC))
-    >>> drawn.number, drawn.void
-    (1, ())
 """
 
 from __future__ import annotations

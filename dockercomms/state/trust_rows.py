@@ -2,13 +2,6 @@
 
 Deliveries of verified messages are kept by (recipient, signer, message id), so that a signer who
 uses an id twice for two messages is found out. Source: SPEC.md sections 7 and 8.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.state import State
-    >>> with State(pathlib.Path(tempfile.mkdtemp()) / "state.db") as state:
-    ...     state.trust.policy("bob", "r.example/box") is None
-    True
 """
 
 from __future__ import annotations

@@ -4,14 +4,6 @@ Blocks that are allocated and freed for each chunk leave holes in the memory of 
 several threads, and each costs the system a page at a time (measured: 30 to 100 MiB, and a tenth
 of the time, for 1 GiB). These are made once, by the system itself and not by the allocator, and
 given back whole.
-
-Example:
-    >>> from dockercomms.transport.buffers import Buffers
-    >>> from dockercomms.transport.window import Stop
-    >>> buffers = Buffers(1024, count=1, stop=Stop())
-    >>> with buffers.lend() as room:
-    ...     len(room)
-    1024
 """
 
 from __future__ import annotations

@@ -1,16 +1,6 @@
 """A payload cut into consecutive chunks, and put together again.
 
 Source: SPEC.md section 4.
-
-Example:
-    >>> import io
-    >>> from dockercomms.transport.chunks import join, split
-    >>> chunks = [bytes(chunk.data) for chunk in split(io.BytesIO(b"abcdefgh"), 3)]
-    >>> chunks
-    [b'abc', b'def', b'gh']
-    >>> out = io.BytesIO()
-    >>> join(chunks, out)[0], out.getvalue()
-    (8, b'abcdefgh')
 """
 
 from __future__ import annotations

@@ -4,20 +4,6 @@ The same tree gives the same bytes: entries in bytewise order of their paths, tw
 owners, no times (or whole seconds, if asked). The length is known before a byte is read.
 
 Source: SPEC.md sections 3 and 8.
-
-Example:
-    >>> import io, pathlib, tempfile
-    >>> from dockercomms.transport.files import pack_files, plan_files, unpack_files
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> (folder / "a").mkdir()
-    >>> _ = (folder / "a" / "b.txt").write_text("hello")
-    >>> plan = plan_files([folder / "a"])
-    >>> data = b"".join(pack_files(plan))
-    >>> len(data) == plan.total_bytes
-    True
-    >>> out = pathlib.Path(tempfile.mkdtemp())
-    >>> [str(path.relative_to(out)) for path in unpack_files(io.BytesIO(data), out)]
-    ['a', 'a/b.txt']
 """
 
 from __future__ import annotations

@@ -6,15 +6,6 @@ descriptor (Windows), each entry is looked at by its path before it is used: a l
 is refused as well, one that is swapped in at that very moment is not.
 
 Source: POSIX.1-2017, openat; SPEC.md section 8.5.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.transport.folders import Folder
-    >>> with Folder.open(pathlib.Path(tempfile.mkdtemp())) as folder:
-    ...     folder.mkdir("sub")
-    ...     folder.symlink("sub", "link")
-    ...     folder.is_folder("sub"), folder.is_folder("link")
-    (True, False)
 """
 
 from __future__ import annotations

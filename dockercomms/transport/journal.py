@@ -1,10 +1,4 @@
-"""What is remembered of a transfer, and what it tells while it runs.
-
-Example:
-    >>> from dockercomms.transport.journal import NullJournal
-    >>> NullJournal().chunk(0) is None
-    True
-"""
+"""What is remembered of a transfer, and what it tells while it runs."""
 
 from __future__ import annotations
 

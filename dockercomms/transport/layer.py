@@ -6,14 +6,6 @@ isal where it is installed and zlib elsewhere (`gzip_engine`); their bytes diffe
 differ between processors. zstd, the default, has one compressor; what does not shrink is spared it.
 
 Source: SPEC.md section 4.
-
-Example:
-    >>> import io
-    >>> from dockercomms.transport.layer import decode, encode
-    >>> from dockercomms.transport.chunks import Chunk
-    >>> layer = encode(Chunk.of(b"hello"), 0, "zstd")
-    >>> b"".join(decode(io.BytesIO(layer.content), "zstd", 0, limit=5))
-    b'hello'
 """
 
 from __future__ import annotations

@@ -5,12 +5,6 @@ it will stand, among the links that are there. A file or link takes the place of
 renaming, so that neither another name of that file nor the target of that link is written to.
 
 Source: SPEC.md section 8.5.
-
-Example:
-    >>> from dockercomms.transport.merging import check_links
-    >>> check_links({"notes.txt": "../.env"}, {}, "dist")
-    Traceback (most recent call last):
-    dockercomms.errors.PlaceError: dist: link 'notes.txt' would lead out of it: '../.env'
 """
 
 from __future__ import annotations

@@ -4,13 +4,6 @@ What a sender calls a file is text of a stranger's choosing. On the wire it is s
 1.0 receivers can write it; on arrival it is made a plain, visible, ordinary name.
 
 Source: SPEC.md sections 3 and 8.
-
-Example:
-    >>> from dockercomms.transport.names import safe_filename
-    >>> safe_filename("/etc/.bashrc")
-    '_.bashrc'
-    >>> safe_filename("report.pdf")
-    'report.pdf'
 """
 
 from __future__ import annotations

@@ -4,12 +4,6 @@ All of them are a stream of bytes with a name, and know whether they can be read
 they are, and whether they held still.
 
 Source: SPEC.md section 3.
-
-Example:
-    >>> from dockercomms.transport.payload import payload_of
-    >>> payload = payload_of([], text="hello")
-    >>> payload.filename, payload.total_bytes, payload.open().read()
-    ('note.txt', 5, b'hello')
 """
 
 from __future__ import annotations

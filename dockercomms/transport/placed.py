@@ -4,16 +4,6 @@ What can be read twice need not be in memory in between: the chunks of a file ta
 256 KiB, whatever their size (measured: 118 MiB before, 54 now, for 1 GiB of random bytes).
 
 Source: SPEC.md section 4.
-
-Example:
-    >>> import tempfile
-    >>> from dockercomms.transport.placed import PlacedChunk, PlacedFile
-    >>> with tempfile.TemporaryFile() as file:
-    ...     _ = file.write(b"abcdefgh")
-    ...     file.flush()
-    ...     tar = PlacedChunk(PlacedFile(file.fileno(), "f"), 2, 3).tar(0)
-    ...     bytes(next(tar.pieces(1024)))[512:515]
-    b'cde'
 """
 
 from __future__ import annotations

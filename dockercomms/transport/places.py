@@ -1,17 +1,4 @@
-"""A file that several threads write into at once, each at its own place.
-
-Example:
-    >>> import hashlib, tempfile
-    >>> from dockercomms.transport.places import places
-    >>> with tempfile.TemporaryFile() as file:
-    ...     sink = places(file, 4)
-    ...     sink.write(2, b"cd")
-    ...     sink.write(0, b"ab")
-    ...     hashed = hashlib.sha256()
-    ...     sink.hash_into(hashed, 0, 4, memoryview(bytearray(3)))
-    >>> hashed.digest() == hashlib.sha256(b"abcd").digest()
-    True
-"""
+"""A file that several threads write into at once, each at its own place."""
 
 from __future__ import annotations
 

@@ -6,12 +6,6 @@ Where each byte stands follows from the size of the content alone, so a frame ca
 from any place, and needs no memory.
 
 Source: RFC 8878 section 3.1.
-
-Example:
-    >>> import zstandard
-    >>> from dockercomms.transport.raw_frames import raw_frame
-    >>> zstandard.decompress(b"".join(raw_frame([b"hello"], 5)))
-    b'hello'
 """
 
 from __future__ import annotations

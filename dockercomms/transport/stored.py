@@ -4,18 +4,6 @@ It is put together once for its digest, and kept nowhere. The bytes are those th
 `dockercomms.transport.layer.encode` gives for the same chunk.
 
 Source: SPEC.md section 4.
-
-Example:
-    >>> import random, tempfile
-    >>> from dockercomms.transport.layer import encode
-    >>> from dockercomms.transport.placed import PlacedChunk, PlacedFile
-    >>> from dockercomms.transport.stored import store
-    >>> with tempfile.TemporaryFile() as file:
-    ...     _ = file.write(random.randbytes(300_000))
-    ...     file.flush()
-    ...     chunk = PlacedChunk(PlacedFile(file.fileno(), "f"), 0, 300_000)
-    ...     store(chunk.tar(0)).digest == encode(chunk, 0, "zstd").digest
-    True
 """
 
 from __future__ import annotations

@@ -4,13 +4,6 @@ Written by hand because the bytes decide digests: they must not change with a li
 hand because what comes from outside must cost no more memory than one block and one extension.
 
 Source: SPEC.md sections 3 and 4; POSIX.1-2017, pax, "ustar Interchange Format".
-
-Example:
-    >>> import io
-    >>> from dockercomms.transport.tar import END, TarMember, read_member, write_header
-    >>> data = write_header(TarMember(path="chunk_0.bin")) + END
-    >>> read_member(io.BytesIO(data)).path
-    'chunk_0.bin'
 """
 
 from __future__ import annotations

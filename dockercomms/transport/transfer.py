@@ -2,14 +2,6 @@
 """A payload pushed as layers, and pulled from them: the two inverses, and what they share.
 
 Source: SPEC.md sections 4, 6 and 8.
-
-Example:
-    >>> from dockercomms.oci.memory import MemoryRegistry
-    >>> from dockercomms.transport.payload import payload_of
-    >>> from dockercomms.transport.transfer import push_payload
-    >>> pushed = push_payload(MemoryRegistry(), "mail", payload_of([], text="hello"))
-    >>> pushed.total_bytes, len(pushed.layers), pushed.compression
-    (5, 1, 'zstd')
 """
 
 from __future__ import annotations

@@ -1,11 +1,4 @@
-"""Work in several threads at once, never more than a window ahead.
-
-Example:
-    >>> from dockercomms.transport.window import Stop, run_window
-    >>> tasks = (lambda n=n: n * n for n in range(4))
-    >>> sorted(run_window(tasks, concurrency=2, stop=Stop()))
-    [(0, 0), (1, 1), (2, 4), (3, 9)]
-"""
+"""Work in several threads at once, never more than a window ahead."""
 
 from __future__ import annotations
 

@@ -5,13 +5,6 @@ the checksum for instance. This reader passes bytes through and follows the fram
 that a cut, bytes after the last frame, and too large a window are seen.
 
 Source: RFC 8878 section 3.1.
-
-Example:
-    >>> import io, zstandard
-    >>> from dockercomms.transport.zstd_frames import FrameReader
-    >>> reader = FrameReader(io.BytesIO(zstandard.compress(b"x")), max_window_bytes=2**20)
-    >>> _ = reader.read(100)
-    >>> reader.check_end()
 """
 
 from __future__ import annotations

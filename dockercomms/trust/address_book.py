@@ -2,16 +2,6 @@
 
 A change is read back before it replaces the file: what cannot be loaded is never written. Public
 keys and trusted roots are copied beside the file, so that nothing else decides who is trusted.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.trust.address_book import AddressBook
-    >>> from dockercomms.trust.keys import PrivateKey
-    >>> from dockercomms.trust.policy_file import load_policy
-    >>> book = AddressBook(pathlib.Path(tempfile.mkdtemp()) / "trust.toml")
-    >>> book.add("alice", key=PrivateKey.generate().public_key())
-    >>> [sender.name for sender in load_policy(book.path).senders]
-    ['alice']
 """
 
 from __future__ import annotations

@@ -4,24 +4,6 @@ What `sign` writes about anything but a message, and what `cosign sign`, `cosign
 `cosign attest-blob` write, says that its signer approves of the content, and no more.
 
 Source: docs/trust.md.
-
-Example:
-    >>> import datetime
-    >>> from dockercomms.oci.model import digest_of
-    >>> from dockercomms.trust.approvals import verify_approval
-    >>> from dockercomms.trust.checks import Terms
-    >>> from dockercomms.trust.keyless import SigstoreRoots
-    >>> from dockercomms.trust.keys import PrivateKey
-    >>> from dockercomms.trust.policy import Policy
-    >>> from dockercomms.trust.signing import KeySigner
-    >>> key, digest = PrivateKey.generate(), digest_of(b"hello")
-    >>> terms = Terms(
-    ...     policy=Policy(), me=(), repo="", own_key=key.public_key(), roots=SigstoreRoots(),
-    ...     now=datetime.datetime.now(datetime.UTC),
-    ... )
-    >>> approval = KeySigner(key).approve("a.txt", digest)
-    >>> verify_approval(approval, digest, terms, title="a.txt").own
-    True
 """
 
 from __future__ import annotations

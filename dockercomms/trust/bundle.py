@@ -5,13 +5,6 @@ timestamps). The former is built and parsed here; of the latter this module read
 `trust.keyless` the rest.
 
 Source: sigstore protobuf-specs v0.5.0, `sigstore_bundle.proto`; SPEC.md sections 2 and 9.
-
-Example:
-    >>> from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json
-    >>> from dockercomms.trust.dsse import Envelope
-    >>> data = build_key_bundle(Envelope(b"{}", "application/vnd.in-toto+json", b"s"), "a2V5")
-    >>> parse_bundle_json(data).hint
-    'a2V5'
 """
 
 from __future__ import annotations

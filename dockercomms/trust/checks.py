@@ -4,11 +4,6 @@ The order and the whole are told in `verifier`. Every check is a function of its
 that a test can take one out and see that the forgery it stops would pass.
 
 Source: SPEC.md sections 8 to 10.
-
-Example:
-    >>> from dockercomms.trust.checks import RULES, check_subject
-    >>> check_subject in RULES.checks, check_subject in RULES.without(check_subject).checks
-    (True, False)
 """
 
 from __future__ import annotations

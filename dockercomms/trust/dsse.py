@@ -1,11 +1,6 @@
 """DSSE envelopes around in-toto statements, signed and verified with a key.
 
 Source: Dead Simple Signing Envelope v1.0.2 (protocol.md); SPEC.md section 9.
-
-Example:
-    >>> from dockercomms.trust.dsse import pae
-    >>> pae("application/x", b"ab")
-    b'DSSEv1 13 application/x 2 ab'
 """
 
 from __future__ import annotations

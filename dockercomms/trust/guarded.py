@@ -3,14 +3,6 @@
 As ssh does (OpenSSH 9.9, misc.c, `safe_path`): the file and every folder above it, up to the home
 folder, belong to the user or to root, and no one else can write there. In a folder with the sticky
 bit, such as /tmp, only its owner can replace a file.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.trust.guarded import who_else_can_change
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "trust.toml"
-    >>> path.touch(mode=0o600)
-    >>> who_else_can_change(path) is None
-    True
 """
 
 from __future__ import annotations

@@ -8,13 +8,6 @@ errors of many families: all of that ends here; what it leaves open when verifyi
 `sigstore_gaps`. Private names of it are touched: a test names each of them.
 
 Source: sigstore client specification v1.0; SPEC.md section 9.
-
-Example:
-    >>> from dockercomms.trust.keyless import KeylessOptions, KeylessSigner
-    >>> KeylessSigner(KeylessOptions(offline=True)).signed_by
-    Traceback (most recent call last):
-    ...
-    dockercomms.errors.SigningError: keyless signing needs the network, which --offline forbids
 """
 
 from __future__ import annotations

@@ -3,15 +3,6 @@
 A key is named by the SHA-256 of its DER SubjectPublicKeyInfo in base64: the hint that cosign 3
 writes into a bundle. The private key is PKCS#8 PEM in a file of mode 0600, encrypted if there is a
 passphrase.
-
-Example:
-    >>> from dockercomms.trust.keys import PrivateKey
-    >>> key = PrivateKey.generate()
-    >>> signature = key.sign(b"data")
-    >>> key.public_key().verifies(signature, b"data")
-    True
-    >>> key.public_key().verifies(signature, b"other data")
-    False
 """
 
 from __future__ import annotations

@@ -2,14 +2,6 @@
 
 `NAME.key` is a key pair of the user's own, `NAME.pub` the public key of somebody else, kept at
 hand for the address book. Nobody trusts a key because it is here.
-
-Example:
-    >>> import pathlib, tempfile
-    >>> from dockercomms.trust.keystore import KeyStore
-    >>> store = KeyStore(pathlib.Path(tempfile.mkdtemp()) / "keys")
-    >>> key, created = store.ensure()
-    >>> (key.name, created, store.ensure()[1])
-    ('default', True, False)
 """
 
 from __future__ import annotations

@@ -5,13 +5,6 @@ take it for a name that is known already. What cannot be judged without the tabl
 left to `trust add`. Why there is no table here: spec/decisions/018-names-that-look-alike.md.
 
 Source: UTS 39 (Unicode security mechanisms), section 4; UAX 15 (NFKC).
-
-Example:
-    >>> from dockercomms.trust.lookalikes import reason_not_to_pin
-    >>> reason_not_to_pin("carol@example.com", known=["alice@example.com"]) is None
-    True
-    >>> reason_not_to_pin("aIice@example.com", known=["alice@example.com"])
-    "it looks like 'alice@example.com'"
 """
 
 from __future__ import annotations

@@ -4,19 +4,6 @@ Wider than what messages may carry: bundles v0.1 to v0.3, with an envelope or a 
 latter of `cosign sign-blob`. What such a bundle says is that its signer approves of the content.
 
 Source: sigstore client specification v1.0; sigstore protobuf-specs v0.5.0, `sigstore_bundle.proto`.
-
-Example:
-    >>> from dockercomms.oci.model import digest_of
-    >>> from dockercomms.trust.keys import PrivateKey
-    >>> from dockercomms.trust.material import parse_material, prove_key
-    >>> from dockercomms.trust.signing import KeySigner
-    >>> key = PrivateKey.generate()
-    >>> material = parse_material(KeySigner(key).approve("a.txt", digest_of(b"hello")))
-    >>> prove_key(material, digest_of(b"hello"), key.public_key())
-    >>> prove_key(material, digest_of(b"other"), key.public_key())
-    Traceback (most recent call last):
-    ...
-    dockercomms.errors.VerificationError: the statement is about another file
 """
 
 from __future__ import annotations

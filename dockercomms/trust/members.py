@@ -1,11 +1,6 @@
 """Members of JSON objects that came from outside, each with the type it must have.
 
 `where` names the place in errors: `bundle: material: publicKey`.
-
-Example:
-    >>> from dockercomms.trust.members import base64_bytes, json_object
-    >>> base64_bytes(json_object({"sig": "aGk="}, "signature")["sig"], "signature: sig")
-    b'hi'
 """
 
 from __future__ import annotations

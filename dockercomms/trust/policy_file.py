@@ -1,12 +1,6 @@
 r"""Reading `trust.toml`: every word that is not known is an error, which names its line.
 
 Source: the format is described in docs/trust.md.
-
-Example:
-    >>> from dockercomms.trust.policy_file import parse_policy
-    >>> policy = parse_policy('version = 1\nme = ["bob"]\n', where="trust.toml")
-    >>> policy.me, policy.unsigned, policy.sender("alice")
-    (('bob',), 'hold', None)
 """
 
 from __future__ import annotations

@@ -6,12 +6,6 @@ carries, found without importing that package. Neither is ever refreshed by itse
 here depends on a network.
 
 Source: sigstore protobuf-specs v0.5.0, `sigstore_trustroot.proto`.
-
-Example:
-    >>> from dockercomms.trust.policy import PUBLIC_ROOT, Root
-    >>> from dockercomms.trust.roots import read_root
-    >>> read_root(Root(name=PUBLIC_ROOT))["mediaType"]
-    'application/vnd.dev.sigstore.trustedroot+json;version=0.1'
 """
 
 from __future__ import annotations

@@ -1,16 +1,6 @@
 """Signing: statements about messages, receipts and other objects become Sigstore bundles.
 
 `KeySigner` signs with a key pair and needs nothing else; `trust.keyless` has the other one.
-
-Example:
-    >>> from dockercomms.oci.model import digest_of
-    >>> from dockercomms.trust.bundle import parse_bundle_json
-    >>> from dockercomms.trust.keys import PrivateKey
-    >>> from dockercomms.trust.signing import KeySigner
-    >>> signer = KeySigner(PrivateKey.generate())
-    >>> bundle = parse_bundle_json(signer.approve("a.txt", digest_of(b"hello")))
-    >>> bundle.hint == signer.signed_by.signer
-    True
 """
 
 from __future__ import annotations

@@ -5,12 +5,6 @@
 - its policies say whether an identity is the expected one, never which it is: `Holder`
 - it does not read the log entries that cosign 2 and the npm registry made of envelopes:
   `check_intoto_entry`
-
-Example:
-    >>> from dockercomms.trust.sigstore_gaps import with_zero_values
-    >>> value = {"verificationMaterial": {"tlogEntries": [{"inclusionProof": {"treeSize": "1"}}]}}
-    >>> with_zero_values(value)["verificationMaterial"]["tlogEntries"][0]["logIndex"]
-    '0'
 """
 
 from __future__ import annotations

@@ -5,17 +5,6 @@ received this message, and took it or not. Each repeats what the manifest's anno
 verifier compares the values.
 
 Source: in-toto attestation framework v1.1.0, `spec/v1/statement.md`; SPEC.md section 9.
-
-Example:
-    >>> from dockercomms.oci.model import digest_of
-    >>> from dockercomms.trust.statement import MessagePredicate, build_statement, parse_statement
-    >>> predicate = MessagePredicate(
-    ...     id="m-1", sender="alice", recipients=("bob",),
-    ...     created="2026-11-20T12:00:00.000Z", expires="2026-11-27T12:00:00.000Z",
-    ... )
-    >>> data = build_statement("m-1", digest_of(b"manifest"), predicate)
-    >>> parse_statement(data).predicate == predicate
-    True
 """
 
 from __future__ import annotations

@@ -1,12 +1,6 @@
 """RFC 3161 time stamps: when a signature was there at the latest, said by an authority of a root.
 
 Source: RFC 3161; sigstore protobuf-specs v0.5.0, `CertificateAuthority`.
-
-Example:
-    >>> from dockercomms.trust.timestamps import authorities_of, earliest_time
-    >>> authorities = authorities_of({"timestampAuthorities": []}, where="root")
-    >>> earliest_time([b"any token"], b"any signature", authorities) is None
-    True
 """
 
 from __future__ import annotations

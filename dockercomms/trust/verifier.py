@@ -15,16 +15,6 @@
 Every check is a function of its own in `checks.RULES`. Nothing here reads a network.
 
 Source: SPEC.md sections 8 to 10.
-
-Example:
-    >>> import datetime
-    >>> from dockercomms.trust.checks import Terms
-    >>> from dockercomms.trust.keyless import SigstoreRoots
-    >>> from dockercomms.trust.policy import Policy
-    >>> terms = Terms(
-    ...     policy=Policy(), me=("bob",), repo="r.example/box",
-    ...     now=datetime.datetime.now(datetime.UTC), roots=SigstoreRoots(),
-    ... )
 """
 
 from __future__ import annotations
