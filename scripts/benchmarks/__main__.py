@@ -1,6 +1,7 @@
 """Time dockercomms against its peers on real registries; run by scripts/bench.
 
-The first command of a benchmark is ours; the bar is the most that it may take of the peer's time.
+The first command of a benchmark is ours. Its target is the most time that it may take, relative to
+the peer.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
     "heads": blobs.heads,
 }
 SIZES = "sizes"
-"""Time and memory against size, which is a plot and no ratio; only if it is asked for."""
+"""Time and memory for files of growing size, without a ratio; runs only if `--only` names it."""
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="size of the payload in MiB")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
-    parser.add_argument("--plot", type=Path, help="where `--only sizes` puts its plot")
+    parser.add_argument("--plot", type=Path, help="write the plot of `--only sizes` here")
     options = parser.parse_args()
     # As an installed program is: compiled, whatever this shell says of writing it down.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -79,15 +80,11 @@ def main() -> None:
     for result in results:
         print(_row(result))
     if rows and options.plot is not None:
-        times = {
-            "send": [(float(size), sent.seconds) for size, sent, _ in rows],
-            "receive": [(float(size), got.seconds) for size, _, got in rows],
-        }
         memory = {
             "send": [(float(size), sent.peak_bytes / MIB) for size, sent, _ in rows],
             "receive": [(float(size), got.peak_bytes / MIB) for size, _, got in rows],
         }
-        options.plot.write_text(plot(times, memory))
+        options.plot.write_text(plot(memory))
     if options.markdown:
         options.markdown.write_text("".join(_markdown(result) for result in results))
     if options.json:
@@ -95,15 +92,19 @@ def main() -> None:
 
 
 def _row(result: Result) -> str:
-    """Return a line of the table."""
+    """Return a line for the terminal."""
     times = ", ".join(f"{label} {value:.3g} s" for label, value in result.seconds.items())
-    bar = "" if result.bar is None else f"(bar {result.bar:g}, {'' if result.kept else 'not '}kept)"
+    bar = (
+        ""
+        if result.bar is None
+        else f"(target {result.bar:g}, {'met' if result.kept else 'missed'})"
+    )
     peak = next(iter(result.peak_mib.values()), None)
     memory = "" if peak is None else f"; peak {peak:.0f} MiB"
     note = f"; {result.note}" if result.note else ""
     if result.of_floor is not None:
-        note += f"; {result.of_floor:.2f} of the floor"
-    return f"{result.name:36} {result.ratio:5.2f}x  {bar:22} {times}{memory}{note}"
+        note += f"; {result.of_floor:.2f} of the minimal program"
+    return f"{result.name:36} {result.ratio:5.2f}x  {bar:24} {times}{memory}{note}"
 
 
 def _markdown(result: Result) -> str:

@@ -1,12 +1,12 @@
-"""The least that a Python program has to do for the same work, to hold our times against.
+"""A minimal Python program for the same work as dockercomms, as a base for comparisons.
 
     python floor.py send PATH HOST REPOSITORY      prints the digest and size of each layer
     python floor.py receive LAYERS HOST REPOSITORY PATH
     python floor.py folder PATH HOST REPOSITORY
 
-Standard library and zstandard alone. Nothing is checked but digests, nothing survives a crash,
-nothing is retried, signed, journaled or made durable, and there is no manifest. What this takes
-more than the peer is not ours to win: hashing, compressing, and a registry's way with many blobs.
+It uses only the standard library and zstandard. It checks digests and nothing else, does not
+survive a crash, retry, sign, journal or sync, and writes no manifest. If it takes longer than the
+peer, that time is needed for hashing, compressing and requests for many blobs.
 """
 
 from __future__ import annotations

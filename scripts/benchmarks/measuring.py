@@ -1,7 +1,7 @@
-"""Commands taken in turn, and what they cost: the ground of every benchmark.
+"""Run commands in turn and measure them: the base of every benchmark.
 
-The commands of a benchmark run A B C A B C ..., so that whatever else the machine does falls on all
-of them. Medians are compared, and ratios are what counts: times depend on the machine.
+The commands of a benchmark run A B C A B C ..., so that other load on the machine affects all of
+them. Medians are compared. Times depend on the machine, so compare the ratios.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one command took."""
+    """Time and memory of one command."""
 
     seconds: float
     peak_bytes: int = 0
-    """Resident memory at its highest, 0 where it was not measured."""
+    """Peak resident memory; 0 if it was not measured."""
 
 
 Command = Callable[[], object]
@@ -37,27 +37,27 @@ Command = Callable[[], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The medians of one benchmark, in seconds, and our ratio to what it is compared with."""
+    """The medians of one benchmark in seconds, and the ratio of ours to the peer's."""
 
     name: str
     seconds: Mapping[str, float]
     ratio: float
     bar: float | None = None
-    """At most this; None: no bar was set."""
+    """The target: the highest ratio that is wanted; None: no target."""
     peak_mib: Mapping[str, float] = field(default_factory=dict, hash=False)
     note: str = ""
     of_floor: float | None = None
-    """The ratio to the least that Python can do (`floor.py`), where that was run."""
+    """The ratio to the minimal Python program (`floor.py`), if that was run."""
 
     @property
     def kept(self) -> bool:
-        """Whether the bar is kept."""
+        """Return True if the target is met."""
         return self.bar is None or self.ratio <= self.bar
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every benchmark needs."""
+    """The servers, the folder and the options of all benchmarks."""
 
     server: Server
     other: Server
@@ -79,14 +79,14 @@ class Bench:
         Args:
             name: Of the benchmark.
             commands: The first one is ours.
-            bar: The most that ours may take of what it is compared with.
-            against: What that is; None: the fastest of the others.
-            note: What there is to add.
+            bar: The target: the highest ratio that is wanted.
+            against: The label of the peer; None: the fastest of the others.
+            note: A remark for the table.
         """
         costs: dict[str, list[Cost]] = {label: [] for label in commands}
         for number in range(self.rounds):
             for label, command in commands.items():
-                os.sync()  # what the one before left to be written is not this one's to wait for
+                os.sync()  # so that this command does not wait for writes of the previous one
                 begin = time.perf_counter()
                 known = command()
                 taken = known if isinstance(known, Cost) else Cost(time.perf_counter() - begin)
@@ -103,7 +103,7 @@ class Bench:
             bar=bar,
             peak_mib={label: peak for label, peak in peaks.items() if peak},
             note=note,
-            of_floor=ours / medians["floor"] if "floor" in medians else None,
+            of_floor=ours / medians["minimal"] if "minimal" in medians else None,
         )
 
 
@@ -128,7 +128,7 @@ def run(*command: str, stdin: Path | None = None, stdout: Path | None = None) ->
 
 
 def shell(command: str) -> Cost:
-    """Run a line of the shell that must succeed, every part of it."""
+    """Run a line of the shell; each command of its pipe must succeed."""
     return run("bash", "-c", f"set -o pipefail; {command}")
 
 
@@ -138,7 +138,7 @@ def ours(*arguments: str, stdout: Path | None = None) -> Cost:
 
 
 def open_upload(host: str, repository: str) -> str:
-    """Open an upload session and return its address, with its query begun."""
+    """Open an upload session; return its address, ready for the digest to be appended."""
     connection = http.client.HTTPConnection(host)
     connection.request("POST", f"/v2/{repository}/blobs/uploads/")
     answer = connection.getresponse()
@@ -150,7 +150,7 @@ def open_upload(host: str, repository: str) -> str:
 
 
 def curl_upload(host: str, path: Path, digest: str, repository: str | None = None) -> None:
-    """POST and PUT with the digest known: the least that an upload can be."""
+    """Upload a file with a known digest by POST and PUT, the fewest requests possible."""
     url = open_upload(host, repository or f"curl/{fresh()}") + digest
     octets = "Content-Type: application/octet-stream"
     run("curl", "-sSf", "-X", "PUT", "-H", octets, "-T", str(path), url)

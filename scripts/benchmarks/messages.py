@@ -44,7 +44,7 @@ FLOOR = str(Path(__file__).with_name("floor.py"))
 
 
 def _floor(*arguments: str, stdout: Path | None = None) -> Cost:
-    """Run the least that a Python program can do for the same work."""
+    """Run the minimal Python program for the same work."""
     return run(sys.executable, FLOOR, *arguments, stdout=stdout)
 
 
@@ -73,7 +73,7 @@ def _against_upload(bench: Bench, name: str, payload: tuple[Path, str], *, bar: 
         {
             "dockercomms": lambda: _send(path, f"{host}/mail/{fresh()}"),
             "curl": lambda: curl_upload(host, path, digest),
-            "floor": lambda: _floor("send", str(path), host, f"floor/{fresh()}"),
+            "minimal": lambda: _floor("send", str(path), host, f"floor/{fresh()}"),
         },
         bar=bar,
         against="curl",
@@ -122,7 +122,9 @@ def receive(bench: Bench) -> Result:
             "curl, openssl": emptied(
                 lambda: shell(f"curl -sSf {url} | tee {target}/file | openssl dgst -sha256")
             ),
-            "floor": emptied(lambda: _floor("receive", str(layers), host, least, f"{target}/file")),
+            "minimal": emptied(
+                lambda: _floor("receive", str(layers), host, least, f"{target}/file")
+            ),
         },
         bar=0.7,
         against="curl, openssl",
@@ -200,7 +202,7 @@ def folder(bench: Bench) -> Result:
         {
             "dockercomms": lambda: _send(tree, f"{host}/mail/{fresh()}"),
             "tar, curl": piped,
-            "floor": lambda: _floor("folder", str(tree), host, f"floor/{fresh()}"),
+            "minimal": lambda: _floor("folder", str(tree), host, f"floor/{fresh()}"),
         },
         bar=1.3,
         against="tar, curl",
