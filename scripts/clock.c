@@ -1,10 +1,9 @@
-/* Moves the wall clock of a program, and of the programs that it starts, by
- * TEST_CLOCK_SHIFT seconds. Loaded in front of the C library (LD_PRELOAD); see `at_date` in
- * scripts/environment.
+/* Shifts the wall clock of a program, and of the programs that it starts, by TEST_CLOCK_SHIFT
+ * seconds. LD_PRELOAD loads it before the C library; see `at_date` in scripts/environment.
  *
- * The monotonic clock stays true, so that waits and time limits last as long as ever. So do the
- * times of files, which the kernel writes, and the clock of programs that ask the kernel themselves,
- * as those in Go do.
+ * It does not shift the monotonic clock, so waits and time limits do not change. Nor does it shift
+ * the times of files, which the kernel writes, and the clock of programs that ask the kernel
+ * directly, such as Go programs.
  */
 #define _GNU_SOURCE
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 """Measure what a message costs in a layout of many; run by `scripts/bench --only layout`.
 
-Notes are sent into an image-layout folder by one process, listed, and received by others, without
-signatures: 1,000 of them, and twenty times as many. A cost that grows with the number is a defect.
+One process sends unsigned notes into an image-layout folder; others list and receive them. It runs
+with 1,000 notes and with 20,000. If the cost of a note grows with their number, that is a defect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """What one of many messages in a layout costs, in seconds."""
+    """Seconds for each message in a layout of many."""
 
     messages: int
     send: float
@@ -36,7 +36,7 @@ class Many:
     """Of this process, so far."""
 
     def told(self) -> str:
-        """Return a line about it."""
+        """Return a line with the figures."""
         return (
             f"layout of {self.messages:6} messages: send {self.send * 1000:.1f} ms, "
             f"list {self.list * 1000:.2f} ms, receive {self.receive * 1000:.1f} ms a message; "
@@ -45,7 +45,7 @@ class Many:
 
 
 def many_messages(messages: int, folder: Path) -> Many:
-    """Send, list and receive so many notes by one process each; runs go on until nothing waits."""
+    """Send, list and receive notes, one process each; repeat the receive until no note waits."""
     folder.mkdir()
 
     def mailbox(me: str, name: str) -> Mailbox:

@@ -1,6 +1,6 @@
-"""Record a first delivery on a terminal and draw it: writes docs/delivery.svg for the README.
+"""Record a first delivery on a terminal and draw it as docs/delivery.svg for the README.
 
-The commands are run for real, on a terminal of their own, in a home that goes away afterwards.
+It runs real commands on a terminal of their own, with a temporary home folder.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _CONTROL = re.compile(r"\x1b\[\?25[hl]|\x1b\[2K|\x1b\[1A|\r|\n|[^\x1b\r\n]+|\x1b
 
 
 def run_on_terminal(command: str, environ: Mapping[str, str], folder: Path) -> str:
-    """Run `command` on a terminal of its own and return what the terminal was sent."""
+    """Run `command` on a terminal of its own and return its output."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
@@ -67,7 +67,7 @@ def run_on_terminal(command: str, environ: Mapping[str, str], folder: Path) -> s
     while True:
         try:
             piece = os.read(terminal, 65536)
-        except OSError:  # how Linux says that the other side has ended
+        except OSError:  # Linux reports the end of the other side in this way
             break
         if not piece:
             break
@@ -80,7 +80,7 @@ def run_on_terminal(command: str, environ: Mapping[str, str], folder: Path) -> s
 
 
 def left_on_screen(sent: str) -> str:
-    """Return what a reader sees in the end: progress is drawn over, and taken away."""
+    """Return the final text on the screen, without progress that was overwritten."""
     lines, row, column_is_home = [""], 0, False
     for part in _CONTROL.findall(sent):
         if part == "\n":
@@ -100,7 +100,7 @@ def left_on_screen(sent: str) -> str:
 
 
 def main() -> None:
-    """Record, and write the drawing."""
+    """Record the delivery and write the picture."""
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/delivery.svg")
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     with tempfile.TemporaryDirectory() as name:

@@ -1,8 +1,8 @@
-"""Print those pins of constraints.txt that the installed package needs to run, and no others.
+"""Print the pins of constraints.txt that the installed package needs to run.
 
     python scripts/runtime_pins.py constraints.txt >pins.txt
 
-A wheel that is tried with these alone fails if it imports what only tests or developers have.
+A wheel tested with only these fails if it imports a package of tests or developers.
 Needs `packaging`, as pytest does.
 """
 
@@ -18,7 +18,7 @@ from packaging.utils import NormalizedName, canonicalize_name
 
 
 def needed(name: str) -> set[NormalizedName]:
-    """Return the names of all that `name` requires on this machine, without its extras."""
+    """Return the names of all packages that `name` requires here, without extras."""
     found: set[tuple[NormalizedName, str]] = set()
     wanted = [(canonicalize_name(name), "")]
     while wanted:
@@ -34,7 +34,7 @@ def needed(name: str) -> set[NormalizedName]:
 
 
 def main(path: str) -> None:
-    """Print the pins of the file at `path` that are needed."""
+    """Print the needed pins of the file at `path`."""
     names = needed("dockercomms")
     blocks = re.split(
         r"^(?=[A-Za-z0-9])", Path(path).read_text(encoding="utf-8"), flags=re.MULTILINE

@@ -1,11 +1,13 @@
-"""Measure how cost grows with what is there, on distribution; run by `scripts/bench --only scale`.
+"""Measure how costs grow with the size of an inbox; run by `scripts/bench --only scale`.
 
-1. Small messages: 1 KiB each, sent and received by one process, against a bare http.client loop of
-   the very same requests, taken in turn (A B A B ...), on one connection and on several. Receiving
-   also against that loop when it keeps what it gets, as whoever loses and doubles nothing has to.
-2. An inbox of 100,000 old messages against one of 1,000: what looking costs.
+1. Small messages: one process sends and receives messages of 1 KiB. A bare http.client loop sends
+   the same requests in turn (A B A B ...), on one connection and on several. For receiving, a
+   second loop also syncs each message to the disk, as a receiver must that neither loses messages
+   nor delivers them twice.
+2. Large inboxes: the cost of a look into 100,000 old messages and into 1,000.
 
-The inboxes are built once, in the registry's own file layout, into the cache outside the checkout.
+Registry: distribution. The inboxes are built once, in the registry's own file layout, in the cache
+outside the checkout.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ _KEPT_HEADERS = frozenset({"content-type", "accept", "content-length", "range", 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as the program made it."""
+    """One request of the program."""
 
     method: str
     url: str
@@ -98,7 +100,7 @@ class Asked:
 
 @contextlib.contextmanager
 def recording(server: Server, asked: list[Asked]) -> Iterator[str]:
-    """Note every request that goes through the host that is yielded."""
+    """Yield a host and record every request to it."""
 
     def note(head: bytes, body: bytes) -> None:
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -112,7 +114,7 @@ def recording(server: Server, asked: list[Asked]) -> Iterator[str]:
 
 
 class Keeper:
-    """Makes 1 KiB durable, as one delivery has to: a file under its name, and two commits."""
+    """Writes 1 KiB durably, as a delivery must: a file under its name, and two commits."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -123,7 +125,7 @@ class Keeper:
         self._known.execute("CREATE TABLE known (number INTEGER PRIMARY KEY, state TEXT)")
 
     def keep(self, number: int) -> None:
-        """Keep file `number`: what is to come is durable, then the file, then that it is there."""
+        """Write file `number` durably: first the intent, then the file, then its completion."""
         part, final = self._folder / f"{number}.part", self._folder / f"{number}.bin"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         os.write(handle, bytes(KIB))
@@ -137,7 +139,7 @@ class Keeper:
         self._known.execute("UPDATE known SET state = 'there' WHERE number = ?", (number,))
 
     def close(self) -> None:
-        """Remove all of it."""
+        """Remove all files."""
         self._known.close()
         shutil.rmtree(self._folder)
 
@@ -150,9 +152,9 @@ def replay(
     messages: int = 0,
     folder: Path | None = None,
 ) -> None:
-    """Make the same requests by http.client and read the answers; nothing is looked at.
+    """Send the same requests with http.client and read the answers, without checking them.
 
-    With a folder, each of the `messages` that they are about is made durable there.
+    With a folder, also write each of the `messages` durably there.
     """
     connection = http.client.HTTPConnection(host)
     location = ""
@@ -183,7 +185,7 @@ def replay(
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How messages are sent and received."""
+    """Options for sending and receiving."""
 
     name: str
     signing: SigningOptions
@@ -204,7 +206,7 @@ MANNERS = (
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """What 1 KiB messages cost."""
+    """Costs of messages of 1 KiB."""
 
     manner: str
     verb: str
@@ -220,14 +222,14 @@ class Small:
 
     @property
     def throughput(self) -> float:
-        """Ours as a share of the bare loop's."""
+        """Return our throughput relative to the bare loop's."""
         return self.bare_seconds / self.seconds
 
     def told(self) -> str:
         """Return a line about it."""
         line = (
             f"{self.verb:4} {self.manner:22} {self.connections} connection(s): "
-            f"{self.throughput:4.2f} of the bare loop (bar >= 0.7), {self.requests:.2f} requests, "
+            f"{self.throughput:4.2f} of the bare loop (target 0.7), {self.requests:.2f} requests, "
             f"{self.seconds * 1000:.1f} ms ({self.bare_seconds * 1000:.1f} ms) a message"
         )
         if self.durable_seconds is not None:
@@ -238,7 +240,7 @@ class Small:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One connection's share: its own mailbox, files and repository."""
+    """The mailbox, files and repository of one connection."""
 
     host: str
     folder: Path
@@ -246,7 +248,7 @@ class Worker:
     count: int
 
     def mailbox(self, me: str, repository: str) -> Mailbox:
-        """Return a mailbox that knows nothing of the repository."""
+        """Return a mailbox with an empty state."""
         return Mailbox(
             f"{self.host}/{repository}",
             me=me,
@@ -257,13 +259,13 @@ class Worker:
         )
 
     def send(self, repository: str) -> None:
-        """Send its messages."""
+        """Send the messages of this connection."""
         with self.mailbox("alice", repository) as mailbox:
             for number in range(self.count):
                 mailbox.send([self.folder / f"{number}.bin"], to="bob")
 
     def receive(self, repository: str) -> None:
-        """Receive them."""
+        """Receive the messages of this connection."""
         out = self.folder / uuid.uuid4().hex
         with self.mailbox("bob", repository) as mailbox:
             got = list(mailbox.receive(out=out, receipt=self.manner.receipt))
@@ -275,7 +277,7 @@ class Worker:
 def small_messages(
     server: Server, folder: Path, manner: Manner, connections: int, messages: int
 ) -> list[Small]:
-    """Time sending and receiving against the bare loop, in turn."""
+    """Time our program and the bare loop in turn, sending and receiving."""
     count = min(BATCH, messages // 3) if connections == 1 else min(BATCH // 4, messages // 12)
     rounds = max(3, messages // (count * connections))
     workers = []
@@ -285,7 +287,9 @@ def small_messages(
         for message in range(count):
             (home / f"{message}.bin").write_bytes(os.urandom(KIB))
         workers.append(Worker(server.host, home, manner, count))
-    with workers[0].mailbox("alice", "scale/key") as mailbox:  # whose key is made now, not later
+    with workers[0].mailbox(
+        "alice", "scale/key"
+    ) as mailbox:  # creates the key before the measurement
         mailbox.send(text="hello", to="nobody")
     sends: list[Asked] = []
     receives: list[Asked] = []
@@ -370,12 +374,12 @@ class Planter:
         self._write(self.base / "repositories" / REPOSITORY / path / "link", digest.encode())
 
     def blob(self, data: bytes) -> None:
-        """Plant a blob."""
+        """Write a blob."""
         digest = self._content(data)
         self._link(f"_layers/sha256/{digest.removeprefix('sha256:')}", digest)
 
     def manifest(self, data: bytes, *tags: str) -> Digest:
-        """Plant a manifest and its tags."""
+        """Write a manifest and its tags."""
         digest = self._content(data)
         self._link(f"_manifests/revisions/sha256/{digest.removeprefix('sha256:')}", digest)
         for tag in tags:
@@ -384,12 +388,12 @@ class Planter:
 
 
 def recipients() -> list[str]:
-    """Return the names, in the order of their tags."""
+    """Return the recipients in the order of their tags."""
     return sorted((f"user{number}@example.com" for number in range(RECIPIENTS)), key=recipient_tag)
 
 
 def plant(root: Path, messages: int, last_day: date) -> None:
-    """Build an inbox whose messages are spread over recipients and days, `last_day` the last."""
+    """Build an inbox with messages of many recipients and of the days up to `last_day`."""
     planter = Planter(root)
     chunk = b"one blob that all messages share"
     layer = Descriptor.of(
@@ -436,7 +440,7 @@ def plant(root: Path, messages: int, last_day: date) -> None:
 
 
 def cached_inbox(messages: int) -> Path:
-    """Return the folder of an inbox in the cache, which is built if it is not there."""
+    """Return the folder of an inbox in the cache; build it if it is missing."""
     cache = Path(os.environ["CACHE"])
     kept = cache / f"scale-{messages}-{CACHE_VERSION}"
     today = datetime.now(UTC).date()
@@ -446,7 +450,7 @@ def cached_inbox(messages: int) -> Path:
         shutil.rmtree(kept)
     print(f"== building an inbox of {messages} messages in {kept}", file=sys.stderr)
     half = kept.with_name(f".{kept.name}.{os.getpid()}")
-    # Old messages: none of them is of the days that a look from today asks for.
+    # Old messages: their days are not among those that a look requests today.
     plant(half / "data", messages, today - timedelta(days=2))
     (half / "day").write_text(today.isoformat())
     half.rename(kept)
@@ -455,7 +459,7 @@ def cached_inbox(messages: int) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one look costs: requests and bytes of answers by the access log; the median time."""
+    """Cost of one look: requests and bytes from the access log, and the median time."""
 
     what: str
     requests: int
@@ -464,24 +468,24 @@ class Cost:
 
 
 class Looks:
-    """Ends a watch after so many looks."""
+    """Ends a watch after a number of looks."""
 
     def __init__(self, count: int) -> None:
         self.left = count
 
     def is_set(self) -> bool:
-        """Return whether the looks are used up."""
+        """Return True if no looks are left."""
         return self.left <= 0
 
     def wait(self, timeout: float) -> bool:  # noqa: ARG002 - nobody waits here
-        """Count a look, instead of waiting."""
+        """Count a look instead of waiting."""
         self.left -= 1
         return self.is_set()
 
 
 @dataclass
 class LargeInbox:
-    """One user's view of an inbox that a server has; each step is measured."""
+    """Measures the steps of one user on an inbox of a server."""
 
     server: Server
     folder: Path
@@ -489,7 +493,7 @@ class LargeInbox:
     costs: dict[str, Cost] = field(default_factory=dict)
 
     def mailbox(self, me: str = "") -> Mailbox:
-        """Return a mailbox as a new run of the program has it."""
+        """Return a mailbox like that of a new process."""
         return Mailbox(
             f"{self.server.host}/{REPOSITORY}",
             me=me or self.me,
@@ -499,7 +503,7 @@ class LargeInbox:
         )
 
     def measure(self, what: str, step: Callable[[], object], *, times: int = 1) -> None:
-        """Run a step; the requests and bytes are those of its last time."""
+        """Run a step several times; return the requests and bytes of the last time."""
         seconds = []
         for _ in range(times):
             before = len(self.server.access_log())
@@ -523,7 +527,7 @@ class LargeInbox:
             mailbox.inbox()
 
     def deliver_all(self) -> None:
-        """Have everything delivered, as far as this machine remembers."""
+        """Record all messages as delivered in the state."""
         repo = f"{self.server.host}/{REPOSITORY}"
         now = datetime.now(UTC)
         with State(self.folder / "me.db") as state, state.inbox.batch():
@@ -543,12 +547,12 @@ class LargeInbox:
                 state.inbox.finish_delivery(self.me, row.digest, now)
 
     def receive(self) -> int:
-        """Receive what is new; return how much that was."""
+        """Receive new messages; return their number."""
         with self.mailbox() as mailbox:
             return len(list(mailbox.receive(out=self.folder / "in", receipt=False)))
 
     def watch(self) -> None:
-        """Look once as a watch does that has been looking."""
+        """Look once, as a running watch does."""
         with self.mailbox() as mailbox:
             list(mailbox.watch(out=self.folder / "in", interval_seconds=1, stop=Looks(1)))
 
@@ -559,7 +563,7 @@ class LargeInbox:
 
 
 def large_inbox(messages: int, folder: Path) -> Mapping[str, Cost]:
-    """Measure one inbox of so many old messages; it is left as it was."""
+    """Measure one inbox with a number of old messages, and restore it."""
     folder.mkdir()
     (folder / "data").symlink_to(cached_inbox(messages))
     with distribution(folder) as server:
@@ -578,7 +582,7 @@ def large_inbox(messages: int, folder: Path) -> Mapping[str, Cost]:
 
 
 def bare_costs(server: Server, me: str) -> Mapping[str, Cost]:
-    """Return what the registry needs for one answer, as http.client sees it."""
+    """Return the registry's time for one answer, measured with http.client."""
     rt, day = recipient_tag(me), datetime.now(UTC).date() - timedelta(days=1)
     seek = f"tags/list?n={PAGE}&last={anchor_tag(rt, day)}"
     costs = {}
@@ -600,7 +604,7 @@ def bare_costs(server: Server, me: str) -> Mapping[str, Cost]:
 
 @contextlib.contextmanager
 def restored(server: Server, me: str) -> Iterator[None]:
-    """Take away again what is published meanwhile."""
+    """Remove objects that are published in the meantime."""
     rt = recipient_tag(me)
     with HTTPRegistry(server.host) as registry:
         before = set(registry.tags(REPOSITORY))
@@ -617,7 +621,7 @@ def restored(server: Server, me: str) -> Iterator[None]:
 
 
 def machine() -> str:
-    """Return what this ran on."""
+    """Return a description of this machine."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -626,7 +630,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Measure what is asked for and print tables."""
+    """Run the requested measurements and print tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="scale")
     parser.add_argument("--part", choices=("small", "large"), help="only this half of it")

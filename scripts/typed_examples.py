@@ -2,9 +2,8 @@
 
     python scripts/typed_examples.py FOLDER
 
-A module for each file that has examples: what stands in its `python` blocks, in order. Lines of an
-interactive session are taken without their prompts; `host` and `folder`, which tests give to them,
-are declared.
+Each file with examples gives a module with its `python` blocks, in order. Prompts of interactive
+sessions are removed; `host` and `folder`, which the tests pass in, are declared.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def examples(text: str) -> str:
 
 
 def main(folder: Path) -> None:
-    """Write the modules into `folder`, which is made."""
+    """Create `folder` and write the modules into it."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
         source = examples(path.read_text("utf-8"))

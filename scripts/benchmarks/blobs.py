@@ -1,4 +1,4 @@
-"""The registry side alone: blobs, HEADs, an image, against regctl, crane, curl and http.client."""
+"""Benchmark blobs, HEADs and an image against regctl, crane, curl and http.client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYER_BYTES = 256 * 1024
 
 
 def blob_push(bench: Bench) -> Result:
-    """One blob into an empty repository."""
+    """Push one blob into an empty repository."""
     path, digest = random_payload(bench.folder, bench.size)
     host, regctl = bench.server.host, str(binary("regctl"))
     run(regctl, "registry", "set", "--tls", "disabled", host)
@@ -50,7 +50,7 @@ def blob_push(bench: Bench) -> Result:
 
 
 def blob_pull(bench: Bench) -> Result:
-    """One blob into a file; crane and regctl check the digest, curl does not."""
+    """Pull one blob into a file; crane and regctl check the digest, curl does not."""
     path, digest = random_payload(bench.folder, bench.size)
     host, repository = bench.server.host, f"pull/{fresh()}"
     curl_upload(host, path, digest, repository)
@@ -81,7 +81,7 @@ def blob_pull(bench: Bench) -> Result:
 
 
 def image_copy(bench: Bench) -> Result:
-    """An image of 100 layers from one registry to another, each time into an empty repository."""
+    """Copy an image of 100 layers to another registry, each time into an empty repository."""
     repository = f"image/{fresh()}"
     with HTTPRegistry(bench.server.host) as registry:
         _push_image(registry, repository)
@@ -122,7 +122,7 @@ def _opener(data: bytes) -> Callable[[], BinaryIO]:
 
 
 def heads(bench: Bench) -> Result:
-    """1,000 HEADs of one blob on 8 threads, through the session and by bare http.client."""
+    """Send 1,000 HEADs of one blob on 8 threads, with the session and with bare http.client."""
     repository, host = f"heads/{fresh()}", bench.server.host
     with HTTPRegistry(host) as registry:
         registry.push_blob(repository, EMPTY_CONFIG, _opener(EMPTY_CONFIG_BYTES))

@@ -1,4 +1,4 @@
-"""Messages: payloads of every kind out and in, against what the machine can do without us."""
+"""Benchmark sends and receives of all kinds of payloads against other programs."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def _send(path: Path, repo: str, *options: str) -> Cost:
 
 
 def send(bench: Bench) -> Result:
-    """Incompressible bytes to somebody, against their raw upload."""
+    """Send incompressible bytes; compare with a raw upload."""
     payload = random_payload(bench.folder, bench.size)
     return _against_upload(bench, "send, incompressible", payload, bar=1.05)
 
 
 def text(bench: Bench) -> Result:
-    """Sources and logs to somebody, against their raw upload."""
+    """Send sources and logs; compare with a raw upload."""
     payload = text_payload(bench.folder, bench.size)
     return _against_upload(bench, "send, text", payload, bar=0.6)
 
 
 def _against_upload(bench: Bench, name: str, payload: tuple[Path, str], *, bar: float) -> Result:
-    """Send a file, whose digest is known, against its raw upload."""
+    """Send a file with a known digest; compare with its raw upload."""
     path, digest = payload
     host = bench.server.host
     return bench.compare(
@@ -81,7 +81,7 @@ def _against_upload(bench: Bench, name: str, payload: tuple[Path, str], *, bar: 
 
 
 def gzip(bench: Bench) -> Result:
-    """The same text as gzip, which receivers of 1.0 prefer, against zstd."""
+    """Send the same text as gzip, which 1.0 receivers prefer; compare with zstd."""
     path, _ = text_payload(bench.folder, bench.size)
     host = bench.server.host
     return bench.compare(
@@ -95,7 +95,7 @@ def gzip(bench: Bench) -> Result:
 
 
 def receive(bench: Bench) -> Result:
-    """A file from somebody, against a download that is hashed on the way."""
+    """Receive a file; compare with a download that is hashed on the way."""
     path, digest = random_payload(bench.folder, bench.size)
     host, repo = bench.server.host, f"{bench.server.host}/mail/{fresh()}"
     _send(path, repo)
@@ -132,7 +132,7 @@ def receive(bench: Bench) -> Result:
 
 
 def again(bench: Bench) -> Result:
-    """The same file a second time, against hashing and compressing it and nothing else."""
+    """Send the same file a second time; compare with only hashing and compressing it."""
     path, _ = random_payload(bench.folder, bench.size)
     repo = f"{bench.server.host}/mail/{fresh()}"
     _send(path, repo)
@@ -166,7 +166,7 @@ def again(bench: Bench) -> Result:
 
 
 def hash_and_compress(path: Path) -> None:
-    """Do what cannot be left out where everything is there: read, hash, compress, hash."""
+    """Do the minimal work of a second send: read, hash, compress, hash."""
     import hashlib  # noqa: PLC0415 - in a process of its own
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
@@ -181,7 +181,7 @@ def hash_and_compress(path: Path) -> None:
 
 
 def folder(bench: Bench) -> Result:
-    """A folder of 20,000 small files, against tar piped into the raw upload."""
+    """Send a folder of 20,000 small files; compare with tar piped into a raw upload."""
     tree = bench.folder / "tree"
     for number in range(SMALL_FILES):
         path = tree / f"part{number // 100:03d}" / f"file{number:05d}.txt"
@@ -210,7 +210,7 @@ def folder(bench: Bench) -> Result:
 
 
 def layout(bench: Bench) -> Result:
-    """A file into the layout folder and out again, against copying it twice with cp and sync."""
+    """Send a file into a layout folder and receive it; compare with two copies by cp and sync."""
     path, _ = random_payload(bench.folder, bench.size)
     target = bench.folder / "copy"
 
@@ -233,17 +233,17 @@ def layout(bench: Bench) -> Result:
 
 
 def version(bench: Bench) -> Result:
-    """What it takes to start and say the version."""
+    """Start and print the version."""
     return _started(bench, "--version", ("--version",), 3)
 
 
 def help_page(bench: Bench) -> Result:
-    """What it takes to start and print the help."""
+    """Start and print the help."""
     return _started(bench, "--help", ("--help",), 8)
 
 
 def inbox(bench: Bench) -> Result:
-    """The inbox of a layout with 100 messages."""
+    """List the inbox of a layout with 100 messages."""
     box = f"oci-layout:{bench.folder / fresh()}"
     with Mailbox(box, me="alice") as mailbox:
         for number in range(INBOX_MESSAGES):
@@ -266,7 +266,7 @@ def _started(bench: Bench, name: str, words: Sequence[str], bar: float) -> Resul
 
 
 def requests(bench: Bench) -> Result:
-    """Requests per message, told by the registry's log, on one without the referrers API."""
+    """Count requests per message in the log of a registry without the referrers API."""
     host, me, counts = bench.server.host, "bob", {}
     repo = f"{host}/requests/{fresh()}"
     note = bench.folder / "note.txt"
@@ -281,7 +281,7 @@ def requests(bench: Bench) -> Result:
     out = str(bench.folder / "requests")
     for signing in ("signed", "unsigned"):
         with Mailbox(repo, me="alice", signing=SigningOptions(sign=signing == "signed")) as mailbox:
-            for number in range(2):  # the first one makes the anchor and asks what there is
+            for number in range(2):  # the first one creates the anchor and tests the registry
                 stream = io.BytesIO(f"{signing} {number}".encode())
                 send_one = partial(mailbox.send, [Path("-")], stdin=stream, name="n", to=me)
                 taken = counted(send_one)
@@ -300,7 +300,7 @@ def requests(bench: Bench) -> Result:
 
 
 def signed(bench: Bench) -> Result:
-    """`recv` of 1,000 small signed messages, receipts and all, against unsigned ones."""
+    """Receive 1,000 small signed messages with receipts; compare with unsigned ones."""
     ours("trust", "add", "carol", "--allow-unsigned")
     with_receipts = _signed_against_unsigned(bench)
     without = _signed_against_unsigned(bench, "--no-receipt")
@@ -319,7 +319,7 @@ def _signed_against_unsigned(bench: Bench, *options: str) -> Result:
                 mailbox.send([Path("-")], stdin=content, name="small", to="bob")
 
     def take(repo: str) -> Cost:
-        """Receive all of it, as a machine that has not received anything."""
+        """Receive all messages with an empty state."""
         target = bench.folder / "small"
         shutil.rmtree(target, ignore_errors=True)
         os.environ["XDG_STATE_HOME"] = str(bench.folder / fresh())
@@ -336,7 +336,7 @@ def _signed_against_unsigned(bench: Bench, *options: str) -> Result:
 
 
 def sizes(bench: Bench) -> list[tuple[int, Cost, Cost]]:
-    """Return size in MiB and what send and receive cost, from 1 MiB doubling up to the size."""
+    """Return sizes in MiB (1, 2, 4 ...) and the costs of a send and a receive of each."""
     rows = []
     size = 1
     while size * MIB <= bench.size:
