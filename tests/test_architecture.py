@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import json
 import os
@@ -18,6 +17,7 @@ import pytest
 import dockercomms
 from dockercomms import errors
 from dockercomms.cli.program import VERBS
+from scripts import metrics
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(dockercomms.__file__).parent
@@ -185,3 +185,12 @@ def test_top_level_help_imports_no_verb() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not loaded & {module for module, _ in VERBS.values()}
+
+
+def test_layout_is_within_its_bars() -> None:
+    """A bar that is passed fails, and one that can be lowered."""
+    values = {**dict(metrics.count_names(PACKAGE)), **dict(metrics.count_run(PACKAGE, "send"))}
+    held = [measure for measure in metrics.MEASURES if measure.bar is not None]
+    assert len(held) == 5
+    complaints = [measure.complaint(values[measure.name]) for measure in held]
+    assert [complaint for complaint in complaints if complaint] == []

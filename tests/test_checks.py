@@ -5,30 +5,19 @@ Not of the quick tier, which would run the checks a second time; `scripts/test` 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import dockercomms
+from scripts import metrics
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(dockercomms.__file__).parent
-
-
-def load_metrics() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("metrics", ROOT / "scripts" / "metrics.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["metrics"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -73,12 +62,10 @@ def test_import_contracts_are_broken_by_a_bad_import(
 
 
 def test_metrics_are_within_their_limits() -> None:
-    metrics = load_metrics()
     assert list(metrics.violations(metrics.measure(PACKAGE))) == []
 
 
 def test_metrics_find_what_is_planted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = load_metrics()
     body = "\n".join("    x = 1" for _ in range(60))
     (tmp_path / "bad.py").write_text(
         "from dataclasses import dataclass\nfrom typing import Any\n"
