@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 
 import pytest
 
-from dockercomms import rounds, sending
+from dockercomms import sending
 from dockercomms.errors import (
     Denied,
     IntegrityError,
@@ -23,6 +24,7 @@ from dockercomms.receiving import ReceiveOptions
 from dockercomms.rounds import Box, Round
 from dockercomms.state import State
 from dockercomms.trust.policy import Policy
+from dockercomms.verifying import UNCHECKED
 from tests.fakes.mail import ALICE, BOB, REPOSITORY, Mail, files_below, open_mail, three
 from tests.fakes.people import ALICE_SIGNS, KNOWS_ALICE
 
@@ -174,16 +176,20 @@ def test_mailbox_network_errors_are_reported_every_time(mail):
     assert [len(mail.receive()) for _ in range(3)] == [1, 1, 1]
 
 
-def limited(mail, most):
-    """Return a round over Bob's inbox that may fetch so many manifests."""
+def round_of(mail, box, *, receipt):
     return Round(
-        boxes=[Box(mail.inbox(max_fetched=most))],
+        boxes=[box],
         registry=mail.registry,
         repository=REPOSITORY,
         state=mail.bob,
         clock=mail.clock,
-        options=ReceiveOptions(out=mail.out, receipt=False),
+        options=ReceiveOptions(out=mail.out, receipt=receipt),
     )
+
+
+def limited(mail, most):
+    """Return a round over Bob's inbox that may fetch so many manifests."""
+    return round_of(mail, Box(mail.inbox(max_fetched=most)), receipt=False)
 
 
 def spam(mail, count):
@@ -297,60 +303,64 @@ def test_mailbox_does_not_ask_a_read_only_registry_again_and_again(mail):
 # --- beside one another --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def examined(monkeypatch):
-    """Notes which message is examined in which thread, and whether it was."""
-    seen: dict[str, tuple[str, threading.Event]] = {}
-    real = rounds.examine
+class NotingVerifier:
+    """Accepts every message, and notes the order and whether another thread asked."""
 
-    def note(inbox, entry, verifier):
-        result = real(inbox, entry, verifier)
-        seen.setdefault(entry.digest, ("", threading.Event()))
-        seen[entry.digest] = (threading.current_thread().name, seen[entry.digest][1])
-        seen[entry.digest][1].set()
-        return result
+    def __init__(self):
+        self.ahead = {}
+        self.asked = defaultdict(threading.Event)
 
-    monkeypatch.setattr(rounds, "examine", note)
-    return seen
+    def verify(self, message):
+        ahead = threading.current_thread() is not threading.main_thread()
+        assert message.digest not in self.ahead
+        self.ahead[message.digest] = ahead
+        self.asked[message.digest].set()
+        return UNCHECKED
 
 
-def test_the_next_message_is_examined_while_a_receipt_is_published(mail, examined):
+def verified_by(mail, verifier, *, receipt=True, **options):
+    """Receive a round of Bob's inbox whose messages `verifier` verifies."""
+    return list(round_of(mail, Box(mail.inbox(), verifier), receipt=receipt).receive(**options))
+
+
+def test_the_next_message_is_examined_while_a_receipt_is_published(mail):
     one, two, last = three(mail)
-    for sent in (one, two, last):
-        examined[sent.digest] = ("", threading.Event())
     after = {one.digest: two.digest, two.digest: last.digest}
-    met = []
+    verifier, met = NotingVerifier(), []
 
     def before(name, said):
         if name != "push_manifest" or not said[-1][0].startswith("receipt-"):
             return
         subject = parse_receipt(said[1]).subject.digest
         if subject in after:
-            met.append(examined[after.pop(subject)][1].wait(WAIT_SECONDS))
+            met.append(verifier.asked[after.pop(subject)].wait(WAIT_SECONDS))
 
     mail.registry.before = before
 
-    assert [item.id for item in mail.receive()] == [one.id, two.id, last.id]
+    assert [item.id for item in verified_by(mail, verifier)] == [one.id, two.id, last.id]
     assert met == [True, True]
 
 
-def test_what_is_examined_beside_others_is_delivered_once_in_its_order(mail, examined):
-    sent = three(mail)
+def test_what_is_examined_beside_others_is_delivered_once_in_its_order(mail):
+    sent, verifier = three(mail), NotingVerifier()
 
-    got = mail.receive()
+    got = verified_by(mail, verifier)
 
     assert [(item.id, item.status) for item in got] == [(one.id, "received") for one in sent]
     assert len({item.receipt for item in got}) == 3
-    assert list(examined) == [one.digest for one in sent[1:]]
+    assert list(verifier.ahead.items()) == list(
+        zip((one.digest for one in sent), (False, True, True), strict=True)
+    )
 
 
 @pytest.mark.parametrize("options", [{"max": 1}, {"receipt": False}], ids=["max", "no receipt"])
-def test_nothing_is_examined_ahead_where_that_saves_nothing(mail, examined, options):
+def test_nothing_is_examined_ahead_where_that_saves_nothing(mail, options):
     three(mail)
+    verifier = NotingVerifier()
 
-    mail.receive(**options)
+    verified_by(mail, verifier, **options)
 
-    assert examined == {}
+    assert not any(verifier.ahead.values())
 
 
 def test_an_id_used_twice_is_found_out_in_one_round(mail, monkeypatch, tmp_path):
