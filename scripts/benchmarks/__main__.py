@@ -21,6 +21,7 @@ sys.path.insert(1, str(ROOT))
 
 import blobs  # noqa: E402 - the path to it and to tests is above
 import messages  # noqa: E402
+import signatures  # noqa: E402
 from measuring import MIB, Bench, Result  # noqa: E402
 from plotting import plot  # noqa: E402
 
@@ -43,6 +44,8 @@ BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
     "pull": blobs.blob_pull,
     "copy": blobs.image_copy,
     "heads": blobs.heads,
+    "addresses": signatures.address_book,
+    "keyless": signatures.keyless_proof,
 }
 SIZES = "sizes"
 """Time and memory for files of growing size, without a ratio; runs only if `--only` names it."""
