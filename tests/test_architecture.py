@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import inspect
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -34,6 +36,9 @@ ALLOWED_IMPORTS = {
 
 BANNED_WORDS = {"util", "utils", "helper", "helpers", "manager", "managers", "common", "misc"}
 """Module names that say nothing about what is in them."""
+
+MAX_EXAMPLES = 30
+"""Docstrings with examples."""
 
 SLOW_PACKAGES = {"oras", "sigstore", "requests", "pydantic", "rich", "cryptography", "zstandard"}
 """What no `--help` has time to import."""
@@ -100,15 +105,31 @@ def test_unknown_public_name_is_an_attribute_error() -> None:
         dockercomms.Nonsense  # noqa: B018
 
 
-def test_module_exports_exist() -> None:
-    missing = []
+def modules() -> Iterator[ModuleType]:
     for path in SOURCES:
         if path.stem != "__main__":
             name = ".".join(("dockercomms", *path.relative_to(PACKAGE).with_suffix("").parts))
-            module = importlib.import_module(name.removesuffix(".__init__"))
-            exported = getattr(module, "__all__", ())
-            missing += [f"{name}.{each}" for each in exported if not hasattr(module, each)]
+            yield importlib.import_module(name.removesuffix(".__init__"))
+
+
+def test_module_exports_exist() -> None:
+    missing = [
+        f"{module.__name__}.{each}"
+        for module in modules()
+        for each in getattr(module, "__all__", ())
+        if not hasattr(module, each)
+    ]
     assert missing == []
+
+
+def test_docstring_examples_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples stand only at public names, so that there are few and all are run here."""
+    monkeypatch.chdir(tmp_path)
+    finder = doctest.DocTestFinder()
+    examples = [test for module in modules() for test in finder.find(module) if test.examples]
+    assert 0 < len(examples) <= MAX_EXAMPLES
+    runner = doctest.DocTestRunner()
+    assert [test.name for test in examples if runner.run(test).failed] == []
 
 
 def test_modules_have_names_that_say_what_is_in_them() -> None:
