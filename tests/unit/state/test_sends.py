@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import contextlib
+import fcntl
+import os
 from datetime import timedelta
 
 import pytest
 
 from dockercomms.oci.model import Descriptor, digest_of
-from dockercomms.state import State, sends
+from dockercomms.state import State
 from dockercomms.state.sends import SendJournal
 from tests.fakes.clock import FakeClock
 
@@ -133,9 +134,14 @@ def test_claim_never_takes_the_lock_of_what_another_is_about_to_continue(
     left = [tmp_path / "sends" / f"{name}.lock" for name in (killed, "of-a-finished-one")]
     for path in left:
         path.touch()
-    taken = []
-    real = sends.try_lock
-    monkeypatch.setattr(sends, "try_lock", lambda path: taken.append(path) or real(path))
+    files = {path.stat().st_ino: path for path in left}
+    taken, flock = [], fcntl.flock
+
+    def note(handle, how):
+        taken.append(files.get(os.fstat(handle).st_ino))
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", note)
     start(state, clock, source="another")
     assert left[0] not in taken
     assert left[1] in taken
@@ -143,18 +149,22 @@ def test_claim_never_takes_the_lock_of_what_another_is_about_to_continue(
     assert start(state, clock) == killed
 
 
-def test_claim_of_a_new_one_holds_a_lock_whoever_sweeps(state, clock, monkeypatch):
-    refused = []
-    real = sends.try_lock
+def test_claim_of_a_new_one_holds_a_lock_whoever_sweeps(state, clock, tmp_path, monkeypatch):
+    refused, flock = [], fcntl.flock
 
-    def try_lock(path):
-        refused.append(path)
-        return contextlib.nullcontext(False) if len(refused) == 1 else real(path)
+    def refuse_first(handle, how):
+        if not refused:
+            refused.extend(path.stem for path in (tmp_path / "sends").iterdir())
+            raise BlockingIOError
+        flock(handle, how)
 
-    monkeypatch.setattr(sends, "try_lock", try_lock)
+    start(state, clock, source="another")  # makes the database and its folder
+    monkeypatch.setattr(fcntl, "flock", refuse_first)
     with claim(state, clock) as row:
-        assert [path.stem for path in refused[1:]] == [row.id]
-        assert row.id != refused[0].stem
+        held = [path.stem for path in (tmp_path / "sends").iterdir()]
+        assert len(refused) == 1
+        assert row.id in held
+        assert row.id not in refused
 
 
 def test_claim_lets_go_after_an_error(state, clock):

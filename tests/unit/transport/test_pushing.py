@@ -21,7 +21,7 @@ from dockercomms.errors import (
 )
 from dockercomms.oci.model import Descriptor
 from dockercomms.protocol import CHUNK_INDEX, CHUNK_SIZE, MEDIA_TYPE_CHUNK_GZIP
-from dockercomms.transport import pushing
+from dockercomms.transport import chunks, pushing
 from dockercomms.transport.payload import payload_of
 from dockercomms.transport.transfer import NullJournal, confirm_blobs, push_payload
 from tests.fakes.clock import FakeClock
@@ -313,7 +313,7 @@ def test_confirm_pushes_large_chunks_again(file, data):
 def test_large_file_that_does_not_shrink_has_large_chunks(file, monkeypatch):
     monkeypatch.setattr(pushing, "LARGE_TOTAL_BYTES", len(DATA))
     monkeypatch.setattr(pushing, "LARGE_CHUNK_BYTES", 700_000)
-    monkeypatch.setattr(pushing, "choose_chunk_bytes", lambda total, asked: asked or 300_000)
+    monkeypatch.setattr(chunks, "SMALL_CHUNK_BYTES", 300_000)
     assert push(WatchedRegistry(), file, chunk_bytes=None).chunk_bytes == 700_000
     assert push(WatchedRegistry(), file).chunk_bytes == CHUNK
     assert push(WatchedRegistry(), file, chunk_bytes=None, compress="gzip").chunk_bytes == 300_000
