@@ -57,9 +57,9 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 
 class DockerCommsError(Exception):
@@ -500,3 +500,31 @@ OCI_ERROR_CLASSES: dict[str, type[RegistryError]] = {
     )
 }
 """OCI error code to class, complete for distribution-spec v1.1.1 plus RANGE_INVALID."""
+
+
+NoticeKind = Literal[
+    "clock-skew",
+    "no-bell",
+    "anchor-untagged",
+    "not-indexed",
+    "receipt-waits",
+    "receipt-unreadable",
+    "created",
+    "key-created",
+    "pinned",
+    "elsewhere",
+    "published",
+    "watch-waits",
+    "not-remembered",
+    "not-tried",
+]
+
+
+class Notice(NamedTuple):
+    """Something the user may want to know that stopped nothing."""
+
+    kind: NoticeKind
+    text: str
+
+
+NoticeHook = Callable[[Notice], None]

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
+from dockercomms.mailbox import Mailbox
+from dockercomms.trust.owner import SigningOptions, TrustOptions
 
 MESSAGES = 1000
 FACTOR = 20

@@ -35,9 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
-from dockercomms.manifest import ManifestBuilder
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.mailbox import Mailbox
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import (
     EMPTY_CONFIG_BYTES,
@@ -47,17 +45,17 @@ from dockercomms.oci.model import (
     Digest,
     digest_of,
 )
-from dockercomms.protocol import (
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.protocol.header import (
     CHUNK_INDEX,
     CHUNK_SIZE,
     MEDIA_TYPE_CHUNK_ZSTD,
     MessageHeader,
-    anchor_tag,
-    bell_tag,
-    message_tag,
-    recipient_tag,
 )
+from dockercomms.protocol.manifest import ManifestBuilder
+from dockercomms.protocol.tags import anchor_tag, bell_tag, message_tag, recipient_tag
 from dockercomms.state import State
+from dockercomms.trust.owner import SigningOptions, TrustOptions
 from tests.real.counting_proxy import CountingProxy
 from tests.real.launch import Server, distribution
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
+from dockercomms.trust.keys import DEFAULT_KEY, KeyStore, default_keys_folder
 
 MEMORY = Path("/dev/shm")
 """Linux has a file system in memory here, where `fsync` costs nothing: 45 s instead of 61."""

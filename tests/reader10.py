@@ -22,7 +22,7 @@ import zstandard
 
 from dockercomms.errors import DockerCommsError
 from dockercomms.oci.interface import Registry, read_all
-from dockercomms.protocol import recipient_tag
+from dockercomms.protocol.tags import recipient_tag
 
 ZSTD = "application/vnd.dockercomms.chunk.v1.tar+zstd"
 MOST = 2**40

@@ -41,14 +41,17 @@ def test_import_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("where", "planted"),
     [
-        ("errors.py", "import dockercomms.protocol"),
+        ("errors.py", "import dockercomms.protocol.header"),
         ("protocol.py", "from dockercomms.mailbox import Mailbox"),
         ("oci/reference.py", "from dockercomms.oci.client import Client"),
-        ("oci/layout.py", "def late():\n    from dockercomms.manifest import Message"),
-        ("sending.py", "import dockercomms.receiving"),
+        (
+            "oci/layout/registry.py",
+            "def late():\n    from dockercomms.protocol.manifest import Message",
+        ),
+        ("sending.py", "import dockercomms.messages.receive"),
         ("config.py", "import dockercomms.mailbox"),
         ("mailbox.py", "import rich"),
-        ("oci/layout.py", "import requests"),
+        ("oci/layout/registry.py", "import requests"),
     ],
 )
 def test_import_contracts_are_broken_by_a_bad_import(

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from dockercomms.cli.reg import VERBS
-from dockercomms.config import duration_seconds
-from dockercomms.handover import (
+from dockercomms.cli.config import duration_seconds
+from dockercomms.cli.reg.table import VERBS
+from dockercomms.inbox.poll import DEFAULT_INTERVAL_SECONDS
+from dockercomms.messages.command import (
     DEFAULT_TIMEOUT_SECONDS,
     GRACE_SECONDS,
     MAX_REASON_BYTES,
     variables,
 )
-from dockercomms.watching import (
-    DEFAULT_INTERVAL_SECONDS,
+from dockercomms.messages.watch import (
     IDLE_LOOKS,
     JITTER,
     MAX_ASKED_WAIT_SECONDS,

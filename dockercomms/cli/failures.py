@@ -13,8 +13,8 @@ from dockercomms import errors
 if TYPE_CHECKING:
     import click
 
+    from dockercomms.inbox.poll import PollResult
     from dockercomms.mailbox import Mailbox
-    from dockercomms.polling import PollResult
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""

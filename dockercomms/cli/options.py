@@ -1,18 +1,78 @@
 """What the verbs have in common: value types, the options of all of them, and their help.
 
 Importing this module must stay cheap: every `--help` needs it.
+
+Show the library's log on standard error: warnings and notes once, all with `--verbose`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from dockercomms.cli.logs import shown_log
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+
+_MOST_NOTES = 1000
+"""So many notes are told apart: a watch runs for months."""
+
+
+@contextlib.contextmanager
+def shown_log(session: Session) -> Iterator[None]:
+    """Show the log of `dockercomms.*` while the body runs.
+
+    A note is shown once, however often it is logged: a watch meets the same file system at each
+    look. Of warnings of one kind the first is shown, and at the end how many there were more: each
+    message of a repository may have a list that cannot be read whole.
+    """
+    import logging
+
+    from dockercomms.cli.render import visible, write_line
+
+    told: set[str] = set()
+    warned: dict[str, int] = {}
+
+    class ToTerminal(logging.Handler):
+        """Writes what a log record says, made safe for a terminal."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Write one line, and the traceback of a defect of ours."""
+            text = record.getMessage()
+            if record.levelno >= logging.INFO and text not in told and len(told) < _MOST_NOTES:
+                told.add(text)
+                if record.levelno < logging.WARNING:
+                    session.screen.note(text)
+                    return
+                warned[record.msg] = warned.get(record.msg, 0) + 1
+                if warned[record.msg] == 1:
+                    session.screen.warn(text)
+                    return
+            if not session.verbose:
+                return
+            write_line(session.stderr, visible(f"{record.name}: {text}"))
+            if record.exc_info:
+                lines = logging.Formatter().formatException(record.exc_info).splitlines()
+                for line in lines:
+                    write_line(session.stderr, visible(line))
+
+    logger, handler = logging.getLogger("dockercomms"), ToTerminal()
+    former = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if session.verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(former)
+        more = sum(warned.values()) - len(warned)
+        if more:
+            session.screen.warn(f"{more} more warnings like this; --verbose shows them")
+
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -45,7 +105,7 @@ class _Quantity(_IntType):
         self._reader = reader
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from dockercomms import config
+        from dockercomms.cli import config
 
         read: Callable[[str], int] = getattr(config, self._reader)
         try:
@@ -64,9 +124,9 @@ class _Since(_TimeType):
     ) -> datetime:
         from datetime import timedelta
 
-        from dockercomms.config import duration_seconds
+        from dockercomms.cli.config import duration_seconds
         from dockercomms.errors import ProtocolError
-        from dockercomms.protocol import parse_time
+        from dockercomms.protocol.fields import parse_time
 
         text = str(value)
         if ctx is None:
@@ -315,7 +375,8 @@ class VerbTable(click.Group):
     """A group that knows its verbs by a table, and imports one only to run it.
 
     Args:
-        verbs: Verb to module and one-line help. The module holds `<verb>_command`.
+        verbs: Verb to module (below `dockercomms.cli`) and one-line help. The module holds
+            `<verb>_command`.
         example: Command lines for the help, without indentation.
         nested: Whether it is a verb itself; its help then has the common options in short.
     """
@@ -341,7 +402,7 @@ class VerbTable(click.Group):
         """Return a verb's command, None if there is no such verb."""
         if cmd_name not in self.verbs:
             return None
-        module = import_module(self.verbs[cmd_name][0])
+        module = import_module(f"dockercomms.cli.{self.verbs[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 

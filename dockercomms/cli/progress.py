@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from dockercomms.cli.render import Screen
-    from dockercomms.platforms import Clock
-    from dockercomms.transport.transfer import ProgressEvent
+    from dockercomms.platforms.clock import Clock
+    from dockercomms.transport.journal import ProgressEvent
 
 LINE_EVERY_PERCENT = 10
 LINE_EVERY_SECONDS = 10.0

@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dockercomms.protocol import format_time
+from dockercomms.protocol.fields import format_time
 
 if TYPE_CHECKING:
-    from dockercomms.approving import Signature, Verification
-    from dockercomms.collecting import Collected
     from dockercomms.errors import DockerCommsError
-    from dockercomms.mailbox import InboxEntry
-    from dockercomms.outbox import OutboxEntry
-    from dockercomms.receipts import ReceiptEntry
-    from dockercomms.receiving import Received
-    from dockercomms.relaying import Relayed
-    from dockercomms.sending import Sent
-    from dockercomms.trust.keystore import StoredKey
+    from dockercomms.inbox.listing import InboxEntry
+    from dockercomms.messages.draft import Sent
+    from dockercomms.messages.outbox import OutboxEntry
+    from dockercomms.messages.receipts_list import ReceiptEntry
+    from dockercomms.messages.receive import Received
+    from dockercomms.messages.sign import Signature, Verification
+    from dockercomms.messages.watch import Watched
+    from dockercomms.relay.carry import Relayed
+    from dockercomms.relay.gc import Collected
+    from dockercomms.trust.keys import StoredKey
     from dockercomms.trust.policy import Sender
-    from dockercomms.watching import Watched
 
 Record = Mapping[str, object]
 

@@ -1,39 +1,73 @@
-"""One command line: its surroundings, its flags, and what they add up to."""
+"""One command line: its surroundings, its flags, and what they add up to.
+
+Ctrl-C held back for the moment between a thing that is done and the line that says so.
+
+Whoever is told "interrupted, run it again" about a message that is published sends it twice.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO
-
-from dockercomms.cli.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import click
 
+    from dockercomms.cli.config import Discovery, FormChoice, ReferrersIndex, Settings, TrustedClock
     from dockercomms.cli.progress import Meter
     from dockercomms.cli.render import Screen
-    from dockercomms.config import (
-        Discovery,
-        FormChoice,
-        ReferrersIndex,
-        Settings,
-        TrustedClock,
-    )
-    from dockercomms.errors import DockerCommsError
+    from dockercomms.errors import DockerCommsError, Notice, NoticeHook
+    from dockercomms.inbox.poll import PollResult
     from dockercomms.mailbox import Mailbox
-    from dockercomms.oci.retry import RetryEvent, RetryHook
-    from dockercomms.owner import Owner, SigningOptions, TrustOptions
-    from dockercomms.platforms import Clock
-    from dockercomms.polling import PollResult
-    from dockercomms.publishing import Notice, NoticeHook
+    from dockercomms.oci.remote.retry import RetryEvent, RetryHook
+    from dockercomms.oci.stores import ConnectionSettings
+    from dockercomms.platforms.clock import Clock
     from dockercomms.state.allowed_files import AllowedFiles
-    from dockercomms.stores import ConnectionSettings
-    from dockercomms.transport.transfer import Progress
+    from dockercomms.transport.journal import Progress
+    from dockercomms.trust.owner import Owner, SigningOptions, TrustOptions
     from dockercomms.trust.policy import Policy
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Holds SIGINT and SIGTERM back; of two that come, the second interrupts at once."""
+
+    def __init__(self) -> None:
+        self._former: dict[int, Any] = {}
+        self._came = False
+
+    def hold(self) -> None:
+        """Hold back what comes from now on; nothing happens where they are held already."""
+        if self._former or threading.current_thread() is not threading.main_thread():
+            return  # no other thread may say what a signal does
+        self._came = False
+        for number in _NUMBERS:
+            self._former[number] = signal.signal(number, self._note)
+
+    def release(self) -> bool:
+        """Let signals interrupt again; return whether one came."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+        return self._came
+
+    def obey(self) -> None:
+        """Let signals interrupt again, and interrupt if one came."""
+        if self.release():
+            raise KeyboardInterrupt
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        if self._came:
+            raise KeyboardInterrupt
+        self._came = True
 
 
 PASSPHRASE_VARIABLE = "DOCKERCOMMS_PASSPHRASE"  # noqa: S105 - a name
@@ -106,8 +140,8 @@ class Session:
         """
         from dataclasses import fields
 
+        from dockercomms.cli.config import Settings
         from dockercomms.cli.options import COMMON
-        from dockercomms.config import Settings
 
         self.verb = " ".join(ctx.command_path.split()[1:])
         chain = [ctx]
@@ -138,7 +172,7 @@ class Session:
     def clock(self) -> Clock:
         """The time."""
         if self._clock is None:
-            from dockercomms.platforms import SystemClock
+            from dockercomms.platforms.clock import SystemClock
 
             self._clock = SystemClock()
         return self._clock
@@ -150,7 +184,7 @@ class Session:
         Raises:
             ConfigError, UsageError: as `config.load`.
         """
-        from dockercomms.config import load
+        from dockercomms.cli.config import load
 
         flags, named = dict(self._flags), self._common.get("config")
         if self._common.get("as_json"):
@@ -292,7 +326,7 @@ class Session:
         Args:
             repo: The repository; None: the command line names it.
         """
-        from dockercomms.stores import ConnectionSettings
+        from dockercomms.oci.stores import ConnectionSettings
 
         chosen = self.settings
         username, password = chosen.username, chosen.password
@@ -314,7 +348,7 @@ class Session:
 
     def _has_named(self, repo: str) -> bool:
         """Return whether the user named the host of `repo`; a folder has none."""
-        from dockercomms.stores import parse_repo
+        from dockercomms.oci.stores import parse_repo
 
         host, named = parse_repo(repo).host, self.settings.repo
         if not host:
@@ -425,7 +459,7 @@ class Session:
         """The trust file; NoHomeError where the user has no folder for it."""
         from pathlib import Path
 
-        from dockercomms.owner import default_trust_file
+        from dockercomms.trust.owner import default_trust_file
 
         named = self.settings.trust
         return default_trust_file(self.environ) if named is None else Path(named)
@@ -433,8 +467,8 @@ class Session:
     def owner(self) -> Owner:
         """Return who the user is: their keys, and whom they believe."""
         from dockercomms.errors import NoHomeError
-        from dockercomms.owner import Owner
-        from dockercomms.trust.keystore import default_keys_folder
+        from dockercomms.trust.keys import default_keys_folder
+        from dockercomms.trust.owner import Owner
 
         try:
             keys = default_keys_folder(self.environ)
@@ -453,8 +487,8 @@ class Session:
         from pathlib import Path
 
         from dockercomms.errors import UsageError
-        from dockercomms.owner import SigningOptions
         from dockercomms.trust.keyless import KeylessOptions
+        from dockercomms.trust.owner import SigningOptions
 
         chosen = self.settings
         if not (chosen.timestamp or "https://").startswith(("https://", "http://")):
@@ -477,7 +511,7 @@ class Session:
 
     def trust(self, *, verify: bool = True, accept_new: bool = False) -> TrustOptions:
         """Return whom the settings say to believe."""
-        from dockercomms.owner import TrustOptions
+        from dockercomms.trust.owner import TrustOptions
 
         flags = (("--repo", self.settings.repo), ("--me", self.settings.me))
         given = [(flag, value) for flag, value in flags if self._is_flag(flag) and value]
@@ -563,7 +597,7 @@ class Session:
 
     def tell_waiting(self, candidates: int) -> None:
         """Say how many candidates a run left for the next one, if any."""
-        from dockercomms.protocol import MAX_FETCHED_MANIFESTS
+        from dockercomms.protocol.header import MAX_FETCHED_MANIFESTS
 
         if candidates:
             self.screen.warn(

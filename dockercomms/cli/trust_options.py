@@ -98,7 +98,7 @@ def refuse_network(session: Session, *, offline: bool, repo: str | None = None) 
     repo = session.repo if repo is None else repo
     if repo is None:
         return
-    from dockercomms.stores import parse_place
+    from dockercomms.oci.stores import parse_place
 
     place = parse_place(repo, default_host=session.settings.default_registry)
     if place.folder is None:

@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 from dockercomms.errors import ProtocolError, UnreadableEntries
 from dockercomms.oci.model import Descriptor, Digest
-from dockercomms.records import dataclass
+from dockercomms.platforms.records import dataclass
 
 _log = logging.getLogger("dockercomms.oci")
 

@@ -23,19 +23,11 @@ from dockercomms.errors import (
     Unsupported,
     UploadUnknown,
 )
-from dockercomms.oci.checked import VerifyingReader
-from dockercomms.oci.interface import (
-    BlobReader,
-    BlobSource,
-    BlobUpload,
-    ProgressHook,
-    TagPage,
-)
-from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, matches
-from dockercomms.oci.stored import (
+from dockercomms.oci.content import (
     ManifestFacts,
     StoredReader,
     StoredUpload,
+    VerifyingReader,
     blob_descriptor,
     check_manifest,
     check_range,
@@ -46,9 +38,11 @@ from dockercomms.oci.stored import (
     referrer_entry,
     tag_pages,
 )
+from dockercomms.oci.interface import BlobReader, BlobSource, BlobUpload, ProgressHook, TagPage
+from dockercomms.oci.model import READ_BYTES, Descriptor, Digest, matches
 from dockercomms.oci.tag_schema import tag_schema_entries
-from dockercomms.platforms import Clock, SystemClock
-from dockercomms.records import dataclass
+from dockercomms.platforms.clock import Clock, SystemClock
+from dockercomms.platforms.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

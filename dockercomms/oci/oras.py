@@ -30,11 +30,13 @@ import oras.schemas  # noqa: TID251 - the same
 import requests  # noqa: TID251 - the same
 
 from dockercomms.errors import DigestMismatch, NotFoundError, ProtocolError
-from dockercomms.oci.auth import BACKEND_NAME, Credentials, DockerConfig, scoped_auth_class
-from dockercomms.oci.checked import ByteStream
-from dockercomms.oci.client import Client, ClientPool, HTTPRegistry
-from dockercomms.oci.exchange import Response, body_of
-from dockercomms.oci.extraction import copy_stream, is_folder, new_file
+from dockercomms.oci.auth.auth import BACKEND_NAME, scoped_auth_class
+from dockercomms.oci.auth.credentials import Credentials, DockerConfig
+from dockercomms.oci.auth.token import Scope
+from dockercomms.oci.client import Client, ClientPool
+from dockercomms.oci.content import ByteStream, read_facts, referrer_entry
+from dockercomms.oci.images.extract import copy_stream, is_folder, new_file
+from dockercomms.oci.images.pull import save_artifact
 from dockercomms.oci.interface import BlobReader, BlobSource, read_all
 from dockercomms.oci.model import (
     ANNOTATION_TITLE,
@@ -46,16 +48,16 @@ from dockercomms.oci.model import (
     matches,
     parse_digest,
 )
-from dockercomms.oci.pull import save_artifact
 from dockercomms.oci.reference import Reference
-from dockercomms.oci.retry import RetryPolicy
-from dockercomms.oci.scope import Scope
-from dockercomms.oci.session import TIMEOUT_SECONDS
-from dockercomms.oci.stored import read_facts, referrer_entry
+from dockercomms.oci.remote.exchange import Response, body_of
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
+from dockercomms.oci.remote.session import TIMEOUT_SECONDS
 from dockercomms.oci.strict_json import parse_json
 from dockercomms.oci.tag_schema import append_entry
-from dockercomms.platforms import Clock, local_errors, make_folder
-from dockercomms.transport.unpacking import unpacked_layer
+from dockercomms.platforms.clock import Clock
+from dockercomms.platforms.files import local_errors, make_folder
+from dockercomms.transport.unpack import unpacked_layer
 
 _ENDPOINT = re.compile(r"/v2/(.+?)/(?:manifests/|blobs/(uploads/)?|tags/list|referrers/)")
 _CONTENT = re.compile(r"/(?:manifests|blobs)/([a-z0-9]+:[0-9a-f]+)$")

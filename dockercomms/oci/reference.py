@@ -24,7 +24,7 @@ from ipaddress import IPv6Address
 
 from dockercomms.errors import ProtocolError, UsageError
 from dockercomms.oci.model import Digest, parse_digest
-from dockercomms.records import dataclass
+from dockercomms.platforms.records import dataclass
 
 DEFAULT_HOST = "docker.io"
 HUB_HOSTS = frozenset(

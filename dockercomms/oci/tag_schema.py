@@ -4,15 +4,28 @@ The index under `sha256-<hex>` is written by reading, changing and writing it, w
 of 16 senders at once 83 to 97 % of the entries were lost (measured), so it is never the truth.
 
 Source: distribution-spec v1.1.1, "Referrers Tag Schema".
+
+Putting a manifest whose blobs the registry denies, although they were there a moment ago.
+
+They were collected meanwhile, or somebody else writes the same blob this moment: distribution 2.8
+and 3.1 deny it while they do (measured).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
-from dockercomms.errors import ManifestUnknown, NameUnknown, ProtocolError
+from dockercomms.errors import (
+    ManifestBlobUnknown,
+    ManifestUnknown,
+    NameUnknown,
+    NotFoundError,
+    ProtocolError,
+    RegistryError,
+)
 from dockercomms.oci.interface import Reader, Registry, read_all
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
@@ -21,11 +34,39 @@ from dockercomms.oci.model import (
     Digest,
     Index,
     Listed,
-    canonical_json,
     parse_digest,
     parse_listed,
 )
 from dockercomms.oci.reference import referrers_tag
+from dockercomms.oci.strict_json import canonical_json
+
+T = TypeVar("T")
+
+_MISSING_STATUSES = frozenset({400, 404})
+"""How registries refuse a manifest whose blobs they do not have (measured: 400 on most)."""
+
+
+def lacks_blobs(error: RegistryError) -> bool:
+    """Return whether a manifest may have been refused for blobs that are not there."""
+    return error.status in _MISSING_STATUSES or isinstance(
+        error, ManifestBlobUnknown | NotFoundError
+    )
+
+
+def put_or_repair(put: Callable[[], T], repair: Callable[[], object]) -> T:
+    """Return what `put` does; where it lacks blobs, once more after `repair` has brought them back.
+
+    Raises:
+        RegistryError: refused for something else, or again. As `put` and `repair`.
+    """
+    try:
+        return put()
+    except RegistryError as error:
+        if not lacks_blobs(error):
+            raise
+        repair()
+        return put()
+
 
 _log = logging.getLogger("dockercomms.oci")
 

@@ -13,21 +13,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from dockercomms.errors import DockerCommsError
-from dockercomms.platforms import base_folder
+from dockercomms.platforms.files import base_folder
 from dockercomms.state import (
-    clock_rows,
-    defect_rows,
-    delivery_rows,
-    handover_rows,
-    inbox_rows,
-    outbox_rows,
-    progress_rows,
-    pull_rows,
-    receipt_rows,
+    clock,
+    defects,
+    deliveries,
+    inbox,
+    outbox,
+    progress,
+    receipts,
     send_runs,
     sends,
-    stream_rows,
-    trust_rows,
+    streams,
+    trust,
 )
 from dockercomms.state.database import BUSY_TIMEOUT_SECONDS, Database
 
@@ -53,35 +51,35 @@ class State(AbstractContextManager["State"]):
         self._database = Database(
             (lambda: default_path(os.environ)) if path is None else path,
             schema=(
-                *progress_rows.SCHEMA,
-                *inbox_rows.SCHEMA,
-                *delivery_rows.SCHEMA,
-                *handover_rows.SCHEMA,
+                *progress.SCHEMA,
+                *inbox.SCHEMA,
+                *deliveries.SCHEMA,
+                *deliveries.HANDOVER_SCHEMA,
                 *sends.SCHEMA,
                 *send_runs.SCHEMA,
-                *outbox_rows.SCHEMA,
-                *pull_rows.SCHEMA,
-                *receipt_rows.SCHEMA,
-                *trust_rows.SCHEMA,
-                *defect_rows.SCHEMA,
-                *stream_rows.SCHEMA,
-                *clock_rows.SCHEMA,
+                *outbox.SCHEMA,
+                *deliveries.PULL_SCHEMA,
+                *receipts.SCHEMA,
+                *trust.SCHEMA,
+                *defects.SCHEMA,
+                *streams.SCHEMA,
+                *clock.SCHEMA,
             ),
-            migrations=inbox_rows.MIGRATIONS,
+            migrations=inbox.MIGRATIONS,
             busy_timeout_seconds=busy_timeout_seconds,
         )
-        self.clocks = clock_rows.ClockRows(self._database)
-        self.progress = progress_rows.ProgressRows(self._database)
-        self.inbox = inbox_rows.InboxRows(self._database)
-        self.handovers = handover_rows.HandoverRows(self._database)
-        self.outbox = outbox_rows.OutboxRows(self._database)
-        self.pulls = pull_rows.PullRows(self._database)
+        self.clocks = clock.ClockRows(self._database)
+        self.progress = progress.ProgressRows(self._database)
+        self.inbox = inbox.InboxRows(self._database)
+        self.handovers = deliveries.HandoverRows(self._database)
+        self.outbox = outbox.OutboxRows(self._database)
+        self.pulls = deliveries.PullRows(self._database)
         self.sends = sends.Sends(self._database)
         self.send_runs = send_runs.SendRuns(self._database)
-        self.receipts = receipt_rows.ReceiptRows(self._database)
-        self.trust = trust_rows.TrustRows(self._database)
-        self.defects = defect_rows.DefectRows(self._database)
-        self.streams = stream_rows.StreamRows(self._database)
+        self.receipts = receipts.ReceiptRows(self._database)
+        self.trust = trust.TrustRows(self._database)
+        self.defects = defects.DefectRows(self._database)
+        self.streams = streams.StreamRows(self._database)
 
     @property
     def path(self) -> Path:

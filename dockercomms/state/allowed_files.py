@@ -11,8 +11,14 @@ import os
 import secrets
 from pathlib import Path
 
-from dockercomms.platforms import create_new, local_errors, make_folder, sync_file, sync_folder
-from dockercomms.records import dataclass
+from dockercomms.platforms.files import (
+    create_new,
+    local_errors,
+    make_folder,
+    sync_file,
+    sync_folder,
+)
+from dockercomms.platforms.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

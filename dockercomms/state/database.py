@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TypeVar, overload
 
 from dockercomms.errors import DockerCommsError, LocalIOError, NoHomeError
-from dockercomms.platforms import (
-    SystemClock,
+from dockercomms.platforms.clock import SystemClock, moment_of
+from dockercomms.platforms.files import (
     create_new,
     holder_of,
     local_errors,
     make_folder,
-    moment_of,
     sync_folder,
 )
 from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import (
+from dockercomms.platforms.clock import SystemClock
+from dockercomms.platforms.files import (
     LOCK_POLL_SECONDS,
     NO_LOCKS_CODES,
-    SystemClock,
     holder_of,
     local_errors,
     make_folder,

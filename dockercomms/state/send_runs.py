@@ -16,8 +16,8 @@ from dataclasses import field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from dockercomms.protocol import CONTINUE_SEND_SECONDS
-from dockercomms.records import dataclass
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import CONTINUE_SEND_SECONDS
 from dockercomms.state.database import Database, to_unix
 from dockercomms.state.locks import try_lock
 

@@ -18,9 +18,9 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from dockercomms.oci.model import Descriptor, Digest
-from dockercomms.platforms import Clock
-from dockercomms.protocol import CONTINUE_SEND_SECONDS, KEEP_DELIVERED_SECONDS
-from dockercomms.records import dataclass
+from dockercomms.platforms.clock import Clock
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import CONTINUE_SEND_SECONDS, KEEP_DELIVERED_SECONDS
 from dockercomms.state.database import Database, from_unix, to_unix
 from dockercomms.state.locks import try_lock
 

@@ -12,10 +12,10 @@ from typing import BinaryIO, cast
 
 from dockercomms.errors import LimitError, UsageError
 from dockercomms.oci.model import Digest
-from dockercomms.protocol import DEFAULT_CHUNK_BYTES, MAX_CHUNKS, MAX_TOTAL_BYTES
-from dockercomms.records import dataclass
-from dockercomms.transport.buffers import PIECE_BYTES, allocate
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import DEFAULT_CHUNK_BYTES, MAX_CHUNKS, MAX_TOTAL_BYTES
 from dockercomms.transport.tar import BLOCK_BYTES, END, padding_bytes
+from dockercomms.transport.window import PIECE_BYTES, allocate
 
 SMALL_CHUNK_BYTES = 8 * 2**20
 """Half of the default: where there are few chunks, more of them keep all connections busy."""

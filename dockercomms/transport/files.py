@@ -17,11 +17,10 @@ from typing import BinaryIO, Literal
 
 from dockercomms.errors import LimitError, LocalIOError, UsageError
 from dockercomms.oci.model import READ_BYTES
-from dockercomms.platforms import local_error, local_errors
-from dockercomms.protocol import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
-from dockercomms.records import dataclass
-from dockercomms.transport.links import resolve_link
-from dockercomms.transport.names import safe_path
+from dockercomms.platforms.files import local_error, local_errors
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import MAX_FILES_DEPTH, MAX_FILES_ENTRIES, MAX_FILES_PATH_BYTES
+from dockercomms.transport.names import resolve_link, safe_path
 from dockercomms.transport.tar import (
     END,
     MAX_NUMBER,
@@ -35,7 +34,6 @@ from dockercomms.transport.tar import (
     padding_bytes,
     write_header,
 )
-from dockercomms.transport.unpacking import unpack_files as unpack_files  # noqa: PLC0414 - inverse
 
 _SMALL_BYTES = 64 * 2**10
 """Up to this a file is read at once, and goes on with its header."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dockercomms.platforms import (
+from dockercomms.platforms.files import (
     HELPFUL_CALL_CODES,
     create_new,
     left_out,

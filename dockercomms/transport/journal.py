@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dockercomms.oci.model import Descriptor, Digest
-from dockercomms.records import dataclass
+from dockercomms.platforms.records import dataclass
 
 DEFAULT_CONCURRENCY = 4
 """Chunks under way at once: enough to hide a registry's latency, little enough memory."""

@@ -21,15 +21,18 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, cast
 import zstandard
 
 from dockercomms.errors import ProtocolError
-from dockercomms.oci.checked import ByteStream
-from dockercomms.oci.held import HeldBlob, ProvenBlob
+from dockercomms.oci.content import ByteStream, HeldBlob, ProvenBlob
 from dockercomms.oci.model import Digest
-from dockercomms.protocol import MAX_ZSTD_WINDOW_BYTES, Compression
-from dockercomms.records import dataclass
-from dockercomms.transport.buffers import PIECE_BYTES, allocate
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import MAX_ZSTD_WINDOW_BYTES, Compression
 from dockercomms.transport.chunks import Chunk, room_bytes
-from dockercomms.transport.placed import PlacedChunk, PlacedTar
-from dockercomms.transport.raw_frames import RAW_BLOCK_BYTES, optional_module, raw_frame
+from dockercomms.transport.in_place import (
+    RAW_BLOCK_BYTES,
+    PlacedChunk,
+    PlacedTar,
+    optional_module,
+    raw_frame,
+)
 from dockercomms.transport.tar import (
     BLOCK_BYTES,
     TYPE_FILE,
@@ -39,6 +42,7 @@ from dockercomms.transport.tar import (
     read_padding,
     write_header,
 )
+from dockercomms.transport.window import PIECE_BYTES, allocate
 from dockercomms.transport.zstd_frames import FrameReader
 
 if TYPE_CHECKING:

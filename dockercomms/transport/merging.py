@@ -16,8 +16,7 @@ from pathlib import Path
 
 from dockercomms.errors import PlaceError
 from dockercomms.transport.folders import Folder
-from dockercomms.transport.links import climbs_first, resolve_link
-from dockercomms.transport.names import collision_key
+from dockercomms.transport.names import climbs_first, collision_key, resolve_link
 
 
 def check_merge(new: Folder, there: Folder) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from dockercomms.errors import LocalIOError, UsageError
-from dockercomms.platforms import local_errors
-from dockercomms.protocol import CONTENT_TYPE_FILES_TAR, NOTE_FILENAME
-from dockercomms.records import dataclass
+from dockercomms.platforms.files import local_errors
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import CONTENT_TYPE_FILES_TAR, NOTE_FILENAME
 from dockercomms.transport.files import (
     FilesPlan,
     Identity,
@@ -34,10 +34,9 @@ from dockercomms.transport.files import (
     pack_files,
     plan_files,
 )
-from dockercomms.transport.names import MAX_FULL_NAME_BYTES
-from dockercomms.transport.names import safe_filename as safe_filename  # noqa: PLC0414 - public
-from dockercomms.transport.names import wire_filename as wire_filename  # noqa: PLC0414 - public
-from dockercomms.transport.unpacking import unpack_files as unpack_files  # noqa: PLC0414 - public
+from dockercomms.transport.names import (
+    MAX_FULL_NAME_BYTES,
+)
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

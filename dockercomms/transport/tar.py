@@ -12,9 +12,9 @@ import re
 from dataclasses import replace
 
 from dockercomms.errors import ProtocolError
-from dockercomms.oci.checked import ByteStream
-from dockercomms.protocol import MAX_TAR_PADDING_BYTES
-from dockercomms.records import dataclass
+from dockercomms.oci.content import ByteStream
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import MAX_TAR_PADDING_BYTES
 
 BLOCK_BYTES = 512
 END = bytes(2 * BLOCK_BYTES)

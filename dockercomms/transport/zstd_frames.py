@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dockercomms.errors import ProtocolError
-from dockercomms.oci.checked import ByteStream
+from dockercomms.oci.content import ByteStream
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _MAGIC_BYTES = 4

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dockercomms.errors import ConfigError, NotFoundError, UsageError
-from dockercomms.platforms import (
+from dockercomms.platforms.files import (
     acquire_lock,
     create_new,
     local_errors,
@@ -27,7 +27,7 @@ from dockercomms.platforms import (
     sync_folder,
     write_all,
 )
-from dockercomms.records import dataclass
+from dockercomms.platforms.records import dataclass
 from dockercomms.trust.keys import PublicKey, write_new
 from dockercomms.trust.policy import PUBLIC_ROOT, Policy, Root, Sender, TrustedKey
 from dockercomms.trust.policy_file import load_policy, parse_policy, read_policy_text

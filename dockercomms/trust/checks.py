@@ -14,12 +14,12 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from dockercomms.errors import ClocksDiffer, TooEarly, VerificationError
-from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
-from dockercomms.platforms import ClockChoice, Clocks
-from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
-from dockercomms.records import dataclass
-from dockercomms.trust import dsse
+from dockercomms.platforms.clock import ClockChoice, Clocks
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
+from dockercomms.protocol.manifest import Message, Receipt
+from dockercomms.trust import bundle as dsse
 from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PublicKey

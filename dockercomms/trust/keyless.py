@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dockercomms.arguments import check_fields
 from dockercomms.errors import (
     ConfigError,
     NetworkError,
@@ -30,10 +29,11 @@ from dockercomms.errors import (
     UsageError,
     VerificationError,
 )
-from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest
-from dockercomms.platforms import local_errors
-from dockercomms.records import dataclass
+from dockercomms.platforms.arguments import check_fields
+from dockercomms.platforms.files import local_errors
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.manifest import Message, Receipt
 from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
 from dockercomms.trust.policy import PUBLIC_ROOT, Root
 from dockercomms.trust.roots import (

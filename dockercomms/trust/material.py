@@ -13,18 +13,29 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from dockercomms.errors import ProtocolError, UsageError, VerificationError
-from dockercomms.oci.model import Digest, parse_json
-from dockercomms.records import dataclass
-from dockercomms.trust import dsse
-from dockercomms.trust.bundle import MAX_BUNDLE_BYTES, MAX_TIMESTAMPS, BundleKind, parse_envelope
-from dockercomms.trust.dsse import Envelope
+from dockercomms.oci.model import Digest
+from dockercomms.oci.strict_json import parse_json
+from dockercomms.platforms.records import dataclass
+from dockercomms.trust import bundle as dsse
+from dockercomms.trust.bundle import (
+    MAX_BUNDLE_BYTES,
+    MAX_TIMESTAMPS,
+    BundleKind,
+    Envelope,
+    parse_envelope,
+)
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PublicKey
-from dockercomms.trust.members import base64_bytes, json_list, json_object, json_text
 from dockercomms.trust.policy import Root
 from dockercomms.trust.roots import KeylessProof
 from dockercomms.trust.sigstore_gaps import with_zero_values
-from dockercomms.trust.statement import STATEMENT_TYPE
+from dockercomms.trust.statement import (
+    STATEMENT_TYPE,
+    base64_bytes,
+    json_list,
+    json_object,
+    json_text,
+)
 
 STATEMENT_TYPES = frozenset({STATEMENT_TYPE, "https://in-toto.io/Statement/v0.1"})
 """Which differ in nothing that is read here. Source: in-toto attestation framework v1.1.0."""

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from dockercomms.records import dataclass
+from dockercomms.platforms.records import dataclass
 from dockercomms.trust.keys import PublicKey
 
 DEFAULT_CLOCK_SKEW = timedelta(minutes=5)

@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dockercomms.errors import ConfigError, DockerCommsError, LocalIOError
-from dockercomms.platforms import local_errors, open_regular
-from dockercomms.records import dataclass
-from dockercomms.trust.guarded import who_else_can_change
-from dockercomms.trust.keys import PublicKey
+from dockercomms.platforms.files import local_errors, open_regular
+from dockercomms.platforms.records import dataclass
+from dockercomms.trust.keys import PublicKey, who_else_can_change
 from dockercomms.trust.policy import (
     DEFAULT_CLOCK_SKEW,
     PUBLIC_ROOT,

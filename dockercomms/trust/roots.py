@@ -17,13 +17,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dockercomms.errors import ConfigError, NoHomeError, ProtocolError
-from dockercomms.fields import parse_rfc3339
-from dockercomms.oci.model import parse_json
-from dockercomms.platforms import base_folder, local_errors, moment_of
-from dockercomms.records import dataclass
-from dockercomms.trust.guarded import who_else_can_change
-from dockercomms.trust.members import json_list, json_object
+from dockercomms.oci.strict_json import parse_json
+from dockercomms.platforms.clock import moment_of
+from dockercomms.platforms.files import base_folder, local_errors
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.fields import parse_rfc3339
+from dockercomms.trust.keys import who_else_can_change
 from dockercomms.trust.policy import PUBLIC_ROOT, Root
+from dockercomms.trust.statement import json_list, json_object
 
 MAX_ROOT_BYTES = 2**20
 """The public good instance's is 7 KB."""

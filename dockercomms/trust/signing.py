@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from dockercomms.errors import VerificationError
-from dockercomms.manifest import Message, Receipt
 from dockercomms.oci.model import Digest, matches
-from dockercomms.records import dataclass
-from dockercomms.trust import dsse
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.manifest import Message, Receipt
+from dockercomms.trust import bundle as dsse
 from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json
 from dockercomms.trust.keys import PrivateKey
 from dockercomms.trust.statement import (

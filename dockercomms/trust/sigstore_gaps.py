@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dockercomms.errors import VerificationError
-from dockercomms.oci.model import parse_json
-from dockercomms.records import dataclass
-from dockercomms.trust.members import base64_bytes, json_list, json_object, json_text
+from dockercomms.oci.strict_json import parse_json
+from dockercomms.platforms.records import dataclass
+from dockercomms.trust.statement import base64_bytes, json_list, json_object, json_text
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

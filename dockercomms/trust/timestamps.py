@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from dockercomms.errors import ConfigError, ProtocolError
-from dockercomms.fields import parse_rfc3339
-from dockercomms.records import dataclass
-from dockercomms.trust.members import base64_bytes, json_list, json_object, json_text
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.fields import parse_rfc3339
+from dockercomms.trust.statement import base64_bytes, json_list, json_object, json_text
 
 _SHORTEST_CHAIN = 2
 """The authority's own certificate, and a root."""

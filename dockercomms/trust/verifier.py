@@ -15,6 +15,13 @@
 Every check is a function of its own in `checks.RULES`. Nothing here reads a network.
 
 Source: SPEC.md sections 8 to 10.
+
+Approvals of files, and of manifests that are no messages, against the policy.
+
+What `sign` writes about anything but a message, and what `cosign sign`, `cosign sign-blob` and
+`cosign attest-blob` write, says that its signer approves of the content, and no more.
+
+Source: docs/trust.md.
 """
 
 from __future__ import annotations
@@ -33,12 +40,22 @@ from dockercomms.errors import (
     VerificationError,
     guarded,
 )
-from dockercomms.manifest import Message, Receipt
-from dockercomms.records import dataclass
-from dockercomms.trust import dsse
+from dockercomms.oci.model import Digest
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.manifest import Message, Receipt
+from dockercomms.trust import bundle as dsse
 from dockercomms.trust.bundle import BundleKind, SigstoreBundle
-from dockercomms.trust.checks import RULES, Claim, Evidence, Rules, Terms
+from dockercomms.trust.checks import (
+    RULES,
+    SIGNER_CHECKS,
+    Claim,
+    Evidence,
+    Rules,
+    SignerEvidence,
+    Terms,
+)
 from dockercomms.trust.keys import PublicKey
+from dockercomms.trust.material import Material, parse_material, prove_certificate, prove_key
 from dockercomms.trust.policy import Root, Sender, TrustedIdentity, TrustedKey
 from dockercomms.trust.roots import KeylessProof
 from dockercomms.trust.statement import PREDICATE_TYPE_COSIGN_SIGN, ForeignPredicate, Statement
@@ -396,4 +413,111 @@ def _proofs(bundle: SigstoreBundle, terms: Terms) -> LazyProofs:
         roots,
         lambda root: terms.roots.prove(bundle, root),
         lambda: terms.roots.signed_at(bundle.timestamps, signature, roots.values()),
+    )
+
+
+def verify_approval(
+    data: bytes,
+    digest: Digest,
+    terms: Terms,
+    *,
+    title: str,
+    predicate_type: str = PREDICATE_TYPE_COSIGN_SIGN,
+) -> Verified:
+    """Return which of those whom the policy knows approves of the content with `digest`.
+
+    Args:
+        data: The JSON of one bundle.
+        digest: Of the file, or of the manifest.
+        terms: Who may sign as whom, and when; `me` and `repo` do not matter.
+        title: What errors call the content.
+        predicate_type: What a statement must say; a plain signature says no more than that.
+
+    Raises:
+        ProtocolError: not a bundle.
+        UnknownSender: signed by nobody whom the policy knows.
+        VerificationError: the signature does not hold, or may not count.
+        ConfigError, LocalIOError: a root cannot be read.
+    """
+    material = parse_material(data, where=f"{title}: bundle")
+    try:
+        return _verify(material, digest, terms, predicate_type)
+    except VerificationError as error:
+        raise type(error)(f"{title}: {error.message}") from error
+
+
+def _verify(material: Material, digest: Digest, terms: Terms, predicate_type: str) -> Verified:
+    if material.envelope is not None and material.predicate_type != predicate_type:
+        raise VerificationError(
+            f"the bundle says {material.predicate_type!r:.100}; {predicate_type} expected"
+        )
+    claim = Claim(kind="approval", title="", subject=digest)
+    proofs = _approval_proofs(material, digest, terms)
+    reason: VerificationError = UnknownSender("signed by nobody whom the policy knows")
+    for signer, sender in _signers(material, digest, terms, proofs):
+        evidence = SignerEvidence(
+            claim=claim, terms=terms, signer=signer, sender=sender, proofs=proofs
+        )
+        try:
+            for check in SIGNER_CHECKS:
+                check(evidence)
+        except VerificationError as error:
+            reason = error
+            continue
+        return _verified(evidence, material)
+    raise reason
+
+
+def _approval_proofs(material: Material, digest: Digest, terms: Terms) -> LazyProofs:
+    roots = terms.policy.roots
+    return LazyProofs(
+        roots,
+        lambda root: prove_certificate(material, digest, terms.roots, root),
+        lambda: terms.roots.signed_at(material.timestamps, material.signature, roots.values()),
+    )
+
+
+def _signers(
+    material: Material, digest: Digest, terms: Terms, proofs: LazyProofs
+) -> Iterator[tuple[TrustedKey | TrustedIdentity, Sender | None]]:
+    """Yield those whom the policy knows, and whose signature it is.
+
+    Raises:
+        VerificationError: it is nobody's.
+    """
+    senders = terms.policy.senders
+    if material.kind == "keyless":
+        proof = proofs.by_any()
+        for sender in senders:
+            for identity in sender.identities:
+                if identity.identity in proof.identities:
+                    yield identity, sender
+        return
+    keys: list[tuple[TrustedKey, Sender | None]] = []
+    if terms.own_key is not None:
+        keys.append((TrustedKey(key=terms.own_key), None))
+    keys += [(key, sender) for sender in senders for key in sender.keys]
+    broken: VerificationError | None = None
+    for key, holder in keys:
+        try:
+            prove_key(material, digest, key.key)
+        except VerificationError as error:
+            if key.key.spki_sha256 == material.hint:
+                broken = error
+            continue
+        yield key, holder
+    if broken is not None:
+        raise broken
+
+
+def _verified(evidence: SignerEvidence, material: Material) -> Verified:
+    signer, proof = evidence.signer, evidence.proof
+    return Verified(
+        name="" if evidence.sender is None else evidence.sender.name,
+        kind=material.kind,
+        signer=signer.key.spki_sha256 if isinstance(signer, TrustedKey) else signer.identity,
+        issuer="" if proof is None else proof.issuer,
+        signed_at=evidence.signed_at,
+        own=evidence.sender is None,
+        approval=True,
     )

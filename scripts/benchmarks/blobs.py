@@ -11,15 +11,15 @@ from typing import BinaryIO
 
 from measuring import Bench, Command, Result, curl_upload, fresh, ours, random_payload, run
 
-from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
     EMPTY_CONFIG_BYTES,
     MEDIA_TYPE_IMAGE_LAYER_GZIP,
     MEDIA_TYPE_MANIFEST,
     Descriptor,
-    canonical_json,
 )
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.strict_json import canonical_json
 from tests.real.launch import binary
 
 THREADS = 8

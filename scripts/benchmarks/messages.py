@@ -29,9 +29,10 @@ from measuring import (
     text_payload,
 )
 
-from dockercomms.mailbox import Mailbox, SigningOptions
+from dockercomms.mailbox import Mailbox
 from dockercomms.transport.chunks import choose_chunk_bytes, split
 from dockercomms.transport.layer import encode
+from dockercomms.trust.owner import SigningOptions
 
 SMALL_FILES = 20_000
 INBOX_MESSAGES = 100

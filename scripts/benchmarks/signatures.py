@@ -7,7 +7,7 @@ from functools import partial
 
 from measuring import Bench, Result
 
-from dockercomms.manifest import Message
+from dockercomms.protocol.manifest import Message
 from dockercomms.trust.checks import Terms
 from dockercomms.trust.policy import Policy, Sender
 from dockercomms.trust.verifier import verify_message

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dockercomms.publishing import Notice
-from dockercomms.sending import Sent
+from dockercomms.errors import Notice
+from dockercomms.messages.draft import Sent
 from tests.cli.harness import invoke
 from tests.fakes.mailbox import FakeMailbox, sent
 from tests.fakes.scripted import Reply, ScriptedServer, Stall

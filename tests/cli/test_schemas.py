@@ -16,7 +16,7 @@ from referencing import Registry, Resource
 from dockercomms.cli import records
 from dockercomms.cli.program import VERBS
 from dockercomms.errors import Truncated
-from dockercomms.handover import Outcome
+from dockercomms.messages.command import Outcome
 from tests.cli.harness import invoke
 from tests.fakes.mailbox import (
     FakeMailbox,

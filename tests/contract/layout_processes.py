@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dockercomms.oci.interface import read_all
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST, Descriptor
 from tests.contract.capabilities import content, push, push_empty_config, push_manifest
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.auth.credentials import DockerConfig
 from dockercomms.oci.interface import Registry
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
 from tests.contract.capabilities import Capabilities
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.servers import SERVERS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import ManifestUnknown, NameUnknown
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from tests.contract.layout_processes import SUBJECT, delete, read, send
 
 PROCESSES = 3

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from dockercomms.oci.archive_layout import ArchiveRegistry
 from dockercomms.oci.interface import Registry
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.archive import ArchiveRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.memory import MemoryRegistry
 from tests.contract.capabilities import Capabilities
 from tests.contract.registry_contract import RegistryContract

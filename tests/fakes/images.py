@@ -23,8 +23,8 @@ from dockercomms.oci.model import (
     Descriptor,
     Index,
     Platform,
-    canonical_json,
 )
+from dockercomms.oci.strict_json import canonical_json
 
 SIGNATURE_TYPE = "application/vnd.example.signature.v1"
 

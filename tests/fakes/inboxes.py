@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
 from dockercomms.errors import DockerCommsError, NameUnknown
-from dockercomms.inbox import Entry, Inbox
-from dockercomms.manifest import ManifestBuilder, Message, parse_message
+from dockercomms.inbox.entries import Entry
+from dockercomms.inbox.inbox import Inbox
 from dockercomms.oci.interface import BlobReader, TagPage
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
@@ -25,17 +25,15 @@ from dockercomms.oci.model import (
     digest_of,
 )
 from dockercomms.oci.reference import referrers_tag
-from dockercomms.platforms import Clock
-from dockercomms.protocol import (
+from dockercomms.platforms.clock import Clock
+from dockercomms.protocol.header import (
     CHUNK_INDEX,
     CHUNK_SIZE,
     MEDIA_TYPE_CHUNK_ZSTD,
     MessageHeader,
-    anchor_tag,
-    bell_tag,
-    message_tag,
-    recipient_tag,
 )
+from dockercomms.protocol.manifest import ManifestBuilder, Message, parse_message
+from dockercomms.protocol.tags import anchor_tag, bell_tag, message_tag, recipient_tag
 from dockercomms.state import State
 from tests.fakes.clock import FakeClock
 

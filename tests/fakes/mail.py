@@ -9,20 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dockercomms.inbox import Inbox
-from dockercomms.mailbox import Mailbox, TrustOptions
-from dockercomms.manifest import parse_message, parse_receipt
+from dockercomms.errors import Notice
+from dockercomms.inbox.inbox import Inbox
+from dockercomms.mailbox import Mailbox
+from dockercomms.messages.deliver import ReceiveOptions
+from dockercomms.messages.draft import SendOptions, Sent
+from dockercomms.messages.publish import Publisher
+from dockercomms.messages.receipts import acknowledge, write_receipt
+from dockercomms.messages.receipts_list import list_receipts
+from dockercomms.messages.receive import Received, receive
+from dockercomms.messages.send import send
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES
-from dockercomms.publishing import Notice, Publisher
-from dockercomms.receipts import acknowledge, list_receipts, write_receipt
-from dockercomms.receiving import Received, ReceiveOptions, receive
-from dockercomms.sending import SendOptions, Sent, send
+from dockercomms.oci.stores import Store
+from dockercomms.protocol.manifest import parse_message, parse_receipt
 from dockercomms.state import State
 from dockercomms.state.send_runs import SendRun
-from dockercomms.stores import Store
 from dockercomms.transport.payload import payload_of
+from dockercomms.trust.owner import TrustOptions
 from dockercomms.trust.policy import Policy, Sender
 from tests.fakes.clock import FakeClock
 from tests.fakes.watched import WatchedRegistry

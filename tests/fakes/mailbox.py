@@ -9,20 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from dockercomms.collecting import Collected
 from dockercomms.errors import DockerCommsError, InternalError
-from dockercomms.handover import Outcome
-from dockercomms.mailbox import InboxEntry
-from dockercomms.oci.layout_sweep import Swept
-from dockercomms.outbox import OutboxEntry
-from dockercomms.polling import PollResult
-from dockercomms.receipts import ReceiptEntry
-from dockercomms.receiving import Received
-from dockercomms.relaying import Relayed, Totals
-from dockercomms.sending import Sent
+from dockercomms.inbox.listing import InboxEntry
+from dockercomms.inbox.poll import PollResult
+from dockercomms.messages.command import Outcome
+from dockercomms.messages.draft import Sent
+from dockercomms.messages.outbox import OutboxEntry
+from dockercomms.messages.receipts_list import ReceiptEntry
+from dockercomms.messages.receive import Received
+from dockercomms.messages.watch import Watched
+from dockercomms.oci.layout.registry import Swept
+from dockercomms.oci.stores import Store
+from dockercomms.relay.carry import Relayed, Totals
+from dockercomms.relay.gc import Collected
 from dockercomms.state.send_runs import SendRun
-from dockercomms.stores import Store
-from dockercomms.watching import Watched
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 ID = "1a2b3c4d-0000-4000-8000-000000000001"

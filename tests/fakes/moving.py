@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dockercomms.collecting import Collected
 from dockercomms.errors import NameUnknown
-from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
+from dockercomms.mailbox import Mailbox
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.relaying import Relay, Relayed
-from dockercomms.stores import Store
-from dockercomms.trust.keystore import KeyStore
+from dockercomms.oci.stores import Store
+from dockercomms.relay.carry import Relayed
+from dockercomms.relay.gc import Collected
+from dockercomms.relay.relay import Relay
+from dockercomms.trust.keys import KeyStore
+from dockercomms.trust.owner import SigningOptions, TrustOptions
 from dockercomms.trust.policy import Policy, Sender, TrustedKey
 from tests.fakes.clock import FakeClock
 

@@ -7,7 +7,7 @@ stop a send.
 from __future__ import annotations
 
 from dockercomms.oci.model import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST
-from dockercomms.oci.referrers import MAX_LIST_BYTES
+from dockercomms.oci.remote.listing import MAX_LIST_BYTES
 from tests.fakes.registry_faults import Fault
 from tests.fakes.registry_wire import Request
 

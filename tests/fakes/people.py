@@ -6,18 +6,19 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from dockercomms.manifest import ManifestBuilder, Message
+from dockercomms.messages.publish import bundle_layer
+from dockercomms.messages.verify import MessageVerifier, Verdict
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST, Descriptor
-from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, bundle_tag
-from dockercomms.publishing import bundle_layer
+from dockercomms.protocol.header import PREDICATE_TYPE_MESSAGE
+from dockercomms.protocol.manifest import ManifestBuilder, Message
+from dockercomms.protocol.tags import bundle_tag
 from dockercomms.trust.checks import Claim
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PrivateKey, PublicKey
+from dockercomms.trust.owner import Trust
 from dockercomms.trust.policy import Policy, Sender, TrustedKey
 from dockercomms.trust.signing import KeySigner
-from dockercomms.trusting import Trust
-from dockercomms.verifying import MessageVerifier, Verdict
 from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, message_of
 
 ALICES, BOBS, STRANGERS = (PrivateKey.generate() for _ in range(3))

@@ -18,7 +18,7 @@ from datetime import timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Self
 
-from dockercomms.platforms import Clock, SystemClock
+from dockercomms.platforms.clock import Clock, SystemClock
 from tests.fakes.presets import (
     DISTRIBUTION,
     DOCKER_REGISTRY_2_8,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from dockercomms.platforms import Clock
+from dockercomms.platforms.clock import Clock
 from tests.fakes.registry_answers import RefusedError, blob_answer, error, json_answer, not_found
 from tests.fakes.registry_lists import ListApi
 from tests.fakes.registry_quirks import Quirks

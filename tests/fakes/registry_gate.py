@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dockercomms.platforms import Clock
+from dockercomms.platforms.clock import Clock
 from tests.fakes.registry_answers import error
 from tests.fakes.registry_wire import Answer
 

@@ -7,7 +7,7 @@ from hashlib import sha256 as hash_sha256
 from typing import Any
 from urllib.parse import quote
 
-from dockercomms.platforms import Clock
+from dockercomms.platforms.clock import Clock
 from tests.fakes.registry_answers import RefusedError, error, json_answer
 from tests.fakes.registry_quirks import Quirks
 from tests.fakes.registry_state import Repository, Store, StoredManifest

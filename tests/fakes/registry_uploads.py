@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 
-from dockercomms.platforms import Clock
+from dockercomms.platforms.clock import Clock
 from tests.fakes.registry_answers import error
 from tests.fakes.registry_quirks import Quirks
 from tests.fakes.registry_state import Store, StoredBlob, Upload, sha256

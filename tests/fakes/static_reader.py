@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from dockercomms.errors import BlobUnknown, ManifestUnknown
+from dockercomms.oci.content import StoredReader, check_range, open_range
 from dockercomms.oci.interface import BlobReader, Registry
 from dockercomms.oci.model import Descriptor, Digest, parse_digest
-from dockercomms.oci.stored import StoredReader, check_range, open_range
 
 
 class StaticReader:

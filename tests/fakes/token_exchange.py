@@ -7,7 +7,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from dockercomms.errors import NetworkError
-from dockercomms.oci.auth import MAX_TOKEN_BYTES, TokenRequest, TokenResponse
+from dockercomms.oci.auth.token import MAX_TOKEN_BYTES, TokenRequest, TokenResponse
 
 
 def exchange(request: TokenRequest, *, tls: ssl.SSLContext | None = None) -> TokenResponse:

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from dockercomms.platforms import Clock, SystemClock
+from dockercomms.platforms.clock import Clock, SystemClock
 
 _SCALAR_BYTES = 32
 _BACKDATED_SECONDS = 5

@@ -13,12 +13,13 @@ import sys
 import traceback
 from pathlib import Path
 
-from dockercomms.mailbox import Mailbox, TrustOptions
-from dockercomms.oci.layout import LayoutRegistry
-from dockercomms.protocol import parse_tag
+from dockercomms.mailbox import Mailbox
+from dockercomms.oci.layout.registry import LayoutRegistry
+from dockercomms.oci.stores import Store
+from dockercomms.protocol.tags import parse_tag
 from dockercomms.state import State
-from dockercomms.stores import Store
-from dockercomms.trust.keystore import KeyStore
+from dockercomms.trust.keys import KeyStore
+from dockercomms.trust.owner import TrustOptions
 from dockercomms.trust.policy import Policy
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import Events

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dockercomms.mailbox import ConnectionSettings, Mailbox
-from dockercomms.owner import default_trust_file
-from dockercomms.protocol import parse_tag
+from dockercomms.mailbox import Mailbox
+from dockercomms.oci.stores import ConnectionSettings
+from dockercomms.protocol.tags import parse_tag
 from dockercomms.trust.address_book import AddressBook
-from dockercomms.trust.keystore import KeyStore, default_keys_folder
+from dockercomms.trust.keys import KeyStore, default_keys_folder
+from dockercomms.trust.owner import default_trust_file
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import files_below

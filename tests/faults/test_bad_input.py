@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dockercomms.manifest import parse_message
+from dockercomms.protocol.manifest import parse_message
 from dockercomms.transport.names import MAX_DISK_NAME_BYTES
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import FakeRegistry, Fault

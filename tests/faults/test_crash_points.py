@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import DockerCommsError, NetworkError
-from dockercomms.protocol import parse_tag
+from dockercomms.protocol.tags import parse_tag
 from tests.fakes.events import Events
 from tests.fakes.mail import BOB, REPOSITORY, Mail, files_below
 

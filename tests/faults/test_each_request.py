@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dockercomms.platforms import SystemClock
+from dockercomms.platforms.clock import SystemClock
 from tests.cli.harness import Result
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import DISTRIBUTION, OCI, FakeRegistry, Fault

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from dockercomms.oci.interface import read_all
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, digest_of
-from dockercomms.protocol import message_tag
+from dockercomms.protocol.tags import message_tag
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
 from tests.fakes.inboxes import RT, Sender

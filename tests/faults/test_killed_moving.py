@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from dockercomms.oci.interface import read_all
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest, parse_children
-from dockercomms.protocol import parse_tag
-from dockercomms.stores import open_store
+from dockercomms.oci.stores import open_store
+from dockercomms.protocol.tags import parse_tag
 from tests.fakes.clock import FakeClock
 from tests.fakes.inboxes import ME, Sender
 from tests.faults.zygote import Zygote

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from dockercomms.errors import Unsupported
-from dockercomms.oci.client import HTTPRegistry
-from dockercomms.protocol import bell_tag, recipient_tag
-from dockercomms.stores import Store
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.stores import Store
+from dockercomms.protocol.tags import bell_tag, recipient_tag
 from tests.fakes.moving import BOB, DAY, Town, kinds, open_town, tags
 from tests.fakes.presets import PRESETS
 from tests.fakes.registry import OCI, FakeRegistry

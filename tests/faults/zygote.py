@@ -31,7 +31,7 @@ import click, cryptography, filelock, requests, rich, sqlite3, zstandard
 import dockercomms.cli.inbox, dockercomms.cli.receipts, dockercomms.cli.receive
 import dockercomms.cli.send, dockercomms.cli.session, dockercomms.cli.program
 import dockercomms.cli.records, dockercomms.mailbox, dockercomms.config
-from dockercomms.oci.session import Session
+from dockercomms.oci.remote.session import Session
 from dockercomms.oci.adapter import adapter_class; adapter_class()
 """
 

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dockercomms.errors import AuthError, DockerCommsError, Unsupported
-from dockercomms.mailbox import Mailbox, TrustOptions
+from dockercomms.mailbox import Mailbox
 from dockercomms.oci.model import Digest
-from dockercomms.protocol import bell_tag, parse_tag, recipient_tag
-from dockercomms.state.delivery_rows import head_of
-from dockercomms.stores import open_store
-from dockercomms.trust.keystore import KeyStore
+from dockercomms.oci.stores import open_store
+from dockercomms.protocol.tags import bell_tag, parse_tag, recipient_tag
+from dockercomms.state.deliveries import head_of
+from dockercomms.trust.keys import KeyStore
+from dockercomms.trust.owner import TrustOptions
 from dockercomms.trust.policy import Policy, Sender, TrustedKey
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import files_below

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dockercomms.inbox import Inbox
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.inbox.inbox import Inbox
 from dockercomms.oci.model import Descriptor, Digest
-from dockercomms.oci.referrers import ZERO_DIGEST
-from dockercomms.protocol import recipient_tag
+from dockercomms.oci.remote.listing import ZERO_DIGEST
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.protocol.tags import recipient_tag
 from dockercomms.state import State
 from tests.fakes.clock import FakeClock
 from tests.fakes.examples import examples

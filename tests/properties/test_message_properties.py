@@ -14,24 +14,25 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from dockercomms.errors import ProtocolError
-from dockercomms.manifest import ManifestBuilder, parse_message
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import EMPTY_CONFIG, EMPTY_CONFIG_BYTES, Descriptor, Digest
-from dockercomms.protocol import (
+from dockercomms.protocol.header import (
     CHUNK_INDEX,
     CHUNK_MEDIA_TYPES,
     CHUNK_SIZE,
     MAX_FILENAME_BYTES,
     MessageHeader,
-    message_tag,
-    recipient_tag,
 )
+from dockercomms.protocol.manifest import ManifestBuilder, parse_message
+from dockercomms.protocol.tags import message_tag, recipient_tag
 from dockercomms.transport.chunks import Chunk, join, split
-from dockercomms.transport.files import pack_files, plan_files, unpack_files
+from dockercomms.transport.files import pack_files, plan_files
 from dockercomms.transport.layer import decode, encode
 from dockercomms.transport.names import collision_key, safe_component, safe_filename
 from dockercomms.transport.payload import payload_of
-from dockercomms.transport.transfer import pull_payload, push_payload
+from dockercomms.transport.pull import pull_payload
+from dockercomms.transport.push import push_payload
+from dockercomms.transport.unpack import unpack_files
 from tests.fakes.examples import examples
 from tests.reader10 import read10
 from tests.unit.transport.stores import LyingRegistry, message_of

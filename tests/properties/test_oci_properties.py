@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dockercomms.errors import IntegrityError, UsageError
-from dockercomms.oci.checked import VerifyingReader
-from dockercomms.oci.layout_index import EMPTY_INDEX, LayoutIndex, parse_layout_index
+from dockercomms.oci.content import VerifyingReader
+from dockercomms.oci.layout.index import EMPTY_INDEX, LayoutIndex, parse_layout_index
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
     ANNOTATION_REF_NAME,
@@ -21,12 +21,11 @@ from dockercomms.oci.model import (
     Digest,
     Index,
     Platform,
-    canonical_json,
     digest_of,
     parse_index,
-    parse_json,
 )
 from dockercomms.oci.reference import Reference, is_valid_tag
+from dockercomms.oci.strict_json import canonical_json, parse_json
 from tests.fakes.examples import examples
 
 quick = settings(max_examples=examples(60))

@@ -18,39 +18,39 @@ import pytest
 from hypothesis import strategies as st
 
 import dockercomms
-from dockercomms import fields, handover, inventory, manifest, stores, tags
-from dockercomms.cli import reg_deploy, reg_read, reg_stores
+from dockercomms.cli.reg import deploy as reg_deploy
+from dockercomms.cli.reg import read as reg_read
+from dockercomms.cli.reg import stores as reg_stores
 from dockercomms.errors import UsageError
-from dockercomms.oci import (
-    challenge,
-    headers,
-    inspection,
-    layout_index,
-    model,
-    retry,
-    statuses,
-    strict_json,
-    token,
-)
-from dockercomms.oci.direct import Answer as RawAnswer
-from dockercomms.oci.exchange import origin, redact_url
-from dockercomms.oci.failures import foreign_errors
+from dockercomms.messages import command as handover
+from dockercomms.oci import model, stores, strict_json
+from dockercomms.oci.auth import token
+from dockercomms.oci.auth import token as challenge
+from dockercomms.oci.auth.token import Scope, TokenRequest, TokenResponse
+from dockercomms.oci.content import read_facts
+from dockercomms.oci.images import inspect as inspection
+from dockercomms.oci.layout import index as layout_index
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import EMPTY_CONFIG, MEDIA_TYPE_INDEX, Descriptor, Digest
-from dockercomms.oci.pace import Patience
 from dockercomms.oci.reference import referrers_tag
-from dockercomms.oci.referrers import ReferrersAPI
-from dockercomms.oci.retry import RetryPolicy
-from dockercomms.oci.scope import Scope
-from dockercomms.oci.stored import read_facts
+from dockercomms.oci.remote import errors as statuses
+from dockercomms.oci.remote import exchange as headers
+from dockercomms.oci.remote import retry
+from dockercomms.oci.remote.direct import Answer as RawAnswer
+from dockercomms.oci.remote.errors import foreign_errors
+from dockercomms.oci.remote.exchange import origin, redact_url
+from dockercomms.oci.remote.listing import ReferrersAPI
+from dockercomms.oci.remote.pace import Patience
+from dockercomms.oci.remote.retry import RetryPolicy
 from dockercomms.oci.tag_schema import append_entry, tag_schema_entries
-from dockercomms.oci.token import TokenRequest, TokenResponse
-from dockercomms.protocol import MessageHeader
+from dockercomms.protocol import fields, manifest, tags
+from dockercomms.protocol.header import MessageHeader
+from dockercomms.relay import inventory
 from dockercomms.trust import bundle, material, policy_file, statement
 from dockercomms.trust.statement import STATEMENT_TYPE
 from dockercomms.trust.verifier import verify_message, verify_receipt
 from tests.fakes.fuzzing import JUNK, TEXTS, fuzz, json_like, mangled, text_like, torn
-from tests.unit.oci.test_exchange import Answer, Sender
+from tests.unit.oci.remote.test_exchange import Answer, Sender
 from tests.unit.trust import signed
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

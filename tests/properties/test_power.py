@@ -15,20 +15,19 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import NetworkError
-from dockercomms.landing import TEMPORARY
 from dockercomms.mailbox import Mailbox
-from dockercomms.oci.archive_layout import ArchiveRegistry
-from dockercomms.oci.extraction import new_file
+from dockercomms.messages.place import TEMPORARY
+from dockercomms.oci.images.extract import new_file
 from dockercomms.oci.interface import read_all
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.archive import ArchiveRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, digest_of
-from dockercomms.owner import TrustOptions
-from dockercomms.protocol import parse_tag
+from dockercomms.oci.stores import Store, open_local
+from dockercomms.protocol.tags import parse_tag
 from dockercomms.state import State
-from dockercomms.stores import Store, open_local
 from dockercomms.trust.address_book import AddressBook
-from dockercomms.trust.keys import PrivateKey
-from dockercomms.trust.keystore import DEFAULT_KEY, KeyStore, default_keys_folder
+from dockercomms.trust.keys import DEFAULT_KEY, KeyStore, PrivateKey, default_keys_folder
+from dockercomms.trust.owner import TrustOptions
 from dockercomms.trust.policy import Policy, Sender, TrustedKey
 from dockercomms.trust.policy_file import load_policy
 from tests.fakes.clock import FakeClock

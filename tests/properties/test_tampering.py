@@ -17,16 +17,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dockercomms import publishing
 from dockercomms.mailbox import Mailbox
-from dockercomms.manifest import parse_message
+from dockercomms.messages import publish as publishing
+from dockercomms.messages.publish import Publisher
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import EMPTY_CONFIG, Digest
-from dockercomms.protocol import parse_tag
-from dockercomms.publishing import Publisher
+from dockercomms.oci.stores import Store
+from dockercomms.protocol.manifest import parse_message
+from dockercomms.protocol.tags import parse_tag
 from dockercomms.state import State
-from dockercomms.stores import Store
-from dockercomms.transport import pushing
+from dockercomms.transport import push as pushing
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
 from tests.fakes.examples import examples

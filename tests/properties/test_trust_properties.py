@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from dockercomms.errors import VerificationError
 from dockercomms.oci.model import Digest
-from dockercomms.protocol import format_time
-from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json
-from dockercomms.trust.dsse import Envelope
+from dockercomms.protocol.fields import format_time
+from dockercomms.trust.bundle import Envelope, build_key_bundle, parse_bundle_json
 from dockercomms.trust.policy_file import parse_policy
 from dockercomms.trust.statement import (
     MessagePredicate,

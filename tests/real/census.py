@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dockercomms.mailbox import Mailbox
-from dockercomms.protocol import parse_tag
+from dockercomms.oci.stores import Store, open_store
+from dockercomms.protocol.tags import parse_tag
 from dockercomms.state import default_path
-from dockercomms.stores import Store, open_store
 from tests.fakes.mail import files_below
 from tests.real.program import Machine
 

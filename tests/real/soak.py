@@ -29,7 +29,8 @@ from pathlib import Path
 
 from dockercomms.cli.records import received_record
 from dockercomms.errors import DockerCommsError, NetworkError
-from dockercomms.mailbox import Mailbox, TrustOptions
+from dockercomms.mailbox import Mailbox
+from dockercomms.trust.owner import TrustOptions
 from tests.faults.zygote import EAGER
 from tests.real.census import Census, Task
 from tests.real.launch import Toxic, distribution, toxiproxy
@@ -319,7 +320,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--rate", type=float, default=5, help="messages a second, all together")
     options = parser.parse_args(words)
     exec(EAGER, {})  # noqa: S102 - nothing of it is used here
-    import dockercomms.watching  # noqa: F401 - the same
+    import dockercomms.messages.watch  # noqa: F401 - the same
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -34,9 +34,10 @@ from typing import NoReturn
 from dockercomms.cli.main import main as program
 from dockercomms.cli.records import received_record
 from dockercomms.errors import NotFoundError
-from dockercomms.mailbox import Mailbox, TrustOptions
+from dockercomms.mailbox import Mailbox
 from dockercomms.oci.model import Digest
 from dockercomms.state import State
+from dockercomms.trust.owner import TrustOptions
 from tests.faults.zygote import EAGER
 from tests.real.census import Census, Task, state_path
 from tests.real.program import Machine

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.oci.interface import read_all
-from dockercomms.stores import open_store
+from dockercomms.oci.stores import open_store
 from tests.fakes.clock import FakeClock
 from tests.fakes.moving import ALICE, DAY, Town, generation
 from tests.faults.zygote import Ended, Zygote

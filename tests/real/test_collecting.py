@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from dockercomms.collecting import Collected, Collector
-from dockercomms.inventory import attached_to
-from dockercomms.mailbox import Mailbox, SigningOptions, TrustOptions
-from dockercomms.manifest import Message
+from dockercomms.mailbox import Mailbox
+from dockercomms.messages.receipts import acknowledge
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest, parse_children
-from dockercomms.platforms import SystemClock
-from dockercomms.protocol import anchor_tag, message_tag
-from dockercomms.receipts import acknowledge
-from dockercomms.stores import Store, open_store
+from dockercomms.oci.stores import Store, open_store
+from dockercomms.platforms.clock import SystemClock
+from dockercomms.protocol.manifest import Message
+from dockercomms.protocol.tags import anchor_tag, message_tag
+from dockercomms.relay.gc import Collected, Collector
+from dockercomms.relay.inventory import attached_to
+from dockercomms.trust.owner import SigningOptions, TrustOptions
 from tests.fakes.inboxes import ME, RT, Sender
 from tests.real import launch
 from tests.real.launch import binary

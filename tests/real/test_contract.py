@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import HTTPRegistry
-from dockercomms.oci.copying import ensure_manifest
+from dockercomms.oci.auth.credentials import DockerConfig
+from dockercomms.oci.images.copy import ensure_manifest
 from dockercomms.oci.interface import Registry
-from dockercomms.oci.location import Location
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
+from dockercomms.oci.stores import Location
 from tests.contract.capabilities import Capabilities
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.servers import SERVERS

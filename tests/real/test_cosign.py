@@ -19,14 +19,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import UnknownSender, VerificationError
-from dockercomms.manifest import (
-    ManifestBuilder,
-    Message,
-    parse_bundle,
-    parse_message,
-    parse_receipt,
-)
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.messages.send import send
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
@@ -35,9 +28,10 @@ from dockercomms.oci.model import (
     Digest,
     digest_of,
 )
+from dockercomms.oci.remote.registry import HTTPRegistry
 from dockercomms.oci.tag_schema import put_index
-from dockercomms.platforms import SystemClock
-from dockercomms.protocol import (
+from dockercomms.platforms.clock import SystemClock
+from dockercomms.protocol.header import (
     ARTIFACT_TYPE_BUNDLE,
     CREATED_AT,
     MESSAGE_ID,
@@ -52,22 +46,21 @@ from dockercomms.protocol import (
     VERSION,
     format_time,
 )
-from dockercomms.sending import send
+from dockercomms.protocol.manifest import (
+    ManifestBuilder,
+    Message,
+    parse_bundle,
+    parse_message,
+    parse_receipt,
+)
 from dockercomms.state import State
 from dockercomms.transport.payload import payload_of
-from dockercomms.trust.approvals import verify_approval
 from dockercomms.trust.checks import Terms
-from dockercomms.trust.keyless import (
-    KeylessOptions,
-    KeylessSigner,
-    SigstoreRoots,
-    timestamp_source,
-)
-from dockercomms.trust.keys import PrivateKey, PublicKey
-from dockercomms.trust.keystore import KeyStore
+from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots, timestamp_source
+from dockercomms.trust.keys import KeyStore, PrivateKey, PublicKey
 from dockercomms.trust.policy import Policy, Root, Sender, TrustedIdentity, TrustedKey
 from dockercomms.trust.signing import KeySigner, Signer
-from dockercomms.trust.verifier import verify_message, verify_receipt
+from dockercomms.trust.verifier import verify_approval, verify_message, verify_receipt
 from tests.real.launch import Server, binary
 from tests.real.sigstore_services import RealSigstore, sigstore
 

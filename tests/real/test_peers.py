@@ -17,11 +17,13 @@ from pathlib import Path
 import oras.oci  # noqa: TID251 - what programs for oras-py use
 import pytest
 
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import HTTPRegistry
-from dockercomms.oci.copy import Location, copy_manifest, fetch_bytes, push_image, push_index
+from dockercomms.oci.auth.credentials import DockerConfig
+from dockercomms.oci.images.copy import copy_manifest, push_image, push_index
+from dockercomms.oci.images.ensure import fetch_bytes
+from dockercomms.oci.images.inspect import get_image, inspect
+from dockercomms.oci.images.pull import save_artifact
 from dockercomms.oci.interface import Registry, read_all
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
     MAX_MANIFEST_BYTES,
@@ -33,10 +35,10 @@ from dockercomms.oci.model import (
     parse_manifest,
 )
 from dockercomms.oci.oras import Registry as OrasRegistry
-from dockercomms.oci.platform import get_image, inspect
-from dockercomms.oci.pull import save_artifact
 from dockercomms.oci.reference import Reference
-from dockercomms.transport.unpacking import unpacked_layer
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.stores import Location
+from dockercomms.transport.unpack import unpacked_layer
 from tests.cli.harness import invoke
 from tests.fakes.images import SIGNATURE_TYPE, Built, artifact, image, index_of, push, push_tree
 from tests.real.launch import Server, binary

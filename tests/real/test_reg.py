@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dockercomms.cli.reg import VERBS
+from dockercomms.cli.reg.table import VERBS
 from tests.faults.zygote import Ended, Zygote
 from tests.real.launch import Server, binary
 from tests.real.program import MIB, Machine, file_digest, random_file

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 from dockercomms import Mailbox
-from dockercomms.manifest import ManifestBuilder, parse_message
-from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.model import MEDIA_TYPE_MANIFEST
-from dockercomms.platforms import SystemClock
-from dockercomms.protocol import message_tag, recipient_tag
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.platforms.clock import SystemClock
+from dockercomms.protocol.manifest import ManifestBuilder, parse_message
+from dockercomms.protocol.tags import message_tag, recipient_tag
 from tests.fakes.inboxes import Sender
 from tests.fakes.mail import ONE_KEY
 from tests.real.counting_proxy import CountingProxy

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.auth.credentials import DockerConfig
 from dockercomms.oci.model import Digest
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import Reply, ScriptedServer
 

@@ -15,15 +15,10 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import DockerCommsError, NotFoundError, PlatformNotFound, ProtocolError
+from dockercomms.oci.images.pull import remote_puller
+from dockercomms.oci.images.select import select
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.model import (
-    MEDIA_TYPE_MANIFEST,
-    Descriptor,
-    Index,
-    Platform,
-)
-from dockercomms.oci.platform import select
-from dockercomms.oci.pull import remote_puller
+from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Descriptor, Index, Platform
 from tests.contract.capabilities import manifest_bytes, push, push_empty_config
 
 FILE = (

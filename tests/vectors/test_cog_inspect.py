@@ -15,6 +15,7 @@ import pytest
 
 from dockercomms.errors import DockerCommsError, PlatformNotFound, ProtocolError, UsageError
 from dockercomms.oci.client import Client
+from dockercomms.oci.images.inspect import Inspection, get_image, inspect
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
@@ -26,7 +27,6 @@ from dockercomms.oci.model import (
     Descriptor,
     Platform,
 )
-from dockercomms.oci.platform import Inspection, get_image, inspect
 from dockercomms.oci.reference import Reference
 from tests.fakes.static_reader import StaticReader
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import DockerCommsError, NetworkError, NotFoundError, RetryAborted
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import HTTPRegistry
-from dockercomms.oci.retry import RetryEvent, RetryPolicy
+from dockercomms.oci.auth.credentials import DockerConfig
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryEvent, RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import Drop, Reply, ScriptedServer, Seen
 

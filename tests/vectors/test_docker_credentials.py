@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import ConfigError
-from dockercomms.oci.auth import Credentials, DockerConfig
+from dockercomms.oci.auth.credentials import Credentials, DockerConfig
 from tests.fakes.credential_programs import FAILS, answer, install_program
 
 ROWS = json.loads(

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import NotFoundError
-from dockercomms.manifest import ManifestBuilder
-from dockercomms.oci.auth import DockerConfig
+from dockercomms.oci.auth.credentials import DockerConfig
 from dockercomms.oci.client import Client
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import (
@@ -29,6 +28,7 @@ from dockercomms.oci.model import (
     digest_of,
 )
 from dockercomms.oci.tag_schema import append_entry
+from dockercomms.protocol.manifest import ManifestBuilder
 from tests.fakes.clock import FakeClock
 from tests.fakes.images import artifact
 from tests.fakes.registry import DISTRIBUTION, OLAREG, FakeRegistry

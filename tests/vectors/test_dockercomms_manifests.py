@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import ProtocolError
-from dockercomms.manifest import ManifestBuilder, parse_bundle
 from dockercomms.oci.model import Descriptor, digest_of
+from dockercomms.protocol.manifest import ManifestBuilder, parse_bundle
 
 ROWS = json.loads(
     (Path(__file__).parents[2] / "spec/vectors/seeds/dockercomms_manifests.json").read_text("utf-8")

@@ -17,17 +17,10 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import BlobUnknown, DockerCommsError, UsageError
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.cache import CachedRegistry
-from dockercomms.oci.client import HTTPRegistry
-from dockercomms.oci.copy import (
-    Location,
-    copy_blob,
-    copy_manifest,
-    ensure_blob,
-    ensure_manifest,
-    lookup,
-)
+from dockercomms.oci.auth.credentials import DockerConfig
+from dockercomms.oci.images.cache import CachedRegistry
+from dockercomms.oci.images.copy import copy_manifest, ensure_manifest
+from dockercomms.oci.images.ensure import copy_blob, ensure_blob, lookup
 from dockercomms.oci.interface import Registry, read_all
 from dockercomms.oci.model import (
     MEDIA_TYPE_IMAGE_CONFIG,
@@ -36,9 +29,11 @@ from dockercomms.oci.model import (
     Descriptor,
     Digest,
     Platform,
-    canonical_json,
     digest_of,
 )
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.stores import Location
+from dockercomms.oci.strict_json import canonical_json
 from tests.fakes.clock import FakeClock
 from tests.fakes.images import Built, index_of, push
 from tests.fakes.registry import DISTRIBUTION, FakeRegistry

@@ -10,16 +10,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from dockercomms.errors import IntegrityError, ProtocolError
-from dockercomms.manifest import ManifestBuilder, parse_message, parse_receipt
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import Descriptor, digest_of, parse_index
-from dockercomms.protocol import (
-    MAX_FUTURE_SECONDS,
-    parse_tag,
-    recipient_tag,
-)
+from dockercomms.protocol.header import MAX_FUTURE_SECONDS
+from dockercomms.protocol.manifest import ManifestBuilder, parse_message, parse_receipt
+from dockercomms.protocol.tags import parse_tag, recipient_tag
 from dockercomms.transport.names import safe_filename
-from dockercomms.transport.transfer import pull_payload
+from dockercomms.transport.pull import pull_payload
 from tests.reader10 import read10, sha256_12
 from tests.vectors import go_v1
 

@@ -11,10 +11,10 @@ import pytest
 from dockercomms.errors import ProtocolError
 from dockercomms.mailbox import Mailbox
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.owner import TrustOptions
-from dockercomms.protocol import parse_time
-from dockercomms.stores import Store
+from dockercomms.oci.stores import Store
+from dockercomms.protocol.fields import parse_time
 from dockercomms.transport.names import safe_filename
+from dockercomms.trust.owner import TrustOptions
 from dockercomms.trust.policy import InboxRule, Policy
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import files_below

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import DockerCommsError, NetworkError, TooManyRequests
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import ClientPool
-from dockercomms.oci.ensure import lookup
-from dockercomms.oci.hub import HubProxy, hub_registry
+from dockercomms.oci.auth.credentials import DockerConfig
+from dockercomms.oci.client import ClientPool, HubProxy, hub_registry
+from dockercomms.oci.images.ensure import lookup
 from dockercomms.oci.interface import read_all
-from dockercomms.oci.location import Location
 from dockercomms.oci.reference import Reference
+from dockercomms.oci.stores import Location
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted import Reply, ScriptedServer
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from dockercomms.errors import DockerCommsError, ManifestUnknown, ProtocolError
-from dockercomms.oci.cache import CachedRegistry
+from dockercomms.oci.images.cache import CachedRegistry
+from dockercomms.oci.images.synthesis import synthesize_index
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Index, parse_digest
 from dockercomms.oci.reference import Reference
-from dockercomms.oci.synthesis import synthesize_index
 from tests.fakes.static_reader import StaticReader
 
 FILE = Path(__file__).parents[2] / "spec" / "vectors" / "seeds" / "index_synthesis.json"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import BadAnswer, DigestInvalid, RangeInvalid
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.auth.credentials import DockerConfig
 from dockercomms.oci.model import Descriptor, Digest, digest_of
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import DISTRIBUTION, FakeRegistry
 from tests.fakes.scripted import Reply

@@ -16,7 +16,7 @@ from dockercomms.errors import (
     RegistryError,
     Unsupported,
 )
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.remote.registry import HTTPRegistry
 from tests.fakes.scripted import Reply
 from tests.vectors.ociclient import DIGEST, replaying, rows
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import UsageError
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.remote.registry import HTTPRegistry
 from tests.vectors.ociclient import rows
 
 ROWS = rows("hosts", {"host", "insecure", "request", "error"})

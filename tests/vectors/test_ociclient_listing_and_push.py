@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dockercomms.errors import BadAnswer, DockerCommsError, NameUnknown, RegistryError
-from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.model import EMPTY_CONFIG_BYTES, MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST
+from dockercomms.oci.remote.registry import HTTPRegistry
 from tests.fakes.scripted import Reply
 from tests.vectors.ociclient import CONTENT, DIGEST, OTHER_HOST, headers_of, replaying, rows
 

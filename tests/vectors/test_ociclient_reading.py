@@ -14,9 +14,9 @@ from dockercomms.errors import (
     NetworkError,
     ProtocolError,
 )
-from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Descriptor, digest_of
+from dockercomms.oci.remote.registry import HTTPRegistry
 from tests.fakes.scripted import Reply
 from tests.vectors.ociclient import CONTENT, DIGEST, headers_of, replaying, rows
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from jsonschema import Draft202012Validator
 
-from dockercomms.manifest import ManifestBuilder
 from dockercomms.oci.model import Descriptor, Digest
-from dockercomms.protocol import CHUNK_INDEX, CHUNK_MEDIA_TYPES, CHUNK_SIZE
+from dockercomms.protocol.header import CHUNK_INDEX, CHUNK_MEDIA_TYPES, CHUNK_SIZE
+from dockercomms.protocol.manifest import ManifestBuilder
 from tests.properties.test_message_properties import DIGESTS, FAST, headers
 from tests.vectors import go_v1
 

@@ -15,7 +15,7 @@ from cryptography.x509 import load_der_x509_certificate
 
 from dockercomms.errors import ConfigError, ProtocolError, VerificationError
 from dockercomms.oci.model import digest_of
-from dockercomms.trust import dsse
+from dockercomms.trust import bundle as dsse
 from dockercomms.trust.bundle import build_key_bundle
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PrivateKey, PublicKey

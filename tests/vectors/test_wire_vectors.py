@@ -13,22 +13,24 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from dockercomms import protocol
 from dockercomms.errors import IntegrityError, ProtocolError
-from dockercomms.fields import StreamPosition
-from dockercomms.manifest import (
+from dockercomms.oci.model import digest_of
+from dockercomms.protocol import header, tags
+from dockercomms.protocol.fields import StreamPosition, format_time
+from dockercomms.protocol.header import MessageHeader
+from dockercomms.protocol.manifest import (
     ManifestBuilder,
     parse_anchor,
     parse_bundle,
     parse_message,
     parse_receipt,
 )
-from dockercomms.oci.model import digest_of
-from dockercomms.protocol import MessageHeader, format_time, parse_tag, recipient_tag
+from dockercomms.protocol.tags import parse_tag, recipient_tag
 from dockercomms.transport.chunks import Chunk
-from dockercomms.transport.files import pack_files, plan_files, unpack_files
+from dockercomms.transport.files import pack_files, plan_files
 from dockercomms.transport.layer import decode, encode
 from dockercomms.transport.names import safe_filename, wire_filename
+from dockercomms.transport.unpack import unpack_files
 
 FOLDER = Path(__file__).parents[2] / "spec" / "vectors"
 PARSE = {
@@ -74,7 +76,7 @@ def test_anchor(row):
     assert (descriptor.digest, descriptor.size) == (row["digest"], row["size"])
     anchor = parse_anchor(data)
     assert (anchor.recipient_tag, anchor.day, anchor.kind, anchor.form) == (rt, day, kind, form)
-    tag = protocol.receipts_anchor_tag(rt, day) if kind else protocol.anchor_tag(rt, day)
+    tag = tags.receipts_anchor_tag(rt, day) if kind else tags.anchor_tag(rt, day)
     assert tag == row["tag"]
 
 
@@ -84,13 +86,13 @@ def test_tag_is_built(row):
     rt = recipient_tag(row.get("recipient", ""))
     at = datetime.fromisoformat(row.get("at", "2000-01-01T00:00:00Z"))
     made = {
-        "bell": lambda: protocol.bell_tag(rt),
-        "anchor": lambda: protocol.anchor_tag(rt, at.date()),
-        "receipts-anchor": lambda: protocol.receipts_anchor_tag(rt, at.date()),
-        "message": lambda: protocol.message_tag(rt, at, row["digest"]),
-        "receipts": lambda: protocol.receipts_tag(rt, at, row["rid"]),
-        "receipt": lambda: protocol.receipt_tag(row["message"], at, row["rid"]),
-        "bundle": lambda: protocol.bundle_tag(row["message"], at, row["digest"]),
+        "bell": lambda: tags.bell_tag(rt),
+        "anchor": lambda: tags.anchor_tag(rt, at.date()),
+        "receipts-anchor": lambda: tags.receipts_anchor_tag(rt, at.date()),
+        "message": lambda: tags.message_tag(rt, at, row["digest"]),
+        "receipts": lambda: tags.receipts_tag(rt, at, row["rid"]),
+        "receipt": lambda: tags.receipt_tag(row["message"], at, row["rid"]),
+        "bundle": lambda: tags.bundle_tag(row["message"], at, row["digest"]),
     }[row["what"]]()
     assert made == row["tag"]
 
@@ -114,7 +116,7 @@ def test_tag_is_parsed(row):
 @cases(RIDS, "rid")
 def test_receipt_id(row):
     check_keys(row, "message recipient status rid")
-    assert protocol.receipt_id(row["message"], row["recipient"], row["status"]) == row["rid"]
+    assert tags.receipt_id(row["message"], row["recipient"], row["status"]) == row["rid"]
 
 
 @cases(HEADERS)
@@ -259,7 +261,7 @@ def test_manifest(row):
 def test_config_of_the_image_form():
     check_keys(IMAGE, "bytes digest size")
     data = IMAGE["bytes"].encode("utf-8")
-    assert data == protocol.IMAGE_CONFIG_BYTES
+    assert data == header.IMAGE_CONFIG_BYTES
     assert (digest_of(data), len(data)) == (IMAGE["digest"], IMAGE["size"])
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from dockercomms.oci.client import HTTPRegistry
 from dockercomms.oci.interface import Registry, read_all
-from dockercomms.oci.layout import LayoutRegistry
+from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.model import Descriptor, Digest, digest_of
+from dockercomms.oci.remote.registry import HTTPRegistry
 from tests.cli.harness import Result, invoke
 from tests.fakes.images import Built, push
 from tests.fakes.registry import FakeRegistry

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from dockercomms import config
-from dockercomms.cli import options
+from dockercomms.cli import config, options
 from dockercomms.cli.program import VERBS, program
 from tests.cli.harness import invoke
 from tests.fakes.clock import FakeClock

@@ -7,10 +7,10 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dockercomms.oci.auth import DockerConfig
-from dockercomms.oci.client import HTTPRegistry
+from dockercomms.oci.auth.credentials import DockerConfig
 from dockercomms.oci.model import MEDIA_TYPE_OCTET_STREAM, Descriptor
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import OCI, FakeRegistry, Quirks
 

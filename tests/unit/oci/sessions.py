@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dockercomms.oci.auth import Credentials, DockerConfig
-from dockercomms.oci.exchange import Request
-from dockercomms.oci.retry import RateLimiter, RetryPolicy
-from dockercomms.oci.scope import Scope
-from dockercomms.oci.session import Endpoint, Session
-from dockercomms.platforms import Clock
+from dockercomms.oci.auth.credentials import Credentials, DockerConfig
+from dockercomms.oci.auth.token import Scope
+from dockercomms.oci.remote.exchange import Request
+from dockercomms.oci.remote.retry import RateLimiter, RetryPolicy
+from dockercomms.oci.remote.session import Endpoint, Session
+from dockercomms.platforms.clock import Clock
 from tests.fakes.clock import FakeClock
 
 ANN = Credentials(username="ann", password="secret")

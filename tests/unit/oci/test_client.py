@@ -10,14 +10,8 @@ import pytest
 
 from dockercomms.errors import ManifestUnknown, NetworkError, ProtocolError, UsageError
 from dockercomms.oci import client as module
-from dockercomms.oci.auth import Credentials, DockerConfig
-from dockercomms.oci.client import (
-    BLOB_SIZE_WORTH_HEAD,
-    Client,
-    ClientPool,
-    HTTPRegistry,
-    client_for,
-)
+from dockercomms.oci.auth.credentials import Credentials, DockerConfig
+from dockercomms.oci.client import BLOB_SIZE_WORTH_HEAD, Client, ClientPool, client_for
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
@@ -25,11 +19,12 @@ from dockercomms.oci.model import (
     EMPTY_CONFIG_BYTES,
     MEDIA_TYPE_MANIFEST,
     Descriptor,
-    canonical_json,
     digest_of,
 )
 from dockercomms.oci.reference import Reference
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
+from dockercomms.oci.strict_json import canonical_json
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import DISTRIBUTION, OCI, FakeRegistry, Quirks
 from tests.fakes.scripted import Reply, ScriptedServer

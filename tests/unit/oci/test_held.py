@@ -7,7 +7,7 @@ import io
 import pytest
 
 from dockercomms.errors import DigestMismatch
-from dockercomms.oci.held import BLOCK_BYTES, HeldBlob, ProvenBlob, checked_blocks
+from dockercomms.oci.content import BLOB_READ_BYTES, HeldBlob, ProvenBlob, checked_blocks
 from dockercomms.oci.model import Descriptor
 
 DATA = b"abcdefgh"
@@ -76,9 +76,9 @@ def test_blob_that_is_not_in_memory_is_checked_by_a_store_of_ours():
 
 
 def test_blocks_are_views_of_one_size():
-    data = bytes(2 * BLOCK_BYTES + 5)
+    data = bytes(2 * BLOB_READ_BYTES + 5)
     blocks = list(HeldBlob(memoryview(data)).blocks(1, len(data) - 1))
-    assert [len(block) for block in blocks] == [BLOCK_BYTES, BLOCK_BYTES, 3]
+    assert [len(block) for block in blocks] == [BLOB_READ_BYTES, BLOB_READ_BYTES, 3]
     assert all(block.obj is data for block in blocks)
 
 

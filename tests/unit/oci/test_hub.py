@@ -13,13 +13,13 @@ import pytest
 import requests.adapters  # noqa: TID251 - a transport for the test
 
 from dockercomms.errors import ConfigError, Unauthorized
-from dockercomms.oci.auth import Credentials, DockerConfig
-from dockercomms.oci.http_registry import HTTPRegistry
-from dockercomms.oci.hub import HubProxy, ProxiedRegistry, direct, hub_registry
+from dockercomms.oci.auth.credentials import Credentials, DockerConfig
+from dockercomms.oci.client import HubProxy, ProxiedRegistry, direct, hub_registry
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Descriptor
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.retry import RetryPolicy
 from tests.fakes.clock import FakeClock
 from tests.fakes.images import artifact, push
 from tests.fakes.registry import OCI, FakeRegistry

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dockercomms.errors import DigestMismatch, UsageError
-from dockercomms.oci.client import HTTPRegistry
-from dockercomms.oci.location import Location, same_store
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import Digest, digest_of
 from dockercomms.oci.reference import Reference
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.stores import Location, same_store
 
 DIGEST = digest_of(b"x")
 

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 import pytest
 
 from dockercomms.errors import DigestMismatch, ProtocolError, TrailingData, Truncated
-from dockercomms.oci.checked import VerifyingReader
+from dockercomms.oci.content import VerifyingReader
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
     EMPTY_CONFIG_BYTES,
-    MAX_JSON_DEPTH,
     MEDIA_TYPE_DOCKER_LIST,
     MEDIA_TYPE_DOCKER_MANIFEST,
     MEDIA_TYPE_INDEX,
@@ -23,15 +22,14 @@ from dockercomms.oci.model import (
     Digest,
     Index,
     Platform,
-    canonical_json,
     digest_of,
     matches,
     parse_digest,
     parse_index,
-    parse_json,
     parse_manifest,
     sorted_annotations,
 )
+from dockercomms.oci.strict_json import MAX_JSON_DEPTH, canonical_json, parse_json
 
 LAYER = Descriptor.of(b"layer", "application/vnd.example.layer")
 

@@ -15,10 +15,10 @@ from dockercomms.oci.model import (
     Manifest,
     ManifestChildren,
     Platform,
-    canonical_json,
     parse_children,
     validate_manifest,
 )
+from dockercomms.oci.strict_json import canonical_json
 from tests.fakes.images import artifact, image, index_of
 
 IMAGE = image()

@@ -25,7 +25,7 @@ from dockercomms.errors import (
     Unauthorized,
     UsageError,
 )
-from dockercomms.oci.auth import Credentials, DockerConfig
+from dockercomms.oci.auth.credentials import Credentials, DockerConfig
 from dockercomms.oci.model import ANNOTATION_TITLE, digest_of
 from dockercomms.oci.oras import Registry
 from tests.fakes.clock import FakeClock

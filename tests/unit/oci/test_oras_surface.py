@@ -14,7 +14,7 @@ import oras.provider  # noqa: TID251
 import pytest
 import requests  # noqa: TID251
 
-from dockercomms.oci.auth import BACKEND_NAME, scoped_auth_class
+from dockercomms.oci.auth.auth import BACKEND_NAME, scoped_auth_class
 from dockercomms.oci.oras import Registry
 
 

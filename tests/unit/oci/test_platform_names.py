@@ -5,8 +5,7 @@ import platform
 import pytest
 
 from dockercomms.errors import UsageError
-from dockercomms.oci.model import Platform
-from dockercomms.oci.platform_names import normalize_names
+from dockercomms.oci.model import Platform, normalize_names
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,7 @@ from dockercomms.errors import (
     SizeMismatch,
     Truncated,
 )
-from dockercomms.oci.interface import TagPage
-from dockercomms.oci.model import (
-    EMPTY_CONFIG,
-    MAX_MANIFEST_BYTES,
-    MEDIA_TYPE_INDEX,
-    MEDIA_TYPE_MANIFEST,
-    MEDIA_TYPE_OCTET_STREAM,
-    Descriptor,
-    Digest,
-    digest_of,
-)
-from dockercomms.oci.stored import (
+from dockercomms.oci.content import (
     StoredRange,
     StoredReader,
     check_manifest,
@@ -38,6 +27,17 @@ from dockercomms.oci.stored import (
     read_facts,
     referrer_entry,
     tag_pages,
+)
+from dockercomms.oci.interface import TagPage
+from dockercomms.oci.model import (
+    EMPTY_CONFIG,
+    MAX_MANIFEST_BYTES,
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_MANIFEST,
+    MEDIA_TYPE_OCTET_STREAM,
+    Descriptor,
+    Digest,
+    digest_of,
 )
 
 BLOB = Descriptor.of(b"twelve bytes", MEDIA_TYPE_OCTET_STREAM)

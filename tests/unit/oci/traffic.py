@@ -6,8 +6,8 @@ from typing import Any
 
 from dockercomms.oci.interface import BlobReader
 from dockercomms.oci.model import Descriptor, Digest, digest_of
-from dockercomms.oci.pushing import ONE_REQUEST_BYTES
-from dockercomms.oci.retry import RetryPolicy
+from dockercomms.oci.remote.push import ONE_REQUEST_BYTES
+from dockercomms.oci.remote.retry import RetryPolicy
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.scripted import Reply
 from tests.unit.oci.registries import R, content

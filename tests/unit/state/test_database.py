@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dockercomms.discovery import MessageRef
 from dockercomms.errors import LocalIOError, NoHomeError
+from dockercomms.protocol.tags import MessageRef
 from dockercomms.state import State, default_path
 from dockercomms.state.database import SCHEMA_VERSION, Database, from_unix, to_unix
 from tests.faults.privileges import as_everybody

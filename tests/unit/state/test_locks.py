@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import holder_of
+from dockercomms.platforms.files import holder_of
 from dockercomms.state import State, locks
 from dockercomms.state.locks import lock_within, sweep_locks, try_lock, try_shared_lock
 

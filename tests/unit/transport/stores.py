@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from dockercomms.manifest import ManifestBuilder, Message, parse_message
+from dockercomms.oci.content import StoredReader
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import Descriptor, Digest
-from dockercomms.oci.stored import StoredReader
-from dockercomms.protocol import CHUNK_SIZE, MessageHeader
-from dockercomms.transport.transfer import Pushed
+from dockercomms.protocol.header import CHUNK_SIZE, MessageHeader
+from dockercomms.protocol.manifest import ManifestBuilder, Message, parse_message
+from dockercomms.transport.push import Pushed
 
 REPO = "mail"
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

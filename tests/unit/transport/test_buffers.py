@@ -7,8 +7,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from dockercomms.transport.buffers import MAPPED_BYTES, Buffers, allocate
-from dockercomms.transport.window import Stop
+from dockercomms.transport.window import MAPPED_BYTES, Buffers, Stop, allocate
 
 
 def test_buffers_are_made_once_and_used_again():

@@ -8,8 +8,7 @@ import io
 import pytest
 
 from dockercomms.errors import LimitError, UsageError
-from dockercomms.protocol import MAX_CHUNKS, MAX_TOTAL_BYTES
-from dockercomms.transport.buffers import PIECE_BYTES
+from dockercomms.protocol.header import MAX_CHUNKS, MAX_TOTAL_BYTES
 from dockercomms.transport.chunks import (
     choose_chunk_bytes,
     join,
@@ -18,6 +17,7 @@ from dockercomms.transport.chunks import (
     split,
     write_all,
 )
+from dockercomms.transport.window import PIECE_BYTES
 
 MIB = 2**20
 

@@ -14,16 +14,10 @@ import pytest
 
 from dockercomms.errors import LimitError, LocalIOError, ProtocolError, UsageError
 from dockercomms.transport import files
-from dockercomms.transport.files import (
-    MAX_NAMED,
-    Packing,
-    check_unchanged,
-    pack_files,
-    plan_files,
-    unpack_files,
-)
+from dockercomms.transport.files import MAX_NAMED, Packing, check_unchanged, pack_files, plan_files
 from dockercomms.transport.folders import Folder
 from dockercomms.transport.tar import END, TarMember, write_header
+from dockercomms.transport.unpack import unpack_files
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from dockercomms.errors import LocalIOError
 from dockercomms.transport.folders import NATIVE, Folder
 from dockercomms.transport.tar import END, TYPE_FOLDER, TarMember, write_header
-from dockercomms.transport.unpacking import unpack_files
+from dockercomms.transport.unpack import unpack_files
 
 WAYS = pytest.mark.parametrize("native", [NATIVE, False], ids=["native", "portable"])
 

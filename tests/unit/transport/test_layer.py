@@ -11,16 +11,11 @@ from random import Random
 import pytest
 
 from dockercomms.errors import DigestMismatch, ProtocolError
-from dockercomms.oci.checked import VerifyingReader
+from dockercomms.oci.content import VerifyingReader
 from dockercomms.oci.model import Descriptor
 from dockercomms.transport.chunks import Chunk, split
-from dockercomms.transport.layer import (
-    decode,
-    encode,
-    gzip_engine,
-    layer_bytes,
-)
-from dockercomms.transport.raw_frames import optional_module
+from dockercomms.transport.in_place import optional_module
+from dockercomms.transport.layer import decode, encode, gzip_engine, layer_bytes
 from dockercomms.transport.tar import END, TarMember, chunk_name, write_header
 
 RANDOM = Random(1).randbytes(700_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dockercomms.transport.links import MAX_LINK_STEPS, resolve_link
+from dockercomms.transport.names import MAX_LINK_STEPS, resolve_link
 
 LINKS = {"t/up": "..", "t/sub": "real/deep", "t/loop": "loop", "t/abs": "/etc", "a": "t"}
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from dockercomms.errors import PlaceError
-from dockercomms.transport.links import climbs_first
 from dockercomms.transport.merging import check_links, links_below
+from dockercomms.transport.names import climbs_first
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import LocalIOError, UsageError
-from dockercomms.protocol import CONTENT_TYPE_FILES_TAR
+from dockercomms.protocol.header import CONTENT_TYPE_FILES_TAR
 from dockercomms.transport.files import Packing, check_ends
 from dockercomms.transport.payload import payload_of
 

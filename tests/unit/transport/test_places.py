@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dockercomms.errors import LocalIOError
-from dockercomms.transport.places import places
+from dockercomms.transport.pull import places
 
 DATA = os.urandom(100_000)
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import zstandard
 
-from dockercomms.transport.raw_frames import (
+from dockercomms.transport.in_place import (
     BLOCK_HEAD_BYTES,
     RAW_BLOCK_BYTES,
     Checksum,

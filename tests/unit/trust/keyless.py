@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dockercomms.manifest import Message, parse_message
+from dockercomms.protocol.manifest import Message, parse_message
 from dockercomms.trust.bundle import SigstoreBundle
 from dockercomms.trust.checks import Terms
 from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots

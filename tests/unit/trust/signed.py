@@ -12,15 +12,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from dockercomms.manifest import (
-    ManifestBuilder,
-    Message,
-    Receipt,
-    parse_message,
-    parse_receipt,
-)
 from dockercomms.oci.model import Descriptor, Digest, digest_of
-from dockercomms.protocol import (
+from dockercomms.protocol.fields import format_time
+from dockercomms.protocol.header import (
     CHUNK_INDEX,
     CHUNK_MEDIA_TYPES,
     CHUNK_SIZE,
@@ -35,12 +29,17 @@ from dockercomms.protocol import (
     SENDER,
     VERSION,
     MessageHeader,
-    format_time,
 )
-from dockercomms.trust import dsse
-from dockercomms.trust.bundle import build_key_bundle
+from dockercomms.protocol.manifest import (
+    ManifestBuilder,
+    Message,
+    Receipt,
+    parse_message,
+    parse_receipt,
+)
+from dockercomms.trust import bundle as dsse
+from dockercomms.trust.bundle import PAYLOAD_TYPE_INTOTO, build_key_bundle
 from dockercomms.trust.checks import Terms
-from dockercomms.trust.dsse import PAYLOAD_TYPE_INTOTO
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PrivateKey, PublicKey
 from dockercomms.trust.policy import Policy, Sender, TrustedKey

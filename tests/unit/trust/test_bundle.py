@@ -6,12 +6,7 @@ import json
 import pytest
 
 from dockercomms.errors import ProtocolError
-from dockercomms.trust.bundle import (
-    MAX_TIMESTAMPS,
-    build_key_bundle,
-    parse_bundle_json,
-)
-from dockercomms.trust.dsse import Envelope
+from dockercomms.trust.bundle import MAX_TIMESTAMPS, Envelope, build_key_bundle, parse_bundle_json
 
 ENVELOPE = Envelope(b"{}", "application/vnd.in-toto+json", b"signature")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dockercomms.trust import dsse
-from dockercomms.trust.dsse import PAYLOAD_TYPE_INTOTO, pae
+from dockercomms.trust import bundle as dsse
+from dockercomms.trust.bundle import PAYLOAD_TYPE_INTOTO, pae
 from tests.unit.trust.signed import ALICE, BOB, KEYS, public
 
 

@@ -6,8 +6,7 @@ from functools import partial
 import pytest
 
 from dockercomms.errors import ConfigError, LocalIOError
-from dockercomms.trust.guarded import who_else_can_change
-from dockercomms.trust.keys import PrivateKey, PublicKey
+from dockercomms.trust.keys import PrivateKey, PublicKey, who_else_can_change
 from dockercomms.trust.policy_file import load_policy
 from tests.fakes.people import ALICES
 

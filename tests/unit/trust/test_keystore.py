@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from dockercomms.errors import LocalIOError, UsageError
-from dockercomms.trust.keys import PrivateKey
-from dockercomms.trust.keystore import KeyStore, default_keys_folder
+from dockercomms.trust.keys import KeyStore, PrivateKey, default_keys_folder
 from tests.unit.trust.signed import ALICE, BOB, KEYS, foreign_keys, public, public_of
 
 

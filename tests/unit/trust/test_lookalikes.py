@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dockercomms.trust.lookalikes import reason_not_to_pin
+from dockercomms.trust.owner import reason_not_to_pin
 
 ALICE = "alice@example.com"
 

@@ -3,13 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dockercomms.errors import ProtocolError
-from dockercomms.trust.members import (
-    base64_bytes,
-    base64_text,
-    json_list,
-    json_object,
-    json_text,
-)
+from dockercomms.trust.statement import base64_bytes, base64_text, json_list, json_object, json_text
 
 
 def test_json_object_refuses_what_is_none_and_members_it_does_not_know():

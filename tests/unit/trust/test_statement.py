@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dockercomms.errors import ProtocolError
-from dockercomms.protocol import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
+from dockercomms.protocol.header import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
 from dockercomms.trust.statement import (
     PREDICATE_TYPE_COSIGN_SIGN,
     ForeignPredicate,

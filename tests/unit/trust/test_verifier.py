@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from dockercomms.errors import ClocksDiffer, TooEarly, UnknownSender, Unsigned, VerificationError
-from dockercomms.manifest import parse_message
 from dockercomms.oci.model import digest_of
+from dockercomms.protocol.manifest import parse_message
 from dockercomms.trust import checks
 from dockercomms.trust.bundle import parse_bundle_json
 from dockercomms.trust.checks import RULES, Claim

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dockercomms.errors import UnknownSender, VerificationError
-from dockercomms.manifest import parse_message
+from dockercomms.protocol.manifest import parse_message
 from dockercomms.trust import checks
 from dockercomms.trust.checks import RULES
 from dockercomms.trust.keyless import SigstoreRoots, timestamp_source

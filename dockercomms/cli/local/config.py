@@ -1,0 +1,77 @@
+"""`config`: which project files may name the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.options import VerbTable, verb
+from dockercomms.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "allow": ("local.config", "Let a project file name the repository."),
+    "deny": ("local.config", "Do not let a project file name it any more."),
+})  # fmt: skip
+
+config_command = VerbTable(
+    name="config",
+    verbs=VERBS,
+    example="dockercomms config allow\ndockercomms config deny src/app/.dockercomms.toml",
+    nested=True,
+    help="Say which project files may name the repository.",
+    no_args_is_help=True,
+)
+
+_file = click.argument("file", required=False, metavar="[FILE]")
+
+
+@verb("allow", example="dockercomms config allow")
+@_file
+def allow_command(session: Session, *, file: str | None) -> None:
+    """Let a project file name the repository, as long as it stays as it is.
+
+    FILE is by default the .dockercomms.toml of this folder or above it, in the same checkout.
+    Read it first: messages go where it says.
+    """
+    from dockercomms.cli.config import project_repo
+
+    path = _path(session, file)
+    data, repo = project_repo(path)
+    if repo is None:
+        raise UsageError(f"{path}: it names no repository, so there is nothing to allow")
+    session.allowed_files.allow(path, data)
+    session.screen_of("text").note(f"allowed {path}: repository {repo}")
+
+
+@verb("deny", example="dockercomms config deny")
+@_file
+def deny_command(session: Session, *, file: str | None) -> None:
+    """Do not let a project file name the repository any more.
+
+    FILE is as for 'config allow'.
+    """
+    path = _path(session, file)
+    if not session.allowed_files.forget(path):
+        raise NotFoundError(f"{path}: it was not allowed")
+    session.screen_of("text").note(f"no longer allowed: {path}")
+
+
+def _path(session: Session, file: str | None) -> Path:
+    from dockercomms.cli.config import PROJECT_FILE, project_file
+    from dockercomms.platforms.files import expand_home
+
+    if file is not None:
+        return session.folder / expand_home(file)
+    found = project_file(session.folder, session.environ)
+    if found is None:
+        raise NotFoundError(
+            f"{session.folder}: no {PROJECT_FILE} here, nor above it in the same checkout"
+        )
+    return found

@@ -1,0 +1,169 @@
+"""`keys`: the keys that you sign with, and those of others kept at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.options import NAME, VerbTable, option, verb
+from dockercomms.errors import UsageError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+    from dockercomms.trust.keys import KeyStore, StoredKey
+
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "generate": ("local.keys", "Make a key to sign with."),
+    "list": ("local.keys", "List your keys, and those of others that you keep."),
+    "export": ("local.keys", "Print a public key, for others to trust you."),
+    "import": ("local.keys", "Keep a key that somebody gave you, or your own."),
+})  # fmt: skip
+
+COLUMNS = ("NAME", "KIND", "ALGORITHM", "SHA-256 OF THE KEY")
+
+keys_command = VerbTable(
+    name="keys",
+    verbs=VERBS,
+    example="dockercomms keys export --public > alice.pub\ndockercomms keys generate --name work",
+    nested=True,
+    help="Make, list, export and import keys to sign with.",
+    no_args_is_help=True,
+)
+
+
+def _store(session: Session) -> KeyStore:
+    from dockercomms.trust.keys import KeyStore, default_keys_folder
+
+    return KeyStore(default_keys_folder(session.environ))
+
+
+@verb("generate", example="dockercomms keys generate --name work --passphrase")
+@option("--name", type=NAME, metavar="NAME", help="What it is called.  [default: default]")
+@option("--passphrase", is_flag=True, help="Encrypt it: DOCKERCOMMS_PASSPHRASE, or ask for one.")
+def generate_command(session: Session, *, name: str | None, passphrase: bool) -> None:
+    """Make a key to sign with.
+
+    The first send does it as well, under the name `default`.
+    """
+    from dockercomms.trust.keys import DEFAULT_KEY
+
+    name = name or DEFAULT_KEY
+    secret = session.passphrase(name, new=True) if passphrase else None
+    if passphrase and not secret:
+        raise UsageError(
+            "--passphrase: none was given",
+            hint="set DOCKERCOMMS_PASSPHRASE, or run it on a terminal to be asked",
+        )
+    _show(session, _store(session).generate(name, passphrase=secret))
+
+
+@verb("list", example="dockercomms keys list")
+def list_command(session: Session) -> None:
+    """List your keys, and those of others that you keep.
+
+    Piped, a line holds: name, key pair or public key, algorithm, SHA-256 of the key, file.
+    """
+    from dockercomms.cli.records import key_record
+    from dockercomms.errors import NoHomeError
+
+    try:
+        keys = _store(session).list()
+    except NoHomeError:
+        keys = ()
+    with session.screen.listing(COLUMNS) as listing:
+        for key in keys:
+            shown = (key.name, _kind(key), key.public.algorithm, key.public.spki_sha256)
+            listing.add(key_record(key), (*shown, str(key.path)), shown)
+
+
+@verb("export", example="dockercomms keys export --public > alice.pub")
+@option("--public", is_flag=True, help="The public key, for others to trust you.")
+@option("--private", is_flag=True, help="The key pair, as it is kept; with --i-know.")
+@option("--i-know", "i_know", is_flag=True,
+        help="Another program's signature with it can become a message of yours.")  # fmt: skip
+@option("--name", type=NAME, metavar="NAME", help="Which key.  [default: default]")
+def export_command(
+    session: Session, *, public: bool, private: bool, i_know: bool, name: str | None
+) -> None:
+    """Print a public key, for others to trust you.
+
+    They type: dockercomms trust add YOU FILE
+    """
+    from dockercomms.trust.keys import DEFAULT_KEY
+
+    name = name or DEFAULT_KEY
+    store = _store(session)
+    found = store.find(name)
+    if found is None:
+        raise UsageError(
+            f"there is no key called {name!r} in {store.folder}",
+            hint=f"dockercomms keys generate --name {name}",
+        )
+    if public == private:
+        raise UsageError("which key: --public expected", hint="dockercomms keys export --public")
+    if private:
+        _export_private(session, found, i_know=i_know)
+        return
+    for line in found.public.to_pem().splitlines():
+        session.screen.data(line)
+
+
+def _export_private(session: Session, key: StoredKey, *, i_know: bool) -> None:
+    """Print a key pair for use in another program.
+
+    Raises:
+        UsageError: it is somebody else's public key, or the user does not say that they know.
+    """
+    from dockercomms.trust.keys import read_key_file
+
+    if not key.private:
+        raise UsageError(f"{key.path}: a public key; there is no key pair called {key.name!r}")
+    if not i_know:
+        raise UsageError(
+            "a key that signs messages is for messages only: what another program signs with it, "
+            "such as `cosign sign-blob`, can be made a message of yours",
+            hint="use another key there; or, if you know what it will sign: --private --i-know",
+        )
+    session.screen.warn(f"whoever has this key writes as you: {key.path}")
+    for line in read_key_file(key.path).decode("ascii", "replace").splitlines():
+        session.screen.data(line)
+
+
+@verb("import", example="dockercomms keys import alice.pub", no_args_is_help=True)
+@click.argument("file", type=click.Path(readable=False), metavar="FILE")
+@option("--name", type=NAME, metavar="NAME", help="What it is called.  [default: as the file]")
+def import_command(session: Session, *, file: str, name: str | None) -> None:
+    """Keep a key that somebody gave you, or your own.
+
+    FILE is PEM: a P-256 private key, or a public key (P-256, Ed25519, RSA). Nobody is trusted
+    because their key is here: dockercomms trust add NAME FILE
+    """
+    from dockercomms.trust.keys import is_encrypted, read_key_file
+
+    path = Path(file)
+    name = name or path.stem
+    secret = session.passphrase(name) if is_encrypted(read_key_file(path)) else None
+    _show(session, _store(session).bring_in(path, name, passphrase=secret))
+
+
+def _show(session: Session, key: StoredKey) -> None:
+    from dockercomms.cli.records import key_record
+
+    rows = [
+        ("name", key.name),
+        ("kind", _kind(key)),
+        ("algorithm", key.public.algorithm),
+        ("sha256", key.public.spki_sha256),
+        ("file", str(key.path)),
+    ]
+    session.screen.details(key_record(key), rows)
+
+
+def _kind(key: StoredKey) -> str:
+    if not key.private:
+        return "public key"
+    return "key pair, encrypted" if key.encrypted else "key pair"

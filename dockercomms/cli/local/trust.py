@@ -1,0 +1,317 @@
+"""`trust`: the address book, and who may sign as whom."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.options import NAME, SINCE, VerbTable, option, verb
+from dockercomms.cli.render import count_of
+from dockercomms.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dockercomms.cli.session import Session
+    from dockercomms.trust.address_book import AddressBook
+    from dockercomms.trust.keys import PublicKey
+    from dockercomms.trust.policy import Policy, Sender
+    from dockercomms.trust.roots import RootAge
+
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "add": ("local.trust", "Trust somebody to sign with a key or as an identity."),
+    "list": ("local.trust", "List whom you trust."),
+    "remove": ("local.trust", "Trust somebody no more."),
+    "revoke": ("local.trust", "Let nothing count that a key or identity signed."),
+    "root": ("local.trust", "Renew what is known of the public Sigstore."),
+    "test": ("local.trust", "Read a trust file and say what is wrong in it."),
+})  # fmt: skip
+ROOT_VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "update": ("local.trust", "Get the public Sigstore's trusted root anew."),
+})  # fmt: skip
+
+COLUMNS = ("NAME", "SIGNS WITH", "MAY", "ADDRESS")
+
+trust_command = VerbTable(
+    name="trust",
+    verbs=VERBS,
+    example="dockercomms trust add alice alice.pub\n"
+    "dockercomms trust add ci --identity https://example.com/ci --issuer https://example.com",
+    nested=True,
+    help="Say who may send to you, and how they prove who they are.",
+    no_args_is_help=True,
+)
+
+root_command = VerbTable(
+    name="root",
+    verbs=ROOT_VERBS,
+    example="dockercomms trust root update",
+    nested=True,
+    help="Renew what is known of the public Sigstore, by which identities are proven.",
+    no_args_is_help=True,
+)
+
+
+def _book(session: Session) -> AddressBook:
+    from dockercomms.trust.address_book import AddressBook
+
+    return AddressBook(session.trust_file)
+
+
+@verb("add", example="dockercomms trust add alice alice.pub", no_args_is_help=True)
+@click.argument("name", type=NAME, metavar="NAME")
+@click.argument("key_file", required=False, metavar="[KEYFILE]")
+@option("--identity", type=NAME, metavar="I", help="Whom their certificates name, exactly.")
+@option("--issuer", type=NAME, metavar="U", help="Who vouches for that identity, exactly.")
+@option("--root", type=click.Path(readable=False), metavar="FILE",
+        help="The trusted root of their Sigstore.  [default: the public one]")  # fmt: skip
+@option("--address", type=NAME, metavar="R", help="The repository in which they receive.")
+@option("--allow-unsigned", is_flag=True, help="Take unsigned messages too, as claims.")
+def add_command(
+    session: Session,
+    *,
+    name: str,
+    key_file: str | None,
+    identity: str | None,
+    issuer: str | None,
+    root: str | None,
+    address: str | None,
+    allow_unsigned: bool,
+) -> None:
+    """Trust somebody to sign with a key or as an identity.
+
+    NAME is what they call themselves in messages. KEYFILE is a PEM public key, or the name of one
+    that `keys import` has kept. What is there already stays.
+    """
+    key = None if key_file is None else _public_key(session, key_file)
+    _book(session).add(
+        name,
+        key=key,
+        identity=identity,
+        issuer=issuer,
+        root=None if root is None else Path(root),
+        address=None if address is None else _repository(address),
+        allow_unsigned=allow_unsigned,
+    )
+    _show(session, name)
+    others = [] if key is None else [n for n in session.policy().names_of(key) if n != name]
+    for other in others:
+        session.screen.warn(f"{other} signs with the same key")
+
+
+def _public_key(session: Session, word: str) -> PublicKey:
+    """Return the key in a file, or one that is kept under that name."""
+    from dockercomms.trust.keys import KeyStore, PublicKey, default_keys_folder
+
+    if not Path(word).exists() and "/" not in word:
+        found = KeyStore(default_keys_folder(session.environ)).find(word)
+        if found is not None:
+            return found.public
+    return PublicKey.load(Path(word))
+
+
+def _repository(address: str) -> str:
+    from dockercomms.oci.stores import parse_repo
+
+    return parse_repo(address).repo
+
+
+@verb("list", example="dockercomms trust list")
+def list_command(session: Session) -> None:
+    """List whom you trust.
+
+    Piped, a line holds: name, keys and identities, what they may, address.
+    """
+    from dockercomms.cli.records import sender_record
+
+    policy = session.policy()
+    with session.screen.listing(COLUMNS) as listing:
+        for sender in policy.senders:
+            cells = (sender.name, "; ".join(_proofs(sender)), _rights(sender), sender.address or "")
+            listing.add(sender_record(sender), cells, cells)
+    _note_rest(session, policy)
+    session.screen.note(f"the public Sigstore's root: {public_root(session)[0]}")
+
+
+@verb("remove", example="dockercomms trust remove alice", no_args_is_help=True)
+@click.argument("name", type=NAME, metavar="NAME")
+def remove_command(session: Session, *, name: str) -> None:
+    """Trust somebody no more.
+
+    What they sent is held back from now on. For a stolen key there is `trust revoke`.
+    """
+    _book(session).remove(name)
+    session.screen.note(f"{name} is not trusted any more")
+
+
+@verb("revoke", example="dockercomms trust revoke alice --since 2026-06-01 --reason 'laptop lost'")
+@click.argument("name", required=False, metavar="[NAME]")
+@option("--spki", type=NAME, metavar="SHA256", help="The key, as 'dockercomms keys list' has it.")
+@option("--identity", type=NAME, metavar="I", help="The identity.")
+@option("--since", type=SINCE, metavar="T",
+        help="From then on only; what has no proven time is void too.")  # fmt: skip
+@option("--reason", default="", metavar="T", help="Why; shown where it matters.")
+def revoke_command(
+    session: Session,
+    *,
+    name: str | None,
+    spki: str | None,
+    identity: str | None,
+    since: datetime | None,
+    reason: str,
+) -> None:
+    """Let nothing count that a key or identity signed.
+
+    NAME stands for all keys and identities of its entry.
+    """
+    if sum(given is not None for given in (name, spki, identity)) != 1:
+        raise UsageError(
+            "what to revoke: a NAME, --spki or --identity",
+            hint="dockercomms trust list shows keys and identities",
+        )
+    keys, identities = _revoked(session, name, spki, identity)
+    book = _book(session)
+    for key in keys:
+        book.revoke(spki_sha256=key, since=since, reason=reason)
+    for item in identities:
+        book.revoke(identity=item, since=since, reason=reason)
+    for item in (*keys, *identities):
+        session.screen.note(f"{item} is revoked")
+
+
+def _revoked(
+    session: Session, name: str | None, spki: str | None, identity: str | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the keys and identities that are meant."""
+    if name is None:
+        return [] if spki is None else [spki], [] if identity is None else [identity]
+    sender = session.policy().sender(name)
+    if sender is None:
+        raise NotFoundError(
+            f"{session.trust_file}: no entry of {name!r:.100}",
+            hint="dockercomms trust list shows the names; a key is given as --spki, an identity "
+            "as --identity",
+        )
+    keys = [key.key.spki_sha256 for key in sender.keys]
+    identities = [item.identity for item in sender.identities]
+    if not keys and not identities:
+        raise UsageError(
+            f"{session.trust_file}: {name!r:.100} has neither a key nor an identity to revoke",
+            hint=f"to trust them no more: dockercomms trust remove {shlex.quote(name)}",
+        )
+    return keys, identities
+
+
+@verb("test", example="dockercomms trust test new-trust.toml", no_args_is_help=True)
+@click.argument("file", type=click.Path(readable=False), metavar="FILE")
+def test_command(session: Session, *, file: str) -> None:
+    """Read a trust file and say what is wrong in it.
+
+    FILE is not put into use: it counts as $XDG_CONFIG_HOME/dockercomms/trust.toml.
+    """
+    from dockercomms.cli.records import sender_record
+    from dockercomms.trust.policy_file import load_policy
+
+    path = Path(file)
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    policy = load_policy(path)
+    with session.screen.listing(COLUMNS) as listing:
+        for sender in policy.senders:
+            cells = (sender.name, "; ".join(_proofs(sender)), _rights(sender), sender.address or "")
+            listing.add(sender_record(sender), cells, cells)
+    session.screen.note(f"{path}: nothing is wrong in it")
+    _note_rest(session, policy)
+
+
+@verb("update", example="dockercomms trust root update\n"
+      "dockercomms trust root update --from trusted_root.json")  # fmt: skip
+@option("--from", "source", type=click.Path(readable=False), metavar="FILE",
+        help="Take this file, without a network.  [default: ask the public Sigstore]")  # fmt: skip
+def update_command(session: Session, *, source: str | None) -> None:
+    """Get the public Sigstore's trusted root anew.
+
+    It says whose certificates and logs to believe. Without it the one counts that came with the
+    sigstore package. It is put beside the trust file as sigstore-root.json: remove that file to
+    go back.
+    """
+    import os
+
+    from dockercomms.platforms.files import local_errors, make_folder
+    from dockercomms.trust.address_book import replace_file
+    from dockercomms.trust.keyless import check_root, fetch_public_root
+    from dockercomms.trust.roots import updated_root
+
+    if source is None:
+        data = fetch_public_root()
+    else:
+        with local_errors(source):
+            data = Path(source).read_bytes()
+    check_root(data, where=source or "the public Sigstore's root")
+    before = public_root(session)[1]
+    target, now = updated_root(session.environ), session.clock.now().timestamp()
+    with local_errors(str(target), base="XDG_CONFIG_HOME"):
+        make_folder(target.parent, mode=0o700)
+        replace_file(target, data)
+        os.utime(target, (now, now))
+    words, after = public_root(session)
+    session.screen.note(f"{target}: {words}")
+    if before is not None and after is not None and after.newest < before.newest:
+        session.screen.warn(f"the root before had a newer key, of {before.newest:%Y-%m-%d}")
+
+
+def public_root(session: Session) -> tuple[str, RootAge | None]:
+    """Return how old the public Sigstore's root is, for people; for programs if it is usable."""
+    from dockercomms.errors import DockerCommsError
+    from dockercomms.trust.roots import public_root_age
+
+    try:
+        found = public_root_age(session.environ)
+    except DockerCommsError as error:  # what is wrong with it is said by whatever needs it
+        return f"unusable: {error.message}", None
+    newest = f"newest key of {found.newest:%Y-%m-%d}"
+    if found.updated is None:
+        return f"that of the sigstore package, {newest}", found
+    days = max(0, (session.clock.now() - found.updated).days)
+    return f"updated {found.updated:%Y-%m-%d}, {count_of(days, 'day')} ago, {newest}", found
+
+
+def _show(session: Session, name: str) -> None:
+    from dockercomms.cli.records import sender_record
+
+    sender = session.policy().sender(name)
+    if sender is None:
+        raise AssertionError("internal: an entry that was just written")
+    rows = [
+        ("name", sender.name),
+        *(("signs with", proof) for proof in _proofs(sender)),
+        ("may", _rights(sender)),
+        *((("address", sender.address),) if sender.address else ()),
+    ]
+    session.screen.details(sender_record(sender), rows)
+
+
+def _proofs(sender: Sender) -> list[str]:
+    """Return the keys and identities of an entry, for people."""
+    keys = [f"{item.key.algorithm} {item.key.spki_sha256}" for item in sender.keys]
+    return keys + [f"{item.identity} of {item.issuer}" for item in sender.identities]
+
+
+def _rights(sender: Sender) -> str:
+    may = "send and acknowledge" if len(sender.kinds) > 1 else f"write a {sender.kinds[0]}"
+    to = f" to {', '.join(sender.recipients)}" if sender.recipients else ""
+    where = f" in {', '.join(sender.repositories)}" if sender.repositories else ""
+    return f"{may}{to}{where}{', also unsigned' * sender.allow_unsigned}"
+
+
+def _note_rest(session: Session, policy: Policy) -> None:
+    """Say what else the file says."""
+    counts = [count_of(len(policy.senders), "name")]
+    if policy.revoked:
+        counts.append(f"{len(policy.revoked)} revoked")
+    session.screen.note(", ".join(counts))

@@ -1,0 +1,440 @@
+"""`send`: files, a folder, standard input or a note, to one or several people.
+
+Waiting for what becomes of what was just sent, and saying it.
+
+`reply`: an answer to a message, to its sender, in its conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.failures import INTERRUPTED, exit_code_of
+from dockercomms.cli.options import (
+    COMPRESS,
+    DURATION,
+    MAX_CONCURRENCY,
+    NAME,
+    RECIPIENT,
+    SIZE,
+    form_option,
+    index_option,
+    option,
+    packing_options,
+    verb,
+)
+from dockercomms.cli.progress import Meter, meter_for
+from dockercomms.cli.render import (
+    SHORT_ID_CHARACTERS,
+    count_of,
+    human_bytes,
+    human_time,
+    shell_words,
+    to_json,
+)
+from dockercomms.cli.trust_options import (
+    identity_options,
+    sign_options,
+    trust_options,
+    warn_unverified,
+)
+from dockercomms.errors import (
+    DockerCommsError,
+    NoAnswerError,
+    PartialError,
+    RejectedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+    from dockercomms.mailbox import Mailbox
+    from dockercomms.messages.draft import Sent
+    from dockercomms.messages.receipts_list import ReceiptEntry
+    from dockercomms.oci.model import Digest
+    from dockercomms.state.send_runs import SendRun
+    from dockercomms.transport.files import Links
+
+
+def await_answers(session: Session, done: Sequence[tuple[Mailbox, Sent]], seconds: int) -> int:
+    """Wait for the answers to what was sent, say what they are, and return the exit code.
+
+    Args:
+        session: Says it.
+        done: What was sent, and from which mailbox.
+        seconds: How long to wait, in all.
+
+    Raises:
+        RegistryError, NetworkError: a registry cannot tell.
+    """
+    session.screen.note(f"waiting for {count_of(len(done), 'answer')}, at most {seconds} s")
+    until = session.clock.monotonic() + seconds
+    found: dict[Digest, ReceiptEntry] = {}
+    for box in dict.fromkeys(box for box, _ in done):
+        sent = [one for of, one in done if of is box]
+        left = max(0.0, until - session.clock.monotonic())
+        found |= box.wait(sent, seconds=left)
+    failures = [
+        failure for _, one in done if (failure := _told(session, one, found.get(one.digest)))
+    ]
+    # One that rejects it is the worse news, whoever is silent.
+    return min((failure.exit_code for failure in failures), default=0)
+
+
+def _told(
+    session: Session, sent: Sent, receipt: ReceiptEntry | None
+) -> RejectedError | NoAnswerError | None:
+    """Say what became of one message; return what is wrong with it, None if it was accepted."""
+    name = shell_words([sent.recipient])
+    message = f"message {sent.id[:SHORT_ID_CHARACTERS]} to {sent.recipient}"
+    failure: RejectedError | NoAnswerError
+    if receipt is None:
+        failure = NoAnswerError(f"{sent.recipient!r:.100} has not answered so far")
+    elif receipt.signature_status not in {"valid", "unchecked"}:
+        failure = NoAnswerError(
+            f"somebody says it was {receipt.status}, but it is not proven that "
+            f"{sent.recipient!r:.100} says so (signature: {receipt.signature_status})",
+            hint=f"tell how they sign: dockercomms trust add {name} KEY.pub",
+        )
+    elif receipt.status == "rejected":
+        failure = RejectedError(receipt.reason or "no reason given")
+    else:
+        reason = f": {receipt.reason}" if receipt.reason else ""
+        session.screen.note(f"{message}: accepted{reason}")
+        return None
+    session.tell_failure(message, failure)
+    return failure
+
+
+STDIN = "-"
+
+
+@verb(
+    "send",
+    example="dockercomms send report.pdf photos/ --to bob --title 'The report'\n"
+    "pg_dump shop | dockercomms send - --name shop.sql --to backup --ttl 30d",
+    no_args_is_help=True,
+)
+@click.argument("paths", nargs=-1, type=click.Path(readable=False), metavar="[PATH]...")
+@option("--to", "recipients", former=("--recipient",), type=RECIPIENT, multiple=True, required=True,
+        metavar="NAME", help="Who it is for; repeatable.")  # fmt: skip
+@option("--from", "sender", type=NAME, metavar="NAME", help="Who it is from.  [default: --me]")
+@option("--title", metavar="T", help="A line the recipient sees in the inbox.")
+@option("--text", metavar="T", help="A note, beside the files or instead of them.")
+@option("--name", type=NAME, metavar="N", help="The file's name at the recipient's.")
+@option("--ttl", "ttl_seconds", former=("--ttl-seconds",), type=DURATION, metavar="T",
+        help="How long it can be received.  [default: 7d]")  # fmt: skip
+@option("--compress", type=click.Choice(COMPRESS), help="[default: auto]")
+@option("--chunk-size", "chunk_bytes", former=("--chunk-bytes",), type=SIZE, metavar="SIZE",
+        help="Largest piece, as 16MiB.  [default: by size]")  # fmt: skip
+@option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
+        metavar="N", help="Pieces sent at once.  [default: 4]")  # fmt: skip
+@packing_options
+@option("--again", is_flag=True, help="Do not go on with an interrupted send.")
+@option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@option("--clock-skew-ok", is_flag=True, help="Send although this clock is wrong.")
+@option("--wait", "wait_seconds", type=DURATION, metavar="T",
+        help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
+@option("--audience", type=NAME, metavar="R",
+        help="The only repository to receive it from.")  # fmt: skip
+@index_option()
+@form_option()
+@sign_options
+@identity_options
+def send_command(
+    session: Session,
+    *,
+    paths: tuple[str, ...],
+    recipients: tuple[str, ...],
+    sender: str | None,
+    title: str | None,
+    text: str | None,
+    name: str | None,
+    exclude: tuple[str, ...],
+    links: Links,
+    again: bool,
+    dry_run: bool,
+    clock_skew_ok: bool,
+    wait_seconds: int | None,
+    audience: str | None,
+) -> int:
+    """Send files, a folder or a note to somebody.
+
+    PATH is a file, a folder, or - for standard input (with --name). The last line printed is
+    what the recipient has to type. Piped, the line before it is: id, digest, recipient, tag,
+    bytes, end of life.
+    """
+    sources = tuple(map(source_of, paths))
+    recipients = tuple(dict.fromkeys(recipients))
+    check_sources(session, sources, recipients=recipients, text=text)
+    screen, chosen = session.screen, session.settings
+    if session.verbose:
+        from dockercomms.transport.layer import gzip_engine
+
+        screen.note(f"gzip is made by {gzip_engine()}")
+    with meter_for(screen, session.clock, "sending") as meter, ExitStack() as opened:
+        boxes: dict[str | None, Mailbox] = {}
+        done: list[tuple[Mailbox, Sent]] = []
+
+        runs: list[SendRun] = []
+
+        def deliver(recipient: str) -> Sent:
+            repo = session.address_of(recipient)
+            if repo not in boxes:
+                box = session.mailbox(meter, address=repo, sender=sender)
+                boxes[repo] = opened.enter_context(box)
+            if not runs and not dry_run:
+                runs.append(opened.enter_context(boxes[repo].run_to(recipients)))
+            sent = boxes[repo].send(
+                sources,
+                to=recipient,
+                sender=sender,
+                title=title,
+                text=text,
+                name=name,
+                stdin=session.stdin,
+                ttl_seconds=chosen.ttl_seconds,
+                compress=chosen.compress,
+                chunk_bytes=chosen.chunk_bytes,
+                concurrency=chosen.concurrency,
+                keep_mtime=chosen.keep_mtime,
+                exclude=exclude,
+                links=links,
+                again=again,
+                dry_run=dry_run,
+                clock_skew_ok=clock_skew_ok,
+                audience=None if audience is None else _repository(audience),
+                like=done[-1][1] if done else None,
+                run=runs[0] if runs else None,
+            )
+            done.append((boxes[repo], sent))
+            return sent
+
+        code = _send_each(session, meter, deliver, recipients, dry_run=dry_run)
+        for run in runs if code == 0 else ():
+            done[0][0].end_run(run)  # only now: all of it was told
+        if wait_seconds is not None and done and not dry_run:
+            answered = wait_for_answers(session, done, wait_seconds)
+            return code or answered
+        session.interrupts.release()  # whoever asked to stop sees that all is done
+        return code
+
+
+def wait_for_answers(session: Session, done: list[tuple[Mailbox, Sent]], wait_seconds: int) -> int:
+    """Wait for what comes back; returns the exit code. Who interrupts that is not to send again."""
+    try:
+        session.interrupts.obey()
+        return await_answers(session, done, wait_seconds)
+    except KeyboardInterrupt:
+        session.screen.warn("interrupted; it is sent, and 'dockercomms outbox' shows what comes")
+        return INTERRUPTED
+
+
+def source_of(word: str) -> Path:
+    """Return the path that `word` names; `./-` is a file, unlike `-`."""
+    path = Path(word)
+    return path.absolute() if str(path) == STDIN != word else path
+
+
+def _repository(audience: str) -> str:
+    """Return the one way to write a repository, which receivers compare with their own."""
+    from dockercomms.oci.stores import parse_repo
+
+    return parse_repo(audience).repo
+
+
+def check_sources(
+    session: Session, sources: Sequence[Path], *, recipients: Sequence[str], text: str | None
+) -> None:
+    """Refuse what cannot be meant, before anything is opened.
+
+    Raises:
+        UsageError: nothing to send; a stream for several recipients; standard input wanted twice.
+    """
+    if not sources and text is None:
+        raise UsageError(
+            "nothing to send: a PATH or --text is needed",
+            hint="dockercomms send FILE --to NAME, or dockercomms send --text 'hello' --to NAME",
+        )
+    streams = [source for source in sources if str(source) == STDIN or source.is_fifo()]
+    if streams and len(recipients) > 1:
+        raise UsageError(
+            f"{streams[0]} can be read once, and there are {len(recipients)} recipients",
+            hint="write it to a file first, and send that",
+        )
+    if session.reads_password and any(str(source) == STDIN for source in sources):
+        raise UsageError(
+            "standard input cannot hold both a password and what is sent",
+            hint="give the password in DOCKERCOMMS_PASSWORD, or use docker login",
+        )
+
+
+def _send_each(
+    session: Session,
+    meter: Meter,
+    deliver: Callable[[str], Sent],
+    recipients: Sequence[str],
+    *,
+    dry_run: bool,
+) -> int:
+    """Send to one recipient after the other; what fails for one does not stop the next.
+
+    Raises:
+        DockerCommsError: it failed, and there is one recipient only.
+        KeyboardInterrupt: before all was sent; whoever has got it already is named.
+    """
+    failed: list[DockerCommsError] = []
+    served: list[str] = []
+    for recipient in recipients:
+        try:
+            session.interrupts.obey()
+            sent = deliver(recipient)
+        except DockerCommsError as error:
+            if len(recipients) == 1:
+                raise
+            meter.finish()
+            session.tell_failure(f"to {recipient}", error)
+            failed.append(error)
+        except KeyboardInterrupt:
+            if served:
+                meter.finish()
+                session.screen.warn(
+                    f"sent to {', '.join(served)}; run the same again for the others: "
+                    "nobody gets a second copy"
+                )
+            raise
+        else:
+            meter.finish()
+            report(session, sent, dry_run=dry_run)
+            served += [] if dry_run else [recipient]
+    if not failed:
+        return 0
+    return exit_code_of(failed) if len(failed) == len(recipients) else PartialError.exit_code
+
+
+def report(session: Session, sent: Sent, *, dry_run: bool) -> None:
+    """Write what was sent, and what the recipient has to type."""
+    screen = session.screen
+    if sent.sent_before:
+        screen.note(
+            f"{sent.recipient} has it already: an earlier run, which did not end, sent it as "
+            f"message {sent.id[:SHORT_ID_CHARACTERS]}; --again sends it once more"
+        )
+    else:
+        reused = f", {sent.reused_chunks} of them there already" if sent.reused_chunks else ""
+        signed = "not signed" if sent.signed is None else f"signed with {sent.signed.signer}"
+        screen.note(
+            f"{'would send' if dry_run else 'sent'} {human_bytes(sent.total_bytes)} to "
+            f"{sent.recipient} in {count_of(sent.chunks, 'chunk')}{reused}, until "
+            f"{human_time(sent.expires_at)}, {signed}"
+        )
+    line = _receiving_line(session, sent)
+    if screen.is_json:
+        from dockercomms.cli.records import sent_record
+
+        screen.data(to_json(sent_record(sent)))
+        if not dry_run:
+            screen.note(f"the recipient types: {line}")
+        return
+    if not screen.is_table:
+        from dockercomms.protocol.fields import format_time
+
+        expires = format_time(sent.expires_at)
+        screen.row((sent.id, sent.digest, sent.recipient, sent.tag, str(sent.total_bytes), expires))
+    if not dry_run:
+        screen.data(line)
+
+
+def _receiving_line(session: Session, sent: Sent) -> str:
+    words = ["dockercomms", "recv", sent.id[:SHORT_ID_CHARACTERS]]
+    words += ["--repo", sent.repo, "--me", sent.recipient]
+    if session.settings.plain_http:
+        words.append("--plain-http")
+    return shell_words(words)
+
+
+@verb(
+    "reply",
+    example="dockercomms reply 1a2b3c4d signed.pdf --text 'see page 3'",
+    no_args_is_help=True,
+)
+@click.argument("message", metavar="ID")
+@click.argument("paths", nargs=-1, type=click.Path(readable=False), metavar="[PATH]...")
+@option("--text", metavar="T", help="A note, beside the files or instead of them.")
+@option("--title", metavar="T", help="[default: the message's, after 'Re: ']")
+@option("--name", type=NAME, metavar="N", help="The file's name at the recipient's.")
+@option("--ttl", "ttl_seconds", former=("--ttl-seconds",), type=DURATION, metavar="T",
+        help="How long it can be received.  [default: 7d]")  # fmt: skip
+@option("--wait", "wait_seconds", type=DURATION, metavar="T",
+        help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
+@packing_options
+@index_option()
+@form_option()
+@trust_options
+@sign_options
+@identity_options
+def reply_command(
+    session: Session,
+    *,
+    message: str,
+    paths: tuple[str, ...],
+    text: str | None,
+    title: str | None,
+    name: str | None,
+    exclude: tuple[str, ...],
+    links: Links,
+    wait_seconds: int | None,
+    no_verify: bool,
+    offline: bool,
+) -> int:
+    """Answer a message: files or a note to its sender.
+
+    ID is any unambiguous beginning of its id or digest. The answer carries the conversation that
+    'inbox --threads' shows. It goes where the trust file says that the sender receives, else to
+    the repository that the message is in.
+    """
+    from dockercomms.cli.trust_options import refuse_network
+    from dockercomms.inbox.listing import answer_to
+
+    warn_unverified(session, no_verify=no_verify)
+    refuse_network(session, offline=offline)
+    sources = tuple(map(source_of, paths))
+    check_sources(session, sources, recipients=("",), text=text)
+    chosen = session.settings
+    with meter_for(session.screen, session.clock, "sending") as meter, ExitStack() as opened:
+        box = opened.enter_context(session.mailbox(meter, verify=not no_verify))
+        answer = answer_to(box.show(message))
+        address = session.address_of(answer.to)
+        if address is not None:
+            box = opened.enter_context(
+                session.mailbox(meter, address=address, verify=not no_verify)
+            )
+        sent = box.send(
+            sources,
+            to=answer.to,
+            sender=answer.sender,
+            title=answer.title if title is None else title,
+            text=text,
+            name=name,
+            stdin=session.stdin,
+            ttl_seconds=chosen.ttl_seconds,
+            compress=chosen.compress,
+            chunk_bytes=chosen.chunk_bytes,
+            concurrency=chosen.concurrency,
+            keep_mtime=chosen.keep_mtime,
+            exclude=exclude,
+            links=links,
+            thread_id=answer.thread_id,
+            in_reply_to=answer.in_reply_to,
+        )
+        meter.finish()
+        report(session, sent, dry_run=False)
+        if wait_seconds is not None:
+            return wait_for_answers(session, [(box, sent)], wait_seconds)
+        session.interrupts.release()
+        return 0

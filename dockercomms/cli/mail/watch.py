@@ -1,0 +1,284 @@
+"""`watch`: receive what comes, and run a command for each message."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from dockercomms.cli.failures import is_hang_up
+from dockercomms.cli.mail.receive import Tally, explain, message_name, place_of
+from dockercomms.cli.options import (
+    DURATION,
+    MAX_CONCURRENCY,
+    clock_option,
+    discovery_option,
+    index_option,
+    option,
+    verb,
+)
+from dockercomms.cli.progress import Meter, meter_for
+from dockercomms.cli.render import count_of, human_bytes, shown_sender, visible
+from dockercomms.cli.trust_options import (
+    pin_option,
+    refuse_network,
+    sign_options,
+    trust_options,
+    warn_unverified,
+)
+
+if TYPE_CHECKING:
+    from dockercomms.cli.render import Listing, Screen
+    from dockercomms.cli.session import Session
+    from dockercomms.inbox.poll import PollResult
+    from dockercomms.messages.watch import Ack, Watched
+
+ACKS = ("always", "on-success", "never")
+
+
+@verb(
+    "watch",
+    example="dockercomms watch --out incoming\n"
+    "dockercomms watch --exec 'deploy --from {dir}' --exec-timeout 10m | tee -a log.jsonl",
+)
+@option("--interval", "interval_seconds", type=DURATION, metavar="T",
+        help="How often to look; less often when nothing comes.  [default: 30s]")  # fmt: skip
+@option("--exec", "command", metavar="CMD",
+        help="Run CMD for each message, without a shell; {dir} is its folder.")  # fmt: skip
+@option("--exec-timeout", "timeout_seconds", type=DURATION, metavar="T",
+        help="Stop a longer command.  [default: 1h]")  # fmt: skip
+@option("--exec-env", "secrets", multiple=True, metavar="NAME",
+        help="Let CMD have variable NAME, although it holds a secret.")  # fmt: skip
+@option("--ack", type=click.Choice(ACKS), default="always", metavar="WHEN",
+        help="Tell how CMD ended: always, on-success, never.  [default: always]")  # fmt: skip
+@option("--once", is_flag=True, help="Look once and end, as recv does.")
+@option("--redeliver", is_flag=True,
+        help="Also what another machine or a lost state received.")  # fmt: skip
+@option("--out", type=click.Path(readable=False), metavar="DIR",
+        help="Where the folders of the messages are made.  [default: .]")  # fmt: skip
+@option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
+        metavar="N", help="Pieces received at once.  [default: 4]")  # fmt: skip
+@discovery_option()
+@clock_option()
+@index_option()
+@pin_option()
+@trust_options
+@sign_options
+def watch_command(
+    session: Session,
+    *,
+    interval_seconds: int | None,
+    command: str | None,
+    timeout_seconds: int | None,
+    secrets: tuple[str, ...],
+    ack: Ack,
+    once: bool,
+    redeliver: bool,
+    no_verify: bool,
+    accept_new: bool,
+    offline: bool,
+) -> int:
+    """Receive what comes, and run a command for each message.
+
+    CMD is told about its message by variables, DOCKERCOMMS_MSG_ID and others, and gets no password
+    of ours; exit code 0 accepts the message, any other rejects it. Each message is handed to it
+    at least once. SIGTERM ends the watch after the message in hand. Piped, each is a line of JSON.
+    """
+    from dockercomms.inbox.poll import DEFAULT_INTERVAL_SECONDS
+    from dockercomms.messages.command import DEFAULT_TIMEOUT_SECONDS, parse_command
+
+    warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
+    refuse_network(session, offline=offline)
+    interval = interval_seconds or DEFAULT_INTERVAL_SECONDS
+    run = None
+    if command is not None:
+        timeout = timeout_seconds or DEFAULT_TIMEOUT_SECONDS
+        path = session.environ.get("PATH")
+        run = parse_command(command, timeout_seconds=timeout, secrets=secrets, path=path)
+    chosen, screen = session.settings, _screen(session)
+    totals = Totals()
+    meter = meter_for(screen, session.clock, "receiving") if screen.moves() else Meter()
+    with (
+        stopping() as stop,
+        meter,
+        session.mailbox(meter, verify=not no_verify, accept_new=accept_new) as mailbox,
+        screen.listing(()) as listing,
+    ):
+        if not once:
+            names = ", ".join(session.names)
+            screen.note(f"watching {mailbox.repo} for {names} every {interval} s; Ctrl-C ends it")
+        for watched in mailbox.watch(
+            out=Path(chosen.out),
+            interval_seconds=interval,
+            command=run,
+            ack=ack,
+            once=once,
+            stop=stop,
+            flat=chosen.flat,
+            redeliver=redeliver,
+            concurrency=chosen.concurrency,
+            output=descriptor_of(session.stderr),
+            on_poll=PollTeller(session).tell,
+        ):
+            meter.finish()
+            error = watched.received.error
+            if error is not None and is_hang_up(error):
+                raise error
+            tally = totals.last if once else Tally(asked=False)
+            _report(session, listing, watched, tally)
+            totals.add(tally)
+    if not once:
+        screen.note(f"stopped; {totals}")
+        return 0
+    screen.note(str(totals.last) or f"no new messages for {', '.join(session.names)}")
+    return totals.last.exit_code(mailbox.last_poll, fail_empty=False, strict=False)
+
+
+class Totals:
+    """How many messages came: numbers alone, because a watch may go on for years."""
+
+    def __init__(self) -> None:
+        self.last = Tally(asked=False)
+        """What a single look adds up to."""
+        self._received = 0
+        self._failed = 0
+
+    def add(self, tally: Tally) -> None:
+        """Count what one message added up to."""
+        self._received += tally.received
+        self._failed += len(tally.failed)
+
+    def __str__(self) -> str:
+        """Return the numbers in words."""
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{count_of(self._received, 'message')} received{failed}"
+
+
+class PollTeller:
+    """Tells what looks could not do; the same trouble is told once, until it is over."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._told: object = None
+
+    def tell(self, poll: PollResult) -> None:
+        """Say what a look could not do, if that was not said last."""
+        errors = tuple((way, type(error)) for way, error in poll.errors)
+        found = (poll.repository_missing, poll.clocks_differ, errors)
+        if found != self._told:
+            self._told = found
+            self._session.tell_poll(poll)
+
+
+class SignalStop:
+    """Set by signals; waits are cut short. Unlike `threading.Event` a signal may set it any time.
+
+    An Event takes a lock to be set, which the interrupted code may be holding.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._reads, self._writes = socket.socketpair()
+        self._writes.setblocking(False)  # noqa: FBT003 - the standard library's own
+
+    def set(self) -> None:
+        """End waits, now and later."""
+        self._set = True
+        with contextlib.suppress(OSError):  # full: whoever waits has been told already
+            self._writes.send(b"!")
+
+    def is_set(self) -> bool:
+        """Return whether a signal came."""
+        return self._set
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds, or until a signal comes; return whether it did."""
+        if not self._set:
+            select.select([self._reads], [], [], timeout)
+        return self._set
+
+    def close(self) -> None:
+        """Release its two sockets."""
+        self._reads.close()
+        self._writes.close()
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[SignalStop]:
+    """Yield what SIGTERM and Ctrl-C set; the second of them interrupts at once."""
+    stop = SignalStop()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    former = {}
+    if threading.current_thread() is threading.main_thread():  # none other hears signals
+        former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        stop.close()
+
+
+def descriptor_of(stream: TextIO) -> int | None:
+    """Return the descriptor behind a stream, None if there is none."""
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, io.UnsupportedOperation):
+        return None
+
+
+def _screen(session: Session) -> Screen:
+    """Return the screen; piped, data is JSON lines unless another format was asked for."""
+    screen = session.screen
+    if "format" not in session.settings.origins and not session.stdout.isatty():
+        screen.style = "jsonl"
+    return screen
+
+
+def _report(session: Session, listing: Listing, watched: Watched, tally: Tally) -> None:
+    """Write one message's line of data, and say what went wrong with it."""
+    from dataclasses import replace
+
+    from dockercomms.cli.records import watched_record
+
+    received, refusal, screen = tally.add(watched.received), watched.error, session.screen
+    watched = replace(watched, received=received)
+    if refusal is not None:
+        tally.received -= 1
+        tally.failed.append(refusal)
+    code = "" if watched.outcome is None else str(watched.outcome.exit_code)
+    place = place_of(received.files)
+    cells = (
+        received.id,
+        received.status,
+        received.sender,
+        str(received.bytes),
+        place,
+        code,
+        watched.status or "",
+    )
+    listing.add(watched_record(watched), cells)
+    if screen.is_table and received.status == "received":
+        sender = shown_sender(received.sender, received.signer)
+        told = f", {watched.status}" if watched.status else ""
+        where = f": {os.path.relpath(place)}" if place else ""
+        size = human_bytes(received.bytes)
+        screen.data(visible(f"{message_name(received)} from {sender}{where} ({size}){told}"))
+    explain(session, received)
+    if refusal is not None:
+        session.tell_failure(f"message {message_name(received)} from {received.sender}", refusal)

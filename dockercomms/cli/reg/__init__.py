@@ -1,0 +1,1 @@
+"""`reg`: the verbs for a registry, or a layout, without messages."""

@@ -1,0 +1,154 @@
+"""`reg copy` and `reg mount`: from one repository to another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.options import MAX_CONCURRENCY, option
+from dockercomms.cli.reg.look import platform_option
+from dockercomms.cli.reg.table import reg_verb
+from dockercomms.errors import NotFoundError, Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.reg.output import Hook
+    from dockercomms.cli.reg.stores import Opened
+    from dockercomms.cli.session import Session
+    from dockercomms.oci.model import Descriptor
+
+COSIGN_TAGS = ("sig", "att", "sbom")
+"""Endings of the tags under which cosign 2 puts what it says of a manifest: it makes no referrers.
+
+Source: sigstore/cosign v2, specs/SIGNATURE_SPEC.md, "Tag-based discovery"."""
+
+
+@reg_verb(
+    "copy",
+    example="dockercomms reg copy registry.example/team/app:v1 oci-layout:app:v1 --referrers\n"
+    "dockercomms reg copy oci-layout:app:v1 other.example/team/app:v1",
+)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@option("--referrers", is_flag=True,
+        help="Also what refers to it: signatures, receipts and theirs.")  # fmt: skip
+@platform_option
+@option("--blob", "is_blob", is_flag=True, help="SRC is a blob: REPO@DIGEST.")
+@option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
+        metavar="N", help="Blobs copied at once.  [default: 4]")  # fmt: skip
+@option("--from-plain-http", is_flag=True, default=None, help="Talk HTTP without TLS to SRC's.")
+@option("--to-plain-http", is_flag=True, default=None, help="Talk HTTP without TLS to DST's.")
+def copy_command(
+    session: Session,
+    *,
+    source: str,
+    target: str,
+    referrers: bool,
+    platform: str | None,
+    is_blob: bool,
+    from_plain_http: bool | None,
+    to_plain_http: bool | None,
+) -> None:
+    """Copy an image, artifact or index with all its parts.
+
+    What is there is not sent again; within a registry nothing moves. Without a tag, DST gets it
+    by its digest. Prints the digest.
+    """
+    from dockercomms.cli.reg.output import metering, record
+    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.reg.write import tell_pushed
+
+    if is_blob and (platform or referrers):
+        raise UsageError("--blob: a blob has no platform and no referrers")
+    with Stores(session) as stores, metering(session, "copying") as show:
+        read = stores.open if is_blob else stores.source
+        start = read(source, plain_http=from_plain_http)
+        end = stores.open(target, create=True, plain_http=to_plain_http)
+        if is_blob:
+            done = _copy_blob(start, end, show)
+        else:
+            done = _copy(session, start, end, platform, show, referrers=referrers)
+    row = record(
+        "copy",
+        source=str(start),
+        target=str(end),
+        digest=done.digest,
+        media_type=done.media_type,
+        size=done.size,
+    )
+    tell_pushed(session, row, done)
+    session.screen.note(f"copied {start} to {end}")
+
+
+def _copy_blob(start: Opened, end: Opened, show: Hook) -> Descriptor:
+    from dockercomms.oci.images.ensure import copy_blob
+
+    start.need_digest()
+    return copy_blob(start.location, end.location, progress=show)
+
+
+def _copy(
+    session: Session,
+    start: Opened,
+    end: Opened,
+    platform: str | None,
+    show: Hook,
+    *,
+    referrers: bool,
+) -> Descriptor:
+    from dockercomms.cli.reg.files import resolve
+    from dockercomms.oci.images.copy import copy_manifest
+    from dockercomms.oci.reference import referrers_tag
+
+    location = start.location
+    if platform is not None:
+        location = location.at(resolve(start, platform).descriptor.digest)
+    copy = partial(copy_manifest, concurrency=session.settings.concurrency, progress=show)
+    done = copy(location, end.location, referrers=referrers)
+    for tag in [f"{referrers_tag(done.digest)}.{kind}" for kind in COSIGN_TAGS if referrers]:
+        try:
+            copy(
+                replace(location, tag=tag, digest=None), replace(end.location, tag=tag, digest=None)
+            )
+        except NotFoundError:
+            continue
+        session.screen.note(f"copied {tag} of cosign 2 too")
+    return done
+
+
+@reg_verb(
+    "mount",
+    example="dockercomms reg mount registry.example/base@sha256:2c26... registry.example/team/app",
+)
+@click.argument("source", metavar="REPO@DIGEST")
+@click.argument("target", metavar="REPO")
+def mount_command(session: Session, *, source: str, target: str) -> None:
+    """Make a blob known in another repository.
+
+    Both are on one registry, which moves nothing. Prints the digest. A registry that will not
+    is an error, 'reg copy --blob' copies where it has to.
+    """
+    from dockercomms.cli.reg.output import record
+    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.reg.write import tell_pushed
+
+    with Stores(session) as stores:
+        start, end = stores.open(source), stores.repository(target)
+        digest = start.need_digest()
+        if start.registry is not end.registry or start.place.folder is not None:
+            raise UsageError(
+                f"{start.place.repo} and {end.place.repo} are not on one registry",
+                hint="dockercomms reg copy --blob REPO@DIGEST REPO",
+            )
+        done = end.registry.mount_blob(end.repository, digest, source=start.repository)
+    if done is None:
+        raise Unsupported(
+            f"{start}: the registry does not mount it, or has not got it",
+            hint="dockercomms reg copy --blob REPO@DIGEST REPO",
+        )
+    end = replace(end, place=replace(end.place, digest=digest))
+    row = record("mount", source=str(start), target=str(end), digest=digest, size=done.size)
+    tell_pushed(session, row, done)
+    session.screen.note(f"mounted {start} in {end.place.repo}")

@@ -1,0 +1,229 @@
+"""`reg ensure`: push and copy what a list asks for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.failures import exit_code_of
+from dockercomms.cli.options import MAX_CONCURRENCY, option
+from dockercomms.cli.reg.table import reg_verb, with_hint
+from dockercomms.errors import (
+    DockerCommsError,
+    LimitError,
+    ManifestUnknown,
+    PartialError,
+    UsageError,
+)
+from dockercomms.platforms.records import dataclass
+
+if TYPE_CHECKING:
+    from dockercomms.cli.reg.deploy import Job
+    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.render import Listing
+    from dockercomms.cli.session import Session
+    from dockercomms.oci.model import Digest
+    from dockercomms.oci.stores import Location
+
+STDIN = "-"
+COLUMNS = ("STATUS", "TYPE", "REFERENCE")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job."""
+
+    status: str
+    """pushed, copied; missing or there, in a dry run; failed; skipped, as what it needs failed."""
+    digest: Digest | None = None
+    error: DockerCommsError | None = None
+
+
+@reg_verb("ensure", example="dockercomms reg ensure --from-json list.json --dry-run")
+@option("--from-json", "file", required=True, type=click.Path(readable=False), metavar="FILE",
+        help="The list; - is standard input.")  # fmt: skip
+@option("--dry-run", is_flag=True, help="Say what is missing, and push nothing.")
+@option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
+        metavar="N", help="Objects at once, each after its parts.  [default: 4]")  # fmt: skip
+@option("--cache/--no-cache", default=True, help="Remember what was asked.  [default: do]")
+def ensure_command(session: Session, *, file: str, dry_run: bool, cache: bool) -> int:
+    """Push and copy what a list asks for.
+
+    A stream of {"type": "manifest" or "blob", "refs": [REF...], "lookup": {DIGEST: REPO...},
+    "data": JSON or base64}, parts first; without data, it is copied from where lookup says.
+    Piped, a line holds: status, type, digest, reference.
+    """
+    from dockercomms.cli.reg.deploy import parse_items, plan
+    from dockercomms.cli.reg.stores import Stores
+
+    data = _read(session, file)
+    with (
+        Stores(session, cached=cache) as stores,
+        session.screen.listing(COLUMNS) as listing,
+    ):
+        jobs = plan(parse_items(data, stores.place, where=file))
+        # A bad host or a second login fails before anything is pushed; targets come first, as a
+        # folder that is to be made may be a source later
+        for job in jobs:
+            stores.open_place(job.target, create=True)
+        for job in jobs:
+            _open(stores, job)
+        work = partial(_look if dry_run else _do, stores)
+        done = []
+        for job, outcome in run_jobs(jobs, work, session.settings.concurrency):
+            _report(session, listing, job, outcome)
+            done.append(outcome)
+    return _sum_up(session, done)
+
+
+def _report(session: Session, listing: Listing, job: Job, outcome: Outcome) -> None:
+    """Write one job's line."""
+    from dockercomms.cli.records import error_record
+    from dockercomms.cli.reg.output import record
+
+    kind, origin, error = job.item.kind, job.item.origin, outcome.error
+    row = record(
+        "ensure",
+        reference=str(job.target),
+        type=kind,
+        digest=outcome.digest,
+        source=None if origin is None else str(origin),
+        status=outcome.status,
+        error=None if error is None else error_record(error),
+    )
+    cells = (outcome.status, kind, outcome.digest or "", str(job.target))
+    listing.add(row, cells, (outcome.status, kind, str(job.target)))
+    if error is not None:
+        session.tell_failure(str(job.target), with_hint(error))
+
+
+def _sum_up(session: Session, done: Sequence[Outcome]) -> int:
+    """Say how many became what; returns the exit code."""
+    counts: dict[str, int] = {}
+    for outcome in done:
+        counts[outcome.status] = counts.get(outcome.status, 0) + 1
+    said = ", ".join(f"{number} {what}" for what, number in counts.items())
+    session.screen.note(said or "an empty list")
+    failed = [outcome.error for outcome in done if outcome.error is not None]
+    if not failed:
+        return 0
+    reached = any(outcome.status not in {"failed", "skipped"} for outcome in done)
+    return PartialError.exit_code if reached else exit_code_of(failed)
+
+
+def run_jobs(
+    jobs: Sequence[Job], work: Callable[[Job], Outcome], workers: int
+) -> Iterator[tuple[Job, Outcome]]:
+    """Yield each job and what became of it, in order; `workers` are under way at once.
+
+    A job waits for those it needs in its own thread. That cannot lock up: they come before it, and
+    are begun before it.
+    """
+    futures: list[Future[Outcome]] = []
+
+    def perform(job: Job) -> Outcome:
+        if any(futures[number].result().status in {"failed", "skipped"} for number in job.after):
+            return Outcome("skipped")
+        try:
+            return work(job)
+        except DockerCommsError as error:
+            return Outcome("failed", error=error)
+
+    executor = ThreadPoolExecutor(workers)
+    try:
+        for job in jobs:
+            futures.append(executor.submit(perform, job))  # noqa: PERF401 - a job reads the list
+        for job, future in zip(jobs, futures, strict=True):
+            yield job, future.result()
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown()
+
+
+def _open(stores: Stores, job: Job) -> tuple[Location, Location | None, dict[str, Location]]:
+    """Return where a job's object is to be, what is copied, and where parts come from."""
+    item = job.item
+    target = stores.open_place(job.target, create=True).location
+    origin = None if item.origin is None else stores.open_place(item.origin).location
+    parts = {key: stores.open_place(place).location for key, place in item.sources.items()}
+    return target, origin, parts
+
+
+def _do(stores: Stores, job: Job) -> Outcome:
+    """Push or copy one object.
+
+    Raises:
+        DockerCommsError: that failed.
+    """
+    from dockercomms.oci.images.copy import copy_manifest, ensure_manifest
+    from dockercomms.oci.images.ensure import copy_blob, ensure_blob
+
+    target, origin, parts = _open(stores, job)
+    data = job.item.data
+    if data is not None:
+        if job.item.kind == "blob":
+            done = ensure_blob(target, len(data), lambda: io.BytesIO(data))
+        else:
+            done = ensure_manifest(target, data, job.item.media_type, parts)
+        return Outcome("pushed", done.digest)
+    if origin is None:
+        raise AssertionError("internal: an object without data and origin")
+    if job.item.kind == "blob":
+        return Outcome("copied", copy_blob(origin, target).digest)
+    return Outcome("copied", copy_manifest(origin, target, parts).digest)
+
+
+def _look(stores: Stores, job: Job) -> Outcome:
+    """Return whether one object is where it is to be.
+
+    Raises:
+        DockerCommsError: that cannot be told, or what is to be copied is not there.
+    """
+    from dockercomms.oci.images.ensure import lookup
+
+    target, origin, _ = _open(stores, job)
+    digest = target.digest
+    if digest is None and origin is not None:
+        source = lookup(origin, head=True, denied="raise")
+        if source is None:
+            raise ManifestUnknown(f"{job.item.origin}: not there")
+        digest = source.descriptor.digest
+    # By its tag if it has one: that the manifest is there says nothing about the tag
+    named = target if target.tag is None else replace(target, digest=None)
+    if named.tag is None and named.digest is None:
+        named = replace(named, digest=digest)
+    found = lookup(named, kind=job.item.kind, head=True, denied="raise")
+    there = found is not None and found.descriptor.digest == digest
+    return Outcome("there" if there else "missing", digest)
+
+
+def _read(session: Session, file: str) -> bytes:
+    """Return the list.
+
+    Raises:
+        UsageError: standard input holds a password.
+        LimitError: it is larger than can be held in memory.
+        LocalIOError: it cannot be read.
+    """
+    from dockercomms.cli.reg.deploy import MAX_INPUT_BYTES
+    from dockercomms.platforms.files import local_errors
+
+    if file == STDIN and session.reads_password:
+        raise UsageError("standard input cannot hold both a password and a list")
+    with local_errors(file):
+        if file == STDIN:
+            data = session.stdin.read(MAX_INPUT_BYTES + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                data = stream.read(MAX_INPUT_BYTES + 1)
+    if len(data) > MAX_INPUT_BYTES:
+        raise LimitError(f"{file}: more than {MAX_INPUT_BYTES} bytes")
+    return data

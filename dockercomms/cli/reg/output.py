@@ -1,0 +1,358 @@
+"""Where the content that `reg` gets goes to: standard output, a file, and never a terminal.
+
+A file that is named with `-o` is replaced, as with curl, docker and oras: its name is the user's.
+It appears when it is whole. Names that a registry chose (`reg get`) are another matter.
+
+The JSON objects that the verbs of `reg` print: `spec/schema/reg-*.json` describes them.
+
+As in `records`: keys are a promise, a key may be added within `/v1`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
+
+from dockercomms.cli.progress import Meter, meter_for
+from dockercomms.cli.render import visible
+from dockercomms.errors import LocalIOError, ProtocolError, UsageError
+from dockercomms.oci.content import ByteStream
+from dockercomms.oci.model import READ_BYTES
+from dockercomms.oci.strict_json import parse_json
+from dockercomms.platforms.files import begin_writing, local_errors
+
+if TYPE_CHECKING:
+    from dockercomms.cli.render import Screen
+    from dockercomms.cli.session import Session
+    from dockercomms.oci.images.inspect import Inspection
+    from dockercomms.oci.interface import BlobReader, Reader
+    from dockercomms.oci.model import Descriptor, Digest
+
+Record = Mapping[str, object]
+
+
+def record(verb: str, **members: object) -> Record:
+    """Return the object of a verb: its schema, then `members` in the order given."""
+    return {"schema": f"dockercomms/reg-{verb}/v1", **members}
+
+
+def descriptor_record(descriptor: Descriptor) -> Record:
+    """Return media type, digest and size; platform, artifact type and annotations."""
+    return {
+        "media_type": descriptor.media_type,
+        "digest": descriptor.digest,
+        "size": descriptor.size,
+        "platform": None if descriptor.platform is None else str(descriptor.platform),
+        "artifact_type": descriptor.artifact_type,
+        "annotations": dict(descriptor.annotations),
+    }
+
+
+def inspection_record(reference: str, found: Inspection) -> Record:
+    """Return the object of `inspect`."""
+    config, subject = found.config, found.subject
+    return record(
+        "inspect",
+        reference=reference,
+        digest=found.descriptor.digest,
+        media_type=found.descriptor.media_type,
+        size=found.descriptor.size,
+        is_index=found.is_index,
+        artifact_type=found.artifact_type,
+        platform=None if found.platform is None else str(found.platform),
+        config=None if config is None else descriptor_record(config),
+        layers=[descriptor_record(layer) for layer in found.layers],
+        entries=[descriptor_record(entry) for entry in found.entries],
+        subject=None if subject is None else descriptor_record(subject),
+        labels=dict(found.labels),
+        annotations=dict(found.annotations),
+    )
+
+
+STDOUT = "-"
+ROOM_BYTES = 2**18
+ROOMS = 8
+"""Between who reads and who writes. What is hashed and written while it is in a core's own cache
+costs half: 1 GiB took 0.6 s of the kernel's time instead of 1.2 in pieces of 1 MiB (measured)."""
+
+BEGUN_BYTES = 8 * 2**20
+"""So much of a file is written before the disk is told to begin with it."""
+
+SHOWN_BYTES = 16 * 2**20
+"""Less than this is over before a bar is seen."""
+
+Hook = Callable[[int, int], None]
+
+
+def to_stdout(output: str | None) -> bool:
+    """Return whether content goes to standard output."""
+    return output in (None, STDOUT)
+
+
+def screen_beside(session: Session, output: str | None) -> Screen:
+    """Return the screen for records: on standard error where the content has standard output."""
+    return session.screen_on(session.stderr) if to_stdout(output) else session.screen
+
+
+def refuse_terminal(session: Session, output: str | None) -> None:
+    """Refuse to write what may be binary to a terminal, which would obey it.
+
+    Raises:
+        UsageError: standard output is a terminal, and the content goes there.
+    """
+    if to_stdout(output) and session.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal, and the content may be binary",
+            hint="give -o FILE, or pipe it into something",
+        )
+
+
+@contextlib.contextmanager
+def sink(session: Session, output: str | None) -> Iterator[BinaryIO]:
+    """Yield what content is written to; a file gets its name when the block ends without error.
+
+    A file that is there is replaced; a device or a FIFO is written to.
+
+    Raises:
+        UsageError: standard output is a terminal.
+        LocalIOError: the file cannot be written.
+    """
+    if to_stdout(output) or output is None:
+        refuse_terminal(session, output)
+        session.stdout.flush()
+        yield session.stdout.buffer
+        session.stdout.buffer.flush()
+        return
+    from dockercomms.oci.images.extract import new_file
+
+    path = Path(output)
+    with local_errors(output):
+        kind = path.stat().st_mode if path.exists() else stat.S_IFREG
+    if stat.S_ISREG(kind):
+        # Through a symbolic link, which stays what it is
+        with local_errors(output):
+            target = path.resolve()
+        with new_file(target, overwrite=True) as stream:
+            yield stream
+        return
+    if stat.S_ISDIR(kind):
+        raise LocalIOError(f"{output}: a folder; a file's name is needed")
+    with local_errors(output):
+        device = os.fdopen(os.open(path, os.O_WRONLY), "wb", buffering=0)
+    with device:
+        yield device
+
+
+def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: int) -> int:
+    """Copy all of `source`, and return how many bytes it had.
+
+    Args:
+        source: Checks itself as it is read.
+        target: As `sink` yields it.
+        what: Names the target in errors.
+        show: Told how far it is.
+        total: Bytes to expect.
+
+    Raises:
+        LocalIOError: the target cannot be written.
+    """
+    is_new = isinstance(target, io.BufferedRandom)  # as `new_file` opens it, which will wait for it
+    done = begun = 0
+    with contextlib.closing(_read_ahead(source, small=total <= READ_BYTES)) as pieces:
+        for piece in pieces:
+            with local_errors(what):
+                _write(target, piece)
+                done += len(piece)
+                if is_new and done - begun >= BEGUN_BYTES:
+                    target.flush()
+                    begin_writing(target.fileno(), begun, done)
+                    begun = done
+            show(done, total)
+    return done
+
+
+def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryview, None, None]:
+    """Yield what `source` gives, each piece until the next; one is read and hashed meanwhile."""
+    if small:
+        while data := source.read(READ_BYTES):
+            yield data
+        return
+    from dockercomms.oci.content import FillingStream
+    from dockercomms.transport.window import Stop, workers
+
+    def fill(room: memoryview) -> int:
+        if isinstance(source, FillingStream):
+            return source.readinto(room)
+        data = source.read(len(room))
+        room[: len(data)] = data
+        return len(data)
+
+    stop = Stop()
+    free: SimpleQueue[memoryview] = SimpleQueue()
+    full: SimpleQueue[memoryview] = SimpleQueue()
+
+    def read() -> None:
+        count = 1
+        try:
+            while count:
+                room = free.get()
+                stop.check()
+                count = fill(room)
+                full.put(room[:count])
+        finally:
+            full.put(memoryview(b""))
+
+    for _ in range(ROOMS):
+        free.put(memoryview(bytearray(ROOM_BYTES)))
+    with workers(1) as pool:
+        reading = pool.submit(read)
+        try:
+            while len(piece := full.get()):
+                yield piece
+                free.put(memoryview(piece.obj))
+            reading.result()
+        finally:
+            stop.set()
+            free.put(memoryview(b""))  # wakes who waits for one
+
+
+def _write(target: BinaryIO, piece: bytes | memoryview) -> None:
+    """Write all of `piece`; a device may take less at once."""
+    left = memoryview(piece)
+    while left:
+        left = left[target.write(left) or 0 :]
+
+
+@contextlib.contextmanager
+def metering(session: Session, label: str) -> Iterator[Hook]:
+    """Yield a hook that shows how far a transfer is, if it is one that takes a while."""
+    with meter_for(session.screen_of("text"), session.clock, label) as meter:
+        yield hook_of(meter)
+
+
+def hook_of(meter: Meter) -> Hook:
+    """Return the hook that tells `meter` of bytes done and bytes in all."""
+    from dockercomms.transport.journal import ProgressEvent
+
+    def show(done: int, total: int) -> None:
+        if total < SHOWN_BYTES:
+            return
+        meter.show(ProgressEvent(done_bytes=done, total_bytes=total, chunk=0, reused=False))
+        if done >= total:
+            meter.finish()  # the next blob begins at nothing
+
+    return show
+
+
+class WatchedBlob:
+    """A `BlobReader` that tells how far it was read."""
+
+    def __init__(self, reader: BlobReader, show: Hook) -> None:
+        self._reader = reader
+        self._show = show
+        self._done = 0
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What is read."""
+        return self._reader.descriptor
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes; see `BlobReader.read`."""
+        data = self._reader.read(size)
+        if data:
+            self._done += len(data)
+            self._show(self._done, self.descriptor.size)
+        return data
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class WatchedReader:
+    """A store that tells how far each of its blobs is read, and is otherwise what it is."""
+
+    def __init__(self, reader: Reader, show: Hook) -> None:
+        self._reader = reader
+        self._show = show
+
+    def get_blob(self, repository: str, digest: Digest, *, size: int | None = None) -> BlobReader:
+        """Return a reader of the blob; see `Reader.get_blob`."""
+        return WatchedBlob(self._reader.get_blob(repository, digest, size=size), self._show)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._reader, name)
+
+
+def watched(reader: Reader, show: Hook) -> Reader:
+    """Return `reader`, telling `show` how far each blob is read."""
+    return cast("Reader", WatchedReader(reader, show))
+
+
+def show_document(session: Session, data: bytes, output: str | None) -> None:
+    """Write a JSON document: as it is, or for a terminal indented and in ASCII.
+
+    Raises:
+        UsageError: a terminal, and it is no strict JSON, so that it might be anything.
+    """
+    if not (to_stdout(output) and session.stdout.isatty()):
+        with sink(session, output) as stream, local_errors(output or "standard output"):
+            _write(stream, data)
+        return
+    try:
+        text = pretty(data)
+    except ProtocolError as error:
+        raise UsageError(
+            f"not shown on a terminal: {error.message}", hint="give -o FILE, or pipe it"
+        ) from error
+    screen = session.screen_of("text")
+    for line in text.splitlines():
+        screen.data(line)
+
+
+def pretty(data: bytes) -> str:
+    """Return a JSON document indented, in ASCII, which no terminal obeys.
+
+    Raises:
+        ProtocolError: not strict JSON.
+    """
+    import json
+
+    return json.dumps(parse_json(data, where="document"), indent=2, ensure_ascii=True)
+
+
+def show_text(screen: Screen, data: bytes) -> bool:
+    """Write text for a person, line by line and made safe; False if it is no text."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    if "\0" in text:
+        return False
+    for line in text.splitlines():
+        screen.data(visible(line))
+    return True
+
+
+def path_of(output: str | None) -> str | None:
+    """Return the absolute path of a file that was written, None for standard output."""
+    return None if to_stdout(output) or output is None else str(Path(output).absolute())

@@ -1,0 +1,314 @@
+"""`reg ping` and `reg raw`: the protocol itself.
+
+`reg ref`: references in their short and full form. Asks no registry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.options import NAME, option
+from dockercomms.cli.reg.read import output_option
+from dockercomms.cli.reg.table import reg_verb
+from dockercomms.cli.render import human_time, to_json, visible
+from dockercomms.errors import UsageError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.session import Session
+    from dockercomms.oci.auth.token import Scope
+    from dockercomms.oci.remote.exchange import Response
+
+FORMS = ("parse", "short", "full")
+
+
+@reg_verb(
+    "ref", example="dockercomms reg ref full alpine:3.22\ndockercomms reg ref parse alpine --json"
+)
+@click.argument("form", type=click.Choice(FORMS))
+@click.argument("text")
+def ref_command(session: Session, *, form: str, text: str) -> None:
+    """Take a reference apart, or write it short or full.
+
+    By the rules of docker: without a host it is on docker.io (or --default-registry), and
+    there in 'library' if it has no other folder. No registry is asked.
+    """
+    from dockercomms.cli.reg.output import record
+    from dockercomms.oci.reference import DEFAULT_HOST, Reference
+
+    host = session.settings.default_registry or DEFAULT_HOST
+    found = Reference.parse(text, default_host=host)
+    row = record(
+        "ref",
+        text=text,
+        host=found.host,
+        repository=found.repository,
+        tag=found.tag,
+        digest=found.digest,
+        short=str(found),
+        full=found.full(),
+    )
+    screen = session.screen
+    if screen.is_json:
+        screen.data(to_json(row))
+    elif form == "parse":
+        names = ("host", "repository", "tag", "digest", "short", "full")
+        screen.details(row, [(name, str(row[name] or "")) for name in names])
+    else:
+        screen.row((str(row[form]),))
+
+
+STDIN = "-"
+MAX_BODY_BYTES = 64 * 2**20
+"""What `--data` takes: more is a blob, and has a verb of its own."""
+
+_OK = frozenset(range(200, 400))
+_METHOD = re.compile(r"[A-Z]{1,20}")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]*)")
+_REPOSITORY = re.compile(r"/v2/(.+?)/(?:manifests|blobs|tags|referrers)/")
+
+
+@reg_verb("ping", example="dockercomms reg ping registry.example")
+@click.argument("host", metavar="HOST")
+def ping_command(session: Session, *, host: str) -> None:
+    """Ask a registry whether it is one, and lets you in.
+
+    3 if it wants another login, 6 if it cannot be reached.
+    """
+    from dockercomms.cli.records import time_or_none
+    from dockercomms.cli.reg.output import record
+    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.errors import BadAnswer
+    from dockercomms.oci.auth.token import Scope
+    from dockercomms.oci.remote.errors import check_response
+    from dockercomms.oci.remote.exchange import content_length, is_page
+
+    with Stores(session) as stores:
+        registry = stores.registry(host)
+        began = session.clock.monotonic()
+        response = registry.request("GET", "/v2/", scope=Scope())
+        seconds = session.clock.monotonic() - began
+        check_response(response, 200)
+        response.close()
+        version = response.headers.get("Docker-Distribution-Api-Version")
+        # Quay's answer calls itself HTML as well, and has a version
+        if is_page(response) and content_length(response) != 0 and version is None:
+            raise BadAnswer(f"GET {response.url}: a page for people received, no registry")
+        now = registry.server_time()
+    row = record(
+        "ping",
+        host=registry.endpoint.host,
+        url=registry.endpoint.base_url,
+        seconds=round(seconds, 3),
+        api_version=version,
+        server_time=time_or_none(now),
+    )
+    rows = [
+        ("host", registry.endpoint.host),
+        ("url", registry.endpoint.base_url),
+        ("seconds", f"{seconds:.3f}"),
+        ("version", version or "-"),
+        ("time", human_time(now)),
+    ]
+    session.screen.details(row, rows)
+
+
+@reg_verb(
+    "raw", example="dockercomms reg raw GET registry.example /v2/team/app/tags/list\n"
+    "dockercomms reg raw HEAD registry.example /v2/team/app/manifests/v1 --include"
+)  # fmt: skip
+@click.argument("method")
+@click.argument("host", metavar="HOST")
+@click.argument("path", metavar="PATH")
+@option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
+        help="A header field; may be given several times.")  # fmt: skip
+@option("--data", type=click.Path(readable=False), metavar="FILE",
+        help="What is sent; - is standard input.")  # fmt: skip
+@option("--scope", type=NAME, metavar="SCOPE",
+        help="As repository:team/app:pull.  [default: by method and path]")  # fmt: skip
+@option("-i", "--include", is_flag=True, help="Write status and header fields too.")
+@output_option
+def raw_command(
+    session: Session,
+    *,
+    method: str,
+    host: str,
+    path: str,
+    headers: tuple[str, ...],
+    data: str | None,
+    scope: str | None,
+    include: bool,
+    output: str | None,
+) -> None:
+    """Send any request to a registry.
+
+    It is authorised like every other one, and accepts every kind of manifest unless -H 'Accept:
+    ...' says otherwise. A refusal is written too, and is an error then.
+    """
+    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.oci.model import MANIFEST_MEDIA_TYPES
+    from dockercomms.oci.remote.exchange import ANY_STATUS
+
+    method = method.upper()
+    if _METHOD.fullmatch(method) is None:
+        raise UsageError(f"not a method: {method!r:.60}")
+    if not path.startswith("/") or path.startswith("//"):
+        raise UsageError(f"{path!r:.200}: a path from the registry's root expected, as /v2/")
+    fields = {"Accept": ", ".join((*MANIFEST_MEDIA_TYPES, "*/*")), **_fields(headers)}
+    body = None if data is None else _body(session, data)
+    need = _scope(method, path, scope)
+    with Stores(session) as stores:
+        response = stores.registry(host).request(
+            method, path, headers=fields, body=body, scope=need, ok=ANY_STATUS
+        )
+        try:
+            _write(session, response, output, include=include)
+        finally:
+            response.close()
+
+
+def _write(session: Session, response: Response, output: str | None, *, include: bool) -> None:
+    """Write the answer.
+
+    Raises:
+        RegistryError: the answer is a refusal; what it says is written before.
+    """
+    from dockercomms.cli.reg.output import path_of, record, screen_beside
+    from dockercomms.oci.remote.errors import error_from_response
+    from dockercomms.oci.remote.exchange import redact_url
+
+    status, url = response.status, redact_url(response.url)
+    error = None if status in _OK else error_from_response(response)
+    if include:
+        screen = session.screen_of("text")
+        screen.data(f"HTTP {status}")
+        for name, value in response.headers.items():
+            screen.data(visible(f"{name}: {value}"))
+        screen.data("")
+    if error is None:
+        written = _write_body(session, response, output)
+    else:
+        written = _write_bytes(session, error.body, output)
+    beside = screen_beside(session, output)
+    if beside.is_json:
+        row = record(
+            "raw",
+            method=response.method,
+            url=url,
+            status=status,
+            headers=dict(response.headers.items()),
+            bytes=written,
+            path=path_of(output),
+        )
+        beside.data(to_json(row))
+    if error is not None:
+        raise error
+
+
+def _write_body(session: Session, response: Response, output: str | None) -> int:
+    """Write the body as it streams in; returns its bytes. On a terminal, only what is text."""
+    from dockercomms.cli.reg.output import pour, sink, to_stdout
+    from dockercomms.oci.remote.exchange import read_up_to
+
+    if to_stdout(output) and session.stdout.isatty():
+        return _write_bytes(session, read_up_to(response, MAX_BODY_BYTES), output)
+    with sink(session, output) as stream:
+        return pour(
+            response, stream, what=output or "standard output", show=lambda *_: None, total=0
+        )
+
+
+def _write_bytes(session: Session, data: bytes, output: str | None) -> int:
+    """Write a body that is in memory."""
+    import io
+
+    from dockercomms.cli.reg.output import pour, pretty, show_text, sink, to_stdout
+    from dockercomms.errors import ProtocolError
+
+    if not (to_stdout(output) and session.stdout.isatty()):
+        with sink(session, output) as stream:
+            return pour(
+                io.BytesIO(data),
+                stream,
+                what=output or "standard output",
+                show=lambda *_: None,
+                total=0,
+            )
+    screen = session.screen_of("text")
+    try:
+        lines = pretty(data).splitlines()
+    except ProtocolError:
+        if not show_text(screen, data):
+            screen.note(f"{len(data)} bytes that are no text; -o FILE keeps them")
+    else:
+        for line in lines:
+            screen.data(line)
+    return len(data)
+
+
+def _fields(headers: Sequence[str]) -> dict[str, str]:
+    """Return the header fields of `--header`.
+
+    Raises:
+        UsageError: one is none.
+    """
+    fields = {}
+    for text in headers:
+        match = _HEADER.fullmatch(text)
+        if match is None:
+            raise UsageError(f"not a header field: {text!r:.200}", hint="-H 'Accept: */*'")
+        fields[match[1].title()] = match[2].strip()
+    return fields
+
+
+def _body(session: Session, data: str) -> bytes:
+    """Return what is to be sent.
+
+    Raises:
+        UsageError: standard input holds a password.
+        LimitError: more than `MAX_BODY_BYTES`.
+        LocalIOError: it cannot be read.
+    """
+    from dockercomms.errors import LimitError
+    from dockercomms.platforms.files import local_errors
+
+    if data == STDIN and session.reads_password:
+        raise UsageError("standard input cannot hold both a password and what is sent")
+    with local_errors(data):
+        if data == STDIN:
+            body = session.stdin.read(MAX_BODY_BYTES + 1)
+        else:
+            with Path(data).open("rb") as stream:
+                body = stream.read(MAX_BODY_BYTES + 1)
+    if len(body) > MAX_BODY_BYTES:
+        raise LimitError(f"{data}: more than {MAX_BODY_BYTES} bytes", hint="see reg put-blob")
+    return body
+
+
+def _scope(method: str, path: str, said: str | None) -> Scope:
+    """Return what authorisation a request needs, by method and path unless it is said.
+
+    Raises:
+        UsageError: `said` is no scope.
+    """
+    from dockercomms.oci.auth.token import Scope
+
+    if said is not None:
+        scope = Scope.parse(said)
+        if not scope.access:
+            raise UsageError(f"not a scope: {said!r:.200}", hint="as repository:team/app:pull,push")
+        return scope
+    if path.startswith("/v2/_catalog"):
+        return Scope.catalog()
+    match = _REPOSITORY.match(path)
+    if match is None:
+        return Scope()
+    make = {"GET": Scope.pull, "HEAD": Scope.pull, "DELETE": Scope.delete}.get(method, Scope.push)
+    try:
+        return (Scope.push if "/blobs/uploads/" in path else make)(match[1])
+    except ValueError as error:
+        raise UsageError(f"{path!r:.200}: {error}") from error

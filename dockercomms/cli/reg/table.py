@@ -1,0 +1,134 @@
+"""`reg`: a registry, or a folder that is one, seen by itself. The table of its verbs.
+
+A verb of `reg` is a row of `VERBS` and a module that is imported when the verb is used, like those
+of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import click
+
+from dockercomms import errors
+from dockercomms.cli.options import DURATION, NAME, Option, Verb, VerbTable, verb
+
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "ls": ("reg.list", "List a registry's repositories."),
+    "tags": ("reg.list", "List a repository's tags."),
+    "referrers": ("reg.list", "List what refers to a manifest."),
+    "resolve": ("reg.look", "Print the digest of what a reference names."),
+    "exists": ("reg.look", "Exit 0 if it is there, 5 if it is not."),
+    "inspect": ("reg.look", "Describe an image, an artifact or an index."),
+    "manifest": ("reg.read", "Get a manifest as it is stored."),
+    "blob": ("reg.read", "Get a blob, or a part of one."),
+    "index": ("reg.read", "Make an index of an image or an index."),
+    "get": ("reg.files", "Get all files of an artifact."),
+    "pull": ("reg.files", "Get one file out of an artifact or image."),
+    "put-blob": ("reg.blob", "Push a file as a blob."),
+    "put-manifest": ("reg.write", "Push a manifest or an index."),
+    "tag": ("reg.write", "Put more tags on a manifest."),
+    "delete": ("reg.write", "Delete a tag, a manifest or a blob."),
+    "copy": ("reg.copy", "Copy an image, artifact or index with all its parts."),
+    "mount": ("reg.copy", "Make a blob known in another repository."),
+    "ensure": ("reg.ensure", "Push and copy what a list asks for."),
+    "ping": ("reg.raw", "Ask a registry whether it is one, and lets you in."),
+    "raw": ("reg.raw", "Send any request to a registry."),
+    "ref": ("reg.raw", "Take a reference apart, or write it short or full."),
+})  # fmt: skip
+"""Verb to module and one-line help, in the order of the help."""
+
+_EXAMPLE = """\
+dockercomms reg tags registry.example/team/app
+dockercomms reg copy registry.example/team/app:v1 oci-layout:app:v1"""
+
+_HINTS: tuple[tuple[type[errors.DockerCommsError], str], ...] = (
+    (errors.PlatformNotFound, "'dockercomms reg inspect REF' lists the platforms"),
+    (
+        errors.ManifestBlobUnknown,
+        "push first what it names: 'dockercomms reg put-blob', or 'dockercomms reg copy' for all",
+    ),
+    (
+        errors.NotFoundError,
+        "'dockercomms reg tags REPO' lists the tags, 'dockercomms reg ls HOST' the repositories",
+    ),
+    (errors.RangeInvalid, "'dockercomms reg resolve --blob --json' tells how long a blob is"),
+    (errors.NetworkError, "check the host and your network, then run the same command again"),
+    (
+        errors.IntegrityError,
+        "run the same command again; if it stays so, the content was changed at the registry",
+    ),
+    (
+        errors.BadAnswer,
+        "look whether a login page or a proxy answers instead, then run the same command again",
+    ),
+    (errors.ProtocolError, "if it stays so, it is for the registry's owner to look at"),
+    (errors.LimitError, "the limit stands above; see the verb's --help for a larger one"),
+)
+"""What to do next, where the error itself does not say it. The first class that fits."""
+
+
+def with_hint(error: errors.DockerCommsError) -> errors.DockerCommsError:
+    """Give the error a hint that fits `reg`, if it has none of its own; returns it."""
+    if error.hint is None:
+        error.hint = next((hint for cls, hint in _HINTS if isinstance(error, cls)), None)
+    return error
+
+
+class RegistryVerb(Verb):
+    """A verb of `reg`, with options of how registries are reached that mail does not need."""
+
+    shared: ClassVar[frozenset[str]] = Verb.shared | {
+        "default_registry",
+        "hub_proxy",
+        "retry_seconds",
+    }
+    shared_help: ClassVar[tuple[str, ...]] = (
+        *Verb.shared_help,
+        "Of every verb of reg: --default-registry HOST for references without a host;",
+        "--hub-proxy URL to read in place of Docker Hub; --retry-max-time T in all.",
+    )
+
+    @classmethod
+    def shared_options(cls) -> list[click.Parameter]:
+        """Return the options that every verb of `reg` takes."""
+        return [
+            *super().shared_options(),
+            Option(["--default-registry"], type=NAME, metavar="HOST"),
+            Option(["--hub-proxy"], type=NAME, metavar="URL"),
+            Option(["--retry-max-time", "retry_seconds"], type=DURATION, metavar="T"),
+        ]
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Call the function; returns the exit code.
+
+        Raises:
+            Anything the function raises.
+        """
+        try:
+            return super().invoke(ctx)
+        except errors.DockerCommsError as error:
+            with_hint(error)
+            raise
+
+
+def reg_verb(name: str, *, example: str) -> Callable[[Callable[..., int | None]], Verb]:
+    """Return the decorator that makes a function the verb `name` of `reg`."""
+    return verb(name, example=example, no_args_is_help=True, kind=RegistryVerb)
+
+
+reg_command = VerbTable(
+    name="reg",
+    verbs=VERBS,
+    example=_EXAMPLE,
+    nested=True,
+    help="""Work with a registry itself: list, get, copy, push, delete.
+
+    REF is host/repository[:tag][@digest], or the same in a folder or a tar of one:
+    oci-layout:DIR[:tag][@digest], oci-archive:FILE[:tag][@digest]; these may take the place of a
+    registry in all verbs but mount, ping and raw. REPO is a REF without tag and digest.
+    """,
+    no_args_is_help=True,
+)

@@ -1,0 +1,331 @@
+"""`reg put-manifest`, `reg tag`, `reg delete`: what a repository's names point at."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dockercomms.cli.options import NAME, option
+from dockercomms.cli.reg.table import reg_verb
+from dockercomms.cli.render import to_json
+from dockercomms.errors import LimitError, NotFoundError, ProtocolError, UsageError
+
+if TYPE_CHECKING:
+    from dockercomms.cli.reg.output import Record
+    from dockercomms.cli.reg.stores import Opened
+    from dockercomms.cli.session import Session
+    from dockercomms.oci.model import Descriptor, Digest
+    from dockercomms.oci.stores import Location
+
+STDIN = "-"
+
+
+@reg_verb(
+    "put-manifest",
+    example="dockercomms reg put-manifest registry.example/team/app:v1 manifest.json --tag latest",
+)
+@click.argument("reference", metavar="REF")
+@click.argument("file", type=click.Path(readable=False), metavar="FILE")
+@option("--tag", "more", type=NAME, multiple=True, metavar="TAG",
+        help="One more tag; may be given several times.")  # fmt: skip
+@option("--media-type", type=NAME, metavar="TYPE", help="[default: what it says itself]")
+@option("--with-children", "origin", type=NAME, metavar="REPO",
+        help="Copy what it is made of from there first.")  # fmt: skip
+def put_manifest_command(
+    session: Session,
+    *,
+    reference: str,
+    file: str,
+    more: tuple[str, ...],
+    media_type: str | None,
+    origin: str | None,
+) -> None:
+    """Push a manifest or an index.
+
+    FILE may be - for standard input; its bytes are pushed as they are. Prints the digest.
+    """
+    from dockercomms.cli.reg.output import record
+    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.oci.images.copy import ensure_manifest
+
+    data = _read(session, file)
+    kind = media_type or media_type_of(data)
+    _check_tags(more)
+    with Stores(session) as stores:
+        opened = stores.open(reference, create=True)
+        target = opened.location
+        if origin is not None:
+            source = stores.repository(origin).location
+            _copy_children(session, source, target, data)
+            ensure_manifest(target, data, kind, {"": source})
+        done = _push(opened, data, kind, (*target.tags, *more), ensured=origin is not None)
+        _list_referrer(session, opened, data, done)
+    tags = [*target.tags, *more]
+    row = record(
+        "put-manifest",
+        reference=str(opened),
+        digest=done.digest,
+        media_type=done.media_type,
+        size=done.size,
+        tags=tags,
+    )
+    tell_pushed(session, row, done)
+    session.screen.note(f"pushed to {opened.place.repo}: {', '.join(tags) or 'by its digest'}")
+
+
+def _push(
+    opened: Opened, data: bytes, media_type: str, tags: tuple[str, ...], *, ensured: bool
+) -> Descriptor:
+    """Put the manifest under `tags`; the first one is there already if it was ensured."""
+    from dockercomms.oci.model import Descriptor, digest_of
+
+    opened.location.refuse_other(digest_of(data))
+    left = tags[1:] if ensured and opened.place.tag else tags
+    if ensured and not left:
+        return Descriptor.of(data, media_type)
+    return opened.registry.push_manifest(opened.repository, data, media_type, tags=left)
+
+
+def _list_referrer(session: Session, opened: Opened, data: bytes, done: Descriptor) -> None:
+    """Make what was pushed known as a referrer where the registry does not do that itself.
+
+    Source: distribution-spec v1.1.1, "Pushing Manifests with Subject".
+    """
+    from dockercomms.oci.content import read_facts, referrer_entry
+    from dockercomms.oci.tag_schema import append_entry
+
+    facts = read_facts(data, done.digest)
+    registry, repository = opened.registry, opened.repository
+    if facts.subject is None or registry.referrers_supported(repository):
+        return
+    entry = referrer_entry(done.bare(), facts)
+    if not append_entry(registry, repository, facts.subject, entry):
+        session.screen.warn(f"not listed as a referrer of {facts.subject}: its list is full")
+
+
+def _read(session: Session, file: str) -> bytes:
+    """Return what is to be pushed.
+
+    Raises:
+        LimitError: more than registries take.
+        LocalIOError: it cannot be read.
+    """
+    from dockercomms.oci.model import MAX_MANIFEST_BYTES
+    from dockercomms.platforms.files import local_errors
+
+    if file == STDIN and session.reads_password:
+        raise UsageError("standard input cannot hold both a password and a manifest")
+    with local_errors(file):
+        if file == STDIN:
+            data = session.stdin.read(MAX_MANIFEST_BYTES + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                data = stream.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise LimitError(f"{file}: a manifest of more than {MAX_MANIFEST_BYTES} bytes")
+    return data
+
+
+def media_type_of(data: bytes) -> str:
+    """Return the media type that a manifest says, or else has by what is in it.
+
+    Raises:
+        UsageError: that cannot be told.
+    """
+    from dockercomms.oci.model import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST
+    from dockercomms.oci.strict_json import parse_json
+
+    try:
+        fields = parse_json(data, where="manifest")
+    except ProtocolError as error:
+        raise UsageError(f"not a manifest: {error.message}") from error
+    if isinstance(fields, dict):
+        said = fields.get("mediaType")
+        if isinstance(said, str) and said:
+            return said
+        if "manifests" in fields:
+            return MEDIA_TYPE_INDEX
+        if "config" in fields or "layers" in fields:
+            return MEDIA_TYPE_MANIFEST
+    raise UsageError("the manifest does not say its media type", hint="give --media-type")
+
+
+def _copy_children(session: Session, source: Location, target: Location, data: bytes) -> None:
+    """Copy what the manifest `data` is made of, several at once, unless the target has it all.
+
+    Before the manifest: not every registry refuses one whose parts are missing.
+    """
+    from dockercomms.cli.reg.output import metering
+    from dockercomms.oci.images.copy import copy_manifest
+    from dockercomms.oci.images.ensure import copy_blob
+    from dockercomms.oci.model import digest_of, parse_children
+
+    children = parse_children(data)
+    try:
+        target.registry.resolve_manifest(target.repository, digest_of(data))
+    except NotFoundError:
+        pass
+    else:
+        return
+    total = sum(child.size for child in children.blobs)
+    workers = session.settings.concurrency
+    with metering(session, "copying") as show:
+        for child in children.manifests:
+            copy_manifest(source.at(child.digest), target.at(child.digest), concurrency=workers)
+        with ThreadPoolExecutor(workers) as executor:
+            blobs = {child.digest: child for child in children.blobs}.values()
+            work = ((source.at(blob.digest), target.at(blob.digest)) for blob in blobs)
+            done = 0
+            for copied in executor.map(lambda pair: copy_blob(*pair), work):
+                done += copied.size
+                show(min(done, total), total)
+
+
+@reg_verb("tag", example="dockercomms reg tag registry.example/team/app@sha256:2c26... v1 latest")
+@click.argument("reference", metavar="REF")
+@click.argument("tags", nargs=-1, required=True, metavar="TAG...")
+def tag_command(session: Session, *, reference: str, tags: tuple[str, ...]) -> None:
+    """Put more tags on a manifest.
+
+    A tag that is on another manifest moves. Prints the digest.
+    """
+    from dockercomms.cli.reg.output import record
+    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.oci.images.select import get_reference
+
+    _check_tags(tags)
+    with Stores(session) as stores:
+        opened = stores.source(reference)
+        content = get_reference(opened.registry, opened.reference)
+        found = content.descriptor
+        opened.registry.push_manifest(
+            opened.repository, content.data, found.media_type, tags=tags, digest=found.digest
+        )
+    row = record(
+        "tag",
+        reference=str(opened),
+        digest=found.digest,
+        media_type=found.media_type,
+        size=found.size,
+        tags=list(tags),
+    )
+    tell_pushed(session, row, found)
+    session.screen.note(f"tagged {', '.join(tags)}")
+
+
+def _check_tags(tags: tuple[str, ...]) -> None:
+    """Refuse what is no tag before anything is asked.
+
+    Raises:
+        UsageError: one is none.
+    """
+    from dockercomms.oci.reference import is_valid_tag
+
+    for tag in tags:
+        if not is_valid_tag(tag):
+            raise UsageError(f"not a tag: {tag!r:.200}")
+
+
+def tell_pushed(session: Session, row: Record, descriptor: Descriptor) -> None:
+    """Write what was pushed: its digest, or the object."""
+    screen = session.screen
+    if screen.is_json:
+        screen.data(to_json(row))
+    else:
+        screen.row((descriptor.digest,))
+
+
+@reg_verb("delete", example="dockercomms reg delete registry.example/team/app:v1")
+@click.argument("reference", metavar="REF")
+@option("--blob", "is_blob", is_flag=True, help="REF is a blob: REPO@DIGEST.")
+def delete_command(session: Session, *, reference: str, is_blob: bool) -> None:
+    """Delete a tag, a manifest or a blob.
+
+    With a tag, the tag and nothing else; with a digest, the manifest, all its tags, and its entry
+    where referrers are listed under a tag. What a manifest is made of stays until the registry
+    collects its garbage.
+    """
+    from dockercomms.cli.reg.output import record
+    from dockercomms.cli.reg.stores import Stores
+
+    with Stores(session) as stores:
+        opened = stores.open(reference)
+        kind = _delete(session, opened, is_blob=is_blob)
+    row = record("delete", reference=str(opened), kind=kind)
+    if session.screen.is_json:
+        session.screen.data(to_json(row))
+    else:
+        session.screen.note(f"deleted {kind} {opened}")
+
+
+def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
+    """Delete what is named, and return what kind of thing it was.
+
+    Raises:
+        UsageError: it is not clear what is meant.
+        Unsupported: the registry does not delete that.
+    """
+    from dockercomms.errors import Unsupported
+
+    registry, repository, place = opened.registry, opened.repository, opened.place
+    if is_blob:
+        registry.delete_blob(repository, opened.need_digest())
+        return "blob"
+    if place.tag is not None and place.digest is not None:
+        raise UsageError(
+            f"{opened}: a tag and a digest",
+            hint="a tag alone is deleted without its manifest, a digest with all its tags",
+        )
+    if place.digest is not None:
+        subject = _subject(opened, place.digest)
+        registry.delete_manifest(repository, place.digest)
+        if subject is not None:
+            _unlist_referrer(session, opened, subject, place.digest)
+        return "manifest"
+    if place.tag is None:
+        raise UsageError(
+            f"{opened}: neither a tag nor a digest", hint="'latest' is not guessed here; write it"
+        )
+    try:
+        registry.delete_tag(repository, place.tag)
+    except Unsupported as error:
+        error.hint = error.hint or (
+            "registries that delete no tags may delete manifests: 'dockercomms reg delete "
+            "REPO@DIGEST', which deletes all tags on it; docs/registries.md says what to do where "
+            "that is refused, too"
+        )
+        raise
+    return "tag"
+
+
+def _subject(opened: Opened, digest: Digest) -> Digest | None:
+    """Return what the manifest that is to be deleted refers to, if that can be told."""
+    from dockercomms.errors import AuthError, IntegrityError, RegistryError
+    from dockercomms.oci.content import read_facts
+    from dockercomms.oci.interface import read_all
+    from dockercomms.oci.model import MAX_MANIFEST_BYTES
+
+    try:
+        reader = opened.registry.get_manifest(opened.repository, digest)
+        return read_facts(read_all(reader, MAX_MANIFEST_BYTES)[0], digest).subject
+    except (AuthError, NotFoundError):
+        raise
+    except (RegistryError, ProtocolError, IntegrityError):
+        return None  # what is broken may be deleted all the same
+
+
+def _unlist_referrer(session: Session, opened: Opened, subject: Digest, digest: Digest) -> None:
+    """Take what was deleted out of the list of referrers that clients keep.
+
+    Source: distribution-spec v1.1.1, "Referrers Tag Schema".
+    """
+    from dockercomms.errors import DockerCommsError
+    from dockercomms.oci.tag_schema import remove_entry
+
+    try:
+        remove_entry(opened.registry, opened.repository, subject, digest)
+    except DockerCommsError as error:
+        session.screen.warn(f"still listed as a referrer of {subject}: {error.message}")

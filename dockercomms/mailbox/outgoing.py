@@ -1,0 +1,270 @@
+"""The half of a mailbox that sends, and hears what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from dockercomms.errors import NotFoundError
+from dockercomms.mailbox.base import MailboxBase, only_looks
+from dockercomms.oci.model import Digest
+from dockercomms.platforms.arguments import checks_arguments
+from dockercomms.protocol.header import DEFAULT_TTL_SECONDS, MAX_TEXT_BYTES
+
+if TYPE_CHECKING:
+    from dockercomms.messages.draft import Sent
+    from dockercomms.messages.outbox import OutboxEntry
+    from dockercomms.messages.receipts_list import ReceiptEntry
+    from dockercomms.state.send_runs import SendRun
+    from dockercomms.transport.files import Links
+    from dockercomms.transport.push import Compress
+
+
+@checks_arguments
+class Outgoing(MailboxBase):
+    """Sending, and the receipts for it."""
+
+    def send(
+        self,
+        paths: Path | str | Sequence[Path | str] = (),
+        *,
+        to: str,
+        sender: str | None = None,
+        title: str | None = None,
+        text: str | None = None,
+        name: str | None = None,
+        stdin: BinaryIO | None = None,
+        ttl_seconds: int = DEFAULT_TTL_SECONDS,
+        compress: Compress = "auto",
+        chunk_bytes: int | None = None,
+        concurrency: int = 4,
+        keep_mtime: bool = False,
+        exclude: Sequence[str] = (),
+        links: Links = "keep",
+        again: bool = False,
+        dry_run: bool = False,
+        clock_skew_ok: bool = False,
+        audience: str | None = None,
+        thread_id: str | None = None,
+        in_reply_to: Digest | None = None,
+        like: Sent | None = None,
+        run: SendRun | None = None,
+    ) -> Sent:
+        """Send files, a folder, a stream or a note; when this returns, it is published.
+
+        Args:
+            paths: One path, or several; `-` is `stdin`. Several, or a folder, travel as one tar.
+            to: The recipient, byte for byte as they call themselves.
+            sender: The name to send as; None is `me`.
+            title: At most 200 characters.
+            text: A note: with `paths` at most 1 KiB, alone it is the message.
+            name: What the receiver's file is called.
+            stdin: What `-` stands for.
+            ttl_seconds: After how long the message expires.
+            compress: How.
+            chunk_bytes: Payload bytes in a chunk; None: chosen from the payload's size.
+            concurrency: Chunks under way at once.
+            keep_mtime: Keep the times of the files in a tar.
+            exclude: Patterns of what a folder leaves out: `*.o`, `node_modules`, `/top/build`.
+            links: Send symbolic links as such, leave them out, or send what they point at.
+            again: Start afresh even if an interrupted send could be continued.
+            dry_run: Read, cut and compress everything, and write nothing anywhere.
+            clock_skew_ok: Send even if our clock and the registry's are an hour apart.
+            audience: The only repository from which it is to be accepted.
+            thread_id: What the messages of one conversation share.
+            in_reply_to: The message that this one answers; see `reply`.
+            like: What was sent just now to somebody else: where it has the same content, that is
+                neither read nor sent again.
+            run: The run to several recipients that this is a part of; see `run_to`.
+
+        Raises:
+            UsageError, LimitError: an argument is wrong; nothing was sent.
+            LocalIOError: the source cannot be read, or changed while it was sent.
+            ConfigError: our clock and the registry's are more than an hour apart.
+            SigningError, VerificationError: it could not be signed; nothing was published.
+            RegistryError, NetworkError: the registry refused, or did not answer.
+        """
+        from dockercomms.errors import Notice  # noqa: PLC0415 - who receives needs none of it
+        from dockercomms.messages.draft import SendOptions  # noqa: PLC0415 - the same
+        from dockercomms.messages.send import send  # noqa: PLC0415 - the same
+        from dockercomms.transport.files import Packing  # noqa: PLC0415 - the same
+        from dockercomms.transport.payload import payload_of  # noqa: PLC0415 - the same
+
+        sources = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        payload = payload_of(
+            [Path(path) for path in sources],
+            name=name,
+            stdin=stdin,
+            text=text,
+            packing=Packing(keep_mtime=keep_mtime, exclude=tuple(exclude), links=links),
+        )
+        if not sources and text is not None and not _fits_beside(text):
+            text = None  # the note is the payload; only a short one is in the listing as well
+        is_new = not dry_run and self._desk.is_missing_folder()
+        sent = send(
+            self._store.registry,
+            self._store.repository,
+            payload,
+            repo=self._store.repo,
+            sender=self.me if sender is None else sender,
+            recipient=to,
+            state=self._state,
+            clock=self._clock,
+            options=SendOptions(
+                title=title,
+                text=text,
+                ttl_seconds=ttl_seconds,
+                compress=compress,
+                chunk_bytes=chunk_bytes,
+                concurrency=concurrency,
+                again=again,
+                dry_run=dry_run,
+                clock_skew_ok=clock_skew_ok,
+                clock_choice=self._desk.choice,
+                audience=audience,
+                thread_id=thread_id,
+                in_reply_to=in_reply_to,
+                referrers_index=self._referrers_index,
+                manifest_form=self._manifest_form,
+            ),
+            progress=self._progress,
+            signer=None if dry_run else self._owner.signer(),
+            like=like,
+            run=run,
+            on_notice=self._on_notice,
+        )
+        if dry_run:
+            sent = replace(sent, signed=self._owner.known_signer())
+        if is_new and self._on_notice is not None:
+            self._on_notice(Notice("created", f"{self.repo}: this folder was made"))
+        return sent
+
+    @contextlib.contextmanager
+    def run_to(self, recipients: Sequence[str]) -> Iterator[SendRun]:
+        """Yield a run of `send` to several recipients, who may receive in several repositories.
+
+        Of a run that is broken off, or fails for one of them, the next one to the same recipients
+        sends nobody the same a second time. `end_run` says that all of them were served.
+
+        Raises:
+            LocalIOError: the state cannot be used.
+        """
+        with self._state.send_runs.open(recipients) as run:
+            yield run
+
+    def end_run(self, run: SendRun) -> None:
+        """End a run: sending the same to the same recipients again is meant.
+
+        Raises:
+            LocalIOError: the state cannot be used.
+        """
+        self._state.send_runs.end(run)
+
+    @only_looks
+    def receipts(self, id: str | None = None) -> list[ReceiptEntry]:  # noqa: A002 - the option's
+        """Return the receipts for what `me` sent, oldest first; with `id` for one message.
+
+        Raises:
+            NotFoundError: nothing that was sent begins with `id`.
+            UsageError: several messages do.
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        return self._receipts_for(self.names, id)
+
+    def _receipts_for(
+        self,
+        senders: Collection[str],
+        message: str | None = None,
+        *,
+        wanted: Collection[Digest] | None = None,
+    ) -> list[ReceiptEntry]:
+        from dockercomms.messages.receipts_list import list_receipts  # noqa: PLC0415 - the same
+
+        found: list[ReceiptEntry] = []
+        missing: NotFoundError | None = None
+        verifier = self._desk.receipt_verifier(senders)
+        for name in senders:
+            try:
+                found += list_receipts(
+                    self._store.registry,
+                    self._store.repository,
+                    repo=self.repo,
+                    me=name,
+                    state=self._state,
+                    clock=self._clock,
+                    message=message,
+                    wanted=wanted,
+                    verifier=verifier,
+                    on_problem=self._tell_unreadable,
+                    on_defect=self._meet,
+                )
+            except NotFoundError as error:
+                missing = error
+            else:
+                if message is not None:
+                    return found
+        if missing is not None:
+            raise missing
+        return sorted(found, key=lambda entry: (entry.created_at is not None, entry.created_at))
+
+    def _tell_unreadable(self, text: str) -> None:
+        from dockercomms.errors import Notice  # noqa: PLC0415 - the same
+
+        if self._on_notice is not None:
+            self._on_notice(Notice("receipt-unreadable", text))
+
+    @only_looks
+    def outbox(self) -> list[OutboxEntry]:
+        """Return what was sent from here to this repository, oldest first, and what became of it.
+
+        It is remembered for 90 days at least, and until it has expired.
+
+        Raises:
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        from dockercomms.messages.outbox import list_outbox  # noqa: PLC0415 - the same
+
+        rows = self._state.outbox.rows(self.repo)
+        senders = dict.fromkeys(row.sender for row in rows)
+        receipts = self._receipts_for(senders)
+        claims = not self._owner.verifies
+        return list_outbox(rows, receipts, now=self._clock.now(), claims=claims)
+
+    @only_looks
+    def sent_elsewhere(self) -> dict[str, int]:
+        """Return to what other repositories messages were sent from here, and how many."""
+        return self._state.outbox.elsewhere(self.repo)
+
+    def wait(self, sent: Sent | Sequence[Sent], *, seconds: float) -> dict[Digest, ReceiptEntry]:
+        """Return what became of messages, by their digests, as soon as that is proven for all.
+
+        After `seconds` it is what there is: proofs, and claims where nothing is proven (see
+        `ReceiptEntry.signer`). Where nobody is asked to prove anything, claims end the wait.
+
+        Args:
+            sent: What was sent to this repository.
+            seconds: How long to wait.
+
+        Raises:
+            RegistryError, NetworkError: the registry cannot tell.
+        """
+        from dockercomms.messages.outbox import wait_for_answers  # noqa: PLC0415 - the same
+
+        waited = list(sent) if isinstance(sent, Sequence) else [sent]
+        senders = dict.fromkeys(one.sender for one in waited)
+        messages = {one.digest for one in waited}
+        return wait_for_answers(
+            lambda: self._receipts_for(senders, wanted=messages),
+            messages,
+            seconds=seconds,
+            clock=self._clock,
+            claims=not self._owner.verifies,
+        )
+
+
+def _fits_beside(text: str) -> bool:
+    return len(text.encode("utf-8", "replace")) <= MAX_TEXT_BYTES

@@ -1,0 +1,1 @@
+"""Messages and receipts: sent, received, verified, answered."""

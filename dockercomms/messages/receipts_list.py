@@ -1,0 +1,487 @@
+"""Finding receipts: in bulk for all that somebody sent, or for one message.
+
+In bulk they are found by their tags, as messages are, and kept in the state: a tag is read once. A
+receipt is its writer's claim; it counts as proof if its signature satisfies the trust entry of the
+message's recipient.
+
+Source: SPEC.md section 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from itertools import islice
+
+from dockercomms.errors import (
+    BadAnswer,
+    IntegrityError,
+    InternalError,
+    NotFoundError,
+    ProtocolError,
+    RegistryError,
+    UsageError,
+    guarded,
+)
+from dockercomms.inbox.discover import LISTING_FORBIDDEN, seek_tags
+from dockercomms.messages.bundles import ReceiptVerifier, layer_content
+from dockercomms.oci.interface import BlobReader, Registry, read_all, readable
+from dockercomms.oci.model import MAX_MANIFEST_BYTES, Descriptor, Digest, digest_of
+from dockercomms.oci.reference import is_valid_digest
+from dockercomms.platforms.clock import Clock
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import (
+    ARTIFACT_TYPE_RECEIPT,
+    FULL_PASS_SECONDS,
+    MAX_FETCHED_MANIFESTS,
+    RECEIPT_FOR,
+    UNTELLING_TYPES,
+)
+from dockercomms.protocol.manifest import Receipt, parse_receipt
+from dockercomms.protocol.tags import (
+    RECEIPT_PREFIX,
+    ReceiptStatus,
+    parse_tag,
+    receipt_id,
+    receipt_prefix,
+    receipts_anchor_tag,
+    recipient_tag,
+)
+from dockercomms.state import State
+from dockercomms.state.receipts import ReceiptsProgress
+from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
+from dockercomms.trust.owner import SignatureStatus
+from dockercomms.trust.verifier import Verified
+
+MAX_ASKED_MESSAGES = 500
+"""The most messages that are asked for one by one, the newest: two requests each."""
+
+ProblemHook = Callable[[str], None]
+"""Takes why something that should be a receipt is none."""
+
+
+_OLDER_MARKS = 2
+"""Anchors tried before the list is read from further back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptEntry:
+    """A receipt, as its writer claims it."""
+
+    digest: Digest
+    message: Digest
+    id: str
+    """The message's id; "" where a 1.0 program left it out and it was not sent from here."""
+    sender: str
+    """Who wrote the receipt: the message's recipient."""
+    status: ReceiptStatus
+    claimed_verified: bool
+    reason: str
+    created_at: datetime | None
+    signature_status: SignatureStatus = "none"
+    signer: str | None = None
+    """The verified name of who wrote it; None: all of this is a claim."""
+
+
+def list_receipts(
+    registry: Registry,
+    repository: str,
+    *,
+    repo: str,
+    me: str,
+    state: State,
+    clock: Clock,
+    message: str | None = None,
+    wanted: Collection[Digest] | None = None,
+    verifier: ReceiptVerifier | None = None,
+    on_problem: ProblemHook | None = None,
+    on_defect: Callable[[InternalError], object] | None = None,
+) -> list[ReceiptEntry]:
+    """Return the receipts for what `me` sent, oldest first, one for each outcome.
+
+    What is proven hides no claim to the same, and no claim hides it. Where tags may not be listed,
+    each message that was sent from here is asked for what refers to it.
+
+    Args:
+        registry: The store.
+        repository: The repository's name in it.
+        repo: The repository's full name, under which the state knows it.
+        me: The sender of the messages.
+        state: What is remembered between runs.
+        clock: Ours.
+        message: Only those for one message: a prefix of its id or digest. A whole digest is
+            looked for without knowing it.
+        wanted: Without `message`: only those for these.
+        verifier: Says who signed them; None: nobody asks.
+        on_problem: Called for what should be a receipt and cannot be read.
+        on_defect: Called where a receipt brings out a defect of ours; the others are listed.
+
+    Raises:
+        NotFoundError: no message that was sent begins so.
+        UsageError: several do.
+        RegistryError, NetworkError: the registry cannot tell.
+    """
+    search = _Search(
+        registry, repository, repo, me, state, clock, on_problem=on_problem, on_defect=on_defect
+    )
+    if message is None:
+        found = [one for one in search.in_bulk(wanted) if wanted is None or one.message in wanted]
+    elif message:
+        digest = Digest(message) if is_valid_digest(message) else search.resolve(message)
+        found = search.for_message(digest)
+    else:
+        raise UsageError("message: empty; the start of its id or digest expected")
+    return _fold(search.entry(receipt, verifier) for receipt in found)
+
+
+def _fold(entries: Iterable[ReceiptEntry]) -> list[ReceiptEntry]:
+    """Return the newest entry for each outcome, since several machines may write one each.
+
+    Only those of one signature status are folded: anybody can write what is not proven.
+    """
+    newest: dict[tuple[str, SignatureStatus], ReceiptEntry] = {}
+    for entry in entries:
+        key = (receipt_id(entry.message, entry.sender, entry.status), entry.signature_status)
+        known = newest.get(key)
+        if known is None or _age(entry) > _age(known):
+            newest[key] = entry
+    return sorted(newest.values(), key=_age)
+
+
+def _age(entry: ReceiptEntry) -> tuple[datetime, str]:
+    return entry.created_at or datetime.min.replace(tzinfo=UTC), entry.digest
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One call of `list_receipts`."""
+
+    registry: Registry
+    repository: str
+    repo: str
+    me: str
+    state: State
+    clock: Clock
+    on_problem: ProblemHook | None = None
+    on_defect: Callable[[InternalError], object] | None = None
+
+    def _meet(self, defect: InternalError) -> None:
+        if self.on_defect is not None:
+            self.on_defect(defect)
+
+    # --- in bulk ---------------------------------------------------------------------------------
+
+    def in_bulk(self, wanted: Collection[Digest] | None = None) -> list[Receipt]:
+        """Return every receipt for `me`: by tags or, where those may not be listed, one by one."""
+        rows = self.state.outbox.rows(self.repo)
+        sent = [row.digest for row in rows if row.sender == self.me]
+        try:
+            found = self._by_tags()
+        except RegistryError as error:
+            asked = [digest for digest in sent if wanted is None or digest in wanted]
+            if error.status not in LISTING_FORBIDDEN or not asked:
+                raise
+            return [found for one in asked[-MAX_ASKED_MESSAGES:] for found in self.for_message(one)]
+        if wanted is None:  # who waits for a proof is not answered by a claim
+            answered = {one.message for one in found if one.subject is not None}
+            found += self._of_1_0([one for one in sent if one not in answered])
+        return found
+
+    def _of_1_0(self, unanswered: Sequence[Digest]) -> list[Receipt]:
+        """Return the receipts that 1.0 programs wrote, which tag them by the message alone.
+
+        One seek over the tags of receipts from the first message on.
+        """
+        asked = [receipt_prefix(one) for one in unanswered[-MAX_ASKED_MESSAGES:]]
+        if not asked:
+            return []
+        tags: list[str] = []
+        with suppress(NotFoundError):
+            tags += seek_tags(
+                self.registry,
+                self.repository,
+                asked[0] if len(asked) == 1 else RECEIPT_PREFIX,
+                start_after=[min(asked)[:-1]],
+            )
+        known = self.state.receipts.known_tags(self.repo, self.me)
+        mine = [tag for tag in dict.fromkeys(tags) if tag.startswith(tuple(asked))]
+        fresh = [tag for tag in mine if tag not in known][:MAX_FETCHED_MANIFESTS]
+        read = self._read_new(fresh, messages=frozenset(unanswered))
+        self.state.receipts.add_found(self.repo, self.me, read)
+        return list(self._kept(read.values()))
+
+    def _by_tags(self) -> list[Receipt]:
+        """Return every receipt under a tag for `me`, reading only those not read before.
+
+        1. the tags since the day before the last complete pass; once a day all of them
+        2. what is under the new ones
+        3. rows first, then how far the search got
+        """
+        rows = self.state.receipts
+        progress = rows.progress(self.repo, self.me)
+        known = rows.known_tags(self.repo, self.me)
+        whole = self._is_due(progress)
+        tags, today = self._tags(progress, known, whole=whole)
+        fresh = [tag for tag in tags if tag not in known]
+        rows.add_found(self.repo, self.me, self._read_new(fresh[:MAX_FETCHED_MANIFESTS]))
+        if len(fresh) <= MAX_FETCHED_MANIFESTS:
+            if whole:
+                rows.drop_found(self.repo, self.me, known.difference(tags))
+            full_pass_at = self.clock.now() if whole else progress.full_pass_at
+            rows.set_progress(
+                self.repo, self.me, ReceiptsProgress(day=today, full_pass_at=full_pass_at)
+            )
+        return list(self._kept(rows.found(self.repo, self.me)))
+
+    def _kept(self, found: Iterable[bytes]) -> Iterator[Receipt]:
+        """Yield the receipts that are kept; an earlier release may have kept what is none now."""
+        for data in found:
+            try:
+                with guarded("a receipt in the state"):
+                    receipt = self._parsed(data, digest_of(data)) if data else None
+                if receipt is not None:
+                    yield receipt
+            except InternalError as error:
+                self._meet(error)
+
+    def _is_due(self, progress: ReceiptsProgress) -> bool:
+        """Return whether all tags are to be listed again."""
+        if progress.full_pass_at is None or progress.day is None:
+            return True
+        age = (self.clock.now() - progress.full_pass_at).total_seconds()
+        return not 0 <= age < FULL_PASS_SECONDS  # below 0 our clock was set back
+
+    def _tags(
+        self, progress: ReceiptsProgress, known: frozenset[str], *, whole: bool
+    ) -> tuple[list[str], date]:
+        """Return the tags of receipts for `me`, and the registry's day before they were listed."""
+        rt = recipient_tag(self.me)
+        marks = [f"receipts-{rt}"]
+        before = self.registry.server_time()
+        if progress.day is not None and not whole:
+            # A clock that was ahead for one look must not hide what comes
+            today = (before or self.clock.now()).date()
+            since = min(progress.day, today) - timedelta(days=1)
+            days = {said.day for tag in known if (said := parse_tag(tag)) and said.day}
+            older = sorted((day for day in days if day < since), reverse=True)[:_OLDER_MARKS]
+            marks = [receipts_anchor_tag(rt, day) for day in (since, *older)] + marks
+        try:
+            listed = dict.fromkeys(
+                seek_tags(self.registry, self.repository, f"receipts-{rt}-", start_after=marks)
+            )
+        except NotFoundError:
+            listed = {}  # no such repository: nobody has sent anything yet
+        today = (before or self.registry.server_time() or self.clock.now()).date()
+        tags = [tag for tag in listed if (said := parse_tag(tag)) and said.kind == "receipts"]
+        return tags, today
+
+    def _read_new(
+        self, tags: Iterable[str], messages: frozenset[Digest] = frozenset()
+    ) -> dict[str, bytes]:
+        """Return what is under `tags`; nothing for what is no receipt for `me`, for good.
+
+        A receipt is for `me` if it says so, or if it is for one of `messages`.
+
+        A receipt's tag does not name its digest: what is none counts as that only when a second
+        answer names the same digest. Else the next run reads it again.
+        """
+        found: dict[str, bytes] = {}
+        for tag in tags:
+            try:
+                with guarded(tag):
+                    data = self._read_tag(tag)
+                    receipt = None if data is None else self._parsed(data, tag)
+            except InternalError as error:
+                self._meet(error)
+                continue
+            except BadAnswer as error:  # it proves nothing of the receipt: the next run asks again
+                self._report(tag, error)
+                continue
+            if data is None:
+                continue
+            if receipt is not None and (receipt.sender == self.me or receipt.message in messages):
+                found[tag] = data
+            elif self._is_confirmed(tag, data):
+                found[tag] = b""
+        return found
+
+    def _is_confirmed(self, tag: str, data: bytes) -> bool:
+        try:
+            with guarded(tag):
+                return self.registry.resolve_tag(self.repository, tag).digest == digest_of(data)
+        except (RegistryError, ProtocolError, InternalError):
+            return False
+
+    def _parsed(self, data: bytes, ref: str) -> Receipt | None:
+        """Return the receipt in `data`; what is none is reported."""
+        try:
+            return parse_receipt(data)
+        except ProtocolError as error:
+            self._report(ref, error)
+            return None
+
+    def _report(self, ref: str, error: ProtocolError | BadAnswer) -> None:
+        if self.on_problem is not None:
+            self.on_problem(f"{self.repo}: {ref}: no receipt that can be read: {error.message}")
+
+    # --- what they prove -------------------------------------------------------------------------
+
+    def entry(self, receipt: Receipt, verifier: ReceiptVerifier | None) -> ReceiptEntry:
+        """Return the entry of a receipt, its signature checked if `verifier` can."""
+        status: SignatureStatus = "unchecked" if receipt.layers else "none"
+        verified: Verified | None = None
+        if receipt.layers and verifier is not None:
+            try:
+                with guarded(receipt.descriptor.digest):
+                    status, verified = self._verify(receipt, verifier)
+            except InternalError as error:
+                self._meet(error)
+        return ReceiptEntry(
+            digest=receipt.descriptor.digest,
+            message=receipt.message,
+            id=receipt.message_id or self._sent_id(receipt.message),
+            sender=receipt.recipient,
+            status=receipt.status,
+            claimed_verified=receipt.verified,
+            reason=receipt.reason,
+            created_at=receipt.created_at,
+            signature_status=status,
+            signer=None if verified is None else verified.name,
+        )
+
+    def _sent_id(self, message: Digest) -> str:
+        """Return the id of a message that was sent from here, "" of another."""
+        return next((row.id for row in self.state.sends.published(self.repo, message)), "")
+
+    def _verify(
+        self, receipt: Receipt, verifier: ReceiptVerifier
+    ) -> tuple[SignatureStatus, Verified | None]:
+        if len(receipt.layers) != 1 or receipt.layers[0].size > MAX_BUNDLE_BYTES:
+            return "invalid", None
+        if not self._is_recipients(receipt):
+            return "invalid", None
+        try:
+            bundle = layer_content(self.registry, self.repository, receipt.layers[0])
+        except (NotFoundError, ProtocolError):
+            return "invalid", None
+        is_ours = self.state.receipts.has_written(receipt.descriptor.digest)
+        return verifier.verify(receipt, bundle, is_ours=is_ours)
+
+    def _is_recipients(self, receipt: Receipt) -> bool:
+        """Return whether the message was sent to who wrote the receipt, as far as that is known.
+
+        Somebody else whom the policy trusts can sign a receipt for any message, in their own name.
+        """
+        sent = self.state.sends.published(self.repo, receipt.message)
+        said = (receipt.message_id, receipt.recipient)
+        return all((row.id, row.recipient) == said for row in sent)
+
+    # --- for one message -------------------------------------------------------------------------
+
+    def for_message(self, message: Digest) -> list[Receipt]:
+        """Return the receipts of one message: what refers to it, and what is tagged for it."""
+        found: dict[Digest, Receipt] = {}
+        for digest in self._referring(message):
+            self._keep(found, partial(self._read_digest, digest), digest, message)
+        prefix = receipt_prefix(message)
+        try:
+            tags = dict.fromkeys(
+                seek_tags(self.registry, self.repository, prefix, start_after=[prefix[:-1]])
+            )
+        except NotFoundError:
+            tags = {}
+        except RegistryError as error:
+            if error.status not in LISTING_FORBIDDEN:
+                raise
+            tags = {}  # what refers to it was asked for, and answered
+        for tag in islice(tags, MAX_FETCHED_MANIFESTS):
+            self._keep(found, partial(self._read_tag, tag), tag, message)
+        return list(found.values())
+
+    def _keep(
+        self,
+        found: dict[Digest, Receipt],
+        read: Callable[[], bytes | None],
+        ref: str,
+        message: Digest,
+    ) -> None:
+        """Add what `read` returns, if it is a receipt of that message."""
+        try:
+            with guarded(ref):
+                data = read()
+                receipt = None if data is None else self._parsed(data, ref)
+        except InternalError as error:
+            self._meet(error)
+            return
+        if receipt is not None and receipt.message == message:
+            found[receipt.descriptor.digest] = receipt
+
+    def resolve(self, prefix: str) -> Digest:
+        """Return the digest of the one sent message whose id or digest begins with `prefix`."""
+        found = {
+            row.digest: row.id
+            for row in self.state.sends.published(self.repo, prefix)
+            if row.digest is not None
+        }
+        if not found:
+            bare = prefix.lower()
+            found = {
+                receipt.message: receipt.message_id
+                for receipt in self.in_bulk()
+                if receipt.message_id.lower().startswith(bare)
+                or receipt.message.startswith((bare, f"sha256:{bare}"))
+            }
+        if len(found) > 1:
+            listed = ", ".join(sorted(found.values())[:5])
+            raise UsageError(f"{prefix!r:.100}: {len(found)} messages begin so: {listed}")
+        for digest in found:
+            return digest
+        raise NotFoundError(
+            f"{self.repo}: nothing sent by {self.me!r:.100} from here begins with {prefix!r:.100}",
+            hint="give the message's whole digest to look for its receipts all the same",
+        )
+
+    def _referring(self, message: Digest) -> Iterator[Digest]:
+        try:
+            with guarded(f"the referrers of {message}"):
+                for entry in readable(self.registry.referrers(self.repository, message)):
+                    if _may_be_receipt(entry):
+                        yield entry.digest
+        except NotFoundError:
+            return  # neither the repository nor the message need to be there
+        except InternalError as error:
+            self._meet(error)
+
+    def _read_tag(self, tag: str) -> bytes | None:
+        try:
+            return _read_manifest(self.registry.get_tag(self.repository, tag))
+        except NotFoundError:
+            return None  # removed meanwhile
+        except IntegrityError as error:
+            self._report(tag, error)  # damaged on its way: the next run reads it again
+            return None
+
+    def _read_digest(self, digest: Digest) -> bytes | None:
+        try:
+            return _read_manifest(self.registry.get_manifest(self.repository, digest))
+        except NotFoundError:
+            return None  # an index may name what is not there
+        except IntegrityError as error:
+            self._report(digest, error)
+            return None
+
+
+def _read_manifest(reader: BlobReader) -> bytes:
+    return read_all(reader, MAX_MANIFEST_BYTES)[0]
+
+
+def _may_be_receipt(entry: Descriptor) -> bool:
+    """Return whether an entry says that it is a receipt, or says nothing at all.
+
+    go-containerregistry gives the config's media type for the artifact type.
+    """
+    if entry.artifact_type == ARTIFACT_TYPE_RECEIPT or RECEIPT_FOR in entry.annotations:
+        return True
+    return entry.artifact_type in UNTELLING_TYPES and not entry.annotations

@@ -1,0 +1,521 @@
+"""Verifying: who signed a message, by its bundles and the trust policy, and what follows from it.
+
+1. a sender who may write unsigned, and has nothing to sign with, is let in as a claim
+2. the bundles that refer to the message are judged; where none satisfies, those tagged for it;
+   "not signed" is concluded only after both
+3. a new sender's key is pinned, if that was asked for
+4. a signer who used the same id for another message that was delivered is found out
+5. what does not satisfy the policy is withheld, with a reason and with what can be done
+
+Nothing is written to disk before this was passed, but what is remembered of it. Source: SPEC.md
+sections 7 to 9.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import field, replace
+
+from dockercomms.errors import (
+    ClocksDiffer,
+    DockerCommsError,
+    InternalError,
+    NetworkError,
+    ProtocolError,
+    RegistryError,
+    TooEarly,
+    UnknownSender,
+    Unsigned,
+    VerificationError,
+    guarded,
+)
+from dockercomms.inbox.discover import ListingReader
+from dockercomms.inbox.entries import Entry
+from dockercomms.inbox.inbox import Inbox
+from dockercomms.inbox.read import HELD_CLOCK, HELD_LIMIT, REFUSED_AUDIENCE
+from dockercomms.messages.bundles import BUNDLES_A_RUN, SOURCES, BundleFinder, Look
+from dockercomms.oci.model import Digest
+from dockercomms.platforms.clock import Clock, ClockChoice
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.manifest import Message
+from dockercomms.state import State
+from dockercomms.state.trust import JudgedRow
+from dockercomms.transport.window import workers
+from dockercomms.trust.checks import MAX_BUNDLES, RULES, Claim, Rules, Terms
+from dockercomms.trust.owner import Pin, SignatureStatus, Trust, reason_not_to_pin
+from dockercomms.trust.verifier import (
+    Verified,
+    key_of_new_sender,
+    signatories,
+    signers_of,
+    verify_message,
+)
+
+HELD_UNSIGNED = "unsigned"
+"""No bundle, yet."""
+HELD_SIGNATURE = "signature"
+"""No bundle satisfies the policy, as far as they were looked at."""
+HELD_UNKNOWN = "unknown-sender"
+"""The policy does not say how its sender signs."""
+HELD_CONFLICT = "conflict"
+"""Its signer used the same id for another message."""
+
+POLICY_KINDS = frozenset({HELD_UNSIGNED, HELD_SIGNATURE, HELD_UNKNOWN, HELD_CONFLICT})
+"""Reasons that the verifier gives; a change of the policy may take each away."""
+
+_OF_THE_POLICY = POLICY_KINDS | {HELD_LIMIT, REFUSED_AUDIENCE}
+"""The policy also lists audiences, and a proven sender may send more than a stranger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A message that may be delivered."""
+
+    status: SignatureStatus
+    verified: Verified | None = None
+    """Who signed it; None: what it says of its sender is a claim."""
+
+    @property
+    def signer(self) -> str | None:
+        """The verified name of its sender."""
+        return None if self.verified is None else self.verified.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withheld:
+    """A message that does not satisfy the policy."""
+
+    kind: str
+    """One of `POLICY_KINDS`, or `HELD_CLOCK`."""
+    status: SignatureStatus
+    error: VerificationError
+    """Why, and what can be done."""
+    curable: bool = False
+    """Time can cure it: a bundle may come yet."""
+    more: bool = False
+    """There are more bundles than one run reads: the next one goes on behind."""
+    refused: bool = False
+    """The policy rejects such messages: they are not listed as waiting."""
+
+
+Verdict = Accepted | Withheld
+
+UNCHECKED = Accepted(status="unchecked")
+"""What is accepted with its eyes closed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tried:
+    """What came of looking at the bundles of one message."""
+
+    verified: Verified | None = None
+    error: VerificationError | None = None
+    """Why none satisfies; None if there was no bundle at all."""
+    bundles: list[bytes] = field(default_factory=list)
+    """The first of them."""
+    problems: list[str] = field(default_factory=list)
+    """Why the first of those cannot be read that cannot be."""
+    number: int = 0
+    """How many there were."""
+    more: bool = False
+    """There are more than one run reads."""
+    curable: bool = False
+    """Some could not be read, which may pass."""
+    defect: InternalError | None = None
+    """One of them brought out a defect of ours: what it proves is not known."""
+
+    def add(self, look: Look) -> None:
+        """Count the bundles of a look; of many no more is kept than a person reads."""
+        self.bundles = [*self.bundles, *look.bundles][:MAX_BUNDLES]
+        self.problems = [*self.problems, *look.problems][:MAX_BUNDLES]
+        self.number += len(look.bundles) + len(look.problems)
+        self.curable = self.curable or look.curable
+        self.defect = self.defect or look.defect
+
+
+class MessageVerifier:
+    """Judges the messages of one inbox. Safe for several threads.
+
+    Args:
+        registry: The store.
+        repository: The repository's name in it.
+        repo: Its whole name.
+        me: Whose inbox it is.
+        state: What is remembered between runs.
+        clock: The time.
+        trust: Whom we believe.
+        pin: Pins the key of a sender who is not in the policy; None: such senders are withheld.
+        words: What the command lines in hints repeat: who we are, and where.
+        choice: Whose time decides.
+        rules: What is checked.
+    """
+
+    def __init__(
+        self,
+        registry: ListingReader,
+        repository: str,
+        *,
+        repo: str,
+        me: str,
+        state: State,
+        clock: Clock,
+        trust: Trust,
+        pin: Pin | None = None,
+        words: Sequence[str] = (),
+        choice: ClockChoice = "both",
+        rules: Rules = RULES,
+    ) -> None:
+        self._finder = BundleFinder(
+            registry, repository, has_referrers=state.progress.capabilities(repo).referrers
+        )
+        self._registry = registry
+        self._choice = choice
+        self._repo = repo
+        self._me = me
+        self._state = state
+        self._clock = clock
+        self._trust = trust
+        self._pin = pin
+        self._words = tuple(words)
+        self._rules = rules
+        self._pinning = threading.Lock()
+
+    def notice_policy(self) -> None:
+        """Have judged anew what was withheld by another policy, or what is to be pinned now."""
+        fingerprint = self._trust.fingerprint()
+        state, me, repo = self._state, self._me, self._repo
+        if state.trust.policy(me, repo) == fingerprint:
+            if self._pin is not None:
+                state.inbox.reconsider(me, repo, {HELD_UNKNOWN})
+            return
+        with state.inbox.batch():
+            state.inbox.reconsider(me, repo, _OF_THE_POLICY)
+            state.trust.set_policy(me, repo, fingerprint)
+
+    def verify(self, message: Message) -> Verdict:
+        """Return whether the policy lets `message` pass; remembers it for listings.
+
+        Raises:
+            AuthError, NetworkError, RegistryError, ProtocolError: the registry cannot tell what
+                refers to it.
+            InternalError: a bundle brought out a defect of ours, and none satisfies.
+            ConfigError, LocalIOError: a root cannot be read; or the state.
+        """
+        verdict = self.judge(message)
+        signer = verdict.signer if isinstance(verdict, Accepted) else None
+        sequence = message.header.sequence
+        if signer is not None and sequence is not None:
+            self._state.streams.record(
+                self._me,
+                signer,
+                sequence,
+                digest=message.digest,
+                message=message.header.id,
+                now=self._clock.now(),
+            )
+        self._state.trust.set_judgement(
+            self._me, self._repo, message.digest, JudgedRow(verdict.status, signer)
+        )
+        return verdict
+
+    def proven(self) -> frozenset[Digest]:
+        """Return the messages that this policy was seen to let pass."""
+        judged = self._state.trust.judged(self._me, self._repo)
+        return frozenset(digest for digest, row in judged.items() if row.status == "valid")
+
+    def judge(self, message: Message) -> Verdict:
+        """Return the same, and remember nothing but how far bundles were tried; see `verify`."""
+        theirs = self._registry.server_time()
+        terms = self._trust.terms(self._repo, self._clock, theirs, self._choice)
+        claim = Claim.of_message(message)
+        if self._state.outbox.sender_of(message.header.id, message.digest) == claim.name:
+            # Sent from here under a name that is not among ours today: we need no proof of it
+            terms = replace(terms, own_names=(*(terms.own_names or ()), claim.name))
+        try:
+            for check in self._rules.claim_checks:
+                check(claim, terms)
+        except VerificationError as error:
+            return Withheld(
+                kind=HELD_CLOCK if isinstance(error, ClocksDiffer) else HELD_SIGNATURE,
+                status="unchecked",
+                error=type(error)(f"{claim.title}: {error.message}"),
+                curable=isinstance(error, TooEarly | ClocksDiffer),
+            )
+        if self._may_be_claim(claim) and not self._can_sign(claim, terms):  # 1
+            return Accepted(status="none")
+        tried = self._try(message, claim, terms)  # 2, 3
+        if tried.verified is not None:
+            return self._unless_conflict(message, tried.verified)  # 4
+        return self._unproven(message, claim, tried, terms)  # 5
+
+    # --- who may do without ----------------------------------------------------------------------
+
+    def _may_be_claim(self, claim: Claim) -> bool:
+        return self._trust.policy.accepts_unsigned(claim.name, self._repo)
+
+    def _can_sign(self, claim: Claim, terms: Terms) -> bool:
+        """Return whether any bundle could prove that name."""
+        sender = terms.policy.sender(claim.name)
+        identities = sender is not None and bool(sender.identities)
+        return identities or bool(signers_of(claim.name, terms))
+
+    # --- bundles ---------------------------------------------------------------------------------
+
+    def _try(self, message: Message, claim: Claim, terms: Terms) -> _Tried:
+        """Judge the bundles of both sources, those that name a known key first, until one will do.
+
+        Where no bundle can satisfy, only as many are read as tell who signed.
+        """
+        tried = _Tried()
+        known: frozenset[Digest] = frozenset()
+        broken: DockerCommsError | None = None
+        hopeful = self._pin is not None or self._can_sign(claim, terms)
+        for source in SOURCES:
+            marks = (self._me, self._repo, message.digest, source)
+            mark = after = self._state.trust.mark(*marks)
+            try:
+                with guarded(f"the bundles of {message.digest}"):
+                    for look in self._finder.looks(
+                        source,
+                        message.digest,
+                        after=after,
+                        known=known,
+                        signers=signers_of(claim.name, terms),
+                        limit=BUNDLES_A_RUN if hopeful else MAX_BUNDLES,
+                    ):
+                        known |= look.tried
+                        tried.add(look)
+                        self._judge(message, claim, look, terms, tried)
+                        if tried.verified is not None:
+                            return tried
+                        mark = look.mark
+            except (NetworkError, RegistryError, ProtocolError, InternalError) as error:
+                if broken is not None:
+                    raise
+                broken = error  # the other source may do
+            finally:
+                self._state.trust.set_mark(*marks, mark)
+            tried.more = tried.more or bool(mark)
+        if broken is not None and not tried.bundles:
+            raise broken
+        return tried
+
+    def _judge(
+        self, message: Message, claim: Claim, look: Look, terms: Terms, tried: _Tried
+    ) -> None:
+        """Note in `tried` who is proven by the bundles of `look`, or why nobody is."""
+        if not look.bundles:
+            return
+        try:
+            tried.verified = verify_message(message, look.bundles, terms, rules=self._rules)
+        except InternalError as error:
+            tried.defect = error
+        except VerificationError as error:
+            tried.error = tried.error or error
+            if self._pin is not None and isinstance(error, UnknownSender):
+                self._pinned(self._pin, claim, look.bundles, terms, tried)  # 3
+
+    def _pinned(
+        self, pin: Pin, claim: Claim, bundles: Sequence[bytes], terms: Terms, tried: _Tried
+    ) -> None:
+        """Pin the key of a new sender, if a bundle names one and the name may be pinned."""
+        with self._pinning:
+            try:
+                key, verified = key_of_new_sender(
+                    claim, bundles, replace(terms, policy=self._trust.policy), rules=self._rules
+                )
+                self._trust = replace(self._trust, policy=pin(claim, key, self._repo))
+            except UnknownSender as error:
+                tried.error = error
+            except VerificationError:
+                return
+            else:
+                tried.verified = verified
+
+    # --- what follows ----------------------------------------------------------------------------
+
+    def _unless_conflict(self, message: Message, verified: Verified) -> Verdict:
+        known = self._state.trust.signed(self._me, verified.name, message.header.id)
+        if known in (None, message.digest):
+            return Accepted(status="valid", verified=verified)
+        error = VerificationError(
+            f"message {message.header.id!r:.60}: {verified.name!r:.100} used this id for another "
+            f"message, {known}, that was delivered",
+            hint="ask its sender which of them is meant, and for the other to be sent again",
+        )
+        return Withheld(kind=HELD_CONFLICT, status="valid", error=error)
+
+    def _unproven(self, message: Message, claim: Claim, tried: _Tried, terms: Terms) -> Verdict:
+        """Let in as a claim, or withhold, what no bundle proves."""
+        error, problems = tried.error, "".join(f"\n  {item}" for item in tried.problems)
+        status: SignatureStatus
+        if error is None and not tried.problems:
+            status = "none"
+            error = Unsigned(f"{claim.title}: not signed")
+        elif isinstance(error, UnknownSender):
+            status = "untrusted"
+        else:
+            status = "invalid"
+            error = error or VerificationError(f"{claim.title}: no bundle can be read")
+        if self._may_be_claim(claim):
+            return Accepted(status=status)
+        if tried.defect is not None:
+            raise tried.defect
+        more = (
+            f"\n  {tried.number} bundles were read and there are more: the next run goes on behind"
+        ) * tried.more
+        return self._withheld(
+            type(error)(
+                f"{error.message}{problems}{more}",
+                hint="\n".join(self._ways_out(message, error, tried, terms)),
+            ),
+            status,
+            curable=tried.curable or self._can_sign(claim, terms),
+            more=tried.more,
+        )
+
+    def _ways_out(
+        self, message: Message, error: VerificationError, tried: _Tried, terms: Terms
+    ) -> list[str]:
+        """Return the command lines that would let the message in, for whoever knows its sender."""
+        sender = message.header.sender
+        if isinstance(error, Unsigned) and self._can_sign(Claim.of_message(message), terms):
+            return [f"ask {sender!r:.100} to send it again, signed with what you trust them by"]
+        if not isinstance(error, Unsigned | UnknownSender):
+            return [f"ask {sender!r:.100} how they sign, and compare: dockercomms trust list"]
+        known = [entry.name for entry in terms.policy.senders]
+        unlike = reason_not_to_pin(sender, known=known)
+        if unlike is not None:
+            return [f"careful with this name: {unlike}; ask its sender before you trust it"]
+        receive = ("dockercomms", "recv", message.header.short_id)
+        trust = ("dockercomms", "trust", "add", sender)
+        if isinstance(error, Unsigned):
+            return [
+                f"to let in this one: {shlex.join((*receive, '--no-verify', *self._words))}",
+                f"to let in all of them: {shlex.join((*trust, '--allow-unsigned'))}",
+            ]
+        lines = []
+        found = signatories(tried.bundles, terms)
+        for who in found:
+            if who.kind == "keyless":
+                named = ("--identity", who.signer, "--issuer", who.issuer)
+                lines.append(f"if that is their identity: {shlex.join((*trust, *named))}")
+            else:
+                lines.append(
+                    f"if {who.signer} is their key, as 'dockercomms keys list' tells them: "
+                    f"{shlex.join((*receive, '--accept-new', *self._words))}"
+                )
+        if self._names_identities(tried.bundles) and not any(
+            who.kind == "keyless" for who in found
+        ):
+            line = (*trust, "--identity", "I", "--issuer", "U", "--root", "FILE")
+            lines.append(f"if you have the trusted root of their Sigstore: {shlex.join(line)}")
+        lines.append(
+            "with the file that 'dockercomms keys export --public' gives them: "
+            f"{shlex.join((*trust, 'KEYFILE'))}"
+        )
+        return lines
+
+    def _names_identities(self, bundles: Sequence[bytes]) -> bool:
+        """Return whether a certificate signed, whoever vouches for it."""
+        for data in bundles[: self._rules.max_bundles]:
+            with suppress(ProtocolError):
+                if self._rules.parse_bundle(data).kind == "keyless":
+                    return True
+        return False
+
+    def _withheld(
+        self, error: VerificationError, status: SignatureStatus, *, curable: bool, more: bool
+    ) -> Withheld:
+        policy = self._trust.policy
+        kind, refused = HELD_SIGNATURE, False
+        if isinstance(error, Unsigned):
+            kind, refused = HELD_UNSIGNED, policy.unsigned == "reject"
+        elif isinstance(error, UnknownSender):
+            kind, refused = HELD_UNKNOWN, policy.unknown_sender == "reject"
+        return Withheld(
+            kind=kind, status=status, error=error, curable=curable, more=more, refused=refused
+        )
+
+
+# --- listings ------------------------------------------------------------------------------------
+
+
+def judge_entries(
+    inbox: Inbox,
+    entries: Iterable[Entry],
+    verifier: MessageVerifier,
+    *,
+    insist: bool = False,
+    concurrency: int = 4,
+) -> bool:
+    """Judge the messages that are listed as new, or held by the policy and due; rows remember it.
+
+    What the same policy has let pass before is not asked for again: whoever receives it checks it
+    once more. With `insist` all of them.
+
+    What cannot be fetched now stays as it is, and is told by whoever receives it.
+
+    Returns:
+        Whether any was looked at, so that its row may say something else now.
+
+    Raises:
+        ConfigError, LocalIOError: the policy's roots, or the state.
+    """
+    messages = []
+    looked = False
+    proven = frozenset() if insist else verifier.proven()
+    for entry in entries:
+        due = insist or (_is_due(entry) and entry.digest not in proven)
+        if entry.header is not None and due and inbox.can_fetch(entry):
+            looked = True
+            try:
+                with guarded(entry.key):
+                    messages.append((entry, inbox.fetch(entry)))
+            except InternalError as error:
+                inbox.hold_defect(entry, error)
+            except (RegistryError, NetworkError, ProtocolError):
+                continue
+
+    def judge(item: tuple[Entry, Message]) -> Verdict | InternalError | None:
+        try:
+            with guarded(item[0].key):
+                return verifier.verify(item[1])
+        except InternalError as error:
+            return error
+        except (RegistryError, NetworkError, ProtocolError):
+            return None
+
+    if not messages:
+        return looked
+    with workers(concurrency) as pool:
+        verdicts = list(pool.map(judge, messages))
+    with inbox.batch():
+        for (entry, message), verdict in zip(messages, verdicts, strict=True):
+            if isinstance(verdict, Withheld):
+                set_withheld(inbox, message, verdict)
+            elif isinstance(verdict, InternalError):
+                inbox.hold_defect(entry, verdict)
+    return looked
+
+
+def set_withheld(inbox: Inbox, message: Message, verdict: Withheld) -> None:
+    """Write to the message's row why it is withheld."""
+    reason = "; ".join(line.strip() for line in str(verdict.error).splitlines())
+    if verdict.refused and not verdict.more:
+        inbox.refuse(message.digest, verdict.kind, reason)
+    else:
+        inbox.hold(
+            message.digest,
+            verdict.kind,
+            reason,
+            curable=verdict.curable or verdict.more,
+            at_once=verdict.more,
+        )
+
+
+def _is_due(entry: Entry) -> bool:
+    return entry.state == "new" or (entry.reason_kind in POLICY_KINDS and entry.retried)

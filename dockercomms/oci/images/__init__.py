@@ -1,0 +1,1 @@
+"""Manifests with what they refer to: copied, pulled, inspected, selected."""

@@ -1,0 +1,307 @@
+"""One object at a time: look it up, make sure of a blob, copy a blob, take its bytes.
+
+What is there already is not sent again, and nothing is sent that was not read and checked.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import Literal
+
+from dockercomms.errors import AuthError, NotFoundError, ProtocolError, SizeMismatch, UsageError
+from dockercomms.oci.client import BLOB_SIZE_WORTH_HEAD, direct
+from dockercomms.oci.images.stream import BlobOpener, SourceError
+from dockercomms.oci.interface import BlobReader, BlobSource, ProgressHook, Reader, read_all
+from dockercomms.oci.model import MANIFEST_MEDIA_TYPES, MEDIA_TYPE_OCTET_STREAM, Descriptor, Digest
+from dockercomms.oci.remote.read import BytesReader
+from dockercomms.oci.stores import Location, same_store
+
+Kind = Literal["manifest", "blob"]
+
+FAILURES_ENOUGH = 4
+"""After so many failures without a success, mounting and looking for small blobs is given up."""
+
+
+def lookup(
+    location: Location,
+    *,
+    kind: Kind = "manifest",
+    head: bool = False,
+    denied: Literal["missing", "raise"] = "missing",
+) -> BlobReader | None:
+    """Return a reader of what is at `location`, None if nothing is.
+
+    Args:
+        location: Its digest, else its tag, else `latest`; for a blob its digest.
+        kind: What is looked for.
+        head: Ask for the descriptor only: the reader's content is empty, whatever its size says.
+        denied: Whether a refusal (401, 403) counts as absence. Some registries refuse what is not
+            there, so that nobody learns what is.
+
+    Raises:
+        UsageError: `kind` is neither, or a blob without a digest.
+        AuthError: refused, and `denied` is "raise".
+    """
+    if kind not in {"manifest", "blob"}:
+        raise UsageError(f"{location}: not a kind of object: {kind!r:.100}")
+    try:
+        return _head(location, kind) if head else _get(location, kind)
+    except NotFoundError:
+        return None
+    except AuthError:
+        if denied == "raise":
+            raise
+        return None
+
+
+def fetch_bytes(source: Location, descriptor: Descriptor, *, limit: int) -> bytes:
+    """Return the whole content of `descriptor`, checked against its size and digest.
+
+    Out of the descriptor's own `data` where that is there.
+
+    Args:
+        source: The repository, in any store.
+        descriptor: A manifest or a blob, told apart by the media type.
+        limit: The most bytes to hold in memory.
+
+    Raises:
+        ProtocolError: `descriptor` says more than `limit`.
+        IntegrityError: other content, or another size.
+        NotFoundError: not there.
+    """
+    if descriptor.size > limit:
+        raise ProtocolError(f"{descriptor.digest}: {descriptor.size} bytes; at most {limit}")
+    data = descriptor.inline()
+    if data is not None:
+        return data
+    registry, repository, digest = source.registry, source.repository, descriptor.digest
+    if descriptor.media_type in MANIFEST_MEDIA_TYPES:
+        reader = registry.get_manifest(repository, digest)
+    else:
+        reader = registry.get_blob(repository, digest, size=descriptor.size)
+    data, stored = read_all(reader, limit)
+    if stored.size != descriptor.size:
+        raise SizeMismatch(f"{digest}: {descriptor.size} bytes expected, {stored.size} stored")
+    return data
+
+
+def ensure_blob(
+    target: Location, size: int, source: BlobSource, *, progress: ProgressHook | None = None
+) -> Descriptor:
+    """Make sure that the blob `target` is there, and return its descriptor.
+
+    Above 65,535 bytes it is looked for first, and `source` is not opened if it is there; smaller
+    ones cost as much to look for as to send.
+
+    Args:
+        target: With the blob's digest.
+        size: The blob's size in bytes.
+        source: Opens the content, which is checked while it is sent.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: no digest, or a tag.
+        IntegrityError: `source` is not what `target` and `size` say.
+    """
+    target.refuse_tag()
+    digest = target.blob_digest()
+    descriptor = Descriptor(media_type=MEDIA_TYPE_OCTET_STREAM, digest=digest, size=size)
+    if size > BLOB_SIZE_WORTH_HEAD and has_blob(target, descriptor):
+        if progress is not None:
+            progress(size, size)
+        return descriptor
+    return target.registry.push_blob(target.repository, descriptor, source, progress=progress)
+
+
+def copy_blob(
+    source: Location, target: Location, *, progress: ProgressHook | None = None
+) -> Descriptor:
+    """Copy one blob, and return its descriptor.
+
+    Within a registry it is mounted without being moved. Between two, or where the registry does
+    not mount, it is looked for at the target, and sent while it is read if it is not there.
+
+    Args:
+        source: With the blob's digest.
+        target: With no digest or the same.
+        progress: Told how far it is.
+
+    Raises:
+        UsageError: no digest at the source, another one at the target, or a tag.
+        BlobUnknown, NameUnknown: not at the source.
+        IntegrityError: the source's content is other than its digest says.
+    """
+    source.refuse_tag()
+    target.refuse_tag()
+    digest = source.blob_digest()
+    if target.digest not in {None, digest}:
+        raise UsageError(f"{target}: another digest than {source}")
+    return BlobCopy(source.registry, source.repository, target).run(digest, progress=progress)
+
+
+class Luck:
+    """Whether something that a registry may never do was worth trying. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._good = False
+        self._failures = 0
+
+    def lasts(self) -> bool:
+        """Return whether to try again: it has worked once, or not failed often."""
+        with self._lock:
+            return self._good or self._failures < FAILURES_ENOUGH
+
+    def note(self, *, good: bool) -> None:
+        """Remember how it went."""
+        with self._lock:
+            self._good = self._good or good
+            self._failures += not good
+
+
+class TargetLuck:
+    """What a target was seen to do for a copy, so that it is not asked in vain."""
+
+    def __init__(self) -> None:
+        self.mounts = Luck()
+        self.finds = Luck()
+        self.sent = 0
+        """Blobs whose bytes went to the target."""
+        self.sent_bytes = 0
+        self._lock = threading.Lock()
+
+    def note_sent(self, size: int) -> None:
+        """Count a blob that was sent."""
+        with self._lock:
+            self.sent += 1
+            self.sent_bytes += size
+
+    def worth_asking(self, size: int | None) -> bool:
+        """Return whether to ask the target for a blob of `size` bytes (None: not known).
+
+        Large ones are always worth a question. In a new repository, a hundred questions for small
+        ones are a quarter of all requests.
+        """
+        return size is None or size > BLOB_SIZE_WORTH_HEAD or self.finds.lasts()
+
+
+class BlobCopy:
+    """Copies blobs from one repository to another. Safe for several threads.
+
+    Args:
+        reader: The store they are read from.
+        repository: The repository there.
+        target: The repository they go to; its tag and digest do not matter.
+        luck: What the target was seen to do, shared by all copies to it.
+        stop: Set to have copies that are on their way end with `StoppedError`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        repository: str,
+        target: Location,
+        *,
+        luck: TargetLuck | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._reader = reader
+        self._repository = repository
+        self._target = target
+        self._luck = luck or TargetLuck()
+        self._stop = stop
+
+    def run(
+        self,
+        digest: Digest,
+        *,
+        known: Descriptor | None = None,
+        progress: ProgressHook | None = None,
+    ) -> Descriptor:
+        """Copy the blob `digest`; `known` is its descriptor where a manifest says it."""
+        done = self._mount(digest) or self._find(digest, known)
+        if done is None:
+            done = self._stream(digest, known, progress)
+            self._luck.note_sent(done.size)
+            return done
+        if progress is not None:
+            progress(done.size, done.size)
+        return done
+
+    def _mount(self, digest: Digest) -> Descriptor | None:
+        """Return the mounted blob, None if it cannot be mounted."""
+        registry, repository = self._target.registry, self._target.repository
+        if not same_store(self._reader, registry) or not self._luck.mounts.lasts():
+            return None
+        try:
+            done = registry.mount_blob(repository, digest, source=self._repository)
+        except AuthError:
+            done = None  # the target's login may not read the source, but the source's may
+        self._luck.mounts.note(good=done is not None)
+        return done
+
+    def _find(self, digest: Digest, known: Descriptor | None) -> Descriptor | None:
+        """Return what the target has already, None if it has nothing or was not asked."""
+        if not self._luck.worth_asking(None if known is None else known.size):
+            return None
+        done = _found(self._target, digest, known)
+        self._luck.finds.note(good=done is not None)
+        return done
+
+    def _stream(
+        self, digest: Digest, known: Descriptor | None, progress: ProgressHook | None
+    ) -> Descriptor:
+        registry, repository = self._target.registry, self._target.repository
+        data = None if known is None else known.inline()
+        if known is not None and data is not None:
+            bare = known.bare()
+            return registry.push_blob(repository, bare, lambda: io.BytesIO(data), progress=progress)
+        opener = BlobOpener(
+            self._reader,
+            self._repository,
+            digest,
+            size=None if known is None else known.size,
+            stop=self._stop,
+        )
+        try:
+            return registry.push_blob(repository, opener.descriptor, opener, progress=progress)
+        except SourceError as failed:
+            raise failed.error from None
+        finally:
+            opener.close()
+
+
+def has_blob(target: Location, descriptor: Descriptor) -> bool:
+    """Return whether the blob is in the target's repository, with this size."""
+    return _found(target, descriptor.digest, descriptor) is not None
+
+
+def _found(target: Location, digest: Digest, known: Descriptor | None) -> Descriptor | None:
+    """Return the descriptor of what is at the target; None if nothing, or of another size."""
+    try:
+        found = direct(target.registry).resolve_blob(target.repository, digest)
+    except NotFoundError:
+        return None
+    return found if known is None or known.size == found.size else None
+
+
+def _get(location: Location, kind: Kind) -> BlobReader:
+    registry, repository = location.registry, location.repository
+    if kind == "blob":
+        return registry.get_blob(repository, location.blob_digest())
+    if location.digest is not None:
+        return registry.get_manifest(repository, location.digest)
+    return registry.get_tag(repository, location.tag_or_latest)
+
+
+def _head(location: Location, kind: Kind) -> BlobReader:
+    """Return a reader of nothing, for its descriptor."""
+    registry, repository = location.registry, location.repository
+    if kind == "blob":
+        found = registry.resolve_blob(repository, location.blob_digest())
+    elif location.digest is not None:
+        found = registry.resolve_manifest(repository, location.digest)
+    else:
+        found = registry.resolve_tag(repository, location.tag_or_latest)
+    return BytesReader(b"", found)

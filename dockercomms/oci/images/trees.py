@@ -1,0 +1,289 @@
+"""What a copy of a manifest has to move: a plan, made before anything is written.
+
+A manifest is the top of a tree: an index has manifests, those have a config and layers. Wanted
+referrers (signatures, receipts) are trees beside it, with referrers of their own. Reading it all
+first shows how much there is to move, and finds what is missing before the target is touched.
+
+1. Level by level: what is at the target already is not looked into; the rest is read and checked.
+2. What referrers name as their subject is believed only from their own content.
+
+Sources: image-spec v1.1.1, image-index.md; distribution-spec v1.1.1, "Listing Referrers".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import field
+
+from dockercomms.errors import LimitError, ManifestUnknown, NotFoundError, ProtocolError
+from dockercomms.oci.client import direct
+from dockercomms.oci.content import ManifestFacts, read_facts
+from dockercomms.oci.images.select import (
+    IMAGE_MEDIA_TYPES,
+    MAX_INDEX_DEPTH,
+    ManifestContent,
+    get_content,
+)
+from dockercomms.oci.interface import readable
+from dockercomms.oci.model import MANIFEST_MEDIA_TYPES, Descriptor, Digest, parse_children
+from dockercomms.oci.stores import Location
+from dockercomms.platforms.records import dataclass
+
+MAX_TREE_MANIFESTS = 10_000
+"""Manifests of one copy: an index of 20 platforms has 40, a message with all its receipts fewer."""
+
+MAX_TREE_BYTES = 256 * 2**20
+"""All manifests of one copy, which are in memory together."""
+
+Sources = Mapping[str, Location]
+"""Where to take the child with a digest from; under "" for all that are not named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One manifest of the plan."""
+
+    content: ManifestContent
+    origin: Location
+    """Where it and its blobs are taken from."""
+    present: bool
+    """Whether the target has it, by digest."""
+    blobs: tuple[Descriptor, ...] = ()
+    """What has to be there before it is."""
+    needs: tuple[Digest, ...] = ()
+    """The manifests that have to be there before it is: its children, and its subject."""
+    subject: Digest | None = None
+    """What it refers to, if it was found as a referrer."""
+    facts: ManifestFacts | None = field(default=None, hash=False)
+    """What the referrers API would say about it, for a referrer."""
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's digest."""
+        return self.content.descriptor.digest
+
+
+@dataclass(slots=True)
+class Plan:
+    """The manifests and blobs of one copy."""
+
+    nodes: dict[Digest, Node] = field(default_factory=dict)
+    """What was read, the top first."""
+    blobs: dict[Digest, tuple[Descriptor, Location]] = field(default_factory=dict)
+    """Each blob once, with where to take it from."""
+
+    def waves(self) -> Iterator[tuple[Node, ...]]:
+        """Yield the manifests that are not at the target, each wave after all that it needs."""
+        heights: dict[Digest, int] = {}
+
+        def height(digest: Digest) -> int:
+            node = self.nodes.get(digest)
+            if node is None or node.present:
+                return 0
+            if digest not in heights:
+                # A digest cannot be in its own content, so this ends
+                heights[digest] = 1 + max(map(height, node.needs), default=0)
+            return heights[digest]
+
+        for digest in self.nodes:
+            height(digest)
+        for level in range(1, max(heights.values(), default=0) + 1):
+            yield tuple(self.nodes[digest] for digest, at in heights.items() if at == level)
+
+    def referrers(self) -> dict[Digest, list[Node]]:
+        """Return the referrers of each subject."""
+        found: dict[Digest, list[Node]] = {}
+        for node in self.nodes.values():
+            if node.subject is not None:
+                found.setdefault(node.subject, []).append(node)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A manifest that is to be looked at."""
+
+    descriptor: Descriptor
+    origin: Location
+    depth: int = 0
+    subject: Digest | None = None
+    top: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether its content is of no use if the target has it and it is no index."""
+        return not self.top and self.subject is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Visited:
+    """What looking at it found."""
+
+    node: Node | None = None
+    loose_blob: tuple[Descriptor, Location] | None = None
+    """An index's entry that is no manifest."""
+    wanted: tuple[_Wanted, ...] = ()
+
+
+class Planner:
+    """Reads trees at their sources and compares them with a target. Used once, by one thread.
+
+    Args:
+        target: The repository that all is to go to.
+        origin: Where a child comes from that `sources` says nothing about.
+        sources: Where single children come from.
+        referrers: Whether what refers to the manifests is wanted as well.
+        executor: What asks several questions at once.
+        max_manifests: How many manifests are looked at.
+        max_bytes: How many bytes of them are kept.
+
+    Raises (from `plan` and `plan_children`):
+        LimitError: there is more.
+        ProtocolError: not manifests, or too many within or behind one another.
+        ManifestUnknown: a child is missing at its source.
+    """
+
+    def __init__(
+        self,
+        target: Location,
+        origin: Location,
+        sources: Sources | None,
+        *,
+        referrers: bool,
+        executor: Executor,
+        max_manifests: int = MAX_TREE_MANIFESTS,
+        max_bytes: int = MAX_TREE_BYTES,
+    ) -> None:
+        self._target = target
+        self._origin = origin
+        self._sources = sources or {}
+        self._referrers = referrers
+        self._executor = executor
+        self._max_manifests = max_manifests
+        self._max_bytes = max_bytes
+        self._plan = Plan()
+        self._bytes = 0
+
+    def plan(self, top: Descriptor) -> Plan:
+        """Return the plan for the manifest `top`, which is read even if the target has it."""
+        return self._walk([_Wanted(top, self._origin, top=True)])
+
+    def plan_children(self, children: tuple[Descriptor, ...]) -> Plan:
+        """Return the plan for the manifests `children` of one index."""
+        return self._walk([self._child(child, self._origin, 1) for child in children])
+
+    def source_of(self, digest: str, parent: Location) -> Location:
+        """Return where the child `digest` comes from, of a manifest that came from `parent`."""
+        return self._sources.get(digest) or self._sources.get("") or parent
+
+    def _walk(self, wanted: list[_Wanted]) -> Plan:
+        """Look at `wanted` and all that it leads to, each manifest once."""
+        seen: set[Digest] = set()
+        while wanted:
+            level = []
+            for item in wanted:
+                if item.descriptor.digest not in seen:
+                    seen.add(item.descriptor.digest)
+                    level.append(item)
+            if len(seen) > self._max_manifests:
+                raise LimitError(f"{self._origin}: more than {self._max_manifests} manifests")
+            wanted = []
+            for visited in self._executor.map(self._visit, level):
+                self._take(visited)
+                wanted.extend(visited.wanted)
+        return self._plan
+
+    def _take(self, visited: _Visited) -> None:
+        if visited.loose_blob is not None:
+            descriptor, origin = visited.loose_blob
+            self._plan.blobs.setdefault(descriptor.digest, (descriptor, origin))
+        node = visited.node
+        if node is None:
+            return
+        self._bytes += len(node.content.data)
+        if self._bytes > self._max_bytes:
+            raise LimitError(f"{self._origin}: more than {self._max_bytes} bytes of manifests")
+        self._plan.nodes[node.digest] = node
+        for blob in node.blobs:
+            self._plan.blobs.setdefault(
+                blob.digest, (blob, self.source_of(blob.digest, node.origin))
+            )
+
+    def _visit(self, wanted: _Wanted) -> _Visited:
+        """Look at one manifest; called by several threads at once."""
+        digest, origin = wanted.descriptor.digest, wanted.origin
+        present = has_manifest(self._target, digest)
+        if present and not wanted.top and not self._referrers:
+            return _Visited()
+        if present and wanted.descriptor.media_type in IMAGE_MEDIA_TYPES and wanted.plain:
+            return _Visited(wanted=self._referring(wanted))
+        try:
+            content = get_content(origin.registry, origin.repository, wanted.descriptor)
+        except ManifestUnknown:
+            if wanted.subject is not None:
+                return _Visited()  # listed, but deleted since
+            if wanted.descriptor.media_type in MANIFEST_MEDIA_TYPES:
+                raise
+            # BuildKit's caches list blobs in an index
+            return _Visited(loose_blob=(wanted.descriptor, origin))
+        node = self._node(wanted, content, present=present)
+        if node is None:
+            return _Visited()
+        return _Visited(node, wanted=(*self._children(wanted, node), *self._referring(wanted)))
+
+    def _node(self, wanted: _Wanted, content: ManifestContent, *, present: bool) -> Node | None:
+        """Return the node, None for a referrer that does not refer to its subject."""
+        facts = None
+        if wanted.subject is not None:
+            facts = read_facts(content.data, wanted.descriptor.digest)
+            if facts.subject != wanted.subject:
+                return None
+        children = parse_children(content.data, where=content.descriptor.digest)
+        needs = [child.digest for child in children.manifests]
+        if wanted.subject is not None:
+            needs.append(wanted.subject)
+        return Node(
+            content,
+            wanted.origin,
+            present=present,
+            blobs=() if present else children.blobs,
+            needs=tuple(needs),
+            subject=wanted.subject,
+            facts=facts,
+        )
+
+    def _children(self, wanted: _Wanted, node: Node) -> tuple[_Wanted, ...]:
+        if node.present and not self._referrers:
+            return ()
+        children = parse_children(node.content.data).manifests
+        return tuple(self._child(child, wanted.origin, wanted.depth + 1) for child in children)
+
+    def _child(self, child: Descriptor, parent: Location, depth: int) -> _Wanted:
+        if depth > MAX_INDEX_DEPTH:
+            raise ProtocolError(
+                f"{child.digest}: more than {MAX_INDEX_DEPTH} manifests within one another"
+            )
+        return _Wanted(child, self.source_of(child.digest, parent), depth)
+
+    def _referring(self, wanted: _Wanted) -> tuple[_Wanted, ...]:
+        """Return what refers to a manifest, at the place that the manifest comes from."""
+        if not self._referrers:
+            return ()
+        origin, digest = wanted.origin, wanted.descriptor.digest
+        found = tuple(
+            _Wanted(entry, origin, wanted.depth + 1, subject=digest)
+            for entry in readable(origin.registry.referrers(origin.repository, digest))
+        )
+        if found and wanted.depth >= MAX_INDEX_DEPTH:
+            raise ProtocolError(f"{digest}: more than {MAX_INDEX_DEPTH} referrers of one another")
+        return found
+
+
+def has_manifest(target: Location, digest: Digest) -> bool:
+    """Return whether the target's repository has the manifest."""
+    try:
+        direct(target.registry).resolve_manifest(target.repository, digest)
+    except NotFoundError:
+        return False
+    return True

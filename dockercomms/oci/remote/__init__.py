@@ -1,0 +1,1 @@
+"""The registry interface over HTTP."""

@@ -1,0 +1,222 @@
+"""How slowly a registry may answer: a least pace for bodies, a limit for heads.
+
+A limit on silence alone lets one byte a second hold a receive for ever. So a body that is slower
+than `LEAST_BYTES_PER_SECOND` for `PACE_SECONDS` ends with an error, and so does a head that takes
+longer than `HEAD_SECONDS` from its first byte to its last.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import io
+import time
+from collections.abc import Callable
+from dataclasses import field
+from typing import TYPE_CHECKING, Any
+
+from dockercomms.oci.remote.exchange import LEAST_BYTES_PER_SECOND
+from dockercomms.platforms.records import dataclass
+
+if TYPE_CHECKING:
+    import socket
+
+PACE_SECONDS = 60.0
+"""So long a body may be slower on average; a silence that `--timeout` allows may be longer."""
+
+HEAD_SECONDS = 30.0
+"""All heads of one answer, each from its first byte to its last; silence before it is another
+matter, since a registry may have much to do."""
+
+MAX_INFORMATIONAL = 8
+"""Answers of the kind 1xx before the one that counts; servers send one or two."""
+
+MAX_TRAILERS = 100
+MAX_LINE_BYTES = 65536
+FREE_CHUNKS = 4096
+LEAST_CHUNK_BYTES = 128
+"""The least size of a body's chunks on average, but for the first: chunks of one byte take thirty
+times the memory of their body, and minutes."""
+SEND_BYTES = 2**18
+"""How much is sent between two looks at the pace."""
+
+
+class SlowAnswer(OSError):
+    """An answer comes too slowly, or a body is taken too slowly."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.ETIMEDOUT, text)
+
+
+class TooManyInformational(http.client.HTTPException):
+    """More than `MAX_INFORMATIONAL` answers of the kind 1xx."""
+
+
+class TinyChunks(http.client.HTTPException):
+    """The chunks of a body are smaller than `LEAST_CHUNK_BYTES` on average."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long one session waits."""
+
+    timeout: float
+    """Seconds that the other side may be silent, or take nothing."""
+    monotonic: Callable[[], float] = time.monotonic
+
+    @property
+    def window(self) -> float:
+        """Seconds over which the pace of a body is taken."""
+        return max(PACE_SECONDS, self.timeout)
+
+
+@dataclass(slots=True)
+class Pace:
+    """The pace of one body. Only the time spent waiting for the other side counts."""
+
+    patience: Patience
+    _seconds: float = field(default=0.0, init=False)
+    _bytes: int = field(default=0, init=False)
+
+    def note(self, count: int, seconds: float) -> None:
+        """Note that `count` bytes took so long.
+
+        Raises:
+            SlowAnswer: too few bytes came in the time of the window.
+        """
+        self._bytes += count
+        self._seconds += seconds
+        if self._seconds < self.patience.window:
+            return
+        if self._bytes < LEAST_BYTES_PER_SECOND * self._seconds:
+            raise SlowAnswer(f"{self._bytes} bytes in {self._seconds:.0f} s are too slow")
+        self._seconds, self._bytes = 0.0, 0
+
+
+class PacedStream(io.RawIOBase):
+    """The bytes of one answer from a socket: first its heads, then its body."""
+
+    def __init__(self, sock: socket.socket, patience: Patience) -> None:
+        super().__init__()
+        self._raw: Any = sock.makefile("rb", buffering=0)
+        self._sock = sock
+        self._patience = patience
+        self._pace = Pace(patience)
+        self._in_head = True
+        self._head_begun = False
+        self._head_seconds = 0.0
+
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - as a socket's
+        """Return the buffered stream; `http.client` asks a socket for it."""
+        return io.BufferedReader(self)
+
+    def next_head(self) -> None:
+        """Expect a head; silence before it is bounded by the time limit alone."""
+        self._head_begun = False
+
+    def end_head(self) -> None:
+        """Expect the body."""
+        self._in_head = False
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill `buffer` as far as bytes come at once, 0 at the end.
+
+        Raises:
+            SlowAnswer: the other side is too slow.
+            TimeoutError: it is silent.
+        """
+        if self._in_head:
+            return self._read_head(buffer)
+        started = self._patience.monotonic()
+        count: int = self._raw.readinto(buffer)
+        self._pace.note(count, self._patience.monotonic() - started)
+        return count
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._raw.close()
+        super().close()
+
+    def _read_head(self, buffer: Any) -> int:
+        count: int
+        if not self._head_begun:
+            count = self._raw.readinto(buffer)
+            self._head_begun = True
+            return count
+        left = HEAD_SECONDS - self._head_seconds
+        text = f"a head of more than {HEAD_SECONDS:.0f} s is too slow"
+        if left <= 0:
+            raise SlowAnswer(text)
+        timeout = self._patience.timeout
+        started = self._patience.monotonic()
+        self._sock.settimeout(min(timeout, left))
+        try:
+            count = self._raw.readinto(buffer)
+        except TimeoutError as error:
+            raise (SlowAnswer(text) if left < timeout else error) from error
+        finally:
+            self._sock.settimeout(timeout)
+        self._head_seconds += self._patience.monotonic() - started
+        return count
+
+
+class PacedResponse(http.client.HTTPResponse):
+    """An answer that is read at no less than the least pace, with few heads and trailers."""
+
+    def __init__(self, sock: socket.socket, patience: Patience, **options: Any) -> None:
+        self._stream = PacedStream(sock, patience)
+        self._heads = 0
+        self._chunks, self._chunk_bytes = 0, 0
+        super().__init__(self._stream, **options)  # type: ignore[arg-type] # asked for its file only
+
+    def begin(self) -> None:
+        """Read the heads."""
+        super().begin()
+        self._stream.end_head()
+
+    def _read_status(self) -> tuple[str, int, str]:
+        self._heads += 1
+        if self._heads > MAX_INFORMATIONAL + 1:
+            raise TooManyInformational(f"more than {MAX_INFORMATIONAL} informational answers")
+        self._stream.next_head()
+        line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc] # not in its types
+        return line
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc] # not in its types
+        if size < 0:
+            raise http.client.IncompleteRead(b"")
+        self._chunks += 1
+        self._chunk_bytes += size
+        if self._chunks > FREE_CHUNKS and self._chunk_bytes < self._chunks * LEAST_CHUNK_BYTES:
+            raise TinyChunks(f"{self._chunks} chunks for {self._chunk_bytes} bytes")
+        return size
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(MAX_TRAILERS):
+            line = self.fp.readline(MAX_LINE_BYTES + 1)
+            if len(line) > MAX_LINE_BYTES:
+                raise http.client.LineTooLong("trailer line")
+            if line in {b"\r\n", b"\n", b""}:
+                return
+        raise http.client.HTTPException(f"more than {MAX_TRAILERS} trailers")
+
+
+def send_paced(sock: socket.socket, piece: bytes | memoryview, pace: Pace) -> None:
+    """Send all of `piece`.
+
+    Raises:
+        SlowAnswer: the other side takes it too slowly.
+        TimeoutError: it takes nothing.
+    """
+    monotonic = pace.patience.monotonic
+    view = memoryview(piece)
+    for start in range(0, len(view), SEND_BYTES):
+        part = view[start : start + SEND_BYTES]
+        started = monotonic()
+        sock.sendall(part)
+        pace.note(len(part), monotonic() - started)

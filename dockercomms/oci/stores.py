@@ -1,0 +1,388 @@
+"""From a repository, or an object in it, as people write it to a store that is ready to be used.
+
+Where an object is: a store, a repository in it, and a tag or digest.
+
+A `Reference` says it in words; a `Location` also holds the store that is spoken to, so that the
+functions of `oci.copy` work between registries, layouts and memory in any combination. The store
+has to be open as long as the location is used, and is closed by whoever made it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dockercomms.errors import DigestMismatch, UsageError
+from dockercomms.oci.interface import Reader, Registry
+from dockercomms.oci.layout.registry import LayoutRegistry
+from dockercomms.oci.model import Digest
+from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
+from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.platforms.arguments import check_fields
+from dockercomms.platforms.clock import Clock, SystemClock
+from dockercomms.platforms.files import base_folder, expand_home
+from dockercomms.platforms.records import dataclass
+
+if TYPE_CHECKING:
+    from dockercomms.oci.auth.credentials import Credentials
+    from dockercomms.oci.remote.retry import RateLimiter, RetryHook, RetryPolicy
+    from dockercomms.oci.remote.session import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A repository in a store, or with a tag, a digest or both an object in it."""
+
+    registry: Registry
+    repository: str
+    """Its name; a store of one repository, such as a layout, ignores it."""
+    _: KW_ONLY
+    tag: str | None = None
+    digest: Digest | None = None
+
+    def __post_init__(self) -> None:
+        if self.tag is not None and not is_valid_tag(self.tag):
+            raise UsageError(f"not a tag: {self.tag!r:.200}")
+        if self.digest is not None and not is_valid_digest(self.digest):
+            raise UsageError(f"not a digest: {self.digest!r:.200}")
+
+    @classmethod
+    def of(cls, registry: Registry, reference: Reference) -> Location:
+        """Return where `reference` is in `registry`, whose host is not compared with it."""
+        return cls(registry, reference.repository, tag=reference.tag, digest=reference.digest)
+
+    @property
+    def tag_or_latest(self) -> str:
+        """The tag, `latest` where there is none."""
+        return self.tag or "latest"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tag, if there is one, as `Writer.push_manifest` takes it."""
+        return () if self.tag is None else (self.tag,)
+
+    def at(self, digest: Digest) -> Location:
+        """Return the object with `digest` in the same repository, without a tag."""
+        return replace(self, tag=None, digest=digest)
+
+    def __str__(self) -> str:
+        """Return the place as a reference says it; the host is there for a registry over HTTP."""
+        endpoint = _endpoint_of(self.registry)
+        host = "" if endpoint is None else f"{endpoint.host}/"
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{host}{self.repository}{tag}{f'@{self.digest}' if self.digest else ''}"
+
+    def blob_digest(self) -> Digest:
+        """Return the digest of what can only be named by one.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.digest is None:
+            raise UsageError(f"{self}: a blob's digest is missing")
+        return self.digest
+
+    def refuse_tag(self) -> None:
+        """Refuse a tag, which blobs do not have.
+
+        Raises:
+            UsageError: there is one.
+        """
+        if self.tag is not None:
+            raise UsageError(f"{self}: blobs have no tags")
+
+    def refuse_other(self, digest: Digest) -> None:
+        """Refuse content that is not what this location names.
+
+        Raises:
+            DigestMismatch: it names another digest.
+        """
+        if self.digest is not None and self.digest != digest:
+            raise DigestMismatch(f"{self}: the content is {digest}")
+
+
+def same_store(one: Reader, other: Reader) -> bool:
+    """Return whether both are one registry, in which a blob can be mounted without moving it."""
+    if one is other:
+        return True
+    endpoint, far = _endpoint_of(one), _endpoint_of(other)
+    return endpoint is not None and far is not None and endpoint.base_url == far.base_url
+
+
+def _endpoint_of(registry: Reader) -> Endpoint | None:
+    from dockercomms.oci.remote.registry import HTTPRegistry  # noqa: PLC0415 - a layout needs none
+
+    return registry.endpoint if isinstance(registry, HTTPRegistry) else None
+
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+"""How long a registry may be silent: some collect garbage for half a minute."""
+
+LAYOUT_REPOSITORY = "mailbox"
+"""What a layout's one repository is called; layouts themselves do not care."""
+
+_LAYOUT_PREFIXES = ("oci-layout:", "ocidir://", "oci:")
+_ARCHIVE_PREFIX = "oci-archive:"
+_REGISTRY_PREFIX = "oci://"
+_DIGESTS = ("sha256:", "sha384:", "sha512:")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?://|.*archive)|docker-archive:", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionSettings:
+    """How to reach a registry; a folder needs none of it."""
+
+    plain_http: bool | None = None
+    """None: only on this machine's loopback."""
+    insecure: bool = False
+    """Do not verify the registry's certificate."""
+    ca_file: str | None = None
+    authfile: str | None = None
+    """The one file of logins to read, instead of those of docker and podman."""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+    """Seconds without a byte after which a request has failed."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a repository is, a folder or a registry's host and the name in it; and what of it."""
+
+    repo: str
+    """The one way to write the repository; what the state knows it by."""
+    repository: str
+    folder: Path | None = None
+    """Of a layout; of an archive that is the file."""
+    is_archive: bool = False
+    host: str = ""
+    tag: str | None = None
+    digest: Digest | None = None
+
+    def __str__(self) -> str:
+        """Return the one way to write the repository or the object in it."""
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.repo}{tag}{f'@{self.digest}' if self.digest else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A repository that is ready to be used."""
+
+    registry: Registry
+    repository: str
+    repo: str
+
+
+def default_mailbox(environ: Mapping[str, str]) -> Path:
+    """Return the user's own mailbox folder.
+
+    Raises:
+        NoHomeError: as `platforms.base_folder`.
+    """
+    return base_folder("XDG_DATA_HOME", environ) / "dockercomms" / "mailbox"
+
+
+def parse_repo(text: str) -> Place:
+    """Return the repository written in `text`.
+
+    Args:
+        text: `host[:port]/path`, `oci://host/path`; a folder: `oci-layout:DIR`, `oci:DIR`,
+            `ocidir://DIR`; or a tar of one: `oci-archive:FILE`.
+
+    Raises:
+        UsageError: anything else, or a tag or digest after it.
+    """
+    place = parse_place(text)
+    if place.tag is None and place.digest is None:
+        return place
+    if place.folder is None:
+        raise UsageError(f"{text!r:.300}: a tag or digest; a repository is without")
+    raise UsageError(
+        f"{text!r:.300}: a tag or digest after the folder; the whole layout is the repository"
+    )
+
+
+def parse_place(text: str, *, default_host: str | None = None) -> Place:
+    """Return the repository, or the object in a repository, that is written in `text`.
+
+    Args:
+        text: As for `parse_repo`, with `:tag`, `@digest` or both behind it. In a folder's name,
+            what follows a colon is the tag.
+        default_host: The host of a reference without one; None makes that an error.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text.startswith(_REGISTRY_PREFIX):
+        return _parse_registry(text.removeprefix(_REGISTRY_PREFIX), None)
+    if text.startswith(_ARCHIVE_PREFIX):
+        return _parse_folder(text, text.removeprefix(_ARCHIVE_PREFIX), is_archive=True)
+    for prefix in _LAYOUT_PREFIXES:
+        if text.startswith(prefix):
+            return _parse_folder(text, text.removeprefix(prefix))
+    if _SCHEME.match(text):
+        raise UsageError(
+            f"{text!r:.300}: not a kind of repository that is known here",
+            hint="write host/path, oci://host/path, oci-layout:FOLDER, or oci-archive:FILE.tar",
+        )
+    return _parse_registry(text, default_host)
+
+
+def _parse_folder(text: str, rest: str, *, is_archive: bool = False) -> Place:
+    path, digest = rest, None
+    head, at, tail = rest.rpartition("@")
+    if at and tail.startswith(_DIGESTS):  # else the sign is a part of the folder's name
+        if not is_valid_digest(tail):
+            raise UsageError(f"{text!r:.300}: not a digest after @: {tail!r:.200}")
+        path, digest = head, Digest(tail)
+    above, slash, last = path.rpartition("/")
+    name, colon, tag = last.partition(":")
+    if colon and not is_valid_tag(tag):
+        raise UsageError(f"{text!r:.300}: not a tag: {tag!r:.200}")
+    path = above + slash + name
+    if not path:
+        raise UsageError(f"{text!r:.300}: no {'file' if is_archive else 'folder'}")
+    try:
+        folder = expand_home(path).resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # a NUL, ~nobody, links in a circle
+        raise UsageError(f"{text!r:.300}: not a path: {error}") from error
+    return Place(
+        f"{_ARCHIVE_PREFIX if is_archive else _LAYOUT_PREFIXES[0]}{folder}",
+        LAYOUT_REPOSITORY,
+        folder=folder,
+        is_archive=is_archive,
+        tag=tag if colon else None,
+        digest=digest,
+    )
+
+
+def _parse_registry(reference: str, default_host: str | None) -> Place:
+    parsed = Reference.parse(reference, default_host=default_host)
+    return Place(
+        f"{parsed.host}/{parsed.repository}",
+        parsed.repository,
+        host=parsed.host,
+        tag=parsed.tag,
+        digest=parsed.digest,
+    )
+
+
+def open_store(
+    repo: str,
+    settings: ConnectionSettings | None = None,
+    *,
+    clock: Clock | None = None,
+    on_retry: RetryHook | None = None,
+    create: bool = False,
+    private: bool = False,
+) -> Store:
+    """Return the store of `repo`; nothing is asked of a registry yet.
+
+    Args:
+        repo: See `parse_repo`.
+        settings: How to reach a registry.
+        clock: Ours.
+        on_retry: Called before a request is tried again; False gives up.
+        create: Whether a folder that is missing is made by the first write.
+        private: Whether that is for this user alone.
+
+    Raises:
+        UsageError: `repo` is not one.
+        ConfigError: the file of logins is wrong.
+    """
+    place = parse_repo(repo)
+    clock = clock or SystemClock()
+    registry: Registry
+    if place.folder is not None:
+        registry = open_local(
+            place.folder, is_archive=place.is_archive, create=create, private=private, clock=clock
+        )
+    else:
+        registry = open_registry(place.host, settings, clock=clock, on_retry=on_retry)
+    return Store(registry, place.repository, place.repo)
+
+
+def open_local(
+    path: Path,
+    *,
+    is_archive: bool = False,
+    create: bool = False,
+    private: bool = False,
+    clock: Clock | None = None,
+) -> LayoutRegistry:
+    """Return the store in a layout folder, or in a tar of one.
+
+    Args:
+        path: The folder or the file.
+        is_archive: Which it is.
+        create: Whether it is made by the first write where it is missing.
+        private: Whether a folder is then made for this user alone.
+        clock: Ours.
+    """
+    if is_archive:
+        from dockercomms.oci.layout.archive import ArchiveRegistry  # noqa: PLC0415 - rarely wanted
+
+        return ArchiveRegistry(path, create=create, clock=clock)
+    return LayoutRegistry(path, create=create, private=private, clock=clock)
+
+
+def open_registry(
+    host: str,
+    settings: ConnectionSettings | None = None,
+    *,
+    retry: RetryPolicy | None = None,
+    limiter: RateLimiter | None = None,
+    clock: Clock | None = None,
+    on_retry: RetryHook | None = None,
+) -> HTTPRegistry:
+    """Return the registry at `host`; nothing is asked of it yet.
+
+    Args:
+        host: Host and perhaps port.
+        settings: How to reach it.
+        retry: The policy of single requests; None: `RetryPolicy.requests()`.
+        limiter: What its requests wait for.
+        clock: Ours.
+        on_retry: Called before a request is tried again; False gives up.
+
+    Raises:
+        UsageError: `host` is none, or a password stands without a user name.
+        ConfigError: the file of logins is wrong.
+    """
+    from dockercomms.oci.auth.credentials import DockerConfig  # noqa: PLC0415 - the same
+    from dockercomms.oci.remote.registry import HTTPRegistry  # noqa: PLC0415 - a folder needs none of this
+    from dockercomms.oci.remote.retry import RetryPolicy  # noqa: PLC0415 - the same
+
+    settings = settings or ConnectionSettings()
+    return HTTPRegistry(
+        host,
+        plain_http=settings.plain_http,
+        insecure=settings.insecure,
+        ca_file=settings.ca_file,
+        timeout=settings.timeout,
+        auth=None if settings.authfile is None else DockerConfig.load(authfile=settings.authfile),
+        credentials=_credentials(settings),
+        retry=retry or RetryPolicy.requests(),
+        limiter=limiter,
+        clock=clock or SystemClock(),
+        on_retry=on_retry,
+    )
+
+
+def _credentials(settings: ConnectionSettings) -> Credentials | None:
+    if settings.username is None:
+        if settings.password is not None:
+            raise UsageError("a password without a user name", hint="give --username")
+        return None
+    from dockercomms.oci.auth.credentials import Credentials  # noqa: PLC0415 - the same
+
+    return Credentials(
+        username=settings.username, password=settings.password or "", source="--username"
+    )

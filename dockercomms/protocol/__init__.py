@@ -1,0 +1,1 @@
+"""How a message, a receipt and their tags are written down: SPEC.md sections 1 to 5."""

@@ -1,0 +1,1 @@
+"""Messages moved from repository to repository, and removed when they have expired."""

@@ -1,0 +1,397 @@
+"""The rows of deliveries: what reached this machine, from whatever repository.
+
+Keyed by recipient and manifest digest alone, so that a message copied to another repository is not
+delivered again. Source: SPEC.md sections 7 and 8.
+
+Payloads that are on their way to disk: which file, and which chunks it holds already.
+
+The rows of a receive that was killed are what lets the next one go on. They are a claim: what is in
+the file is hashed from there before anything is believed (see `transport.pulling`).
+
+Source: SPEC.md section 8.
+
+Messages that were delivered for a command, until the command has ended.
+
+A row is made in the transaction that notes the delivery and goes in the one that stores the
+receipt, so that a crash in between is found: the command is then run again. Source: SPEC.md
+section 8.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from dockercomms.oci.model import Descriptor, Digest
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.header import KEEP_DELIVERED_SECONDS
+from dockercomms.state.database import Database, from_unix, to_unix
+
+PULL_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS pulls (
+        key TEXT PRIMARY KEY,
+        path BLOB NOT NULL,
+        started REAL NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS pull_chunks (
+        key TEXT NOT NULL,
+        chunk INTEGER NOT NULL,
+        PRIMARY KEY (key, chunk)
+    ) WITHOUT ROWID""",
+)
+
+KEEP_PULL = timedelta(hours=24)
+"""How long a file that is not whole is kept for the next run: as long as an interrupted send."""
+
+
+class PullRows:
+    """The tables above, by the key of a delivery; whoever holds its lock writes.
+
+    Nothing is waited for until it is on the disk: what a power failure takes is fetched again.
+    Every method may raise `LocalIOError` (see `Database`).
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, key: str, path: Path, *, now: datetime) -> None:
+        """Note that the payload goes into the new file `path`."""
+        with self._database.transaction(durable=False) as connection:
+            connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
+            connection.execute(
+                "INSERT OR REPLACE INTO pulls VALUES (?, ?, ?)",
+                (key, os.fsencode(path), to_unix(now)),
+            )
+
+    def path(self, key: str, *, now: datetime) -> Path | None:
+        """Return the file that an earlier run left, if it is not too old to be gone on with."""
+        row = self._database.row(
+            "SELECT path FROM pulls WHERE key = ? AND started > ?", (key, to_unix(now - KEEP_PULL))
+        )
+        return None if row is None else Path(os.fsdecode(row["path"]))
+
+    def chunks(self, key: str) -> frozenset[int]:
+        """Return the indexes of the chunks that are in the file."""
+        rows = self._database.rows("SELECT chunk FROM pull_chunks WHERE key = ?", (key,))
+        return frozenset(row["chunk"] for row in rows)
+
+    def record(self, key: str, chunk: int) -> None:
+        """Note that a chunk is in the file."""
+        with self._database.transaction(durable=False) as connection:
+            connection.execute("INSERT OR IGNORE INTO pull_chunks VALUES (?, ?)", (key, chunk))
+
+    def forget_chunks(self, key: str) -> None:
+        """Note that nothing in the file is to be believed."""
+        with self._database.transaction(durable=False) as connection:
+            connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
+
+    def forget(self, key: str) -> None:
+        """Note that there is no such file any more; asks first, as most messages never had one."""
+        if self._database.row("SELECT 1 FROM pulls WHERE key = ?", (key,)) is None:
+            return
+        with self._database.transaction(durable=False) as connection:
+            connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
+            connection.execute("DELETE FROM pulls WHERE key = ?", (key,))
+
+    def sweep(self, *, now: datetime) -> None:
+        """Forget what nobody goes on with any more; its files are leftovers from then on."""
+        old = self._database.rows(
+            "SELECT key FROM pulls WHERE started <= ?", (to_unix(now - KEEP_PULL),)
+        )
+        for row in old:
+            self.forget(row["key"])
+
+
+KEEP_AFTER_EXPIRY = timedelta(days=1)
+"""How long a delivery is remembered, at least, after the message has expired."""
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS deliveries (
+        me TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        head TEXT NOT NULL,
+        state TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        message_id TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        path BLOB,
+        payload_digest TEXT,
+        expires REAL,
+        delivered_at REAL,
+        PRIMARY KEY (me, digest)
+    )""",
+    "CREATE INDEX IF NOT EXISTS deliveries_head ON deliveries (me, head)",
+)
+"""The table of (me, verified signer, message id) is in `trust_rows`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A message that is on its way to disk, or there."""
+
+    me: str
+    digest: Digest
+    state: Literal["delivering", "delivered"]
+    repo: str
+    message_id: str
+    sender: str
+    path: Path | None
+    """Where it goes; None for a stream."""
+    payload_digest: Digest | None
+    expires: datetime | None
+    """When it may be forgotten, but for the times above; None: never."""
+    delivered_at: datetime | None
+    """When it was first delivered, also while it is delivered once more."""
+
+
+class DeliveryRows:
+    """The table above. Each method is one transaction, on disk when it returns.
+
+    Every method may raise `LocalIOError` (see `Database`).
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def batch(self) -> AbstractContextManager[object]:
+        """Return a block whose calls of these methods are one transaction.
+
+        Ask no registry inside: every other process waits for it.
+        """
+        return self._database.transaction()
+
+    def begin_delivery(
+        self,
+        me: str,
+        digest: Digest,
+        *,
+        repo: str,
+        message_id: str,
+        sender: str,
+        path: Path | None,
+        payload_digest: Digest | None,
+        expires: datetime | None,
+    ) -> None:
+        """Note that the message is about to get its final name `path`."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                """INSERT INTO deliveries VALUES (?, ?, ?, 'delivering', ?, ?, ?, ?, ?, ?, NULL)
+                    ON CONFLICT (me, digest) DO UPDATE SET state = 'delivering',
+                    repo = excluded.repo, path = excluded.path, expires = excluded.expires,
+                    payload_digest = excluded.payload_digest""",
+                (
+                    me,
+                    digest,
+                    head_of(digest),
+                    repo,
+                    storable(message_id),
+                    storable(sender),
+                    None if path is None else os.fsencode(path),
+                    payload_digest,
+                    to_unix(expires),
+                ),
+            )
+            _mirror(connection, me, digest, "delivering")
+
+    def finish_delivery(self, me: str, digest: Digest, at: datetime) -> None:
+        """Note that the message is delivered; the time of the first delivery stays."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                """UPDATE deliveries SET state = 'delivered',
+                    delivered_at = COALESCE(delivered_at, ?) WHERE me = ? AND digest = ?""",
+                (to_unix(at), me, digest),
+            )
+            _mirror(connection, me, digest, "delivered")
+
+    def forget_delivery(self, me: str, digest: Digest) -> None:
+        """Note that the delivery under way came to nothing; an earlier one stays delivered."""
+        with self._database.transaction() as connection:
+            gone = connection.execute(
+                "DELETE FROM deliveries WHERE me = ? AND digest = ? AND delivered_at IS NULL",
+                (me, digest),
+            ).rowcount
+            connection.execute(
+                "UPDATE deliveries SET state = 'delivered' WHERE me = ? AND digest = ?",
+                (me, digest),
+            )
+            if gone:
+                _mirror(connection, me, digest, "new")
+            else:
+                _mirror(connection, me, digest, "delivered", was="delivering")
+
+    def delivering(self, me: str) -> tuple[Delivery, ...]:
+        """Return the deliveries that a run began and did not finish."""
+        rows = self._database.rows(
+            "SELECT * FROM deliveries WHERE me = ? AND state = 'delivering' ORDER BY digest", (me,)
+        )
+        return tuple(_delivery(row) for row in rows)
+
+    def delivery(self, me: str, digest: Digest) -> Delivery | None:
+        """Return the delivery of a message, None if there was none."""
+        row = self._database.row(
+            "SELECT * FROM deliveries WHERE me = ? AND digest = ?", (me, digest)
+        )
+        return None if row is None else _delivery(row)
+
+    def is_taken(self, path: Path, *, but: Digest) -> bool:
+        """Return whether another message than `but` was delivered to `path` or below it."""
+        raw = os.fsencode(path)
+        below = raw + os.fsencode(os.sep)
+        row = self._database.row(
+            """SELECT 1 FROM deliveries WHERE state = 'delivered' AND digest != ?
+                AND (path = ? OR substr(path, 1, ?) = ?) LIMIT 1""",
+            (but, raw, len(below), below),
+        )
+        return row is not None
+
+    def sweep_deliveries(self, *, now: datetime) -> None:
+        """Forget deliveries of messages that expired long ago, at the earliest after 90 days."""
+        with self._database.transaction() as connection:
+            swept = connection.execute(
+                """DELETE FROM deliveries
+                    WHERE state = 'delivered' AND expires < ? AND delivered_at < ?""",
+                (
+                    to_unix(now - KEEP_AFTER_EXPIRY),
+                    to_unix(now - timedelta(seconds=KEEP_DELIVERED_SECONDS)),
+                ),
+            ).rowcount
+            if swept:
+                connection.execute(
+                    """DELETE FROM candidates WHERE state = 'delivered' AND NOT EXISTS
+                        (SELECT 1 FROM deliveries AS d
+                         WHERE d.me = candidates.me AND d.digest = candidates.digest)"""
+                )
+
+
+def head_of(digest: Digest) -> str:
+    """Return the first 16 hex digits of a digest, which a message's tag ends in."""
+    return digest.partition(":")[2][:16]
+
+
+def storable(text: str) -> str:
+    """Return `text` as SQLite takes it: a lone surrogate, which JSON can carry, is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _mirror(
+    connection: sqlite3.Connection, me: str, digest: Digest, state: str, *, was: str | None = None
+) -> None:
+    """Give the candidates of `digest`, in every repository, the state of its delivery.
+
+    So the rows that are still to be worked on are found without looking at those that are done.
+    """
+    connection.execute(
+        """UPDATE candidates SET state = ?, reason_kind = '', reason = '', next_try = NULL
+            WHERE me = ? AND digest = ? AND state != 'joined' AND state = COALESCE(?, state)""",
+        (state, me, digest, was),
+    )
+
+
+def _delivery(row: sqlite3.Row) -> Delivery:
+    return Delivery(
+        me=row["me"],
+        digest=Digest(row["digest"]),
+        state=row["state"],
+        repo=row["repo"],
+        message_id=row["message_id"],
+        sender=row["sender"],
+        path=None if row["path"] is None else Path(os.fsdecode(row["path"])),
+        payload_digest=None if row["payload_digest"] is None else Digest(row["payload_digest"]),
+        expires=from_unix(row["expires"]),
+        delivered_at=from_unix(row["delivered_at"]),
+    )
+
+
+HANDOVER_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS owed (
+        me TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        descriptor TEXT NOT NULL,
+        signer TEXT,
+        since REAL NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (me, digest)
+    ) WITHOUT ROWID""",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """A message on disk that a command has not been done with yet."""
+
+    me: str
+    digest: Digest
+    repo: str
+    descriptor: Descriptor
+    """The message's, with its annotations: all that its command and its receipt need."""
+    signer: str | None
+    """The verified name of its sender when it was delivered; None: who sent it is a claim."""
+    attempts: int
+    """How often a command was started for it."""
+
+
+class HandoverRows:
+    """The table above. Each method is one transaction, on disk when it returns.
+
+    Every method may raise `LocalIOError` (see `Database`).
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def owe(
+        self, me: str, descriptor: Descriptor, *, repo: str, signer: str | None, now: datetime
+    ) -> None:
+        """Note that a command is to be run for a message; call it with its delivery."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO owed VALUES (?, ?, ?, ?, ?, ?, 0)",
+            (
+                me,
+                descriptor.digest,
+                repo,
+                json.dumps(descriptor.to_json()),
+                None if signer is None else storable(signer),
+                to_unix(now),
+            ),
+        )
+
+    def owed(self, me: str, repo: str) -> tuple[Handover, ...]:
+        """Return what commands are still to be run for, oldest first."""
+        rows = self._database.rows(
+            "SELECT * FROM owed WHERE me = ? AND repo = ? ORDER BY since, digest",
+            (me, repo),
+        )
+        return tuple(_handover(row) for row in rows)
+
+    def begin(self, me: str, digest: Digest) -> Handover | None:
+        """Count one more attempt; None if nothing is owed (any more)."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE owed SET attempts = attempts + 1 WHERE me = ? AND digest = ?",
+                (me, digest),
+            )
+            row = connection.execute(
+                "SELECT * FROM owed WHERE me = ? AND digest = ?", (me, digest)
+            ).fetchone()
+        return None if row is None else _handover(row)
+
+    def settle(self, me: str, digest: Digest) -> None:
+        """Note that the command has ended; call it with its receipt."""
+        self._database.execute("DELETE FROM owed WHERE me = ? AND digest = ?", (me, digest))
+
+
+def _handover(row: sqlite3.Row) -> Handover:
+    return Handover(
+        me=row["me"],
+        digest=Digest(row["digest"]),
+        repo=row["repo"],
+        descriptor=Descriptor.from_json(json.loads(row["descriptor"]), "state"),
+        signer=row["signer"],
+        attempts=row["attempts"],
+    )

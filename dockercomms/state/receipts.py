@@ -1,0 +1,265 @@
+"""Receipts: those this machine writes, and those it found for what it sent.
+
+A receipt's bytes are here before anybody else can see them, so that a retry sends the same ones.
+Source: SPEC.md section 10.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import field, replace
+from datetime import date, datetime
+
+from dockercomms.oci.model import Digest
+from dockercomms.platforms.records import dataclass
+from dockercomms.protocol.tags import ReceiptStatus
+from dockercomms.state.database import Database, from_unix, to_unix
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS receipts (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        repo TEXT NOT NULL,
+        me TEXT NOT NULL,
+        message TEXT NOT NULL,
+        sender_tag TEXT NOT NULL,
+        rid TEXT NOT NULL,
+        status TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        manifest BLOB NOT NULL,
+        digest TEXT NOT NULL,
+        to_sign INTEGER NOT NULL DEFAULT 0,
+        bundle BLOB,
+        published REAL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        next_try REAL
+    )""",
+    "CREATE INDEX IF NOT EXISTS receipts_message ON receipts (repo, me, message)",
+    "CREATE INDEX IF NOT EXISTS receipts_digest ON receipts (digest)",
+    "CREATE INDEX IF NOT EXISTS receipts_pending ON receipts (repo, me, published)",
+    """CREATE TABLE IF NOT EXISTS found_receipts (
+        repo TEXT NOT NULL,
+        me TEXT NOT NULL,
+        tag TEXT NOT NULL,
+        manifest BLOB NOT NULL,
+        PRIMARY KEY (repo, me, tag)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS receipt_passes (
+        repo TEXT NOT NULL,
+        me TEXT NOT NULL,
+        day TEXT,
+        full_pass_at REAL,
+        PRIMARY KEY (repo, me)
+    ) WITHOUT ROWID""",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptRow:
+    """A receipt that this machine writes."""
+
+    repo: str
+    me: str
+    """The message's recipient."""
+    message: Digest
+    sender_tag: str
+    """The recipient tag of the message's sender, for whom the receipt is."""
+    rid: str
+    status: ReceiptStatus
+    reason: str
+    manifest: bytes = field(repr=False)
+    digest: Digest
+    to_sign: bool = False
+    """It is to be signed before anybody sees it, which changes manifest and digest."""
+    bundle: bytes | None = field(default=None, repr=False)
+    """The signature in its layer, until it is published."""
+    number: int = 0
+    """Counts up with every receipt that is stored."""
+    published: datetime | None = None
+    tries: int = 0
+    next_try: datetime | None = None
+    """When it may be tried again; None: at any time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptsProgress:
+    """How far the search for receipts in bulk got."""
+
+    day: date | None = None
+    """The registry's day at the last complete pass."""
+    full_pass_at: datetime | None = None
+    """The end of the last complete pass over all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRows:
+    """The tables above. Each method is one transaction, on disk when it returns.
+
+    Every method may raise `LocalIOError` (see `Database`).
+    """
+
+    database: Database
+
+    # --- ours ------------------------------------------------------------------------------------
+
+    def store(self, row: ReceiptRow) -> ReceiptRow:
+        """Keep a receipt that is about to be published; returns it with its number."""
+        with self.database.transaction() as connection:
+            number = connection.execute(
+                """INSERT INTO receipts
+                    (repo, me, message, sender_tag, rid, status, reason, manifest, digest, to_sign)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING number""",
+                (
+                    row.repo,
+                    row.me,
+                    row.message,
+                    row.sender_tag,
+                    row.rid,
+                    row.status,
+                    row.reason,
+                    row.manifest,
+                    row.digest,
+                    row.to_sign,
+                ),
+            ).fetchone()[0]
+        return replace(row, number=number)
+
+    def record_final(self, row: ReceiptRow) -> ReceiptRow:
+        """Keep a receipt, signed or not, as it will be published; its bytes never change again.
+
+        Returns what is kept: where another process was faster, its bytes, not these.
+        """
+        with self.database.transaction() as connection:
+            connection.execute(
+                """UPDATE receipts SET to_sign = 0, manifest = ?, digest = ?, bundle = ?
+                    WHERE number = ? AND to_sign""",
+                (row.manifest, row.digest, row.bundle, row.number),
+            )
+            kept = connection.execute(
+                "SELECT * FROM receipts WHERE number = ?", (row.number,)
+            ).fetchone()
+        return _receipt_row(kept)
+
+    def has_written(self, digest: Digest) -> bool:
+        """Return whether this machine wrote the receipt with `digest`, wherever it is now."""
+        return self.database.row("SELECT 1 FROM receipts WHERE digest = ?", (digest,)) is not None
+
+    def last(self, repo: str, me: str, message: Digest) -> ReceiptRow | None:
+        """Return what was said last about a message."""
+        row = self.database.row(
+            """SELECT * FROM receipts WHERE repo = ? AND me = ? AND message = ?
+                ORDER BY number DESC LIMIT 1""",
+            (repo, me, message),
+        )
+        return None if row is None else _receipt_row(row)
+
+    def pending(self, repo: str, me: str, *, now: datetime) -> tuple[ReceiptRow, ...]:
+        """Return the receipts that are not published yet and may be tried, oldest first."""
+        rows = self.database.rows(
+            """SELECT * FROM receipts WHERE repo = ? AND me = ? AND published IS NULL
+                AND (next_try IS NULL OR next_try <= ?) ORDER BY number""",
+            (repo, me, to_unix(now)),
+        )
+        return tuple(_receipt_row(row) for row in rows)
+
+    def record_published(self, number: int, *, now: datetime) -> None:
+        """Note that a receipt is published."""
+        self.database.execute(
+            "UPDATE receipts SET published = ?, bundle = NULL WHERE number = ?",
+            (to_unix(now), number),
+        )
+
+    def record_failed(self, number: int, *, next_try: datetime | None, counts: bool = True) -> None:
+        """Note that publishing a receipt failed, and when it may be tried again.
+
+        Args:
+            number: The receipt.
+            next_try: When; None: by the next run.
+            counts: Whether the next wait becomes longer for it.
+        """
+        self.database.execute(
+            "UPDATE receipts SET tries = tries + ?, next_try = ? WHERE number = ?",
+            (int(counts), to_unix(next_try), number),
+        )
+
+    def next_try(self, number: int) -> datetime | None:
+        """Return when a receipt that waits may be tried again; None: by the next run."""
+        row = self.database.row("SELECT next_try FROM receipts WHERE number = ?", (number,))
+        return None if row is None else from_unix(row["next_try"])
+
+    # --- those for what was sent -----------------------------------------------------------------
+
+    def progress(self, repo: str, me: str) -> ReceiptsProgress:
+        """Return how far the search in bulk got."""
+        row = self.database.row(
+            "SELECT * FROM receipt_passes WHERE repo = ? AND me = ?", (repo, me)
+        )
+        if row is None:
+            return ReceiptsProgress()
+        return ReceiptsProgress(
+            day=None if row["day"] is None else date.fromisoformat(row["day"]),
+            full_pass_at=from_unix(row["full_pass_at"]),
+        )
+
+    def set_progress(self, repo: str, me: str, progress: ReceiptsProgress) -> None:
+        """Replace how far the search in bulk got; call it after `add_found`, never before."""
+        self.database.execute(
+            "INSERT OR REPLACE INTO receipt_passes VALUES (?, ?, ?, ?)",
+            (
+                repo,
+                me,
+                None if progress.day is None else progress.day.isoformat(),
+                to_unix(progress.full_pass_at),
+            ),
+        )
+
+    def known_tags(self, repo: str, me: str) -> frozenset[str]:
+        """Return the tags whose receipts are kept here."""
+        rows = self.database.rows(
+            "SELECT tag FROM found_receipts WHERE repo = ? AND me = ?", (repo, me)
+        )
+        return frozenset(row["tag"] for row in rows)
+
+    def add_found(self, repo: str, me: str, found: Mapping[str, bytes]) -> None:
+        """Keep the manifests found under tags."""
+        with self.database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO found_receipts VALUES (?, ?, ?, ?)",
+                [(repo, me, tag, manifest) for tag, manifest in found.items()],
+            )
+
+    def drop_found(self, repo: str, me: str, tags: Iterable[str]) -> None:
+        """Forget tags that are not there any more."""
+        with self.database.transaction() as connection:
+            connection.executemany(
+                "DELETE FROM found_receipts WHERE repo = ? AND me = ? AND tag = ?",
+                [(repo, me, tag) for tag in tags],
+            )
+
+    def found(self, repo: str, me: str) -> tuple[bytes, ...]:
+        """Return the manifests found, by tag."""
+        rows = self.database.rows(
+            "SELECT manifest FROM found_receipts WHERE repo = ? AND me = ? ORDER BY tag",
+            (repo, me),
+        )
+        return tuple(row["manifest"] for row in rows)
+
+
+def _receipt_row(row: sqlite3.Row) -> ReceiptRow:
+    return ReceiptRow(
+        repo=row["repo"],
+        me=row["me"],
+        message=Digest(row["message"]),
+        sender_tag=row["sender_tag"],
+        rid=row["rid"],
+        status=row["status"],
+        reason=row["reason"],
+        manifest=row["manifest"],
+        digest=Digest(row["digest"]),
+        to_sign=bool(row["to_sign"]),
+        bundle=row["bundle"],
+        number=row["number"],
+        published=from_unix(row["published"]),
+        tries=row["tries"],
+        next_try=from_unix(row["next_try"]),
+    )
