@@ -1,7 +1,7 @@
 """Print the sizes of a package and the measures of its layout.
 
     python scripts/metrics.py dockercomms              print both
-    python scripts/metrics.py dockercomms --run        run `send` and `recv` as well
+    python scripts/metrics.py dockercomms --run        run `send`, `recv` and import-linter as well
     python scripts/metrics.py dockercomms --limits     print the sizes, exit 1 if one is too large
 
 Sizes are lines, rates are per 1,000 lines. Without `--run` only the source is read. The measures
@@ -15,6 +15,8 @@ of the layout count:
 - docstrings: those of modules, classes and functions, and the strings below fields and constants;
   "Which" and "How" count like "What" at their beginning
 - modules, files and frames: see scripts/traced.py; frames are those of `send`
+- planted bad imports: those of `PLANTED`, written into a copy of the package, that no contract of
+  pyproject.toml reports
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +79,19 @@ class Measure:
         return None
 
 
+PLANTED = (
+    ("oci.model", "oci.remote.session"),
+    ("oci.strict_json", "oci.remote.tls"),
+    ("oci.reference", "oci.auth.credentials"),
+    ("oci.memory", "oci.layout.registry"),
+    ("oci.layout.registry", "oci.remote.session"),
+    ("oci.interface", "oci.remote.session"),
+    ("oci.layout.registry", "oci.client"),
+    ("trust.policy", "transport.push"),
+    ("protocol.header", "relay.relay"),
+)
+"""Modules of the package, and modules that they may not import."""
+
 MEASURES = (
     Measure("names at the top", target=15, bar=13),
     Measure("names in any folder", target=16, bar=16),
@@ -91,6 +108,7 @@ MEASURES = (
     Measure("files whose functions run in recv", target=60),
     Measure("frames at the first POST", target=18, bar=35),
     Measure("frames at the first HEAD", target=14, bar=26),
+    Measure("planted bad imports not caught", target=0),
 )
 """Statements and lines: 18 % and 19 % fewer than the 28,400 and 54,393 of commit ab299ce."""
 
@@ -322,6 +340,39 @@ def count_run(folder: Path, *verbs: str) -> Iterator[tuple[str, float]]:
         yield f"files whose functions run in {verb}", noted["files"]
 
 
+def plant_imports(package: Path) -> Iterator[str]:
+    """Yield the imports of `PLANTED` that break no contract in a copy of the package.
+
+    Raises:
+        FileNotFoundError: a module of `PLANTED` does not exist.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / package.name
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(package.resolve().parent / "pyproject.toml", folder)
+        for importer, imported in PLANTED:
+            _source(copy, imported)
+            with _source(copy, importer).open("a", encoding="utf-8") as file:
+                file.write(f"\nimport {package.name}.{imported}\n")
+        lint = "from importlinter.cli import lint_imports_command as lint; lint()"
+        done = subprocess.run(
+            [sys.executable, "-c", lint, "--no-cache"],
+            cwd=folder, env={**os.environ, "PYTHONPATH": folder},
+            stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    alone = r"^- (\S+ -> \S+) \(l\.[^)]*\)\n(?! )"  # a line below it would make it a longer chain
+    reported = set(re.findall(alone, done.stdout, re.MULTILINE))
+    for importer, imported in PLANTED:
+        chain = f"{package.name}.{importer} -> {package.name}.{imported}"
+        if chain not in reported:
+            yield chain
+
+
+def _source(package: Path, module: str) -> Path:
+    path = package.joinpath(*module.split("."))
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).resolve(strict=True)
+
+
 def report_measures(values: Mapping[str, float]) -> Iterator[str]:
     """Yield a line for each measure of the layout that has a value."""
     for measure in MEASURES:
@@ -396,7 +447,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Print the numbers the style guide limits.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limits", action="store_true", help="print sizes, exit 1 on excess")
-    parser.add_argument("--run", action="store_true", help="run send and recv as well")
+    parser.add_argument(
+        "--run", action="store_true", help="run send, recv and import-linter as well"
+    )
     chosen = parser.parse_args(arguments)
     found = measure(chosen.folder)
     for line in report(found):
@@ -404,6 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = {} if chosen.limits else dict(count_source(chosen.folder, found))
     if chosen.run:
         values |= count_run(chosen.folder)
+        values["planted bad imports not caught"] = len(list(plant_imports(chosen.folder)))
     for line in report_measures(values):
         print(line)
     passed = list(violations(found)) if chosen.limits else []

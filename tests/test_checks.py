@@ -64,6 +64,10 @@ def test_import_contracts_are_broken_by_a_bad_import(
     assert "BROKEN" in done.stdout, done.stdout
 
 
+def test_import_contracts_report_every_planted_import() -> None:
+    assert list(metrics.plant_imports(PACKAGE)) == []
+
+
 def test_metrics_are_within_their_limits() -> None:
     assert list(metrics.violations(metrics.measure(PACKAGE))) == []
 
