@@ -93,6 +93,22 @@ def test_metrics_find_what_is_planted(tmp_path: Path, capsys: pytest.CaptureFixt
         assert complaint in said
 
 
+@pytest.mark.parametrize(
+    ("bar", "value", "said"),
+    [
+        (None, 99, None),
+        (15, 16, "at most 15"),
+        (15, 3, None),
+        (40, 39, None),
+        (40, 37, "lower its bar"),
+        (40, 3, "lower its bar"),
+    ],
+)
+def test_bar_is_passed_or_can_be_lowered(bar: int | None, value: int, said: str | None) -> None:
+    complaint = metrics.Measure("names", target=15, bar=bar).complaint(value)
+    assert (said in complaint) if said and complaint else said is complaint
+
+
 def addresses(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [ROOT / "scripts" / "check", "addresses", folder], capture_output=True, text=True
