@@ -302,6 +302,8 @@ class Verb(click.Command):
         example: Command lines for the help, without indentation.
     """
 
+    of_all_verbs: ClassVar[frozenset[str]] = COMMON
+    """Names of the parameters that every verb of the program has."""
     shared: ClassVar[frozenset[str]] = COMMON
     """Parameters that the help mentions in `shared_help` only."""
     shared_help: ClassVar[tuple[str, ...]] = _COMMON_HELP

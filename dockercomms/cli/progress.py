@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from dockercomms.cli.render import Screen
+    from dockercomms.cli.session import Session
     from dockercomms.platforms.clock import Clock
     from dockercomms.transport.journal import ProgressEvent
 
 LINE_EVERY_PERCENT = 10
 LINE_EVERY_SECONDS = 10.0
 """For streams of unknown length, which have no percents."""
+SHOWN_BYTES = 16 * 2**20
+"""Less than this is over before a bar is seen."""
+
+Hook = Callable[[int, int], None]
 
 
 class Meter(AbstractContextManager["Meter"]):
@@ -161,3 +167,24 @@ def _bar(screen: Screen) -> Progress:
         console=screen.console(screen.stderr),
         transient=True,
     )
+
+
+@contextmanager
+def metering(session: Session, label: str) -> Iterator[Hook]:
+    """Yield a hook that shows how far a transfer is, if it is one that takes a while."""
+    with meter_for(session.screen_of("text"), session.clock, label) as meter:
+        yield hook_of(meter)
+
+
+def hook_of(meter: Meter) -> Hook:
+    """Return the hook that tells `meter` of bytes done and bytes in all."""
+    from dockercomms.transport.journal import ProgressEvent
+
+    def show(done: int, total: int) -> None:
+        if total < SHOWN_BYTES:
+            return
+        meter.show(ProgressEvent(done_bytes=done, total_bytes=total, chunk=0, reused=False))
+        if done >= total:
+            meter.finish()  # the next blob begins at nothing
+
+    return show

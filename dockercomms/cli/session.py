@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dockercomms.transport.journal import Progress
     from dockercomms.trust.owner import Owner, SigningOptions, TrustOptions
     from dockercomms.trust.policy import Policy
+    from dockercomms.trust.roots import RootAge
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -141,17 +142,17 @@ class Session:
         from dataclasses import fields
 
         from dockercomms.cli.config import Settings
-        from dockercomms.cli.options import COMMON
 
+        of_all_verbs: frozenset[str] = getattr(ctx.command, "of_all_verbs", frozenset())
         self.verb = " ".join(ctx.command_path.split()[1:])
         chain = [ctx]
         while chain[0].parent is not None:
             chain.insert(0, chain[0].parent)
         for place in chain:
             common = place.params.items()
-            self._common |= {k: v for k, v in common if k in COMMON and v is not None}
+            self._common |= {k: v for k, v in common if k in of_all_verbs and v is not None}
         settable = {field.name for field in fields(Settings)}
-        own = {k: v for k, v in ctx.params.items() if k not in COMMON}
+        own = {k: v for k, v in ctx.params.items() if k not in of_all_verbs}
         given = {**self._common, **own}
         self._flags = {k: v for k, v in given.items() if k in settable and v is not None}
         return {k: v for k, v in own.items() if k not in settable}
@@ -508,6 +509,22 @@ class Session:
             keyless=keyless if chosen.keyless else None,
             timestamp=chosen.timestamp,
         )
+
+    def public_root(self) -> tuple[str, RootAge | None]:
+        """Return the age of the public Sigstore's root: in words, and None if it is unusable."""
+        from dockercomms.cli.render import count_of
+        from dockercomms.errors import DockerCommsError
+        from dockercomms.trust.roots import public_root_age
+
+        try:
+            found = public_root_age(self.environ)
+        except DockerCommsError as error:  # the verb that needs the root says why it is unusable
+            return f"unusable: {error.message}", None
+        newest = f"newest key of {found.newest:%Y-%m-%d}"
+        if found.updated is None:
+            return f"that of the sigstore package, {newest}", found
+        days = max(0, (self.clock.now() - found.updated).days)
+        return f"updated {found.updated:%Y-%m-%d}, {count_of(days, 'day')} ago, {newest}", found
 
     def trust(self, *, verify: bool = True, accept_new: bool = False) -> TrustOptions:
         """Return whom the settings say to believe."""

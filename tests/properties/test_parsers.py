@@ -18,9 +18,9 @@ import pytest
 from hypothesis import strategies as st
 
 import dockercomms
+from dockercomms.cli import stores as reg_stores
 from dockercomms.cli.reg import deploy as reg_deploy
 from dockercomms.cli.reg import read as reg_read
-from dockercomms.cli.reg import stores as reg_stores
 from dockercomms.errors import UsageError
 from dockercomms.messages import command as handover
 from dockercomms.oci import model, stores, strict_json

@@ -28,12 +28,11 @@ def version_command(session: Session) -> None:
     And how old the public Sigstore's root is. No package is imported and no configuration is read.
     """
     from dockercomms import __version__
-    from dockercomms.cli.local.trust import public_root
     from dockercomms.protocol.fields import format_time
     from dockercomms.protocol.header import PROTOCOL_VERSION
 
     parts = {name: _installed(name) for name in PARTS}
-    age, root = public_root(session)
+    age, root = session.public_root()
     record = {
         "schema": SCHEMA,
         "version": __version__,

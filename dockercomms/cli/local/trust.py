@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dockercomms.trust.address_book import AddressBook
     from dockercomms.trust.keys import PublicKey
     from dockercomms.trust.policy import Policy, Sender
-    from dockercomms.trust.roots import RootAge
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "add": ("local.trust", "Trust somebody to sign with a key or as an identity."),
@@ -135,7 +134,7 @@ def list_command(session: Session) -> None:
             cells = (sender.name, "; ".join(_proofs(sender)), _rights(sender), sender.address or "")
             listing.add(sender_record(sender), cells, cells)
     _note_rest(session, policy)
-    session.screen.note(f"the public Sigstore's root: {public_root(session)[0]}")
+    session.screen.note(f"the public Sigstore's root: {session.public_root()[0]}")
 
 
 @verb("remove", example="dockercomms trust remove alice", no_args_is_help=True)
@@ -253,32 +252,16 @@ def update_command(session: Session, *, source: str | None) -> None:
         with local_errors(source):
             data = Path(source).read_bytes()
     check_root(data, where=source or "the public Sigstore's root")
-    before = public_root(session)[1]
+    before = session.public_root()[1]
     target, now = updated_root(session.environ), session.clock.now().timestamp()
     with local_errors(str(target), base="XDG_CONFIG_HOME"):
         make_folder(target.parent, mode=0o700)
         replace_file(target, data)
         os.utime(target, (now, now))
-    words, after = public_root(session)
+    words, after = session.public_root()
     session.screen.note(f"{target}: {words}")
     if before is not None and after is not None and after.newest < before.newest:
         session.screen.warn(f"the root before had a newer key, of {before.newest:%Y-%m-%d}")
-
-
-def public_root(session: Session) -> tuple[str, RootAge | None]:
-    """Return how old the public Sigstore's root is, for people; for programs if it is usable."""
-    from dockercomms.errors import DockerCommsError
-    from dockercomms.trust.roots import public_root_age
-
-    try:
-        found = public_root_age(session.environ)
-    except DockerCommsError as error:  # what is wrong with it is said by whatever needs it
-        return f"unusable: {error.message}", None
-    newest = f"newest key of {found.newest:%Y-%m-%d}"
-    if found.updated is None:
-        return f"that of the sigstore package, {newest}", found
-    days = max(0, (session.clock.now() - found.updated).days)
-    return f"updated {found.updated:%Y-%m-%d}, {count_of(days, 'day')} ago, {newest}", found
 
 
 def _show(session: Session, name: str) -> None:

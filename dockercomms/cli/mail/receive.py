@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from dockercomms.cli.failures import exit_code_of, exit_code_of_poll, exit_code_of_some, is_hang_up
+from dockercomms.cli.failures import is_hang_up
+from dockercomms.cli.mail.received import Tally, explain, message_name, place_of
 from dockercomms.cli.options import (
     MAX_CONCURRENCY,
     SINCE,
@@ -21,7 +20,7 @@ from dockercomms.cli.options import (
     verb,
 )
 from dockercomms.cli.progress import meter_for
-from dockercomms.cli.render import SHORT_ID_CHARACTERS, count_of, human_bytes, shown_sender, visible
+from dockercomms.cli.render import human_bytes, shown_sender, visible
 from dockercomms.cli.trust_options import (
     pin_option,
     refuse_network,
@@ -30,12 +29,7 @@ from dockercomms.cli.trust_options import (
     warn_unverified,
 )
 from dockercomms.errors import (
-    DockerCommsError,
-    InternalError,
-    NothingNewError,
-    PartialError,
     UsageError,
-    VerificationError,
 )
 
 if TYPE_CHECKING:
@@ -43,11 +37,9 @@ if TYPE_CHECKING:
 
     from dockercomms.cli.render import Listing, Screen
     from dockercomms.cli.session import Session
-    from dockercomms.inbox.poll import PollResult
     from dockercomms.messages.receive import Received
 
 
-SHOWN_ALIKE = 5
 """So many messages that failed alike are named; data on standard output names all."""
 
 
@@ -149,83 +141,6 @@ def recv_command(
     return tally.exit_code(poll, fail_empty=fail_empty and not waiting, strict=strict)
 
 
-class Tally:
-    """What came of the messages, and the exit code it adds up to.
-
-    Args:
-        asked: Whether the messages were named. One that nobody asked for and that does not
-            satisfy the policy has not failed: it is held back.
-    """
-
-    def __init__(self, *, asked: bool) -> None:
-        self._asked = asked
-        self.received = 0
-        self.skipped = 0
-        self.failed: list[DockerCommsError] = []
-        self.withheld: list[DockerCommsError] = []
-        self._alike: dict[tuple[str, str], list[str]] = {}
-
-    def add(self, received: Received) -> Received:
-        """Count one message; returns it as it counts: skipped, if it is held back."""
-        error = received.error
-        if received.status == "received":
-            self.received += 1
-            if isinstance(error, InternalError):  # at its receipt, or its command
-                self.failed.append(error)
-        elif received.status == "skipped":
-            self.skipped += 1
-        elif isinstance(error, VerificationError) and not self._asked:
-            self.withheld.append(error)
-            return replace(received, status="skipped")
-        else:
-            self.failed.append(error or DockerCommsError("no reason given"))
-        return received
-
-    def is_alike(self, received: Received) -> bool:
-        """Return whether a message failed as one before it, whose error was told."""
-        if received.error is None:
-            return False
-        names = self._alike.setdefault((received.status, received.error.kind), [])
-        names.append(message_name(received))
-        return len(names) > 1
-
-    def alike_lines(self) -> Iterator[str]:
-        """Yield a line for each kind of failure that several messages had: it was told once."""
-        for (status, kind), (_, *others) in self._alike.items():
-            if others:
-                what = "failed" if status == "failed" else "are held"
-                names = ", ".join(others[:SHOWN_ALIKE]) + ", ..." * (len(others) > SHOWN_ALIKE)
-                yield f"{count_of(len(others), 'more message')} {what} alike ({kind}): {names}"
-
-    def add_held_before(self, held: Sequence[Received]) -> None:
-        """Count what is held back still, though it was reported by an earlier run."""
-        self.withheld += [received.error for received in held if received.error is not None]
-
-    def exit_code(self, poll: PollResult | None, *, fail_empty: bool, strict: bool) -> int:
-        """Return the code: 0 if nothing failed, else that of the one class of all, else 7.
-
-        A look that could not be made everywhere has failed as well.
-        """
-        if self.failed:
-            others = self.received + self.skipped + len(self.withheld)
-            return exit_code_of_some(self.failed, others=bool(others))
-        if strict and self.withheld:
-            return exit_code_of(self.withheld)
-        if self.received:
-            return PartialError.exit_code if exit_code_of_poll(poll) else 0
-        return exit_code_of_poll(poll) or (NothingNewError.exit_code if fail_empty else 0)
-
-    def __str__(self) -> str:
-        """Return the counts in words, "" if there is nothing to count."""
-        counts = (
-            (self.received, "received"),
-            (len(self.failed), "failed"),
-            (self.skipped, "skipped"),
-            (len(self.withheld), "held back by your policy ('dockercomms inbox --all' shows why)"),
-        )
-        return ", ".join(f"{number} {what}" for number, what in counts if number)
-
-
 def _sink(session: Session) -> BinaryIO:
     """Return standard output for bytes.
 
@@ -258,32 +173,3 @@ def _report(screen: Screen, listing: Listing, received: Received) -> None:
         size = human_bytes(received.bytes)
         sender = shown_sender(received.sender, received.signer)
         screen.data(visible(f"{message_name(received)} from {sender}{where} ({size})"))
-
-
-def place_of(files: Sequence[Path]) -> str:
-    """Return where a message is: its file, or the folder that holds all its files."""
-    if not files:
-        return ""
-    return os.path.commonpath([path.absolute() for path in files])
-
-
-def explain(session: Session, received: Received) -> None:
-    """Say what went wrong with a message, or why nothing happened to it."""
-    name = message_name(received)
-    error = received.error
-    if received.status == "failed":
-        sender = f" from {received.sender}" if received.sender else ""
-        failure = error or DockerCommsError("no reason given")
-        session.tell_failure(f"message {name}{sender}", failure)
-    elif received.status == "received" and error is not None:
-        session.screen.warn(f"message {name} is here, but its receipt has to wait: {error}")
-    elif error is not None:
-        session.tell_withheld(f"message {name} from {received.sender}", error)
-    elif received.status == "skipped":
-        session.screen.note(f"message {name} skipped: {received.reason}")
-
-
-def message_name(received: Received) -> str:
-    """Return what a message is called: the start of its id, or of its digest without one."""
-    digest = (received.digest or "").partition(":")[2]
-    return (received.id or digest)[:SHORT_ID_CHARACTERS] or "?"

@@ -187,7 +187,7 @@ def relay_command(
     moved, and within one registry no content is moved at all. Messages keep their digest, so
     nobody receives one twice. With SRC and DST exchanged, receipts travel back.
     """
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
     from dockercomms.oci.layout.archive import ArchiveRegistry
 
     with Stores(session) as stores, session.mailbox() as mailbox:
@@ -222,8 +222,8 @@ def _store(archive: ArchiveRegistry, file: str) -> Store:
 
 def _run(session: Session, mailbox: Mailbox, relay: Relay) -> int:
     """Carry it out, a line for each object; returns the exit code."""
+    from dockercomms.cli.progress import metering
     from dockercomms.cli.records import relayed_record
-    from dockercomms.cli.reg.output import metering
     from dockercomms.relay.carry import Totals
 
     failed: list[DockerCommsError] = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from dockercomms.cli.failures import is_hang_up
-from dockercomms.cli.mail.receive import Tally, explain, message_name, place_of
+from dockercomms.cli.mail.received import Tally, explain, message_name, place_of
 from dockercomms.cli.options import (
     DURATION,
     MAX_CONCURRENCY,

@@ -23,9 +23,9 @@ from dockercomms.cli.render import human_bytes, shell_words
 from dockercomms.errors import DigestMismatch, NetworkError, Truncated, UsageError
 
 if TYPE_CHECKING:
-    from dockercomms.cli.reg.output import Hook
-    from dockercomms.cli.reg.stores import Opened
+    from dockercomms.cli.progress import Hook
     from dockercomms.cli.session import Session
+    from dockercomms.cli.stores import Opened
     from dockercomms.oci.interface import BlobUpload
     from dockercomms.oci.model import Descriptor, Digest
 
@@ -51,9 +51,9 @@ def put_blob_command(
     FILE may be - for standard input. With a DIGEST, other content is refused. Prints the
     digest.
     """
-    from dockercomms.cli.reg.output import metering, record
-    from dockercomms.cli.reg.stores import Stores
-    from dockercomms.cli.reg.write import tell_pushed
+    from dockercomms.cli.progress import metering
+    from dockercomms.cli.reg.output import record, tell_pushed
+    from dockercomms.cli.stores import Stores
 
     if file == STDIN and session.reads_password:
         raise UsageError("standard input cannot hold both a password and a blob")

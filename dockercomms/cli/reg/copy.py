@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import MAX_CONCURRENCY, option
-from dockercomms.cli.reg.look import platform_option
-from dockercomms.cli.reg.table import reg_verb
+from dockercomms.cli.reg.table import platform_option, reg_verb
 from dockercomms.errors import NotFoundError, Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from dockercomms.cli.reg.output import Hook
-    from dockercomms.cli.reg.stores import Opened
+    from dockercomms.cli.progress import Hook
     from dockercomms.cli.session import Session
+    from dockercomms.cli.stores import Opened
     from dockercomms.oci.model import Descriptor
 
 COSIGN_TAGS = ("sig", "att", "sbom")
@@ -56,9 +55,9 @@ def copy_command(
     What is there is not sent again; within a registry nothing moves. Without a tag, DST gets it
     by its digest. Prints the digest.
     """
-    from dockercomms.cli.reg.output import metering, record
-    from dockercomms.cli.reg.stores import Stores
-    from dockercomms.cli.reg.write import tell_pushed
+    from dockercomms.cli.progress import metering
+    from dockercomms.cli.reg.output import record, tell_pushed
+    from dockercomms.cli.stores import Stores
 
     if is_blob and (platform or referrers):
         raise UsageError("--blob: a blob has no platform and no referrers")
@@ -98,13 +97,13 @@ def _copy(
     *,
     referrers: bool,
 ) -> Descriptor:
-    from dockercomms.cli.reg.files import resolve
+    from dockercomms.cli.stores import resolve_opened
     from dockercomms.oci.images.copy import copy_manifest
     from dockercomms.oci.reference import referrers_tag
 
     location = start.location
     if platform is not None:
-        location = location.at(resolve(start, platform).descriptor.digest)
+        location = location.at(resolve_opened(start, platform).descriptor.digest)
     copy = partial(copy_manifest, concurrency=session.settings.concurrency, progress=show)
     done = copy(location, end.location, referrers=referrers)
     for tag in [f"{referrers_tag(done.digest)}.{kind}" for kind in COSIGN_TAGS if referrers]:
@@ -130,9 +129,8 @@ def mount_command(session: Session, *, source: str, target: str) -> None:
     Both are on one registry, which moves nothing. Prints the digest. A registry that will not
     is an error, 'reg copy --blob' copies where it has to.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
-    from dockercomms.cli.reg.write import tell_pushed
+    from dockercomms.cli.reg.output import record, tell_pushed
+    from dockercomms.cli.stores import Stores
 
     with Stores(session) as stores:
         start, end = stores.open(source), stores.repository(target)

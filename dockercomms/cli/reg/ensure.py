@@ -26,9 +26,9 @@ from dockercomms.platforms.records import dataclass
 
 if TYPE_CHECKING:
     from dockercomms.cli.reg.deploy import Job
-    from dockercomms.cli.reg.stores import Stores
     from dockercomms.cli.render import Listing
     from dockercomms.cli.session import Session
+    from dockercomms.cli.stores import Stores
     from dockercomms.oci.model import Digest
     from dockercomms.oci.stores import Location
 
@@ -61,7 +61,7 @@ def ensure_command(session: Session, *, file: str, dry_run: bool, cache: bool) -
     Piped, a line holds: status, type, digest, reference.
     """
     from dockercomms.cli.reg.deploy import parse_items, plan
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
 
     data = _read(session, file)
     with (

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import NAME, SIZE, option
-from dockercomms.cli.reg.look import platform_option
-from dockercomms.cli.reg.read import output_option
-from dockercomms.cli.reg.table import reg_verb
+from dockercomms.cli.reg.table import output_option, platform_option, reg_verb
 from dockercomms.cli.render import count_of, human_bytes, to_json
 from dockercomms.errors import LocalIOError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from dockercomms.cli.reg.stores import Opened
     from dockercomms.cli.session import Session
+    from dockercomms.cli.stores import Opened
     from dockercomms.oci.images.select import ResolvedManifest
 
 
@@ -44,15 +42,16 @@ def get_command(
     The layers' titles are the files' names, within DIR; folders that oras pushed are unpacked. All
     or none appear. Of an index, the manifest for --platform, else for this machine, is meant.
     """
-    from dockercomms.cli.reg.output import metering, record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.progress import metering
+    from dockercomms.cli.reg.output import record
+    from dockercomms.cli.stores import Stores, resolve_opened
     from dockercomms.oci.images.pull import save_artifact
     from dockercomms.oci.model import ANNOTATION_TITLE
     from dockercomms.transport.unpack import unpacked_layer
 
     with Stores(session) as stores:
         opened = stores.source(reference)
-        resolved = resolve(opened, platform)
+        resolved = resolve_opened(opened, platform)
         if not include_all:
             _refuse_untitled(opened, resolved)
         folder = Path(output)
@@ -83,20 +82,6 @@ def get_command(
     folders = sum(one.path.is_dir() for one in saved)
     counts = [(len(saved) - folders, "file"), (folders, "folder")]
     session.screen.note(f"got {' and '.join(count_of(*one) for one in counts if one[0])}")
-
-
-def resolve(opened: Opened, platform: str | None) -> ResolvedManifest:
-    """Return the manifest; of an index, that for `platform`, or for this machine.
-
-    Raises:
-        NotFoundError: nothing is there, or not for the platform.
-    """
-    from dockercomms.cli.reg.stores import parse_platform
-    from dockercomms.oci.images.select import get_reference, resolve_content
-
-    content = get_reference(opened.registry, opened.reference)
-    want = parse_platform(platform)
-    return resolve_content(opened.registry, opened.repository, content, platform=want)
 
 
 def _refuse_untitled(opened: Opened, resolved: ResolvedManifest) -> None:
@@ -174,22 +159,16 @@ def pull_command(
     A layer with that title, else a file in the layers' tars (plain, gzip, zstd); with the very
     path, else with the same last part. Nothing is written before it has been checked.
     """
-    from dockercomms.cli.reg.output import (
-        metering,
-        path_of,
-        record,
-        refuse_terminal,
-        screen_beside,
-        watched,
-    )
+    from dockercomms.cli.progress import metering
+    from dockercomms.cli.reg.output import path_of, record, refuse_terminal, screen_beside, watched
     from dockercomms.cli.reg.output import sink as open_sink
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores, resolve_opened
     from dockercomms.oci.images.extract import MAX_FILE_BYTES, extract_file
 
     refuse_terminal(session, output)
     with Stores(session) as stores, metering(session, "searching") as show:
         opened = stores.source(reference)
-        resolved = resolve(opened, platform)
+        resolved = resolve_opened(opened, platform)
         with open_sink(session, output) as stream, _hinting():
             found = extract_file(
                 watched(opened.registry, show),

@@ -11,8 +11,8 @@ from dockercomms.cli.reg.table import reg_verb
 from dockercomms.cli.render import human_bytes
 
 if TYPE_CHECKING:
-    from dockercomms.cli.reg.stores import Opened
     from dockercomms.cli.session import Session
+    from dockercomms.cli.stores import Opened
 
 MAX_UNTAGGED = 20
 """So many manifests without a tag are named; their number is told of the others."""
@@ -43,7 +43,7 @@ def ls_command(
     none.
     """
     from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
 
     with Stores(session) as stores, session.screen.listing(("REPOSITORY",)) as listing:
 
@@ -87,7 +87,7 @@ def tags_command(
     with their digests.
     """
     from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
 
     with Stores(session) as stores, session.screen.listing(("TAG",)) as listing:
         opened = stores.repository(repository)
@@ -127,7 +127,7 @@ def referrers_command(session: Session, *, reference: str, artifact_type: str | 
     size, media type.
     """
     from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
     from dockercomms.oci.interface import readable
 
     with (

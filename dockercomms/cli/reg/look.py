@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dockercomms.cli.options import NAME, option
-from dockercomms.cli.reg.table import reg_verb
+from dockercomms.cli.options import option
+from dockercomms.cli.reg.table import platform_option, reg_verb
 from dockercomms.cli.render import human_bytes, to_json
 
 if TYPE_CHECKING:
-    from dockercomms.cli.reg.stores import Opened
     from dockercomms.cli.session import Session
+    from dockercomms.cli.stores import Opened
     from dockercomms.oci.images.inspect import Inspection
     from dockercomms.oci.model import Descriptor
 
-platform_option = option("--platform", type=NAME, metavar="OS/ARCH[/VARIANT]",
-                         help="Of an index, the manifest for this platform.")  # fmt: skip
 _blob = option("--blob", "is_blob", is_flag=True, help="REF is a blob: REPO@DIGEST.")
 
 
@@ -34,7 +32,7 @@ def resolve_command(
     Without tag and digest it is 'latest'.
     """
     from dockercomms.cli.reg.output import descriptor_record, record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
 
     with Stores(session) as stores:
         opened = stores.open(reference) if is_blob else stores.source(reference)
@@ -53,7 +51,7 @@ def _resolve(opened: Opened, platform: str | None, *, is_blob: bool) -> Descript
         UsageError: a platform of a blob, or a blob without a digest.
         NotFoundError: nothing is there.
     """
-    from dockercomms.cli.reg.stores import parse_platform
+    from dockercomms.cli.stores import parse_platform
     from dockercomms.errors import UsageError
     from dockercomms.oci.images.select import get_reference, resolve_content
 
@@ -80,7 +78,7 @@ def exists_command(session: Session, *, reference: str, is_blob: bool) -> int:
     A registry that refuses to say is no answer: 3.
     """
     from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
     from dockercomms.errors import NotFoundError
 
     digest = None
@@ -116,7 +114,7 @@ def inspect_command(
     getting a layer.
     """
     from dockercomms.cli.reg.output import inspection_record
-    from dockercomms.cli.reg.stores import Stores, parse_platform
+    from dockercomms.cli.stores import Stores, parse_platform
     from dockercomms.oci.images.inspect import inspect
 
     with Stores(session) as stores:

@@ -14,14 +14,13 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
-from dockercomms.cli.progress import Meter, meter_for
-from dockercomms.cli.render import visible
+from dockercomms.cli.render import to_json, visible
 from dockercomms.errors import LocalIOError, ProtocolError, UsageError
 from dockercomms.oci.content import ByteStream
 from dockercomms.oci.model import READ_BYTES
@@ -29,6 +28,7 @@ from dockercomms.oci.strict_json import parse_json
 from dockercomms.platforms.files import begin_writing, local_errors
 
 if TYPE_CHECKING:
+    from dockercomms.cli.progress import Hook
     from dockercomms.cli.render import Screen
     from dockercomms.cli.session import Session
     from dockercomms.oci.images.inspect import Inspection
@@ -84,11 +84,6 @@ costs half: 1 GiB took 0.6 s of the kernel's time instead of 1.2 in pieces of 1 
 
 BEGUN_BYTES = 8 * 2**20
 """So much of a file is written before the disk is told to begin with it."""
-
-SHOWN_BYTES = 16 * 2**20
-"""Less than this is over before a bar is seen."""
-
-Hook = Callable[[int, int], None]
 
 
 def to_stdout(output: str | None) -> bool:
@@ -230,27 +225,6 @@ def _write(target: BinaryIO, piece: bytes | memoryview) -> None:
         left = left[target.write(left) or 0 :]
 
 
-@contextlib.contextmanager
-def metering(session: Session, label: str) -> Iterator[Hook]:
-    """Yield a hook that shows how far a transfer is, if it is one that takes a while."""
-    with meter_for(session.screen_of("text"), session.clock, label) as meter:
-        yield hook_of(meter)
-
-
-def hook_of(meter: Meter) -> Hook:
-    """Return the hook that tells `meter` of bytes done and bytes in all."""
-    from dockercomms.transport.journal import ProgressEvent
-
-    def show(done: int, total: int) -> None:
-        if total < SHOWN_BYTES:
-            return
-        meter.show(ProgressEvent(done_bytes=done, total_bytes=total, chunk=0, reused=False))
-        if done >= total:
-            meter.finish()  # the next blob begins at nothing
-
-    return show
-
-
 class WatchedBlob:
     """A `BlobReader` that tells how far it was read."""
 
@@ -356,3 +330,12 @@ def show_text(screen: Screen, data: bytes) -> bool:
 def path_of(output: str | None) -> str | None:
     """Return the absolute path of a file that was written, None for standard output."""
     return None if to_stdout(output) or output is None else str(Path(output).absolute())
+
+
+def tell_pushed(session: Session, row: Record, descriptor: Descriptor) -> None:
+    """Write what was pushed: its digest, or the object."""
+    screen = session.screen
+    if screen.is_json:
+        screen.data(to_json(row))
+    else:
+        screen.row((descriptor.digest,))

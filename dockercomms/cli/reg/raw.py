@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import NAME, option
-from dockercomms.cli.reg.read import output_option
-from dockercomms.cli.reg.table import reg_verb
+from dockercomms.cli.reg.table import output_option, reg_verb
 from dockercomms.cli.render import human_time, to_json, visible
 from dockercomms.errors import UsageError
 
@@ -81,7 +80,7 @@ def ping_command(session: Session, *, host: str) -> None:
     """
     from dockercomms.cli.records import time_or_none
     from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
     from dockercomms.errors import BadAnswer
     from dockercomms.oci.auth.token import Scope
     from dockercomms.oci.remote.errors import check_response
@@ -149,7 +148,7 @@ def raw_command(
     It is authorised like every other one, and accepts every kind of manifest unless -H 'Accept:
     ...' says otherwise. A refusal is written too, and is an error then.
     """
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
     from dockercomms.oci.model import MANIFEST_MEDIA_TYPES
     from dockercomms.oci.remote.exchange import ANY_STATUS
 

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import NAME, option
-from dockercomms.cli.reg.look import platform_option
-from dockercomms.cli.reg.table import reg_verb
+from dockercomms.cli.reg.table import output_option, platform_option, reg_verb
 from dockercomms.cli.render import human_bytes, to_json
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
     from dockercomms.oci.interface import BlobReader
 
-output_option = option("-o", "--output", type=click.Path(readable=False), metavar="FILE",
-                       help="Write to FILE, replacing it.  [default: standard output]")  # fmt: skip
 _RANGE = re.compile(r"([0-9]{1,19})-([0-9]{1,19})?", re.ASCII)
 
 
@@ -34,7 +31,7 @@ def manifest_command(
     The very bytes, whose digest is the manifest's; on a terminal they are indented. With
     --format json it stands in an object, next to its digest.
     """
-    from dockercomms.cli.reg.stores import Stores, parse_platform
+    from dockercomms.cli.stores import Stores, parse_platform
     from dockercomms.oci.images.select import get_reference, resolve_content
 
     with Stores(session) as stores:
@@ -88,16 +85,10 @@ def blob_command(
 
     A file appears when all of it is there and has been checked against the digest.
     """
-    from dockercomms.cli.reg.output import (
-        metering,
-        path_of,
-        pour,
-        record,
-        refuse_terminal,
-        screen_beside,
-    )
+    from dockercomms.cli.progress import metering
+    from dockercomms.cli.reg.output import path_of, pour, record, refuse_terminal, screen_beside
     from dockercomms.cli.reg.output import sink as open_sink
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
 
     span = None if byte_range is None else parse_range(byte_range)
     refuse_terminal(session, output)
@@ -163,7 +154,7 @@ def index_command(
     Each entry says its platform, its architecture in the names of Docker's official images, and
     where its content is. Nothing is pushed; 'reg put-manifest' does that.
     """
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
     from dockercomms.errors import ManifestUnknown
     from dockercomms.oci.images.synthesis import ANNOTATION_BASHBREW_ARCH, synthesize_index
     from dockercomms.oci.model import digest_of

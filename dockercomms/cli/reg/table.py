@@ -13,7 +13,7 @@ from typing import ClassVar
 import click
 
 from dockercomms import errors
-from dockercomms.cli.options import DURATION, NAME, Option, Verb, VerbTable, verb
+from dockercomms.cli.options import DURATION, NAME, Option, Verb, VerbTable, option, verb
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "ls": ("reg.list", "List a registry's repositories."),
@@ -118,6 +118,11 @@ def reg_verb(name: str, *, example: str) -> Callable[[Callable[..., int | None]]
     """Return the decorator that makes a function the verb `name` of `reg`."""
     return verb(name, example=example, no_args_is_help=True, kind=RegistryVerb)
 
+
+platform_option = option("--platform", type=NAME, metavar="OS/ARCH[/VARIANT]",
+                         help="Of an index, the manifest for this platform.")  # fmt: skip
+output_option = option("-o", "--output", type=click.Path(readable=False), metavar="FILE",
+                       help="Write to FILE, replacing it.  [default: standard output]")  # fmt: skip
 
 reg_command = VerbTable(
     name="reg",

@@ -14,9 +14,8 @@ from dockercomms.cli.render import to_json
 from dockercomms.errors import LimitError, NotFoundError, ProtocolError, UsageError
 
 if TYPE_CHECKING:
-    from dockercomms.cli.reg.output import Record
-    from dockercomms.cli.reg.stores import Opened
     from dockercomms.cli.session import Session
+    from dockercomms.cli.stores import Opened
     from dockercomms.oci.model import Descriptor, Digest
     from dockercomms.oci.stores import Location
 
@@ -47,8 +46,8 @@ def put_manifest_command(
 
     FILE may be - for standard input; its bytes are pushed as they are. Prints the digest.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.reg.output import record, tell_pushed
+    from dockercomms.cli.stores import Stores
     from dockercomms.oci.images.copy import ensure_manifest
 
     data = _read(session, file)
@@ -158,7 +157,7 @@ def _copy_children(session: Session, source: Location, target: Location, data: b
 
     Before the manifest: not every registry refuses one whose parts are missing.
     """
-    from dockercomms.cli.reg.output import metering
+    from dockercomms.cli.progress import metering
     from dockercomms.oci.images.copy import copy_manifest
     from dockercomms.oci.images.ensure import copy_blob
     from dockercomms.oci.model import digest_of, parse_children
@@ -192,8 +191,8 @@ def tag_command(session: Session, *, reference: str, tags: tuple[str, ...]) -> N
 
     A tag that is on another manifest moves. Prints the digest.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.reg.output import record, tell_pushed
+    from dockercomms.cli.stores import Stores
     from dockercomms.oci.images.select import get_reference
 
     _check_tags(tags)
@@ -229,15 +228,6 @@ def _check_tags(tags: tuple[str, ...]) -> None:
             raise UsageError(f"not a tag: {tag!r:.200}")
 
 
-def tell_pushed(session: Session, row: Record, descriptor: Descriptor) -> None:
-    """Write what was pushed: its digest, or the object."""
-    screen = session.screen
-    if screen.is_json:
-        screen.data(to_json(row))
-    else:
-        screen.row((descriptor.digest,))
-
-
 @reg_verb("delete", example="dockercomms reg delete registry.example/team/app:v1")
 @click.argument("reference", metavar="REF")
 @option("--blob", "is_blob", is_flag=True, help="REF is a blob: REPO@DIGEST.")
@@ -249,7 +239,7 @@ def delete_command(session: Session, *, reference: str, is_blob: bool) -> None:
     collects its garbage.
     """
     from dockercomms.cli.reg.output import record
-    from dockercomms.cli.reg.stores import Stores
+    from dockercomms.cli.stores import Stores
 
     with Stores(session) as stores:
         opened = stores.open(reference)

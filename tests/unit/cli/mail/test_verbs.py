@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dockercomms.cli.local.completion import _installed
-from dockercomms.cli.mail.receive import Tally
+from dockercomms.cli.mail.received import Tally
 from dockercomms.errors import (
     DockerCommsError,
     InternalError,

@@ -20,6 +20,7 @@ from dockercomms.platforms.records import dataclass
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
+    from dockercomms.oci.images.select import ResolvedManifest
     from dockercomms.oci.remote.registry import HTTPRegistry
 
 LAYOUT_HOST = "oci-layout"
@@ -258,3 +259,16 @@ def parse_platform(text: str | None) -> Platform | None:
         UsageError: not a platform.
     """
     return None if text is None else Platform.parse(text)
+
+
+def resolve_opened(opened: Opened, platform: str | None) -> ResolvedManifest:
+    """Return the manifest; of an index, that for `platform`, or for this machine.
+
+    Raises:
+        NotFoundError: nothing is there, or not for the platform.
+    """
+    from dockercomms.oci.images.select import get_reference, resolve_content
+
+    content = get_reference(opened.registry, opened.reference)
+    want = parse_platform(platform)
+    return resolve_content(opened.registry, opened.repository, content, platform=want)

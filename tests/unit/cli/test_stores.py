@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dockercomms.cli.reg.stores import Stores, parse_platform
 from dockercomms.cli.session import Session
+from dockercomms.cli.stores import Stores, parse_platform
 from dockercomms.errors import ConfigError, UsageError
 from dockercomms.oci.client import ProxiedRegistry
 from dockercomms.oci.images.cache import CachedRegistry
