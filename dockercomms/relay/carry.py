@@ -1,11 +1,9 @@
-"""Putting a message of one repository into another: the same bytes, under tags of its own time.
+"""Copies of messages from one repository to another: the same bytes, under newly drawn tags.
 
-The order is that of a send: blobs, bundles, anchors, then the one PUT that publishes. Whatever
-stops it leaves nothing visible that is not whole, and what has arrived is not moved again.
+Blobs come first, then bundles, anchors, and last the one PUT that publishes, as in a send. An
+interrupted relay leaves only whole messages visible; the next run does not move them again.
 
 Source: SPEC.md sections 5, 6 and 13.
-
-What is carried in one piece, and what becomes of it.
 """
 
 from __future__ import annotations
@@ -47,37 +45,37 @@ RelayedKind = Literal["message", "bundle", "receipt"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relayed:
-    """One object that was put at the target, or could not be."""
+    """An object that was put at the target, or that failed."""
 
     kind: RelayedKind
     status: Literal["relayed", "failed"]
     digest: Digest | None = None
-    """None where nothing could be read."""
+    """Missing if the object was not readable."""
     id: str = ""
-    """Of the message that it is, or is about."""
+    """The id of the message, or of the message that the object is about."""
     sender: str = ""
-    """Of that message."""
+    """The sender of that message."""
     recipient: str = ""
-    """Of that message."""
+    """The recipient of that message."""
     tag: str | None = None
-    """Its tag at the target; at the source where it failed."""
+    """The object's tag at the target; if it failed, at the source."""
     bytes: int = 0
-    """Of a message's payload."""
+    """The size of a message's payload."""
     error: DockerCommsError | None = None
 
 
 @dataclass(slots=True)
 class Totals:
-    """What a relay came to so far."""
+    """The counts of a relay so far."""
 
     messages: int = 0
     bundles: int = 0
-    """Bundles of messages that were there before."""
+    """Bundles added to messages that the target had before."""
     receipts: int = 0
     present: int = 0
-    """Messages that were there already."""
+    """Messages that the target had already."""
     expired: int = 0
-    """Messages and receipts that `gc` would remove, and that are left where they are."""
+    """Messages and receipts that `gc` would remove; the relay does not copy them."""
     failed: int = 0
     blobs: int = 0
     """Blobs whose bytes were moved."""
@@ -86,15 +84,15 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """What is carried in one piece: a message with what is about it, or what came later."""
+    """A message with its bundles and receipts, or later ones for a message that the target has."""
 
     digest: Digest
-    """Of the message."""
+    """The digest of the message."""
     tag: str | None
-    """At the source."""
+    """The tag at the source."""
     attached: tuple[Attached, ...] = ()
     message: Message | None = None
-    """None: the target has it."""
+    """Missing if the target has the message."""
     data: bytes = b""
 
     def manifests(self) -> Iterator[bytes]:
@@ -113,7 +111,7 @@ class Parcel:
         return [(what, data) for what, data in found if isinstance(what, Receipt)]
 
     def failed(self, error: DockerCommsError) -> Iterator[Relayed]:
-        """Yield what to say when it could not be carried."""
+        """Yield the results that report `error` for the whole parcel."""
         if self.message is not None:
             yield message_relayed(self.message, tag=self.tag, error=error)
             return
@@ -127,7 +125,7 @@ class Parcel:
 def receipt_relayed(
     receipt: Receipt, *, tag: str | None = None, error: DockerCommsError | None = None
 ) -> Relayed:
-    """Return what became of a receipt; it failed if there is an `error`."""
+    """Return the result for a receipt; it failed if there is an `error`."""
     return Relayed(
         kind="receipt",
         status="relayed" if error is None else "failed",
@@ -143,7 +141,7 @@ def receipt_relayed(
 def message_relayed(
     message: Message | None, *, tag: str | None, error: DockerCommsError | None = None
 ) -> Relayed:
-    """Return what became of a message, None where it could not be read."""
+    """Return the result for a message (None: not readable); it failed if there is an `error`."""
     status: Literal["relayed", "failed"] = "relayed" if error is None else "failed"
     if message is None:
         return Relayed(kind="message", status=status, tag=tag, error=error)
@@ -164,23 +162,23 @@ def message_relayed(
 _TagAt = Callable[[datetime], str]
 
 LOCAL_BATCH = 64
-"""Messages for which a folder's index is written once: each time costs as much as it is long."""
+"""Messages per index.json write (the cost of a write is proportional to its size)."""
 
 _NEAR_DAYS = 2
-"""How far from the day of a message's creation its anchor's day is looked for."""
+"""Days around a message's creation in which its anchor is searched."""
 
 _OLD_ANCHOR = timedelta(days=2)
-"""An anchor of a day so long past may be collected while a message is put beside it."""
+"""A `gc` may remove an anchor of this age while a message is put beside it."""
 
 
 class Carrier(AbstractContextManager["Carrier"]):
-    """Carries what one repository holds to another. Used by one thread, as a context manager.
+    """Copies objects of one repository to another. For one thread, as a context manager.
 
     Args:
-        source: Where it is.
-        publisher: Where it goes.
-        concurrency: Blobs under way at once.
-        progress: Told how many bytes of what is brought at once are done.
+        source: The store to read.
+        publisher: Writes to the target.
+        concurrency: Blobs copied at once.
+        progress: Called with the bytes done of each group of blobs.
     """
 
     def __init__(
@@ -206,30 +204,27 @@ class Carrier(AbstractContextManager["Carrier"]):
 
     @property
     def sent_blobs(self) -> int:
-        """How many blobs' bytes were moved; what was mounted or there is not counted."""
+        """The number of blobs whose bytes were moved, without mounted and present ones."""
         return self._luck.sent
 
     @property
     def sent_bytes(self) -> int:
-        """How many bytes they have."""
+        """The size of those blobs."""
         return self._luck.sent_bytes
 
     def __exit__(self, *exc: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    # --- what is carried -------------------------------------------------------------------------
+    # --- operations ------------------------------------------------------------------------------
 
     @property
     def batch_size(self) -> int:
-        """How many things to put in one `batch`."""
+        """The number of parcels to put in one `batch`."""
         return LOCAL_BATCH if self._is_local else 1
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Have several things put, so that a folder's index is written once for all of them.
-
-        What they are made of has to be there: see `bring`.
-        """
+        """Write a folder's index once for all puts inside. Call `bring` for their blobs before."""
         target = direct(self._publisher.registry)
         with target.batch() if isinstance(target, LayoutRegistry) else nullcontext():
             try:
@@ -240,11 +235,11 @@ class Carrier(AbstractContextManager["Carrier"]):
                     self._write_list(message, entries)
 
     def bring(self, manifests: Iterable[bytes]) -> None:
-        """Make sure that all that `manifests` are made of is at the target.
+        """Copy all blobs of `manifests` that the target lacks.
 
         Raises:
-            BlobUnknown: a part is missing at the source.
-            RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
+            BlobUnknown: a blob is missing at the source.
+            RegistryError, NetworkError, LocalIOError: a store refuses or is not reachable.
         """
         self._publisher.ensure_config("artifact")
         self._copy(blob for data in manifests for blob in parse_children(data).blobs)
@@ -253,7 +248,7 @@ class Carrier(AbstractContextManager["Carrier"]):
         """Publish a message at the target after its bundles; return its tag there.
 
         Raises:
-            RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
+            RegistryError, NetworkError, LocalIOError: a store refuses or is not reachable.
         """
         publisher, rt = self._publisher, recipient_tag(message.header.recipient)
         self.put_bundles(message.digest, bundles)
@@ -275,7 +270,7 @@ class Carrier(AbstractContextManager["Carrier"]):
         return tag
 
     def put_bundles(self, message: Digest, bundles: Sequence[Attached]) -> None:
-        """Put bundles about a message, which may come after them, at the target.
+        """Put bundles about a message at the target; the message may follow later.
 
         Raises:
             As `put_message`.
@@ -309,7 +304,7 @@ class Carrier(AbstractContextManager["Carrier"]):
         return tags
 
     def finish(self) -> None:
-        """Ring the bells of those who got something, and make sure of the anchors once more."""
+        """Move the newest-message tags (bells) of the recipients, and ensure the anchors again."""
         for rt, data in self._newest.items():
             self._publisher.ring_bell(rt, data)
         self._newest.clear()
@@ -323,7 +318,7 @@ class Carrier(AbstractContextManager["Carrier"]):
     # --- inside ----------------------------------------------------------------------------------
 
     def _copy(self, blobs: Iterable[Descriptor]) -> None:
-        """Make sure that blobs are at the target; each is moved once."""
+        """Copy blobs that the target lacks, each once."""
         wanted = {blob.digest: blob for blob in blobs if blob.digest not in self._there}
         wanted.pop(EMPTY_CONFIG.digest, None)
         copy = BlobCopy(
@@ -338,7 +333,7 @@ class Carrier(AbstractContextManager["Carrier"]):
             self._there.add(blob.digest)
 
     def _ensure_subject(self, message: Message, rt: str) -> None:
-        """Make sure of the anchor that a message refers to, if it is one of its recipient's."""
+        """Put the anchor that is a message's subject, if it is an anchor of the recipient."""
         subject, created = message.subject, message.header.created_at
         if subject is None or subject.digest in self._anchors:
             return
@@ -369,16 +364,16 @@ class Carrier(AbstractContextManager["Carrier"]):
         )
 
     def _unused(self, tag_at: _TagAt, at: datetime, step: timedelta) -> str:
-        """Return the tag of the first moment that no other object of this run has."""
+        """Return a tag that no other object of this run has, of the first free moment."""
         while (tag := tag_at(at)) in self._drawn:
             at += step
         self._drawn.add(tag)
         return tag
 
     def _list(self, message: Digest, entries: Sequence[Descriptor]) -> None:
-        """Add to the message's index, where others find referrers by the tag schema.
+        """Add to the message's index of the referrers tag schema.
 
-        regctl and oras do so in a layout, too; ours do not need it there.
+        regctl and oras write the same index in a layout; our layout registry does not need it.
         """
         if not entries:
             return

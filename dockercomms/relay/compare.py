@@ -1,7 +1,7 @@
-"""What two repositories' tags say is at the one and not at the other.
+"""The tags of two repositories, compared to find the objects that the target lacks.
 
-Tags are cheap to list and say enough to pass over what is there; nothing is believed that a tag
-says before what is under it was asked for.
+Tags are cheap to list, and suffice to skip objects that the target has. A tag is not proof of
+the content under it: callers read the manifest before they rely on it.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from dockercomms.protocol.tags import bell_tag, receipt_id, recipient_tag
 from dockercomms.relay.inventory import HeldTag, list_tags, message_about
 
 Key = tuple[str, str]
-"""Whose inbox, and the head of the digest; in place of it the whole tag of a 1.0 message."""
+"""The recipient tag and the head of the digest; for a 1.0 message the whole tag instead."""
 
 
 @dataclass(slots=True)
 class TagsThere:
-    """What the target's tags say is there."""
+    """The objects that the tags of the target name."""
 
     listed: bool = True
-    """Whether they could be listed."""
+    """False if the target refused to list its tags."""
     messages: dict[Key, str] = field(default_factory=dict)
     bundles: set[tuple[str, str]] = field(default_factory=set)
-    """By the head of the message's digest and that of the layer's."""
+    """By the head of the message's digest and the head of the layer's digest."""
     receipts: set[tuple[str, str]] = field(default_factory=set)
-    """By the head of the message's digest and that of the rid."""
+    """By the head of the message's digest and the head of the rid."""
     bulk: set[tuple[str, str]] = field(default_factory=set)
     """By the message's sender and the rid."""
 
     @classmethod
     def at(cls, target: Store, rts: Sequence[str]) -> TagsThere:
-        """Return what the tags of `target` say.
+        """Return the objects that the tags of `target` name.
 
         Args:
             target: The repository.
-            rts: Whose inboxes; nobody: all.
+            rts: The recipient tags of the inboxes; empty: all.
 
         Raises:
-            RegistryError, NetworkError, LimitError: the store cannot tell.
+            RegistryError, NetworkError, LimitError: the store does not list its tags.
         """
         found = cls()
         try:
@@ -68,7 +68,7 @@ class TagsThere:
             self.bulk.add((tag.rt, tag.head or ""))
 
     def has(self, tag: HeldTag) -> bool:
-        """Return whether there is a receipt under a tag like `tag`."""
+        """Return whether a tag like `tag` names a receipt."""
         if not self.listed:
             return True
         if tag.kind == "receipts":
@@ -76,7 +76,7 @@ class TagsThere:
         return (tag.about, tag.tail) in self.receipts
 
     def has_receipt(self, receipt: Receipt) -> bool:
-        """Return whether there is a receipt under both tags that `receipt` would have."""
+        """Return whether both tags of `receipt` name one."""
         rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
         in_bulk = (recipient_tag(receipt.sender), rid) in self.bulk
         alone = (message_about(receipt.message), rid[:6]) in self.receipts
@@ -90,12 +90,12 @@ class TagsHere:
     bundles: dict[str, list[HeldTag]] = field(default_factory=dict)
     """By the head of the digest of the message that they are about."""
     receipts: dict[str, list[HeldTag]] = field(default_factory=dict)
-    """The same."""
+    """By the head of the same digest."""
     bulk: list[HeldTag] = field(default_factory=list)
-    """Those for the senders of messages."""
+    """The receipts' tags for the senders of messages."""
 
     def about(self, message: Digest) -> list[str]:
-        """Return the tags of what may be about a message."""
+        """Return the tags of the bundles and receipts that may be about a message."""
         head = message_about(message)
         return [tag.name for tag in (*self.bundles.get(head, ()), *self.receipts.get(head, ()))]
 
@@ -104,8 +104,8 @@ class TagsHere:
         """Return the tags of all bundles and receipts.
 
         Raises:
-            AuthError, Unsupported: they may not be listed.
-            RegistryError, NetworkError, LimitError: the store cannot tell.
+            AuthError, Unsupported: the registry does not allow us to list tags.
+            RegistryError, NetworkError, LimitError: the store does not list its tags.
         """
         found = cls()
         for prefix in ("bundle-", "receipt"):
@@ -118,14 +118,14 @@ class TagsHere:
         return found
 
     def receipt_tags(self, rts: Collection[str], heads: Collection[str] | None) -> list[HeldTag]:
-        """Return the tags of the receipts that are wanted, one for each as far as tags tell.
+        """Return the tags of the wanted receipts: one for each receipt, as far as tags show it.
 
-        The two tags of a receipt were drawn at one moment and have the head of one rid; those of
-        the 1.0 program have no tag for its message's sender.
+        The two tags of a receipt have the same moment and the same head of the rid. A 1.0 program
+        writes no tag for the message's sender.
 
         Args:
-            rts: Whose receipts in bulk.
-            heads: About which messages besides; None: all receipts that there are.
+            rts: Recipient tags of the senders whose receipts are wanted.
+            heads: Heads of messages whose receipts are wanted as well; None: all receipts.
         """
         bulk, about = self.bulk, self.receipts
         if heads is not None:
@@ -145,11 +145,11 @@ def message_tags(source: Store, rts: Sequence[str]) -> dict[Key, HeldTag]:
 
     Args:
         source: The repository.
-        rts: To whom; nobody: all.
+        rts: The recipient tags; empty: all.
 
     Raises:
-        AuthError, Unsupported: tags may not be listed.
-        RegistryError, NetworkError, LimitError: the store cannot tell.
+        AuthError, Unsupported: the registry does not allow us to list tags.
+        RegistryError, NetworkError, LimitError: the store does not list its tags.
     """
     found: dict[Key, HeldTag] = {}
     for prefix in _prefixes(rts):
@@ -164,7 +164,7 @@ def _prefixes(rts: Sequence[str]) -> list[str]:
 
 
 def _published(tag: HeldTag) -> datetime:
-    """Return the moment that a tag tells, of 1.0 tags the day's first; else before all others."""
+    """Return the moment in a tag, for a 1.0 tag the start of its day, else the minimum."""
     if tag.published is not None:
         return tag.published
     if tag.day is not None:

@@ -1,8 +1,8 @@
-"""Collecting garbage: what expired more than a day ago goes, and what only served it.
+"""Removal of messages that expired more than a day ago, with their bundles, receipts and indexes.
 
-The registry's clock decides, and what the annotations say; bundles and receipts go before their
-message, so that a run that is stopped leaves messages whole or without them, and the next run goes
-on. Nothing that cannot be read, or is of a later protocol, is touched.
+The registry's clock and the annotations decide. Bundles and receipts go before their message, so
+that the next run can continue an interrupted one. Manifests that are unreadable, or of a later
+protocol version, stay.
 
 Source: SPEC.md section 11.
 """
@@ -52,31 +52,31 @@ from dockercomms.relay.retention import advice_for
 from dockercomms.state import State
 
 ANCHOR_DAYS = 2
-"""An anchor stays for so many days after its own: a send that was begun then may still go on."""
+"""An anchor stays this many days after its own day: a send that began then may still run."""
 
 LOCAL_BATCH = 64
-"""Messages for which a folder's index is written once: each time costs as much as it is long."""
+"""Messages per index.json write (the cost of a write is proportional to its size)."""
 
 REFUSALS_ENOUGH = 3
-"""After so many deletions that were refused, and none that was not, no further is tried."""
+"""The run stops deleting after this many refusals without a success."""
 
 _TAGS_FIRST = frozenset({400, 403, 409, 412})
-"""How registries refuse to delete what still has tags (Docker Hub, Google)."""
+"""Status codes of registries that refuse to delete a tagged manifest (Docker Hub, Google)."""
 
 CollectedKind = Literal["message", "receipt", "bundle", "index", "anchor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """One thing that was removed, or would be, or could not be."""
+    """An object that was removed, would be removed, or could not be removed."""
 
     kind: CollectedKind
     digest: Digest | None
-    """None where not even that is known."""
+    """Missing if the digest is not known."""
     status: Literal["removed", "would-remove", "failed"]
     tag: str | None = None
     id: str = ""
-    """Of the message that it is, or is about."""
+    """The id of the message, or of the message that the object is about."""
     sender: str = ""
     recipient: str = ""
     expired_at: datetime | None = None
@@ -85,23 +85,23 @@ class Collected:
 
 @dataclass(slots=True)
 class _Seen:
-    """What is in the inbox of `name`; of what stays no more is kept than its fate depends on."""
+    """The content of one inbox. Of objects that stay it keeps only their subjects and tags."""
 
     name: str
     now: datetime
     past: list[Message] = field(default_factory=list)
-    """Past their time."""
+    """Expired messages."""
     staying: set[Digest | None] = field(default_factory=set)
-    """The subjects of everything else."""
+    """The subjects of all other objects."""
     tags: dict[Digest, list[str]] = field(default_factory=dict)
-    """Of all manifests."""
+    """The tags of all manifests."""
     blind: bool = False
-    """Something could not be read, so nobody knows what its subject is."""
+    """A manifest was unreadable, so its subject is unknown and may be any anchor."""
     defects: list[Collected] = field(default_factory=list)
-    """At which a defect of ours was met; they stay."""
+    """Objects that met a defect of this program; they stay."""
 
     def add(self, fetched: Fetched) -> None:
-        """Take what was under a tag or digest; what is gone meanwhile is nothing."""
+        """Add a manifest; ignore one that was removed meanwhile."""
         try:
             with guarded(fetched.ref):
                 self._take(fetched)
@@ -144,16 +144,16 @@ class _AttachedTags:
     about: dict[str, list[str]] = field(default_factory=dict)
     """By the head of the digest of the message that they are about."""
     in_bulk: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """Those under which a sender finds receipts, by sender and rid."""
+    """Receipt tags for the senders of messages, by sender and rid."""
 
     def bulk_tags(self, receipt: Receipt) -> list[str]:
-        """Return the tags under which the message's sender finds a receipt, or one like it."""
+        """Return the tags by which the message's sender finds this receipt or a like one."""
         rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
         return self.in_bulk.get((recipient_tag(receipt.sender), rid), [])
 
 
 def _described(kind: CollectedKind, digest: Digest, message: Message | None) -> Collected:
-    """Return an object that could not be removed, of the message that it is or is about."""
+    """Return the record of an object that failed, with the message that it is or is about."""
     done = Collected(kind=kind, digest=digest, status="failed")
     if message is None:
         return done
@@ -176,16 +176,16 @@ def _message_in(data: bytes) -> Message | None:
 
 @dataclass(slots=True, kw_only=True)
 class Collector:
-    """Removes garbage from one repository. Not safe for several threads.
+    """Removes expired objects from one repository. Not safe for several threads.
 
     Args:
         registry: The store.
         repository: The repository's name in it.
         repo: Its full name, for errors.
-        clock: Ours.
-        state: Knows what was delivered; None: nothing was.
-        dry_run: Only say what would go.
-        choice: Whose time decides; "both": they may be an hour apart, and the earlier one counts.
+        clock: The local clock.
+        state: The record of received messages; None: there is no record.
+        dry_run: Only report the objects that a run would remove.
+        choice: The clock that decides; "both": the earlier one, and they may differ by an hour.
     """
 
     registry: Registry
@@ -196,28 +196,28 @@ class Collector:
     dry_run: bool = False
     choice: ClockChoice = "both"
     unread: int = field(default=0, init=False)
-    """Messages that expired by our clock alone, that nobody has read, and that stay therefore."""
+    """Unread messages that expired only by the local clock; they stay."""
     swept: Swept = field(default_factory=Swept, init=False)
-    """Content that went with it from a folder or archive; a registry has its own collection."""
+    """Content removed from a folder or archive; a registry removes content by itself."""
     _done: int = field(default=0, init=False)
     _refused: list[RegistryError] = field(default_factory=list, init=False)
     _tags_stay: bool | None = field(default=None, init=False)
-    """Whether the tags of a manifest outlive its deletion by digest (go-containerregistry)."""
+    """True if the tags of a manifest outlive its deletion by digest (go-containerregistry)."""
 
     def collect(self, names: Sequence[str]) -> Iterator[Collected]:
-        """Remove what is past its time in the inboxes of `names`; yields what became of each.
+        """Remove expired objects from the inboxes of `names`; yield a result for each.
 
-        1. the clocks, which must agree
-        2. every manifest in the inbox, by its tags and by the anchors' referrers
-        3. of each message past its time: receipts and bundles, then itself, then its index
-        4. the anchors of days long past that no manifest which stays has as its subject
-        5. in a folder or archive, the content that nothing refers to any more
+        1. compare the clocks
+        2. read every manifest in the inbox: its tags, and its anchors' referrers
+        3. for each expired message: remove receipts and bundles, the message, its index
+        4. remove old anchors that are not the subject of a manifest that stays
+        5. in a folder or archive, remove content without a reference
 
         Raises:
-            ConfigError: our clock and the registry's are more than an hour apart.
-            AuthError, Unsupported: tags may not be listed, or nothing may be deleted; with a hint
-                that says what to do instead. The latter comes last.
-            RegistryError, NetworkError: the registry cannot tell.
+            ConfigError: the local clock and the registry's differ by more than an hour.
+            AuthError, Unsupported: the registry refuses to list tags, or to delete; with a hint
+                for its owner. A refusal to delete is raised last.
+            RegistryError, NetworkError: the registry refuses or is not reachable.
         """
         now = self._now(recipient_tag(names[0]) if names else "")
         for name in names:
@@ -231,10 +231,10 @@ class Collector:
     # --- looking ---------------------------------------------------------------------------------
 
     def _now(self, rt: str) -> datetime:
-        """Return the time by which things are removed.
+        """Return the time that decides.
 
         Raises:
-            ConfigError: our clock and the registry's are more than an hour apart.
+            ConfigError: the local clock and the registry's differ by more than an hour.
         """
         try:
             self.registry.resolve_tag(self.repository, bell_tag(rt))
@@ -251,7 +251,7 @@ class Collector:
         return clocks.earliest
 
     def _is_alone(self) -> bool:
-        """Return whether our clock alone says what has expired, and nobody said that it may."""
+        """Return whether only the local clock decides, and the user did not choose that."""
         has_clock = self.registry.server_time() is not None and not isinstance(
             direct(self.registry), LayoutRegistry
         )
@@ -287,7 +287,7 @@ class Collector:
             yield from self._remove_anchors(rt, anchors, now.date(), seen.staying)
 
     def _read(self, seen: _Seen, rt: str, tags: Sequence[str], anchors: Mapping[date, str]) -> None:
-        """Take in all that has a tag in an inbox, or refers to one of its anchors."""
+        """Read every manifest that has a tag in an inbox, or refers to one of its anchors."""
         for fetched in fetch_all(self.registry, self.repository, tags):
             seen.add(fetched)
         loose = {digest for digest in self._referring(rt, anchors, seen) if digest not in seen.tags}
@@ -295,7 +295,7 @@ class Collector:
             seen.add(fetched)
 
     def _referring(self, rt: str, anchors: Iterable[date], seen: _Seen) -> Iterator[Digest]:
-        """Yield what is listed for the anchors, by the registry or by the tag schema."""
+        """Yield the referrers of the anchors, from the referrers API or the tag schema."""
         for day in anchors:
             try:
                 with guarded(f"the referrers of the anchor of {day}"):
@@ -320,7 +320,7 @@ class Collector:
         return found
 
     def _keep_unread(self, seen: _Seen, extra: _AttachedTags) -> None:
-        """Take out of what is past its time what nobody has read: our clock may be ahead."""
+        """Keep expired messages that are unread: the local clock may be ahead."""
         past, seen.past = seen.past, []
         for message in past:
             if self._is_read(message, extra):
@@ -330,7 +330,7 @@ class Collector:
                 seen.staying.add(None if message.subject is None else message.subject.digest)
 
     def _is_read(self, message: Message, extra: _AttachedTags) -> bool:
-        """Return whether a message was delivered here, or its recipient has answered it."""
+        """Return whether this machine received a message, or its recipient sent a receipt."""
         recipient, digest = message.header.recipient, message.digest
         if self.state is not None and self.state.inbox.delivery(recipient, digest) is not None:
             return True
@@ -355,7 +355,7 @@ class Collector:
     def _remove_message(
         self, message: Message, tags: Sequence[str], extra: _AttachedTags
     ) -> Generator[Collected, None, bool]:
-        """Remove one message and what is about it; returns whether it is gone."""
+        """Remove one message with its bundles and receipts; return whether it is gone."""
         own = extra.about.get(message_about(message.digest), [])
         removed: set[Digest] = set()
         for item in attached_to(self.registry, self.repository, message.digest, own):
@@ -379,7 +379,7 @@ class Collector:
     def _remove_index(
         self, subject: Digest, removed: Collection[Digest], message: Message | None
     ) -> Iterator[Collected]:
-        """Remove the tag schema's index of what is gone, if it is one and of nothing else."""
+        """Remove the tag schema's index of removed manifests, unless it lists others too."""
         tag = referrers_tag(subject)
         try:
             data = fetch(self.registry, self.repository, tag)
@@ -388,7 +388,7 @@ class Collector:
             return
         left = {entry.digest for entry in entries} - set(removed)
         for fetched in fetch_all(self.registry, self.repository, left):
-            # It is the index of something that lives as well, and its own digest is that one's.
+            # A living index can have the same bytes, and so the same digest.
             if fetched.error is None and subject_of(fetched.data) != subject:
                 return
         yield self._remove_manifest("index", digest_of(data), (tag,), message)
@@ -407,13 +407,13 @@ class Collector:
                 yield replace(_described("anchor", forms[0], None), tag=tag, error=error)
 
     def _remove_anchor(self, forms: Collection[Digest], tag: str) -> Iterator[Collected]:
-        """Remove what an anchor's tag points at, if it is one of `forms` of that anchor."""
+        """Remove the manifest under an anchor's tag, if it is one of the anchor's `forms`."""
         try:
             digest = self.registry.resolve_tag(self.repository, tag).digest
         except NotFoundError:
             return
         if digest not in forms:
-            return  # somebody else's
+            return  # another program's manifest
         done = self._remove_manifest("anchor", digest, (tag,), None)
         yield done
         if done.status != "failed":
@@ -425,8 +425,8 @@ class Collector:
         """Remove one manifest with its tags.
 
         Raises:
-            AuthError, Unsupported: it seems that nothing may be deleted here.
-            TooManyRequests, NetworkError: the registry gave no answer about it.
+            AuthError, Unsupported: the registry seems to refuse all deletions.
+            TooManyRequests, NetworkError: the registry gave no answer.
         """
         done = replace(_described(kind, digest, message), tag=next(iter(tags), None))
         if self.dry_run:
@@ -447,7 +447,7 @@ class Collector:
         try:
             self.registry.delete_manifest(self.repository, digest)
         except NotFoundError:
-            pass  # somebody else removed it; its tags may be left
+            pass  # removed by another program; its tags may be left
         except RegistryError as error:
             if error.status not in _TAGS_FIRST or not self._delete_tags(digest, tags):
                 raise
@@ -460,7 +460,7 @@ class Collector:
                 self.registry.delete_tag(self.repository, tag)
 
     def _delete_tags(self, digest: Digest, tags: Sequence[str]) -> bool:
-        """Delete tags, where a manifest may only go after them; return whether all are gone.
+        """Delete tags first, for registries that require it; return whether all are gone.
 
         Raises:
             Unsupported: this registry deletes no tags.
@@ -479,7 +479,7 @@ class Collector:
         return digest_at(self.registry, self.repository, tag) == digest
 
     def _explained(self, error: RegistryError) -> RegistryError:
-        """Return a refusal with what to do instead."""
+        """Return a refusal with advice for the registry's owner."""
         kind = type(error) if isinstance(error, AuthError) else Unsupported
         return kind(
             f"{self.repo}: what has expired cannot be deleted: {error.message}",

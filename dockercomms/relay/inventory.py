@@ -1,7 +1,7 @@
-"""What a repository holds of messages, by its tags; and one manifest of it, read and proven.
+"""The messages, bundles and receipts of a repository, found by tags and read by digest.
 
-Tags are the ground truth (SPEC.md section 5): everything of ours has one. Nothing here remembers
-anything, and nothing that a tag says is believed before the bytes were read.
+Every object of ours has a tag (SPEC.md section 5). This module keeps no state between calls, and
+takes a tag only as a hint until the bytes under it were read.
 """
 
 from __future__ import annotations
@@ -56,46 +56,46 @@ ABOUT_DIGITS = 12
 """Hex digits of the message's digest in the tag of a bundle or receipt."""
 
 MAX_ATTACHED = 1000
-"""Bundles and receipts of one message that are looked at; anybody who may push can add some."""
+"""Most bundles and receipts read for one message: anyone with push access can add some."""
 
 READERS = 8
-"""Manifests that are read at once."""
+"""Manifests read at once."""
 
 _READ_AHEAD = 64
-"""Results that may wait for whoever takes them, so that memory is bounded."""
+"""Most results that wait for the caller, which bounds memory."""
 
 _ABOUT = re.compile(
     r"(?:bundle|receipt)-(?P<about>[0-9a-f]{12})-(?P<at>[0-9]{1,12})-(?P<tail>[0-9a-f]{6})"
 )
 
 GRACE = timedelta(days=1)
-"""How long after its expiry a message stays: clocks differ, and a late receiver is told why."""
+"""Time that a message stays after its expiry: clocks differ, and late receivers get a reason."""
 
 TagKind = Literal["message", "anchor", "receipts", "bundle", "receipt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldTag:
-    """One tag of ours."""
+    """A tag of a message, anchor, bundle or receipt."""
 
     name: str
     kind: TagKind
     rt: str = ""
-    """Whose inbox, or whose receipts."""
+    """The recipient tag: of the inbox, or of the sender who gets the receipts."""
     day: date | None = None
     published: datetime | None = None
     head: str | None = None
-    """Of a message's digest, of a receipt's rid; None in a 1.0 message's tag."""
+    """Of a message's digest or a receipt's rid; None in a 1.0 message's tag."""
     about: str = ""
     """The head of the digest of the message that a bundle or receipt is about."""
     tail: str = ""
-    """The head of the bundle's layer, or of the rid."""
+    """The head of the digest of the bundle's layer, or of the rid."""
     seconds: int = 0
-    """When a bundle or receipt was published, as a unix time."""
+    """The Unix time at which a bundle or receipt was published."""
 
 
 def digest_at(reader: Reader, repository: str, tag: str) -> Digest | None:
-    """Return what a tag points at, None if it is not there."""
+    """Return the digest under a tag, None if there is no such tag."""
     try:
         return reader.resolve_tag(repository, tag).digest
     except NotFoundError:
@@ -105,12 +105,12 @@ def digest_at(reader: Reader, repository: str, tag: str) -> Digest | None:
 def list_tags(
     lister: ListingReader, repository: str, prefix: str, *, start_after: Sequence[str] = ()
 ) -> Iterator[HeldTag]:
-    """Yield the tags of ours that begin with `prefix`, each once; nothing of a missing repository.
+    """Yield the tags of ours that begin with `prefix`, each once; a missing repository is empty.
 
     Raises:
-        AuthError, Unsupported: tags cannot be listed there; with a hint.
-        LimitError: more pages than are read.
-        RegistryError, NetworkError, ProtocolError: the registry cannot tell.
+        AuthError, Unsupported: the registry does not allow us to list tags; with a hint.
+        LimitError: the listing has too many pages.
+        RegistryError, NetworkError, ProtocolError: the registry does not answer as it must.
     """
     seen: set[str] = set()
     try:
@@ -129,7 +129,7 @@ def list_tags(
 
 
 def _unlistable(error: RegistryError, repository: str) -> DockerCommsError:
-    """Return the error with what can be done, where it is that tags may not be listed."""
+    """Return the error with advice, if the registry does not allow us to list tags."""
     hint = "use credentials that may list tags: without the list nobody knows what is there"
     if isinstance(error, AuthError):
         return type(error)(
@@ -148,7 +148,7 @@ def _unlistable(error: RegistryError, repository: str) -> DockerCommsError:
 
 
 def read_tag(name: str) -> HeldTag | None:
-    """Return what a tag is to us, None if it is none of ours; bells are none that is held."""
+    """Parse a tag; return None for newest-message tags (bells) and tags of other programs."""
     match = _ABOUT.fullmatch(name)
     if match is not None:
         kind: TagKind = "bundle" if name.startswith("bundle-") else "receipt"
@@ -192,10 +192,10 @@ def fetch(reader: Reader, repository: str, ref: str) -> bytes:
     """Return the manifest under the tag or digest `ref`.
 
     Raises:
-        NotFoundError: not there.
-        IntegrityError: other content than a digest says.
-        ProtocolError: larger than any manifest.
-        RegistryError, NetworkError: the registry cannot tell.
+        NotFoundError: there is no manifest.
+        IntegrityError: the content does not have the digest.
+        ProtocolError: it is larger than the limit for manifests.
+        RegistryError, NetworkError: the registry refuses or is not reachable.
     """
     if ":" in ref:  # no tag has a colon
         return read_all(reader.get_manifest(repository, Digest(ref)), MAX_MANIFEST_BYTES)[0]
@@ -204,7 +204,7 @@ def fetch(reader: Reader, repository: str, ref: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What was under a tag or digest: the manifest's bytes, or why there are none."""
+    """The bytes of the manifest under a tag or digest, or the error of reading it."""
 
     ref: str
     data: bytes = b""
@@ -217,22 +217,23 @@ class Fetched:
 
     @property
     def is_tag(self) -> bool:
-        """Whether it was asked for by a tag; no tag has a colon."""
+        """True if `ref` is a tag; no tag has a colon."""
         return ":" not in self.ref
 
 
 def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[Fetched]:
-    """Yield what is under each of `refs`, in their order, several read at once.
+    """Yield the manifest under each of `refs` in their order; several are read at once.
 
-    What one cannot be read for is in its `error`; a registry that refuses or is not there ends it.
+    A result's `error` says why its manifest was not read. A refusing or unreachable registry ends
+    the iteration.
 
     Raises:
-        AuthError, NetworkError, TooManyRequests, LocalIOError: for whichever comes first.
+        AuthError, NetworkError, TooManyRequests, LocalIOError: the first failure in the order.
     """
     failed: list[int] = []
 
     def get(number: int, ref: str) -> Fetched | None:
-        if failed and number > min(failed):  # those before it are read: the caller gets them
+        if failed and number > min(failed):  # the caller needs only earlier ones
             return None
         try:
             with guarded(ref):
@@ -245,8 +246,8 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
 
     waiting = enumerate(refs)
     while some := list(islice(waiting, _READ_AHEAD)):
-        # No thread lives while the caller has its turn: who leaves a generator to the collector
-        # would have it wait for threads at a moment when nothing may be waited for.
+        # Finish the threads before each yield: a finalizer that joins threads can deadlock if the
+        # garbage collector runs it.
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
             asked = [executor.submit(get, number, ref) for number, ref in some]
         for one in asked:
@@ -257,7 +258,7 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
 
 
 def subject_of(data: bytes) -> Digest | None:
-    """Return what a manifest has as its subject, however malformed it is otherwise."""
+    """Return the subject of a manifest, even if the rest is malformed."""
     try:
         return read_facts(data, "manifest").subject
     except ManifestInvalid:
@@ -266,7 +267,7 @@ def subject_of(data: bytes) -> Digest | None:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A bundle or a receipt of a message, its manifest's bytes, and the tags that are known."""
+    """A bundle or receipt of a message, with its manifest's bytes and its known tags."""
 
     what: Bundle | Receipt
     data: bytes
@@ -279,7 +280,7 @@ class Attached:
 
 
 def parse_attached(data: bytes, message: Digest | None = None) -> Attached | None:
-    """Return the bundle or receipt in `data` if it is one, and of that message."""
+    """Return the bundle or receipt in `data`, if it is one (of that `message`)."""
     what: Bundle | Receipt
     try:
         what = parse_receipt(data)
@@ -299,7 +300,7 @@ def message_of(what: Bundle | Receipt) -> Digest:
 def attached_to(
     reader: ListingReader, repository: str, message: Digest, tags: Iterable[str] = ()
 ) -> list[Attached]:
-    """Return the bundles and receipts of a message: what refers to it, and what is tagged for it.
+    """Return the bundles and receipts of a message: its referrers, and those that have tags.
 
     Args:
         reader: The store.
@@ -308,7 +309,7 @@ def attached_to(
         tags: Tags of bundles and receipts that may be about it.
 
     Raises:
-        RegistryError, NetworkError, LocalIOError: the store cannot tell.
+        RegistryError, NetworkError, LocalIOError: the store refuses or is not reachable.
     """
     refs: dict[str, None] = {}
     try:
@@ -320,13 +321,13 @@ def attached_to(
     found: dict[Digest, Attached] = {}
     for fetched in fetch_all(reader, repository, islice((*refs, *tags), MAX_ATTACHED)):
         if fetched.error is not None:
-            continue  # an index may name what is not there
+            continue  # an index may name manifests that are gone
         digest = fetched.digest
         try:
             with guarded(fetched.ref):
                 known = found.get(digest) or parse_attached(fetched.data, message)
         except InternalError:
-            continue  # the log tells of it
+            continue  # the error is in the log
         if known is not None:
             own = (fetched.ref,) if fetched.is_tag else ()
             found[digest] = replace(known, tags=(*known.tags, *own))
@@ -334,7 +335,7 @@ def attached_to(
 
 
 def _may_be_attached(entry: Descriptor) -> bool:
-    """Return whether an entry says that it is a bundle or receipt, or says nothing at all."""
+    """Return whether an entry's artifact type is a bundle's or receipt's, or is missing."""
     if entry.artifact_type in (ARTIFACT_TYPE_BUNDLE, ARTIFACT_TYPE_RECEIPT):
         return True
     if RECEIPT_FOR in entry.annotations or any(
@@ -345,12 +346,12 @@ def _may_be_attached(entry: Descriptor) -> bool:
 
 
 def read_message(fetched: Fetched, tag: HeldTag | None) -> Message:
-    """Return the message that was fetched, which has to be the one that its tag speaks of.
+    """Return the message in `fetched`, and check that `tag` has its digest.
 
     Raises:
-        DockerCommsError: it could not be fetched.
-        IntegrityError: the tag speaks of another digest.
-        ProtocolError: not a message that this program can read.
+        DockerCommsError: it was not fetched.
+        IntegrityError: the tag has another digest.
+        ProtocolError: it is not a message that this program can read.
     """
     if fetched.error is not None:
         raise fetched.error
@@ -360,7 +361,7 @@ def read_message(fetched: Fetched, tag: HeldTag | None) -> Message:
 
 
 def is_past(message: Message, now: datetime) -> bool:
-    """Return whether a message expired, as annotated, more than a day before `now`.
+    """Return whether a message expired, by its annotation, more than a day before `now`.
 
     Source: SPEC.md section 11.
     """

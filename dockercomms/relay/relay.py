@@ -1,8 +1,8 @@
-"""Relaying: what one repository holds of messages goes to another, and receipts come back.
+"""A copy of one repository's messages to another; their receipts are copied back by the reverse.
 
-Messages keep their bytes, so that signatures hold and nobody is delivered anything twice; their
-tags are drawn anew, so that receivers who look at what is new find what is a week late. Both sides
-may be a registry, a layout folder or an archive.
+Messages keep their bytes, so signatures stay valid and receivers recognise duplicates. Tags are
+drawn anew, so receivers who list new tags find a message that is a week late. Source and target
+are registries, layout folders or archives.
 
 Source: SPEC.md section 13.
 """
@@ -64,28 +64,28 @@ from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
 __all__ = ["Relay", "Relayed", "Totals"]
 
 MIN_ID_CHARACTERS = 4
-"""The shortest beginning of an id or digest that names a message."""
+"""The shortest prefix of an id or digest that may name a message."""
 
 _ENDS = (AuthError, NetworkError, TooManyRequests, LocalIOError)
-"""What makes it pointless to go on with the next message."""
+"""Errors that end a run; others end only one message."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Relay:
-    """One run from a repository to another. Used once, by one thread.
+    """One run from a repository to another. For one call of `run`, in one thread.
 
     Args:
-        source: Where it is.
-        target: Where it goes.
-        state: What is remembered between runs: of the target only what may be forgotten.
-        clock: Ours.
-        to: Only what is addressed to these: messages to them, with the receipts for those, and
-            receipts for what they sent. Nobody: everything.
-        ids: Only the messages whose id or digest begins so, with the receipts for them.
-        complete: Ask for the referrers of messages that are there, too, for bundles without a tag.
-        concurrency: Blobs under way at once.
-        progress: Told how many bytes of what one message is made of have come.
-        on_notice: Called with what the user may want to know.
+        source: The store to read.
+        target: The store to write.
+        state: This machine's record; the target's part of it is a cache.
+        clock: The local clock.
+        to: Recipients: copy only messages to them, the receipts for those messages, and receipts
+            for messages that they sent. Empty: copy all.
+        ids: Prefixes of ids or digests: copy only these messages, with their receipts.
+        complete: Ask for the referrers of present messages as well, to find bundles without a tag.
+        concurrency: Blobs copied at once.
+        progress: Called with the bytes done of one message.
+        on_notice: Called with notes for the user.
     """
 
     source: Store
@@ -101,30 +101,30 @@ class Relay:
     totals: Totals = field(default_factory=Totals, init=False)
     _there: TagsThere = field(default_factory=TagsThere, init=False)
     _seen: set[Digest] = field(default_factory=set, init=False)
-    """Receipts that were dealt with."""
+    """Receipts that this run has handled."""
     _past: set[Digest] = field(default_factory=set, init=False)
-    """Messages at the source that are past their time."""
+    """Messages at the source that have expired."""
     _carried: set[Digest] = field(default_factory=set, init=False)
 
     def run(self) -> Iterator[Relayed]:
-        """Carry what is missing at the target; yields each object that was put there, or failed.
+        """Copy all objects that the target lacks; yield a result for each copy and each failure.
 
-        1. the tags of both sides, which say what is missing
-        2. messages, oldest first, each with its bundles and then its receipts
-        3. bundles and receipts that came later to messages which were there
-        4. bells, and anchors that somebody collected meanwhile
+        1. list the tags of both sides and compare them
+        2. copy messages, oldest first, each with its bundles and then its receipts
+        3. copy bundles and receipts that were added later to messages that the target had
+        4. move newest-message tags (bells), and restore anchors that `gc` removed meanwhile
 
-        One that fails never stops another. A run that is stopped is continued by the next.
+        A failed object does not stop the others. The next run continues an interrupted one.
 
         Raises:
             UsageError: source and target are one, or an id names several messages.
             NotFoundError: there is no message with one of the ids.
-            AuthError, Unsupported: the source's tags may not be listed.
-            RegistryError, NetworkError, LocalIOError: one of the stores refuses or is not there.
+            AuthError, Unsupported: the registry does not allow us to list the source's tags.
+            RegistryError, NetworkError, LocalIOError: a store refuses or is not reachable.
         """
         if self.source.repo == self.target.repo:
             raise UsageError(f"{self.source.repo}: both the source and the destination")
-        self.state.sends.forget_store(self.target.repo)  # anchors may have been collected
+        self.state.sends.forget_store(self.target.repo)  # gc may have removed anchors
         publisher = Publisher(
             registry=self.target.registry,
             repository=self.target.repository,
@@ -147,7 +147,7 @@ class Relay:
                 self.totals.blob_bytes = carrier.sent_bytes
 
     def _earliest(self, publisher: Publisher) -> datetime:
-        """Return the earliest time that a clock shows: no mail is left behind for one ahead."""
+        """Return the earliest time of all clocks, so that a fast clock expires no message."""
         source = self.source.registry.server_time()
         return min(publisher.now(), publisher.clock.now(), source or publisher.now())
 
@@ -168,11 +168,11 @@ class Relay:
         yield from self._carry(carrier, self._receipts(tags))
 
     def _carry(self, carrier: Carrier, parcels: Iterable[Parcel | Relayed]) -> Iterator[Relayed]:
-        """Carry parcels, several at once where the target is a folder or a tar."""
+        """Copy parcels, several at once if the target is a folder or an archive."""
         waiting: list[Parcel] = []
         for parcel in parcels:
             if isinstance(parcel, Relayed):
-                yield parcel  # it could not be read
+                yield parcel  # it was not readable
                 continue
             try:
                 with guarded(parcel.digest):
@@ -189,7 +189,7 @@ class Relay:
         yield from self._put(carrier, waiting)
 
     def _put(self, carrier: Carrier, parcels: Sequence[Parcel]) -> list[Relayed]:
-        """Put what parcels hold; all that they are made of is at the target."""
+        """Put the manifests of parcels; the target has all their blobs."""
         done: list[Relayed] = []
         if parcels:
             with carrier.batch():
@@ -228,7 +228,7 @@ class Relay:
                 yield receipt_relayed(receipt, tag=tag)
 
     def _is_wanted(self, receipt: Receipt, _: bytes) -> bool:
-        """Return whether a receipt is to be put; each is asked about once."""
+        """Return whether to copy a receipt; True at most once for each."""
         digest = receipt.descriptor.digest
         if digest in self._seen:
             return False
@@ -238,14 +238,14 @@ class Relay:
             return False
         return not (self._there.has_receipt(receipt) and self._is_there(digest))
 
-    # --- what there is ---------------------------------------------------------------------------
+    # --- tags ------------------------------------------------------------------------------------
 
     def _named(self, scope: dict[Key, HeldTag]) -> dict[Key, HeldTag]:
-        """Return those that `ids` name.
+        """Return the messages that `ids` name.
 
         Raises:
             UsageError: one is too short, or names several.
-            NotFoundError: one names none.
+            NotFoundError: one names no message.
         """
         for wanted in self.ids:
             if len(wanted) < MIN_ID_CHARACTERS:
@@ -272,9 +272,9 @@ class Relay:
         return {key: tag for key, tag in scope.items() if key in chosen}
 
     def _present(self, scope: dict[Key, HeldTag]) -> dict[Key, Digest]:
-        """Return which of the messages the target has, each under a tag, with their digests.
+        """Return the messages that the target has, each under a tag, with their digests.
 
-        A tag's head identifies nothing, so what is under it is asked for.
+        A tag's head does not identify a message, so each tag is resolved to its digest.
         """
         there = self._there.messages
         if not self._there.listed:
@@ -286,7 +286,7 @@ class Relay:
                 with guarded(there[key]):
                     return digest_at(self.target.registry, self.target.repository, there[key])
             except InternalError:
-                return None  # putting it there tells
+                return None  # the attempt to put it there reports the cause
 
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
             found = zip(known, executor.map(ask, known), strict=True)
@@ -295,12 +295,12 @@ class Relay:
     def _is_there(self, digest: Digest) -> bool:
         return has_manifest(Location(self.target.registry, self.target.repository), digest)
 
-    # --- what is missing -------------------------------------------------------------------------
+    # --- missing objects -------------------------------------------------------------------------
 
     def _messages(
         self, tags: Mapping[str, HeldTag], attached: TagsHere, now: datetime
     ) -> Iterator[Parcel | Relayed]:
-        """Yield the messages under `tags` that the target lacks, each with what is about it."""
+        """Yield the messages under `tags` that the target lacks, with bundles and receipts."""
         for fetched in fetch_all(self.source.registry, self.source.repository, tags):
             tag = tags[fetched.ref]
             if isinstance(fetched.error, NotFoundError):
@@ -325,7 +325,7 @@ class Relay:
                 yield message_relayed(message, tag=tag.name, error=error)
 
     def _is_known(self, message: Message, tag: HeldTag) -> bool:
-        """Return whether the target has what its tags could not tell: 1.0, or nothing is listed."""
+        """Return whether the target has a message that its tags may not show (1.0, unlisted)."""
         if message.digest in self._carried:
             return True
         if tag.head is not None and self._there.listed:
@@ -336,7 +336,7 @@ class Relay:
         return self._is_there(message.digest)
 
     def _attached_to(self, message: Digest, tags: Iterable[str]) -> tuple[Attached, ...]:
-        """Return what is about a message and may be read: anybody could have added the rest."""
+        """Return a message's bundles and receipts, without those too large for a reader."""
         found = attached_to(self.source.registry, self.source.repository, message, tags)
         return tuple(filter(_is_readable, found))
 
@@ -380,7 +380,7 @@ class Relay:
                         return False
                     return not (self._there.has(tag) and self._is_there(digest))
             except InternalError:
-                return True  # reading it tells
+                return True  # the read reports the cause
 
         with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
             missing = zip(tags, executor.map(is_missing, tags), strict=True)
@@ -418,7 +418,7 @@ class Relay:
 
 
 def _is_readable(item: Attached) -> bool:
-    """Return whether a reader would look at a bundle or receipt of this size."""
+    """Return whether a bundle or receipt of this size is within a reader's limits."""
     what = item.what
     layers = what.layers if isinstance(what, Receipt) else (what.layer,)
     return all(layer.size <= MAX_BUNDLE_BYTES for layer in layers)

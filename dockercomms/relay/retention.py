@@ -1,6 +1,6 @@
-"""What to do where a registry does not let its users delete: each has a way of its own.
+"""Advice for owners of repositories whose registry does not let users delete.
 
-What a registry can do is always found out by asking it; its name only chooses the words.
+The registry's answers tell whether it deletes; its host name only selects the text.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ _ADVICE = tuple(
         (r"quay\.io", _QUAY),
     )
 )
-"""From hosts to the words about them."""
+"""Host names and the advice for each."""
 
 
 def advice_for(repo: str) -> str:
-    """Return what the owner of `repo`, a whole name, can do instead of deleting; in lines."""
+    """Return the lines of advice for the owner of `repo`, a full repository name."""
     host = repo.partition("/")[0].partition(":")[0]
     words = next((text for pattern, text in _ADVICE if pattern.fullmatch(host)), _SELF_HOSTED)
     return f"{words}\n{_RULE}"
