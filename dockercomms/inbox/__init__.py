@@ -1,1 +1,1 @@
-"""The messages of a repository that are addressed to me: found, read, listed."""
+"""The inbox of a recipient: messages found in a repository, read and listed."""

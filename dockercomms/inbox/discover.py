@@ -1,9 +1,9 @@
 """The three ways to find messages in a repository: referrers, the tag schema, and tags.
 
-Referrers and the tag schema may lose entries or lag; tags are the ground truth (measured: 320 of
-320 concurrent messages, everywhere). Nothing here remembers anything. Source: SPEC.md section 7.
+Referrers and the tag schema may lose entries or lag. Tag lists are complete (measured: 320 of 320
+concurrent messages, on every registry). These functions keep no state between calls.
 
-Tags by their prefix, listed from the first mark that will do.
+Source: SPEC.md section 7.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dockercomms.protocol.manifest import ManifestBuilder
 from dockercomms.protocol.tags import MessageRef, bell_tag, parse_tag
 
 LISTING_FORBIDDEN = frozenset({401, 403, 404, 405, 501})
-"""What a registry answers that does not let tags be listed."""
+"""The statuses of a registry that does not allow listing tags."""
 
 _BAD_REQUEST = 400
 
@@ -40,19 +40,19 @@ _BAD_REQUEST = 400
 def seek_tags(
     lister: Lister, repository: str, prefix: str, *, start_after: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Yield the tags that begin with `prefix` and come after the first mark that will do.
+    """Yield the tags that begin with `prefix`, listed after the first mark that the store accepts.
 
     Args:
         lister: The store.
         repository: The repository.
-        prefix: What the tags begin with.
-        start_after: Marks, tried in turn: zot answers 404 unless the tag exists. Where none will
-            do, the list is read from its start. Tags before a mark may be yielded all the same.
+        prefix: The start of the tags.
+        start_after: Marks, tried in turn: zot answers 404 unless the tag exists. If the store
+            accepts no mark, the list is read from its start. Tags before a mark may be yielded too.
 
     Raises:
         NameUnknown: no such repository.
         LimitError: more than `MAX_PAGES` pages.
-        RegistryError, NetworkError, ProtocolError: the registry cannot tell, or may not.
+        RegistryError, NetworkError, ProtocolError: the registry cannot or may not list tags.
     """
     for start in start_after:
         try:
@@ -72,10 +72,10 @@ def seek_tags(
 def _pages_with(
     lister: Lister, repository: str, prefix: str, start: str | None
 ) -> Generator[str, None, bool]:
-    """Yield from the pages after `start`; return False if there may be more than was listed.
+    """Yield from the pages after `start`; return False if tags after `start` may be missing.
 
-    A page is judged as a whole: docker-registry 2.8 sorts nothing and ignores `last`, and
-    go-containerregistry starts anew behind its last tag.
+    The order of a whole page decides: docker-registry 2.8 ignores `last` and does not sort, and
+    go-containerregistry starts again after its last tag.
     """
     ordered, last, start_shown = True, "", start is None
     pages = lister.tag_pages(repository, start_after=start, page_size=TAG_PAGE_SIZE)
@@ -95,7 +95,7 @@ def _pages_with(
 
 def _is_last_page(page: TagPage, prefix: str, *, ordered: bool) -> bool:
     if not page.has_link and len(page.tags) > TAG_PAGE_SIZE:
-        return True  # this server does not page, and gave the whole list
+        return True  # this server does not page: it sent the whole list
     if not ordered or not page.tags:
         return False
     return page.tags[-1] > prefix and not page.tags[-1].startswith(prefix)
@@ -110,18 +110,18 @@ class ListingReader(Reader, Lister, Protocol):
 
 @dataclass(slots=True)
 class TagsSeen:
-    """What a tag list tells besides messages; `discover_by_tags` fills it as it goes."""
+    """The findings of a tag list besides messages; `discover_by_tags` fills it."""
 
     anchors: set[date] = field(default_factory=set)
-    """Days that have an anchor, by its tag or that of a message."""
+    """Days that have an anchor tag, or a message tag that names the day."""
     ordered: bool = True
-    """All tags came in byte order, so that this server can be asked to skip some."""
+    """All tags came in byte order, so this server can start a list after a tag."""
     anything: bool = False
-    """There was a tag at all, whoever's."""
+    """The repository has a tag, of any recipient."""
 
 
 def anchor_digest(recipient_tag: str, day: date, form: ManifestForm = "artifact") -> Digest:
-    """Return the digest of a day's anchor in one form, which is the same for every sender."""
+    """Return the digest of a day's anchor in one form. It is the same for every sender."""
     return ManifestBuilder.inbox_anchor(recipient_tag, day, form=form).build()[1].digest
 
 
@@ -132,14 +132,14 @@ def discover_by_referrers(
     days: Iterable[date],
     forms: Sequence[ManifestForm] = ("artifact",),
 ) -> Iterator[MessageRef]:
-    """Yield what the referrers API lists for the anchors of `days` in `forms`, tagged or not.
+    """Yield the referrers of the anchors of `days` in `forms`, tagged or not.
 
-    No artifact type is asked for: only messages have an anchor as their subject, and some
-    registries (go-containerregistry) answer with the config's media type instead, so that a
-    filter would take all.
+    The request names no artifact type: only messages have an anchor as their subject, and some
+    registries (go-containerregistry) answer with the config's media type instead, so a filter
+    would drop every message.
 
     Raises:
-        RegistryError, NetworkError, ProtocolError: the registry cannot tell.
+        RegistryError, NetworkError, ProtocolError: the registry cannot list referrers.
     """
     for day, form in product(days, forms):
         try:
@@ -158,13 +158,13 @@ def discover_by_tag_schema(
     days: Iterable[date],
     forms: Sequence[ManifestForm] = ("artifact",),
 ) -> Iterator[MessageRef]:
-    """Yield what the `sha256-` indexes of the anchors of `days` in `forms` list, tagged or not.
+    """Yield the entries of the `sha256-` indexes for the anchors of `days`, tagged or not.
 
-    For registries without the referrers API. Entries get lost when several senders write at the
-    same time; and anybody who can push can list digests that do not exist.
+    For registries without the referrers API. Senders that write at the same time lose entries of
+    each other, and every client that can push can list digests that do not exist.
 
     Raises:
-        RegistryError, NetworkError, ProtocolError: the registry cannot tell.
+        RegistryError, NetworkError, ProtocolError: the registry cannot read the index.
     """
     for day, form in product(days, forms):
         subject = anchor_digest(recipient_tag, day, form)
@@ -193,14 +193,14 @@ def discover_by_tags(
         repository: The repository.
         recipient_tag: The recipient's part of tags.
         start_after: Tags after which to start, tried in turn: zot answers 404 unless the tag
-            exists. Where none will do, the list is read from its start.
-        whole: Read to the end of the list even where tags come in order.
-        seen: Is filled with the anchors seen, and whether tags come in order.
+            exists. If the store accepts no tag, the list is read from its start.
+        whole: Read to the end of the list even if tags come in order.
+        seen: Receives the anchors and the order of the tags.
 
     Raises:
         NameUnknown: no such repository.
         LimitError: more than `MAX_PAGES` pages.
-        RegistryError, NetworkError, ProtocolError: the registry cannot tell, or may not.
+        RegistryError, NetworkError, ProtocolError: the registry cannot or may not list tags.
     """
     seen = TagsSeen() if seen is None else seen
     starts: list[str | None] = [*start_after, None]
@@ -233,10 +233,10 @@ def _listed(
     whole: bool,
     seen: TagsSeen,
 ) -> Generator[MessageRef, None, bool]:
-    """Yield from the pages after `start`; return False if they may not be all.
+    """Yield from the pages after `start`; return False if messages may be missing.
 
-    A page is judged as a whole before the listing stops: docker-registry 2.8 ignores `n` and
-    `last` and sorts nothing; go-containerregistry starts anew behind its last tag.
+    The order of a whole page decides: docker-registry 2.8 ignores `n` and `last` and does not
+    sort; go-containerregistry starts again after its last tag.
     """
     prefix = f"{bell_tag(recipient_tag)}-"
     last, start_shown = "", start is None
@@ -249,7 +249,7 @@ def _listed(
         start_shown = start_shown or start in page.tags
         yield from _messages(page.tags, prefix, seen)
         if not seen.ordered and not start_shown:
-            # Tags behind `start` in this server's order are not all that sort after it.
+            # This server's order is its own: tags that sort after `start` may stand before it.
             return False
         if _is_last(page, prefix, seen, whole=whole):
             return True
@@ -259,14 +259,14 @@ def _listed(
 
 def _is_last(page: TagPage, prefix: str, seen: TagsSeen, *, whole: bool) -> bool:
     if not page.has_link and len(page.tags) > TAG_PAGE_SIZE:
-        return True  # this server does not page, and gave the whole list
+        return True  # this server does not page: it sent the whole list
     if whole or not seen.ordered or not page.tags:
         return False
     return page.tags[-1] > prefix and not page.tags[-1].startswith(prefix)
 
 
 def _messages(tags: Iterable[str], prefix: str, seen: TagsSeen) -> Iterator[MessageRef]:
-    """Yield the messages among `tags`; any tag with the prefix that is no anchor may be one."""
+    """Yield the messages among `tags`: all with the prefix except anchors."""
     for tag in tags:
         if not tag.startswith(prefix) or not is_valid_tag(tag):
             continue
@@ -278,7 +278,7 @@ def _messages(tags: Iterable[str], prefix: str, seen: TagsSeen) -> Iterator[Mess
 
 
 def _may_be_message(entry: Descriptor) -> bool:
-    """Return whether an entry says that it is a message, or says nothing at all."""
+    """Return whether an entry is marked as a message, or has neither a type nor annotations."""
     if entry.artifact_type == ARTIFACT_TYPE_MESSAGE or MESSAGE_ID in entry.annotations:
         return True
     return entry.artifact_type in UNTELLING_TYPES and not entry.annotations

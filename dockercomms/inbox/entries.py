@@ -1,4 +1,4 @@
-"""The entries of an inbox, and the rows that have to be read before they are listed."""
+"""The entries of an inbox."""
 
 from __future__ import annotations
 
@@ -13,60 +13,59 @@ from dockercomms.protocol.header import MessageHeader
 from dockercomms.state.inbox import Candidate, EntryState
 
 SINCE_MARGIN = timedelta(hours=1)
-"""How much earlier than `since` a message may have been published to be looked at at all: clocks
-of senders may be so far from the registry's."""
+"""Margin for wrong clocks: `since` includes messages published up to so much earlier."""
 
 _FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def published_after(since: datetime | None) -> datetime | None:
-    """Return when what was created from `since` on was published at the earliest."""
+    """Return the earliest publishing time of a message created at or after `since`."""
     return None if since is None else max(since, _FIRST_TIME) - SINCE_MARGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One message, or what may be one, as it is listed. All it says is its sender's claim."""
+    """A listed message. Its header contains unproven claims of the sender."""
 
     me: str
     repo: str
     key: str
-    """What the state knows it by: the digest, or the tag while nothing was read."""
+    """The row's key in the state: the digest, or the tag until the manifest is read."""
     digest: Digest | None
     tag: str | None
     state: EntryState
     reason_kind: str = ""
-    """Why it is held or refused, as a word for programs."""
+    """The reason it is held or refused, as a word for programs."""
     reason: str = ""
-    """The same for people; "" unless it is held, refused, or was received elsewhere."""
+    """The reason as text for people; "" unless it is held, refused, or was received elsewhere."""
     reported: bool = False
-    """The user was told already why it was not received (`Inbox.mark_reported`)."""
+    """The user has seen why it was not received (`Inbox.mark_reported`)."""
     retried: bool = False
-    """Held by something that time can cure, so `recv` tries it again now."""
+    """`recv` tries this held message again now."""
     header: MessageHeader | None = None
-    """None while its manifest could not be read."""
+    """None until its manifest is read."""
     expired: bool = False
     first_seen: datetime
     published: datetime | None = None
 
     @property
     def time(self) -> datetime:
-        """When it was published, as far as that is known."""
+        """The time of publishing, or the time we first saw it."""
         return self.published or self.first_seen
 
     @property
     def created(self) -> datetime:
-        """When it was created, as its sender says; else `time`."""
+        """The time of creation in its header, or `time`."""
         created = None if self.header is None else self.header.created_at
         return created or self.time
 
 
 def entry_of(row: Candidate, clocks: Clocks) -> Entry:
-    """Return the entry of a row, by what the clocks show."""
+    """Return the entry of a row, judged by the present times of the clocks."""
     header = _header(row)
     state, kind, reason = row.state, row.reason_kind, row.reason
     against = None
-    if state == "new" and header is not None:  # nothing stood against it when it was read
+    if state == "new" and header is not None:  # the row has no verdict, but the clocks moved on
         against = examine_times(clocks, header.created_at, header.expires)
     if against is not None:
         state, kind, reason = "held", against.kind, against.reason
@@ -91,7 +90,7 @@ def entry_of(row: Candidate, clocks: Clocks) -> Entry:
 
 
 def id_of(row: Candidate) -> str:
-    """Return the message id of a row, "" if it is not known."""
+    """Return the message id of a row, "" if its header is unknown."""
     header = _header(row)
     return "" if header is None else header.id
 
@@ -103,4 +102,4 @@ def _header(row: Candidate) -> MessageHeader | None:
         with guarded(row.key):
             return MessageHeader.from_annotations(row.header)
     except (ProtocolError, InternalError):
-        return None  # an older release let pass what this one does not
+        return None  # an older release accepted a header that this release rejects

@@ -1,8 +1,8 @@
-"""The inbox: found by polling, listed as entries, fetched as messages.
+"""The inbox of one recipient.
 
-    poll      what is new in the repository becomes rows of the state
-    entries   rows become entries: manifests are fetched to know what they say
-    fetch     an entry becomes a message that may be received, or the error why not
+    poll      writes new messages of the repository as rows of the state
+    entries   reads the manifests of these rows and lists them
+    fetch     returns the message of an entry, or raises why it cannot be received
 
 Source: SPEC.md section 7.
 
@@ -87,19 +87,19 @@ __all__ = [
 ]
 
 MAX_ALIKE = 20
-"""So many messages with one id are shown."""
+"""The most messages with one id in a hint."""
 
 MAX_JUDGED = MAX_FETCHED_MANIFESTS
-"""So many messages with one id are judged at once to find the one that is meant."""
+"""The most messages with one id whose signatures are checked to choose between them."""
 
 MIN_PREFIX_CHARACTERS = 4
-"""A shorter id is as good as a guess."""
+"""Shorter ids collide too often."""
 
 _HEAD = slice(len(BUNDLE_PREFIX), len(BUNDLE_PREFIX) + HEAD_DIGITS)
 """The place of the message's digest in a bundle's tag (SPEC.md section 5)."""
 
 CACHED_MANIFEST_BYTES = 32 * 2**20
-"""Manifests kept between listing and fetching, so that neither asks for them twice."""
+"""The most bytes of manifests kept from listing until fetching, to ask for each only once."""
 
 _HELD: tuple[EntryState, ...] = ("held",)
 _REFUSED: tuple[EntryState, ...] = ("refused",)
@@ -123,17 +123,17 @@ class Inbox:
     Args:
         registry: The store.
         repository: The repository's name in that store.
-        repo: The repository's whole name: what the state knows it by, and what an `audience`
-            is compared with.
+        repo: The repository's whole name: its key in the state, and the name to compare an
+            `audience` with.
         me: The recipient, byte for byte as senders write it.
-        state: What is remembered.
-        clock: The time.
+        state: The state of this machine.
+        clock: The clock of this machine.
         discovery: "referrers" lists no tags, "tags" asks no anchors, "auto" does both.
-        audiences: Repositories, beside this one, that a message may be meant for.
-        choice: Whose time decides whether a message has expired, or comes from the future.
-        concurrency: How many manifests are fetched at the same time.
-        max_fetched: How many manifests are fetched from one `poll` to the next at most, beside
-            those that are asked for by their name.
+        audiences: Further repositories that are accepted as a message's audience.
+        choice: The clock that decides whether a message has expired or comes from the future.
+        concurrency: The number of manifests fetched at the same time.
+        max_fetched: The most manifests fetched between two calls of `poll`, besides those that
+            are requested by name.
 
     Raises:
         UsageError: `me` is empty or not Unicode text.
@@ -189,11 +189,11 @@ class Inbox:
 
     @property
     def waiting(self) -> int:
-        """How many candidates the run had no fetches left for; a later run reads them."""
+        """The number of candidates that a later run reads, as the allowance of this one is used."""
         return self._unread + self._left_out
 
     def poll(self, *, complete: bool = False, watching: bool = False) -> PollResult:
-        """Find what is new in the repository; see `Poller.poll`."""
+        """Find new messages in the repository; see `Poller.poll`."""
         self._failures.clear()
         self._allowance = Allowance(self._max_fetched)
         self._unread = self._left_out = 0
@@ -210,15 +210,15 @@ class Inbox:
         all: bool = False,  # noqa: A002 - as the option is called
         elsewhere: bool = False,
     ) -> list[Entry]:
-        """Return what the inbox holds: new before held before refused, each oldest first.
+        """Return the messages of the inbox: new before held before refused, each oldest first.
 
-        Manifests not seen before are fetched, at most `max_fetched` a run; the rest
-        stays new and has no header yet. One that cannot be read never hides another.
+        Fetches manifests not seen before, at most `max_fetched` in a run; the other messages stay
+        new without a header. A message that cannot be read does not hide another.
 
         Args:
-            since: Leave out what was created before.
-            all: Also what is delivered, expired, received elsewhere, or refused and reported.
-            elsewhere: Also what was received elsewhere.
+            since: Leave out messages created before.
+            all: Also messages delivered, expired, received elsewhere, or refused and reported.
+            elsewhere: Also messages received elsewhere.
 
         Raises:
             LocalIOError: the state, or a local store.
@@ -242,14 +242,13 @@ class Inbox:
         all: bool = False,  # noqa: A002 - as the option is called
         elsewhere: bool = False,
     ) -> list[Entry]:
-        """Return what a run is to deliver or report, in the order of `entries`.
+        """Return the messages that a run delivers or reports, in the order of `entries`.
 
-        What could not be read in this run is left out, and so is what it has no fetches left for:
-        `waiting` says how many.
+        Leaves out messages that it failed to read or cannot fetch any more (see `waiting`).
 
         Args:
             since: As in `entries`.
-            all: As in `entries`; what was delivered before needs no fetch of the run's allowance.
+            all: As in `entries`; delivered messages need no fetch of the allowance.
             elsewhere: As in `entries`.
 
         Raises:
@@ -277,7 +276,7 @@ class Inbox:
         return self._affordable(self._listed(rows, since))
 
     def _listed(self, rows: Iterable[Candidate], since: datetime | None) -> list[Entry]:
-        """Return the entries of rows; a tag's row is left out where its message has its own."""
+        """Return the entries of rows, without the row of a tag if its digest has a row too."""
         rows = list(rows)
         clocks = self._place.clocks()
         heads = {row.head for row in rows if row.digest is not None}
@@ -290,11 +289,11 @@ class Inbox:
         return sorted(entries, key=lambda entry: (_LISTED_ORDER[entry.state], entry.time))
 
     def can_fetch(self, entry: Entry) -> bool:
-        """Return whether the run's allowance lets the message be fetched."""
+        """Return whether the run's allowance permits fetching the message."""
         return self._is_free(entry) or self._allowance.left > 0
 
     def _is_free(self, entry: Entry) -> bool:
-        """Return whether receiving or reporting an entry takes no fetch of the allowance."""
+        """Return whether receiving or reporting an entry needs no fetch of the allowance."""
         if entry.key in self._failures or self._messages.get(entry.digest) is not None:
             return True
         if entry.state in ("refused", "delivered"):
@@ -302,9 +301,9 @@ class Inbox:
         return entry.state == "held" and not entry.retried and (entry.reported or not entry.header)
 
     def _affordable(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Return the entries that the run can fetch: at least half of the held ones' share."""
+        """Return the entries that the run can fetch; up to half of the fetches go to held ones."""
         waits = {e.key for e in entries if e.state == "held" and not e.header and e.retried}
-        entries = [e for e in entries if self._is_free(e) or e.key not in waits]  # read in turn
+        entries = [e for e in entries if self._is_free(e) or e.key not in waits]  # read later
         costly = [entry for entry in entries if not self._is_free(entry)]
         held = [entry for entry in costly if entry.state == "held"]
         left = max(0, self._allowance.left)
@@ -318,12 +317,12 @@ class Inbox:
     def find(self, prefix: str) -> list[Entry]:
         """Return the messages whose id or digest begins with `prefix`, at least one.
 
-        What was refused is found only if nothing else is: whoever copies an id hides no message.
+        Refused messages are returned only without another match: a copied id hides no message.
 
         Raises:
             UsageError: fewer than 4 characters.
-            NotFoundError: none does.
-            IntegrityError: none does, and one that cannot be read may be it.
+            NotFoundError: no message matches.
+            IntegrityError: no message matches, but one could not be read.
         """
         if len(prefix.removeprefix("sha256:")) < MIN_PREFIX_CHARACTERS:
             raise UsageError(f"{prefix!r:.100}: {MIN_PREFIX_CHARACTERS} characters or more")
@@ -337,14 +336,14 @@ class Inbox:
         return [entry_of(row, clocks) for row in found]
 
     def is_meant(self, entry: Entry) -> bool:
-        """Return whether an entry is delivered, or its signature was found to be valid."""
+        """Return whether an entry is delivered, or its signature is verified."""
         if entry.state in ("delivering", "delivered"):
             return True
         judged = self._judgement(entry)
         return judged is not None and judged.signer is not None
 
     def is_judged(self, entry: Entry) -> bool:
-        """Return whether the signature of an entry was checked by the policy as it is."""
+        """Return whether the signature was checked under the present policy."""
         return self._judgement(entry) is not None
 
     def _judgement(self, entry: Entry) -> JudgedRow | None:
@@ -353,7 +352,7 @@ class Inbox:
         return self._place.state.trust.judgement(self.me, self.repo, entry.digest)
 
     def _missing(self, prefix: str) -> DockerCommsError:
-        """Return the error that no message begins with `prefix`, as far as they can be read."""
+        """Return the error that no readable message begins with `prefix`."""
         text = f"no message {prefix!r:.100} in the inbox of {self.me!r} in {self.repo}"
         damaged = [
             row
@@ -365,7 +364,7 @@ class Inbox:
         return NotFoundError(text, hint="dockercomms inbox --all lists them")
 
     def mark_reported(self, entries: Iterable[Entry]) -> None:
-        """Note that the user was told that these are held or refused."""
+        """Record that the user has seen why these are held or refused."""
         rows = [row for entry in entries if (row := self._current(entry)) is not None]
         self._rows.set_reported(self.me, self.repo, [row.key for row in rows])
 
@@ -373,11 +372,11 @@ class Inbox:
 
     @property
     def is_first_look(self) -> bool:
-        """Whether it is not known yet which messages were received elsewhere."""
+        """It is not yet known which messages were received elsewhere."""
         return self._place.state.progress.is_first_look(self.me, self.repo)
 
     def end_first_look(self) -> None:
-        """Note that it is known which messages were received elsewhere."""
+        """Record that the messages received elsewhere are known."""
         self._place.state.progress.end_first_look(self.me, self.repo)
 
     def has_answered(self, digest: Digest) -> bool:
@@ -386,26 +385,25 @@ class Inbox:
         return place.state.receipts.last(self.repo, self.me, digest) is not None
 
     def set_elsewhere(self, digest: Digest, reason: str) -> None:
-        """Note that a message was received elsewhere, and how that is known."""
+        """Record that a message was received elsewhere, with the proof."""
         self._rows.set_elsewhere(self.me, self.repo, digest, reason)
 
     def has_failed(self, entry: Entry) -> bool:
-        """Return whether an entry could not be read in this run, which `fetch` tells."""
+        """Return whether this run failed to read an entry; `fetch` raises the error."""
         return entry.key in self._failures
 
     # --- fetching --------------------------------------------------------------------------------
 
     def fetch(self, entry: Entry) -> Message:
-        """Return the message of an entry, read, proven to be it, and examined by its own words.
+        """Return the message of an entry, verified by its digest and examined by its header.
 
-        What `entries` found out in the same run is not asked for again. Expiry is the caller's
-        to compare (`Entry.expired`).
+        Uses the manifests that `entries` read in the same run. The caller checks the expiry
+        (`Entry.expired`).
 
         Raises:
-            ProtocolError: it is refused, or held because other bytes came, it is from the
-                future, or sealed; the row says which.
-            NotFoundError: it is held because it is not there (any more).
-            AuthError, NetworkError, RegistryError: nothing is said of it; it stays as it is.
+            ProtocolError: it is refused, or held: damaged, from the future or encrypted.
+            NotFoundError: it is held because the registry does not have it.
+            AuthError, NetworkError, RegistryError: no verdict; the row stays as it is.
             LocalIOError: the state, or a local store.
         """
         failure = self._failures.pop(entry.key, None)
@@ -417,9 +415,9 @@ class Inbox:
         return self._message(row)
 
     def batch(self) -> AbstractContextManager[object]:
-        """Return a block whose calls of `hold` and `refuse` are one transaction.
+        """Return a block that makes its calls of `hold` and `refuse` one transaction.
 
-        Ask no registry inside: every other process waits for it.
+        Send no request inside: every other process waits for the transaction.
         """
         return self._rows.batch()
 
@@ -432,14 +430,14 @@ class Inbox:
         curable: bool = True,
         at_once: bool = False,
     ) -> None:
-        """Hold a message that was fetched, to be tried again if time can cure it.
+        """Hold a fetched message and, if it is curable, note when to try it again.
 
         Args:
             digest: The message.
-            kind: Why, as a word for programs.
-            reason: Why, for people.
-            curable: Time can cure it.
-            at_once: The very next run tries it again.
+            kind: The reason, as a word for programs.
+            reason: The reason, for people.
+            curable: A later try may succeed.
+            at_once: The next run tries it again.
         """
         row = self._rows.candidate(self.me, self.repo, digest)
         now = again = self._place.clock.now() if curable else None
@@ -448,7 +446,7 @@ class Inbox:
         self._rows.set_held(self.me, self.repo, digest, kind, reason, next_try=again)
 
     def hold_defect(self, entry: Entry, error: InternalError) -> None:
-        """Hold a message at which a defect of ours was met, unless reading it has done so."""
+        """Hold a message that met a defect of ours, unless `_read` has held it for one."""
         row = self._current(entry)
         if row is None or (row.state == "held" and row.reason_kind == HELD_INTERNAL):
             return
@@ -457,19 +455,19 @@ class Inbox:
         self._rows.set_held(self.me, self.repo, key, HELD_INTERNAL, str(error), next_try=again)
 
     def refuse(self, digest: Digest, kind: str, reason: str) -> None:
-        """Refuse a message that was fetched for good: its own bytes break the protocol."""
+        """Refuse a fetched message for good: its own bytes break the protocol."""
         self._rows.set_refused(self.me, self.repo, digest, kind, reason)
 
     # --- inside ----------------------------------------------------------------------------------
 
     def _read(self, *, since: datetime | None = None, expired: bool = False) -> None:
-        """Read what was not read before; and where a tag was changed, what its anchors list."""
+        """Read the candidates; if a tag was changed, also the messages that its anchors list."""
         self._read_rows(since=since, expired=expired)
         if self._look_behind_changed_tags():
             self._read_rows(since=since, expired=expired)
 
     def _read_rows(self, *, since: datetime | None, expired: bool) -> None:
-        """Fetch the candidates whose turn it is, as far as the run's allowance goes."""
+        """Fetch the candidates that are due, within the run's allowance."""
         clocks = self._place.clocks()
         live = None if expired else clocks.earliest
         share = self._max_fetched // SHARE_FOR_READ
@@ -503,9 +501,10 @@ class Inbox:
             self._unread = self._rows.count_unread(self.me, self.repo, live=live)
 
     def _look_for_bundles(self, limit: int, live: datetime | None) -> None:
-        """List the tags of all bundles, once in a run that cannot read every candidate.
+        """Mark candidates that have a bundle, if the run cannot read every candidate.
 
-        Whoever floods an inbox with tags keeps back no message that its sender has signed.
+        Lists the tags of all bundles, once in a run. Signed messages are read first, so a flood of
+        tags does not delay them.
         """
         if self._has_bundles or self._rows.count_unread(self.me, self.repo, live=live) <= limit:
             return
@@ -514,7 +513,7 @@ class Inbox:
         tags = seek_tags(
             self._place.registry, self._place.repository, BUNDLE_PREFIX, start_after=["bundle"]
         )
-        with suppress(RegistryError, NetworkError, ProtocolError, LimitError):  # it only helps
+        with suppress(RegistryError, NetworkError, ProtocolError, LimitError):  # optional
             while heads := {tag[_HEAD] for tag in islice(tags, REFS_AT_ONCE)}:
                 self._rows.set_bundled(heads, anew=False)
 
@@ -527,7 +526,7 @@ class Inbox:
             self._failures[reading.digest or reading.row.key] = reading.error
 
     def _look_behind_changed_tags(self) -> bool:
-        """Ask all anchors if a tag was found changed since the last time; return whether."""
+        """Ask all anchors if a tag was found changed since the last call; return whether."""
         asked = self._tag_changed
         if asked:
             self._tag_changed = False
@@ -535,7 +534,7 @@ class Inbox:
         return asked
 
     def _message(self, row: Candidate) -> Message:
-        """Return the message of a row, and raise what stands against it."""
+        """Return the message of a row; raise its verdict as an error."""
         message = self._messages.get(row.digest)
         if message is not None:
             reading = examined(self._place, row, message)
@@ -552,7 +551,7 @@ class Inbox:
             raise reading.error
         if reading.message is not None:
             return reading.message
-        # The row was a tag's; it is joined now to that of a digest, which was read before.
+        # The row of the tag was joined to that of its digest, which was read before.
         joined = self._rows.candidate(self.me, self.repo, reading.digest or row.key)
         if joined is None or joined.key == row.key:
             raise AssertionError("internal: a reading without message and error")
@@ -576,7 +575,7 @@ class Inbox:
         )
 
     def _current(self, entry: Entry) -> Candidate | None:
-        """Return the row of an entry, which may have been joined to another since."""
+        """Return the row of an entry, or the row to which it was joined."""
         row = self._rows.candidate(self.me, self.repo, entry.key)
         if row is None and entry.digest is not None:
             row = self._rows.candidate(self.me, self.repo, entry.digest)
@@ -603,15 +602,15 @@ def _is_text(text: str) -> bool:
 def poll_all(
     inboxes: Sequence[Inbox], *, complete: bool = False, watching: bool = False
 ) -> PollResult:
-    """Look at the repository for each of several names; return how that went altogether.
+    """Poll the inbox of each name; return one result for all.
 
     Args:
         inboxes: One for each name.
-        complete: Look at the whole repository, whatever is known already.
-        watching: Look no further than to a bell that is silent, if nothing else is due.
+        complete: Search the whole repository, even parts known already.
+        watching: Stop after a bell that has not changed, if no other work is due.
 
     Raises:
-        RegistryError, NetworkError: the registry did not let itself be looked at.
+        RegistryError, NetworkError: the registry did not answer the search.
         LocalIOError: the state cannot be used.
     """
     polls = [inbox.poll(complete=complete, watching=watching) for inbox in inboxes]
@@ -633,17 +632,17 @@ def find_in(
 ) -> tuple[int, Entry]:
     """Return the one message that begins with `prefix`, and the number of its inbox.
 
-    Of several it is the one that was delivered or that its sender is proven to have written: a
-    stranger who copies an id stands in nobody's way.
+    Of several matches it is the one that was delivered or has a verified signature: a copied id
+    does not make the original ambiguous.
 
     Args:
         inboxes: One for each name.
         prefix: The start of an id or digest.
-        judge: Has signatures checked; None: what was found before has to do.
+        judge: Checks signatures; None: use the stored judgements.
 
     Raises:
-        NotFoundError: it is in none of them.
-        IntegrityError: the same, and something there cannot be read.
+        NotFoundError: no inbox has it.
+        IntegrityError: no inbox has it, but one has a message that cannot be read.
         UsageError: `prefix` is too short, or several messages begin with it.
     """
     found: list[tuple[int, Entry]] = []

@@ -1,4 +1,4 @@
-"""Messages as a mailbox lists them."""
+"""Messages in the form in which a mailbox lists them."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from dockercomms.state.trust import JudgedRow
 from dockercomms.trust.owner import SignatureStatus
 
 ANSWER_PREFIX = "Re: "
-"""What the title of an answer begins with, as in mail."""
+"""The prefix of an answer's title, as in mail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxEntry:
-    """One message as it is listed. What it says of itself is its sender's claim."""
+    """A listed message. Its header contains unproven claims of the sender."""
 
     id: str
-    """"" while its manifest could not be read."""
+    """"" until its manifest is read."""
     digest: Digest | None
     tag: str | None
     sender: str
-    """As the message claims."""
+    """The sender's name in the header, unproven."""
     title: str | None
     text: str | None
     filename: str
-    """As its sender calls it; escape it before showing it."""
+    """The name that the sender gave it. Escape it before you show it."""
     bytes: int | None
     created_at: datetime | None
     expires_at: datetime | None
     state: Literal["new", "delivered", "held", "refused", "elsewhere"]
-    """elsewhere: another state of ours received it, as a receipt of ours proves."""
+    """elsewhere: another machine of ours received it and wrote a receipt."""
     expired: bool
     reason: str
-    """Why it is held or refused, or how it is known that it was received elsewhere."""
+    """The reason it is held or refused, or the proof that it was received elsewhere."""
     signature_status: SignatureStatus = "none"
     signer: str | None = None
-    """The verified name of its sender; None: who sent it is a claim."""
+    """The verified name of its sender; None if the signature is not verified."""
     recipient: str = ""
-    """Which of the receiver's names it is for."""
+    """The receiver's name to which it is addressed."""
     thread_id: str | None = None
     in_reply_to: Digest | None = None
-    """The message that it answers, as it says."""
+    """The message that it claims to answer."""
     missing_before: int = 0
-    """How many messages of its sender are missing between the one before it and it."""
+    """The number of the sender's messages that are missing just before this one."""
 
     @property
     def thread(self) -> str:
-        """What the messages of its conversation share: what a reply to it carries."""
+        """The thread id that a reply carries: its own, or its message id at the start."""
         return self.thread_id or self.id
 
 
 def inbox_entry(entry: Entry, judged: JudgedRow | None, *, missing_before: int = 0) -> InboxEntry:
-    """Return what is shown of a row, and of what its signature was found to be."""
+    """Return the entry to show for a row and the judgement of its signature."""
     header = entry.header
     return InboxEntry(
         id="" if header is None else header.id,
@@ -85,7 +85,7 @@ def inbox_entry(entry: Entry, judged: JudgedRow | None, *, missing_before: int =
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What an answer to a message takes from it."""
+    """The header fields of an answer to a message."""
 
     to: str
     sender: str
@@ -95,12 +95,12 @@ class Answer:
 
 
 def answer_to(entry: InboxEntry) -> Answer:
-    """Return what an answer to `entry` takes from it: who to whom, the conversation, the title.
+    """Return the header fields of an answer to `entry`.
 
-    It goes to whom the message says it is from: a signer can sign for no other name.
+    The answer goes to the claimed sender; no other signer may sign with that name.
 
     Raises:
-        ProtocolError: the message could not be read, so nobody knows who sent it.
+        ProtocolError: the message was not read, so its sender is unknown.
     """
     if entry.digest is None or not entry.sender:
         raise ProtocolError(f"message {entry.digest or entry.tag}: not read, so it has no sender")
@@ -117,10 +117,10 @@ def answer_to(entry: InboxEntry) -> Answer:
 
 
 def by_thread(entries: Iterable[InboxEntry]) -> list[tuple[int, InboxEntry]]:
-    """Return entries by conversation, the oldest first, and how deep each answers another one.
+    """Return entries by conversation, the oldest first, each with its depth in the tree of answers.
 
-    An answer stands below what it answers if that is here, else at the start of its conversation.
-    Whoever claims to answer goes in a circle finds their messages at the end of it.
+    An answer stands below the message that it answers if that is listed, else at the start of its
+    conversation. Messages that answer each other in a circle come last in theirs.
     """
     threads: dict[str, list[InboxEntry]] = {}
     for entry in sorted(entries, key=_age):
@@ -136,7 +136,7 @@ def _tree(thread: Sequence[InboxEntry]) -> Iterator[tuple[int, InboxEntry]]:
         below.setdefault(parent, []).append(entry)
     waiting = [(0, entry) for entry in reversed(below.pop(None, []))]
     while waiting or below:
-        if not waiting:  # what is left answers itself in a circle
+        if not waiting:  # the remaining messages answer each other in a circle
             waiting = [(0, entry) for entry in below.pop(next(iter(below)))]
         depth, entry = waiting.pop()
         yield depth, entry

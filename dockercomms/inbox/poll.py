@@ -1,10 +1,10 @@
-"""One pass of discovery: what the three ways find becomes rows, and then the pass is noted.
+"""One pass of discovery over an inbox.
 
-1. HEAD of the bell, its value read before anything is listed.
-2. Tags from the last complete pass on, then the anchors of the same days by referrers or, without
-   that API, by the tag schema. An error of one way never holds back what the others found.
-3. Rows are written way by way; the bell's value and the day of the pass only after all of them,
-   and only if the pass was complete.
+1. Send HEAD for the bell, before any listing.
+2. List tags from the last complete pass on, then ask the anchors of the same days by referrers or,
+   without that API, by the tag schema. If one way fails, the finds of the others are kept.
+3. Write the finds of each way as rows. Write the bell's digest and the day of the pass after all
+   rows, and only if the pass was complete.
 
 Source: SPEC.md section 7.
 """
@@ -56,18 +56,18 @@ from dockercomms.state.progress import Capabilities, Progress
 Discovery = Literal["auto", "referrers", "tags"]
 
 DEFAULT_INTERVAL_SECONDS = 30
-"""How often a watch looks, unless it is told otherwise."""
+"""The default pause between two looks of a watch."""
 
 FIRST_PASS_DAYS = 30
-"""How far back anchors are asked for where tags cannot be listed and nothing is known yet: four
-times the default time to live, and one request for each day."""
+"""Days whose anchors the first pass asks if the registry does not list tags: four times the default
+time to live, at one request for each day."""
 
 REFS_AT_ONCE = 1000
-"""So many finds are held in memory before they are written: a watch is to stay small, however many
-messages a day has."""
+"""The most finds in memory before they are written: a watch stays small on a day with many
+messages."""
 
 MAX_ANCHORS = 400
-"""The most anchors asked in one pass, the newest ones: anybody who can push can make more."""
+"""The most anchors asked in one pass, the newest ones: every client that can push can add more."""
 
 _NOT_FOUND = 404
 _WAY_ERRORS = (RegistryError, NetworkError, ProtocolError, LimitError, InternalError)
@@ -75,24 +75,24 @@ _WAY_ERRORS = (RegistryError, NetworkError, ProtocolError, LimitError, InternalE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollResult:
-    """How a pass went."""
+    """The result of a pass."""
 
     complete: bool
-    """Everything there was to see was seen."""
+    """The pass listed the whole inbox."""
     errors: tuple[tuple[Way | Literal["bell"], DockerCommsError], ...] = ()
-    """Ways that failed; what the others found is in the state."""
+    """The ways that failed; the state has the finds of the others."""
     repository_missing: bool = False
-    """There is no such repository yet; the inbox counts as empty."""
+    """The repository does not exist yet; the inbox counts as empty."""
     idle: bool = False
-    """Only the bell was looked at, and it was silent."""
+    """The pass read only the bell, which has not changed."""
     rang: bool = False
-    """The bell says something else than at the last complete pass."""
+    """The bell has changed since the last complete pass."""
     clocks: Clocks | None = None
-    """What our clock and the registry's showed; None before anything was asked."""
+    """The times of our clock and the registry's; None before the first request."""
 
     @property
     def clocks_differ(self) -> bool:
-        """Whether the clocks that decide are so far apart that messages may be held for it."""
+        """The deciding clocks are so far apart that messages may be held for it."""
         return self.clocks is not None and self.clocks.apart > timedelta(
             seconds=CLOCK_ERROR_SECONDS
         )
@@ -111,14 +111,14 @@ class Poller:
         self._discovery = discovery
 
     def poll(self, *, complete: bool = False, watching: bool = False) -> PollResult:
-        """Find what is new and write it to the state.
+        """Find new messages and write them to the state.
 
         Args:
-            complete: Read the whole tag list and ask all anchors, whatever is known already.
-            watching: Stop after the bell if it is silent and nothing else is due.
+            complete: Read the whole tag list and ask all anchors, even those seen before.
+            watching: Stop after the bell if it has not changed and no other work is due.
 
         Raises:
-            AuthError, NetworkError, RegistryError, ProtocolError: nothing was answered at all.
+            AuthError, NetworkError, RegistryError, ProtocolError: no request was answered.
             LocalIOError: the state, or a local store.
         """
         place = self._place
@@ -132,7 +132,7 @@ class Poller:
         return step.result()
 
     def ask_all_anchors(self) -> PollResult:
-        """Ask every known anchor, by referrers or tag schema: tags were found to be changed.
+        """Ask every known anchor, by referrers or tag schema, after a tag was found changed.
 
         Raises:
             LocalIOError: the state, or a local store.
@@ -145,7 +145,7 @@ class Poller:
 
 
 class _Pass:
-    """One pass and what it has seen so far."""
+    """One pass, with its finds so far."""
 
     def __init__(self, place: InboxPlace, discovery: Discovery, *, complete: bool) -> None:
         self._place = place
@@ -167,9 +167,9 @@ class _Pass:
     # --- the bell --------------------------------------------------------------------------------
 
     def listen(self, *, watching: bool = False) -> None:
-        """Read the bell. Where nothing at all answers, or nobody may read, that is the end.
+        """Read the bell; fail if the registry does not answer at all or denies access.
 
-        A watch comes again: it adds nothing to what a registry is busy with, or cannot hear.
+        A watch also fails if the registry is busy or unreachable: it comes again later.
         """
         place = self._place
         try:
@@ -177,7 +177,7 @@ class _Pass:
                 bell = place.registry.resolve_tag(place.repository, bell_tag(place.recipient_tag))
             self._bell = bell.digest
         except NotFoundError:
-            pass  # 1.0 senders ring no bell, and some registries let nobody move a tag
+            pass  # 1.0 senders move no bell tag, and some registries let no tag be moved
         except AuthError:
             raise
         except _WAY_ERRORS as error:
@@ -186,18 +186,18 @@ class _Pass:
                 raise
             self._errors.append(("bell", error))
         today = (place.registry.server_time() or self._now).date()
-        self._today = min(today, date.max - timedelta(days=1))  # a day behind it is asked for, too
+        self._today = min(today, date.max - timedelta(days=1))  # the next day is asked for, too
         self._reconsider()
 
     def _reconsider(self) -> None:
-        """Have another look at what only the clocks held back, where they are of one mind now."""
+        """Read again the messages held because of the clocks, if the clocks agree now."""
         clocks = self._place.clocks()
         if clocks.apart <= timedelta(seconds=CLOCK_ERROR_SECONDS) or clocks.choice == "either":
             kinds = TIME_KINDS if clocks.choice != "both" else {HELD_CLOCK}
             self._rows.reconsider(self._place.me, self._place.repo, kinds)
 
     def is_idle(self) -> bool:
-        """Return whether a watcher may sleep on."""
+        """Return whether the bell has not changed and no work is due."""
         return (
             not self._errors
             and self._bell == self._before.bell
@@ -213,7 +213,7 @@ class _Pass:
     # --- the ways --------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Go all ways, and once more over the whole inbox if the bell names what none found."""
+        """Search all ways, and the whole inbox again if no way found the bell's message."""
         self._search_once()
         if self._missing or self._bell is None or self._is_known(self._bell):
             return
@@ -228,14 +228,14 @@ class _Pass:
         self._searched_at = self._now
 
     def _is_gone(self, digest: Digest) -> bool:
-        """Return whether the bell names what is not there: deleted, or a wrong answer."""
+        """Return whether the bell's message does not exist: deleted, or a wrong answer."""
         try:
             with guarded(digest):
                 self._place.registry.resolve_manifest(self._place.repository, digest)
         except NotFoundError:
             return True
         except _WAY_ERRORS:
-            pass  # reading it will tell
+            pass  # reading the message later shows the error
         return False
 
     def _search_once(self) -> None:
@@ -244,7 +244,7 @@ class _Pass:
         if self._discovery != "tags" and not self._missing:
             self.ask_anchors(self._days())
         if not self._answered and not self._missing and self._errors:
-            # An inbox that nobody could look into must not pass for an empty one.
+            # Without any answer the inbox must not look empty.
             raise self._errors[0][1]
 
     def _list_tags(self) -> None:
@@ -269,7 +269,7 @@ class _Pass:
                 self._check_legacy()
         else:
             if isinstance(error, BadAnswer) and error.status == _NOT_FOUND:
-                raise error  # what is no registry is no empty inbox either
+                raise error  # the server is no registry, so the inbox is unknown, not empty
             self._anchors |= anchors
             self._missing = isinstance(error, NameUnknown) and self._bell is None
             self._forbidden = isinstance(error, RegistryError) and (
@@ -280,10 +280,10 @@ class _Pass:
         place.state.progress.set_anchors(place.me, place.repo, self._anchors)
 
     def _look_for_repository(self) -> NameUnknown | None:
-        """Return the error that says that the repository is not there, None if it may be.
+        """Return the error of a missing repository, None if it may exist.
 
         distribution answers 200 and no tags to a list after a tag for a repository that it does
-        not know (measured on v3.1.2). Asked only as long as there never was anything.
+        not know (measured on v3.1.2). Asked only until the first complete pass.
         """
         place = self._place
         if self._bell is not None or self._before.day is not None:
@@ -295,14 +295,14 @@ class _Pass:
             self._answered.discard("tags")
             return error
         except _WAY_ERRORS:
-            pass  # the list has been read; this would only have told more about an empty one
+            pass  # the tag list was read before; this request only tells empty from missing
         return None
 
     def _starts(self) -> list[str]:
-        """Return the tags after which to list: the latest that is sure to miss nothing first.
+        """Return the tags after which to list, best first: the latest that misses no message.
 
-        An anchor that is known to exist is taken before one that is not, for zot's sake. An
-        older one lists no more, since a day without an anchor has no messages.
+        Anchors known to exist come first: zot answers 404 for a missing tag. An older anchor does
+        not lengthen the list, since a day without an anchor has no messages.
         """
         if self._thorough or self._capabilities().seek is False:
             return []
@@ -323,7 +323,7 @@ class _Pass:
     def _days(self) -> list[date]:
         """Return the days whose anchors are asked, oldest first, at most `MAX_ANCHORS`.
 
-        Where tags were listed, only those that are known to exist.
+        If tags were listed, these are only days with a known anchor.
         """
         first, last = self._first_day(), self._today + timedelta(days=1)
         if self._thorough:
@@ -335,7 +335,7 @@ class _Pass:
         if self._thorough and self._before.day is not None:
             earliest = min(earliest, self._before.day - timedelta(days=1))
         first = earliest if first is None else first
-        count = min((last - first).days + 1, MAX_ANCHORS)  # a registry may say that it is 9998
+        count = min((last - first).days + 1, MAX_ANCHORS)  # a registry may send the year 9998
         days = {last - timedelta(days=number) for number in range(count)}
         if self._thorough:
             days |= {day for day in self._anchors if day <= last}
@@ -344,8 +344,7 @@ class _Pass:
     def ask_anchors(self, days: Sequence[date]) -> None:
         """Ask the anchors of `days`, in order, by referrers or by the tag schema.
 
-        A registry that cannot answer for one day is still asked for the others; one that cannot
-        be reached is not.
+        An error of one day does not stop the others, except a NetworkError.
         """
         place = self._place
         if not days:
@@ -372,14 +371,14 @@ class _Pass:
                 return
 
     def _forms(self) -> tuple[ManifestForm, ...]:
-        """Return the forms of anchors to ask: both where the image form is in use, or may be."""
+        """Return the forms of anchors to ask: both if senders use, or may use, the image form."""
         place = self._place
         if "tags" in self._answered and place.state.progress.image_form(place.repo) is None:
             return ("artifact",)
         return FORMS
 
     def _take(self, way: Way, refs: Iterator[MessageRef]) -> DockerCommsError | None:
-        """Write what a way finds, also if it breaks off; return why it did."""
+        """Write the finds of a way, also if it fails; return its error."""
         found: list[MessageRef] = []
         error: DockerCommsError | None = None
         try:
@@ -400,7 +399,7 @@ class _Pass:
         self._rows.add(self._place.me, self._place.repo, found, now=self._now)
 
     def _check_legacy(self) -> None:
-        """Look at 1.0 tags again: the 1.0 program overwrites them without a word."""
+        """Resolve known 1.0 tags again: the 1.0 program overwrites them without notice."""
         place = self._place
         same: list[str] = []
         moved: list[str] = []
@@ -421,10 +420,10 @@ class _Pass:
         for tags, was_moved in ((same, False), (moved, True)):
             self._rows.check_legacy(place.me, place.repo, tags, moved=was_moved, now=self._now)
 
-    # --- what is remembered ----------------------------------------------------------------------
+    # --- progress --------------------------------------------------------------------------------
 
     def note(self) -> None:
-        """Write how far the pass got; after the rows, and only if it missed nothing."""
+        """Write the progress of a complete pass, after its rows."""
         place = self._place
         if self._missing:
             return
@@ -444,7 +443,6 @@ class _Pass:
                 place.state.streams.sweep(now=now)
 
     def result(self) -> PollResult:
-        """Return how the pass went."""
         return PollResult(
             complete=self._is_complete(),
             errors=tuple(self._errors),
@@ -462,11 +460,11 @@ class _Pass:
         return self._rows.knows(self._place.me, self._place.repo, digest)
 
     def _is_due(self, last: datetime | None, seconds: float) -> bool:
-        """Return whether `last` is `seconds` ago, or in the future: our clock was set back."""
+        """Return whether `last` is `seconds` ago, or in the future because our clock went back."""
         return last is None or not 0 <= (self._now - last).total_seconds() < seconds
 
     def _capabilities(self) -> Capabilities:
-        """Return what is known of the repository and not too old to be believed."""
+        """Return the known capabilities of the repository, without outdated ones."""
         return self._place.state.progress.capabilities(self._place.repo).believed(self._now)
 
     def _has_referrers(self) -> bool:

@@ -1,7 +1,9 @@
-"""From a candidate to a message: fetched, hashed, parsed, and judged by what it says of itself.
+"""Reading of candidates: fetch, hash and parse the manifest, then examine its header.
 
-Refused for good is only what was read and proven to be the candidate's own bytes; whatever a fault
-on the way could explain is held, and tried again. Source: SPEC.md section 7.
+A message is refused for good only after its bytes were proven to be the candidate's. Errors that a
+fault on the way can explain hold the message, and a later run tries it again.
+
+Source: SPEC.md section 7.
 """
 
 from __future__ import annotations
@@ -43,29 +45,29 @@ from dockercomms.state.inbox import Candidate
 from dockercomms.transport.window import workers
 
 HELD_INTEGRITY = "integrity"
-"""Other bytes came than were asked for: a fault on the way until proven otherwise."""
+"""The registry sent other bytes than requested: maybe a fault on the way."""
 HELD_ANSWER = "answer"
-"""The registry's answer could not be used: a login page, say. It proves nothing about a message."""
+"""The registry's answer is unusable, for example a login page. The message may be sound."""
 HELD_MISSING = "missing"
-"""The manifest is listed, and is not there."""
+"""The manifest is listed but does not exist."""
 HELD_TAG = "tag"
-"""The tag's bytes are not those whose digest it names."""
+"""The digest of the tag's bytes is not the one in the tag's name."""
 HELD_FUTURE = "future"
 """Created in the future."""
 HELD_CLOCK = "clock"
-"""This machine's clock and the registry's judge it differently."""
+"""This machine's clock and the registry's disagree about it."""
 HELD_SEALED = "sealed"
-"""Encrypted, which this release cannot open."""
+"""Encrypted; this release cannot decrypt it."""
 HELD_LIMIT = "limit"
-"""Larger than its receiver takes, or takes from whoever is not proven."""
+"""Larger than the receiver accepts at all, or from a sender without a verified signature."""
 HELD_INTERNAL = "internal"
-"""A defect of ours was met at it; it is tried again, as a later release may have none."""
+"""It met a defect of ours. It is tried again, since a later release may read it."""
 REFUSED_MALFORMED = "malformed"
 REFUSED_RECIPIENT = "recipient"
 REFUSED_AUDIENCE = "audience"
 
 TIME_KINDS = frozenset({HELD_FUTURE, HELD_CLOCK})
-"""Reasons that another look at the clocks may take away."""
+"""Reasons that may end when the clocks are read again."""
 
 READING_KINDS = TIME_KINDS | {
     HELD_ANSWER,
@@ -75,69 +77,69 @@ READING_KINDS = TIME_KINDS | {
     HELD_TAG,
     HELD_SEALED,
 }
-"""Reasons that reading finds, and that fall when reading succeeds."""
+"""Reasons that reading finds; a successful reading ends them."""
 
 FIRST_RETRY_SECONDS = 60
 SHARE_FOR_READ = 4
-"""One fetch in so many is left for messages that an earlier run read, where some wait."""
+"""One of so many fetches is kept for messages that an earlier run read and did not deliver."""
 
 EAGER_TRIES = 5
-"""So often a held row is tried by each run; then only when it is due, or an index that lists what
-was deleted long ago would cost a request for each of its entries for ever."""
+"""Tries of a held row by every run. After them only due rows are tried, so an
+index of deleted messages does not cost a request for each of them in every run."""
 
 BATCH = 64
 """Manifests read between two writes to the state."""
 
 HOPELESS_FAILURES = 3
-"""After so many failures in a row nothing more is asked: the registry is down, not a message."""
+"""Failures in a row after which no more requests are sent: the registry is down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxPlace:
-    """Whose inbox, in which repository, and where what happens to it is remembered."""
+    """An inbox in a repository, with the state and the clock to use."""
 
     registry: ListingReader
     repository: str
     repo: str
-    """The repository's whole name, as the state knows it."""
+    """The repository's whole name, its key in the state."""
     me: str
     state: State
     clock: Clock
     audiences: frozenset[str] = frozenset()
-    """Repositories, beside this one, that a message may be meant for."""
+    """Further repositories that are accepted as a message's audience."""
     choice: ClockChoice = "both"
-    """Whose time decides."""
+    """The clock that decides about times."""
 
     @property
     def recipient_tag(self) -> str:
-        """What stands for `me` in tags."""
+        """The name of `me` in tags."""
         return recipient_tag(self.me)
 
     @property
     def has_writers_clocks(self) -> bool:
-        """Whether tags have the time of whoever wrote them, so that a new one may sort anywhere."""
+        """The times in tags are those of the writers' clocks, so a new tag may sort anywhere."""
         return isinstance(self.registry, LayoutRegistry) or self.registry.server_time() is None
 
     def clocks(self) -> Clocks:
-        """Return what the clocks show by which messages are judged."""
+        """Return the present times of the clocks that judge messages."""
         return Clocks(self.clock.now(), self.registry.server_time(), self.choice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Why a message is not delivered now."""
+    """The reason why a message is not delivered now."""
 
     kind: str
     reason: str
     curable: bool = True
-    """Time can cure it, so it is tried again by itself."""
+    """A later run tries it again."""
     again: datetime | None = None
-    """When, if that is known."""
+    """The earliest time of that try, if it is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a message is never delivered."""
+    """The reason why a message is never delivered."""
 
     kind: str
     reason: str
@@ -145,27 +147,27 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What came of reading one row."""
+    """The result of reading one row."""
 
     row: Candidate
     digest: Digest | None = None
-    """That of the bytes, where they are proven to be the row's."""
+    """The digest of the bytes, if they are proven to be the row's."""
     message: Message | None = None
     verdict: Held | Refused | None = None
     error: DockerCommsError | None = None
-    """The verdict as an error; without a verdict a fault that says nothing of the message."""
+    """The verdict as an error; without a verdict, a fault unrelated to the message."""
     asked: bool = True
-    """False where the registry was not even asked, after it failed too often."""
+    """False if no request was sent, after too many failures."""
 
 
 def retry_time(now: datetime, *, tries: int) -> datetime:
-    """Return when to try again what failed `tries` times before: 1 min, doubling, up to 1 h."""
+    """Return the time of the next try after `tries` failures: 1 min later, doubling up to 1 h."""
     seconds = min(FIRST_RETRY_SECONDS * 2 ** min(tries, 10), LAST_RETRY_SECONDS)
     return now + timedelta(seconds=seconds)
 
 
 def is_retried(row: Candidate, now: datetime) -> bool:
-    """Return whether a run that a person waits for tries a held row again."""
+    """Return whether a run started by a person tries a held row again."""
     if row.next_try is None:
         return False
     if row.next_try <= now or is_out_of_time(row, now):
@@ -174,16 +176,16 @@ def is_retried(row: Candidate, now: datetime) -> bool:
 
 
 def is_out_of_time(row: Candidate, now: datetime) -> bool:
-    """Return whether a row waits longer than any does: our clock was ahead when it was held."""
+    """Return whether a row waits too long: our clock was ahead when the row was held."""
     if row.next_try is None or row.reason_kind == HELD_FUTURE:
         return False
     return row.next_try > now + timedelta(seconds=LAST_RETRY_SECONDS)
 
 
 def examine(place: InboxPlace, message: Message) -> Held | Refused | None:
-    """Return what stands against a message by its own words, None if nothing does.
+    """Return the verdict on a message by its header, None if it may be delivered.
 
-    Expiry is no verdict: it is compared anew in each pass. That the clocks differ about it is one.
+    Expiry is no verdict, since each pass compares it anew. Clocks that disagree about it are one.
     """
     header = message.header
     if header.recipient != place.me:
@@ -204,7 +206,7 @@ def examine(place: InboxPlace, message: Message) -> Held | Refused | None:
 def examine_times(
     clocks: Clocks, created: datetime | None, expires: datetime | None
 ) -> Held | None:
-    """Return what stands against a message by the clocks."""
+    """Return the verdict on a message by the clocks, None if it may be delivered."""
     if created is not None:
         start = created - timedelta(seconds=MAX_FUTURE_SECONDS)
         is_early = clocks.agree(lambda now: now < start)
@@ -231,10 +233,10 @@ def examine_times(
 
 
 def read_row(place: InboxPlace, row: Candidate) -> Reading:
-    """Return what came of fetching and examining one row; nothing is written or raised.
+    """Return the result of fetching and examining one row. It writes and raises no error.
 
-    A 1.0 tag names no digest, so that the bytes under it are refused only if a second answer names
-    their digest.
+    A 1.0 tag names no digest, so its bytes are refused only if a second request confirms their
+    digest.
     """
     try:
         with guarded(row.key):
@@ -284,7 +286,7 @@ def _read_once(place: InboxPlace, row: Candidate) -> Reading:
 
 
 def examined(place: InboxPlace, row: Candidate, message: Message) -> Reading:
-    """Return the reading of a row whose message has been parsed."""
+    """Return the reading of a row with its parsed message."""
     if message.form == "image":
         place.state.progress.note_image_form(place.repo, "seen")
     verdict = examine(place, message)
@@ -316,14 +318,14 @@ def _held(row: Candidate, kind: str, error: DockerCommsError) -> Reading:
 
 
 class Allowance:
-    """How many manifests may be fetched in this run; safe for several threads."""
+    """The number of manifests that this run may still fetch. Safe for several threads."""
 
     def __init__(self, manifests: int) -> None:
         self._lock = threading.Lock()
         self.left = manifests
 
     def take(self, *, keep: int = 0) -> bool:
-        """Return whether one more may be fetched, so that `keep` are left for other work."""
+        """Take one fetch if more than `keep` are left; return whether it did."""
         with self._lock:
             has = self.left > keep
             self.left -= has
@@ -337,11 +339,11 @@ def read_group(
     *,
     keep: int = 0,
 ) -> list[Reading]:
-    """Return what came of reading rows that may be one message: digests first, then tags.
+    """Return the results of reading rows that may be one message: digests first, then tags.
 
-    A tag that ends in the head of a digest that was read is that message's, which saves a
-    request. Where the digest cannot be read, the tag is asked: an index may lie. When the
-    allowance is used up, the other rows are left for another run.
+    A tag that ends in the head of a digest read before belongs to that message and is not fetched.
+    If the digest cannot be read, the tag is: an index may lie. Rows beyond the allowance are left
+    for another run.
     """
     readings: list[Reading] = []
     proven: Digest | None = None
@@ -370,14 +372,14 @@ def read_groups(
 ) -> Iterator[list[Reading]]:
     """Yield readings of `groups` in batches, each written to the state before it is yielded.
 
-    After `HOPELESS_FAILURES` in a row the rest is yielded as failed without being asked for.
+    After `HOPELESS_FAILURES` in a row, the rest is yielded as failed without a request.
 
     Args:
         place: The inbox.
         groups: Rows that may be one message each.
-        concurrency: How many manifests are fetched at the same time.
-        allowance: How many may be fetched; None: all.
-        keep: So many of the allowance are left for other work.
+        concurrency: The number of manifests fetched at the same time.
+        allowance: The manifests that may be fetched; None: all.
+        keep: The part of the allowance to leave for other work.
     """
     hope = _Hope(HOPELESS_FAILURES)
 
@@ -389,19 +391,19 @@ def read_groups(
         return readings
 
     for start in range(0, len(groups), BATCH):
-        with workers(max(1, concurrency)) as pool:  # ended before the caller has its turn
+        with workers(max(1, concurrency)) as pool:  # its threads end before the yield
             batch = [r for rs in pool.map(read, groups[start : start + BATCH]) for r in rs]
         record(place, batch)
         yield batch
 
 
 def _is_hopeless(reading: Reading) -> bool:
-    """Return whether it was the registry that failed, not what it holds."""
+    """Return whether the registry failed, not the message."""
     return reading.verdict is None or isinstance(reading.error, BadAnswer)
 
 
 class _Hope:
-    """Is lost after so many failures in a row; safe for several threads."""
+    """A count of failures in a row, with the last error once there are too many. Thread-safe."""
 
     def __init__(self, failures: int) -> None:
         self._left = self._all = failures
@@ -416,7 +418,7 @@ class _Hope:
 
 
 class MessageCache:
-    """Messages that were read in this run, up to so many bytes of manifests."""
+    """The messages read in this run, up to a limit in bytes of manifests."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -424,11 +426,11 @@ class MessageCache:
         self._messages: dict[Digest, Message] = {}
 
     def get(self, digest: Digest | None) -> Message | None:
-        """Return a message, None if it is not here."""
+        """Return a message, None if it is not cached."""
         return None if digest is None else self._messages.get(digest)
 
     def put(self, message: Message) -> None:
-        """Keep a message; where there is no room, the newest go: the oldest are fetched first."""
+        """Add a message; without room, drop the newest, since the oldest are fetched first."""
         if message.digest in self._messages:
             return
         self._messages[message.digest] = message
@@ -439,7 +441,7 @@ class MessageCache:
 
 
 def record(place: InboxPlace, readings: Iterable[Reading]) -> None:
-    """Write what came of reading to the state, in one transaction."""
+    """Write the results of reading to the state, in one transaction."""
     with place.state.inbox.batch():
         for reading in readings:
             try:
@@ -450,7 +452,7 @@ def record(place: InboxPlace, readings: Iterable[Reading]) -> None:
 
 
 def is_recorded(reading: Reading) -> bool:
-    """Return whether the state says all of it already, so that a commit to disk can be saved."""
+    """Return whether the state already has this reading, so no commit to disk is needed."""
     row = reading.row
     return (
         reading.error is None
