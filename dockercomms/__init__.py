@@ -1,7 +1,7 @@
-"""dockercomms: send files to somebody else through any OCI registry.
+"""dockercomms: send files to a named recipient through any OCI registry.
 
-The public names are imported when they are first used, so that `import dockercomms` is cheap.
-Type checkers read `__init__.pyi`.
+A public name is imported on first use, to keep `import dockercomms` fast. Type checkers read
+`__init__.pyi`.
 """
 
 from __future__ import annotations

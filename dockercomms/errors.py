@@ -6,7 +6,7 @@
     ├ UsageError 64                an argument is wrong (click's own usage errors are mapped here)
     ├ NetworkError 6               timeout, connection, TLS, retries used up
     │ ├ ProxyError 6               the proxy on the way refused, or could not be reached
-    │ └ ServerFailed               it answered, with a failure of its own (5xx) to the last
+    │ └ ServerFailed               it answered the last try with a failure of its own (5xx)
     ├ RetryAborted 1               a retry hook asked to stop
     ├ RegistryError 1              the registry answered with an error
     │ ├ AuthError 3
@@ -20,34 +20,34 @@
     │ │ └ PlatformNotFound         no entry of an index fits
     │ ├ TooManyRequests 9          TOOMANYREQUESTS
     │ ├ BadAnswer 4                an answer that HTTP or the distribution spec does not allow
-    │ │ └ UnreadableEntries        a list that was read, but for some of its entries
+    │ │ └ UnreadableEntries        a complete list with some unreadable entries
     │ ├ DigestInvalid, SizeInvalid, NameInvalid, ManifestInvalid, ManifestBlobUnknown,
     │ └ UploadInvalid, RangeInvalid, Unsupported                                       1
     ├ ProtocolError 4              bad manifest, annotation, version, chunk order, limit
-    │ └ IntegrityError 4           bytes are not what was promised
+    │ └ IntegrityError 4           bytes differ from their descriptor
     │   ├ DigestMismatch           other content
-    │   ├ SizeMismatch             another length where the length is a claim of its own
+    │   ├ SizeMismatch             another size than a size stated elsewhere
     │   ├ Truncated                the bytes end early
     │   └ TrailingData             bytes follow the end
-    ├ LimitError 9                 a limit of ours or of the registry would be passed
-    ├ SigningError 1               nothing could be signed: no identity, or a service refused
+    ├ LimitError 9                 above a limit of dockercomms or of the registry
+    ├ SigningError 1               signing failed: no identity, or a service refused
     │ └ SigningUnreachable 6       a service that signing needs did not answer
     ├ VerificationError 2          bad signature, wrong identity
-    │ ├ Unsigned                   there is no signature at all
+    │ ├ Unsigned                   no signature
     │ ├ UnknownSender              the policy does not say how that name signs
-    │ ├ TooEarly                   it claims to be from the future
+    │ ├ TooEarly                   its creation time is in the future
     │ └ ClocksDiffer               the two clocks judge it differently
-    ├ CommandError 1               a command that was run for a message did not take it
+    ├ CommandError 1               a command that ran for a message failed
     ├ PartialError 7               some messages failed
-    ├ RejectedError 10             a receiver rejected what was sent
-    ├ NoAnswerError 11             no receiver said anything in time
-    ├ NothingNewError 12           nothing new, and the caller wanted to know
-    ├ InternalError 1              a defect of ours, met at one object; the others went on
+    ├ RejectedError 10             a receiver rejected a message
+    ├ NoAnswerError 11             no receipt came in time
+    ├ NothingNewError 12           no new message, and the caller asked for an exit code
+    ├ InternalError 1              a defect of dockercomms at one object; the others went on
     └ LocalIOError 8               disk full, permissions, a file that changed while it was read
-      └ PlaceError                 a payload does not fit into the folder that it is to go to
+      └ PlaceError                 existing files in the folder conflict with the payload
 
-Codes 0 to 5 are those of the 1.0 program. Messages are lower case, without a full stop: what
-failed, on which object, what was expected and what came. `hint` says what the user can do.
+Codes 0 to 5 are those of the 1.0 program. A message names the failure, the object, the expected
+and the received value, in lower case without a full stop. `hint` tells the user the next step.
 
 Example:
     >>> from dockercomms.errors import NetworkError
@@ -66,8 +66,8 @@ class DockerCommsError(Exception):
     """Base of every error that dockercomms raises on purpose.
 
     Args:
-        message: What failed, on which object, what was expected and what came.
-        hint: What the user can do about it, one line or several.
+        message: The failure, the object, the expected and the received value.
+        hint: The next step for the user, one line or several.
     """
 
     exit_code: ClassVar[int] = 1
@@ -98,15 +98,15 @@ class UsageError(DockerCommsError):
 
 
 class NetworkError(DockerCommsError):
-    """The registry could not be reached, or stopped answering, and retrying did not help.
+    """The registry cannot be reached, or stopped answering, and retries failed.
 
     Args:
         message: See the base class.
-        attempts: How many times it was tried.
-        waited_seconds: How long was waited between the tries.
-        retryable: False where trying again cannot help, such as a certificate that is not trusted.
-        refused: The connection was refused, or the answer was not HTTP, and nothing has answered
-            there before.
+        attempts: The number of tries.
+        waited_seconds: The time between the tries.
+        retryable: False if another try cannot help, for example with an untrusted certificate.
+        refused: The connection was refused, or the answer was not HTTP, and the address has not
+            answered before.
         hint: See the base class.
     """
 
@@ -130,11 +130,11 @@ class NetworkError(DockerCommsError):
 
 
 class ProxyError(NetworkError):
-    """The proxy wants a login, refuses the way to the registry, or cannot be reached."""
+    """The proxy requires a login, refuses the registry, or cannot be reached."""
 
 
 class ServerFailed(NetworkError):
-    """The registry answered, and with a failure of its own (5xx) to the last try."""
+    """The registry answered the last try with a failure of its own (5xx)."""
 
 
 class RetryAborted(DockerCommsError):
@@ -145,14 +145,14 @@ class RegistryError(DockerCommsError):
     """The registry answered with an error.
 
     Args:
-        message: The registry's own text, or ours where it gave none.
-        code: The OCI error code, "" where there was none.
-        status: The HTTP status, 0 for a store without HTTP.
+        message: The registry's own text, or ours if it sent no text.
+        code: The OCI error code; "" if it sent no code.
+        status: The HTTP status; 0 for a store without HTTP.
         method: The HTTP method.
         url: The address without its query.
         detail: The `detail` member of the OCI error, as JSON text.
         body: The first bytes of the answer's body, at most 8192.
-        retry_after_seconds: How long the registry asks to wait (Retry-After), None if it does not.
+        retry_after_seconds: The wait that the registry asks for (Retry-After), if it does.
         hint: See the base class.
 
     Source: OCI distribution-spec v1.1.1, "Error Codes".
@@ -185,7 +185,7 @@ class RegistryError(DockerCommsError):
 
 
 class AuthError(RegistryError):
-    """The registry wants other credentials, or none would do."""
+    """The registry refused the credentials, or needs some."""
 
     exit_code = 3
 
@@ -197,13 +197,13 @@ class Unauthorized(AuthError):
 
 
 class Denied(AuthError):
-    """The credentials are known but do not allow this."""
+    """The credentials are valid but do not allow the request."""
 
     code = "DENIED"
 
 
 class NotFoundError(RegistryError):
-    """What was asked for is not there."""
+    """The requested object does not exist."""
 
     exit_code = 5
 
@@ -227,13 +227,13 @@ class BlobUnknown(NotFoundError):
 
 
 class UploadUnknown(NotFoundError):
-    """The upload session does not exist (any more)."""
+    """The upload session does not exist, or has ended."""
 
     code = "BLOB_UPLOAD_UNKNOWN"
 
 
 class PlatformNotFound(NotFoundError):
-    """No entry of an index fits the platform asked for."""
+    """No entry of an index fits the requested platform."""
 
 
 class TooManyRequests(RegistryError):
@@ -244,11 +244,11 @@ class TooManyRequests(RegistryError):
 
 
 class BadAnswer(RegistryError):
-    """The registry, or something in front of it, gave an answer that cannot be used.
+    """The registry, or a host in front of it, gave an unusable answer.
 
-    A login page, a redirect to nowhere, a header or list that is malformed: a fault of the way. It
-    proves nothing about the message or blob that was asked for, so another try may help. It is no
-    `ProtocolError`, whose bytes were proven to be the message's own.
+    Examples are a login page, a redirect to nowhere, a malformed header or list. The answer proves
+    no fault of the requested message or blob, so another try may help. A `ProtocolError` is about
+    bytes that are proven to belong to the message.
 
     Source: SPEC.md section 7.4.
     """
@@ -259,20 +259,20 @@ class BadAnswer(RegistryError):
 class UnreadableEntries(BadAnswer):
     """A list was read to its end, and some of its entries are no descriptors.
 
-    Raised behind the last entry; the others have been handed out before.
+    Raised after the last entry; the caller has received the valid ones by then.
 
     Source: SPEC.md section 7.4.
     """
 
 
 class DigestInvalid(RegistryError):
-    """The registry found another digest than was said."""
+    """The registry computed another digest than the request stated."""
 
     code = "DIGEST_INVALID"
 
 
 class SizeInvalid(RegistryError):
-    """The registry found another size than was said."""
+    """The registry found another size than the request stated."""
 
     code = "SIZE_INVALID"
 
@@ -302,51 +302,51 @@ class UploadInvalid(RegistryError):
 
 
 class RangeInvalid(RegistryError):
-    """The byte range is not there, or not the one the registry expects next."""
+    """The byte range does not exist, or is not the next one that the registry expects."""
 
     code = "RANGE_INVALID"
 
 
 class Unsupported(RegistryError):
-    """The registry does not do this."""
+    """The registry does not support the request."""
 
     code = "UNSUPPORTED"
 
 
 class ProtocolError(DockerCommsError):
-    """A manifest, annotation, version, chunk or name breaks the protocol or a limit of it."""
+    """A manifest, annotation, version, chunk or name breaks the protocol or one of its limits."""
 
     exit_code = 4
 
 
 class IntegrityError(ProtocolError):
-    """Bytes are not what was promised."""
+    """Bytes differ from their descriptor."""
 
 
 class DigestMismatch(IntegrityError):
-    """The content has another digest than was asked for."""
+    """The content has another digest than requested."""
 
 
 class SizeMismatch(IntegrityError):
-    """The content has another size than was promised."""
+    """The content has another size than stated."""
 
 
 class Truncated(IntegrityError):
-    """The content ends before its promised end."""
+    """The content ends before its stated size."""
 
 
 class TrailingData(IntegrityError):
-    """The content goes on after its promised end."""
+    """The content continues after its stated size."""
 
 
 class LimitError(DockerCommsError):
-    """A limit of ours or of the registry would be passed."""
+    """A value is above a limit of dockercomms or of the registry."""
 
     exit_code = 9
 
 
 class SigningError(DockerCommsError):
-    """Nothing could be signed: there is no identity to sign with, or a service refused."""
+    """Signing failed: the user has no identity, or a service refused."""
 
 
 class SigningUnreachable(SigningError):
@@ -362,7 +362,7 @@ class VerificationError(DockerCommsError):
 
 
 class Unsigned(VerificationError):
-    """There is no signature at all; a policy may let such a message pass, as a claim."""
+    """There is no signature; a policy may accept such a message as a claim."""
 
 
 class UnknownSender(VerificationError):
@@ -370,11 +370,11 @@ class UnknownSender(VerificationError):
 
 
 class TooEarly(VerificationError):
-    """It claims to be from the future, which is over some day, or a clock is wrong."""
+    """The creation time is in the future: a clock is wrong, or the message is too early."""
 
 
 class ClocksDiffer(VerificationError):
-    """This machine's clock and the registry's judge a message differently; the user decides."""
+    """This machine's clock and the registry's disagree about a message; the user decides."""
 
     HINT: ClassVar[str] = (
         "set the wrong clock right; or receive this one by its id: dockercomms recv ID\n"
@@ -387,41 +387,41 @@ class ClocksDiffer(VerificationError):
 
 
 class CommandError(DockerCommsError):
-    """A command that was run for a message ended with another exit code than 0, or not in time."""
+    """A command that ran for a message failed or took too long."""
 
 
 class PartialError(DockerCommsError):
-    """Some of what was asked for failed, for more than one reason."""
+    """Some of the messages failed, for more than one reason."""
 
     exit_code = 7
 
 
 class RejectedError(DockerCommsError):
-    """A receiver rejected what was sent; the receipt says why."""
+    """A receiver rejected a message; the receipt has the reason."""
 
     exit_code = 10
 
 
 class NoAnswerError(DockerCommsError):
-    """Nobody said in time what became of what was sent, as far as that is proven."""
+    """No verified receipt came in time."""
 
     exit_code = 11
 
 
 class NothingNewError(DockerCommsError):
-    """There was nothing new, and the caller asked to be told by the exit code."""
+    """There was no new message, and the caller asked for an exit code."""
 
     exit_code = 12
 
 
 class LocalIOError(DockerCommsError):
-    """A local file cannot be read, written or trusted to hold still."""
+    """A local file cannot be read or written, or changed while it was read."""
 
     exit_code = 8
 
 
 class PlaceError(LocalIOError):
-    """A payload does not fit into the folder that it is to go to, whose content is in its way."""
+    """Existing files in the target folder conflict with the payload."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -430,11 +430,11 @@ class PlaceError(LocalIOError):
 
 
 class InternalError(DockerCommsError):
-    """A defect of dockercomms was met at one object: an exception that no code foresaw.
+    """A defect of dockercomms at one object: an unexpected exception.
 
     Args:
         message: See the base class.
-        what: The object: its digest, tag, or what else it is called.
+        what: The object's digest, tag or other name.
         hint: See the base class.
     """
 
@@ -444,8 +444,8 @@ class InternalError(DockerCommsError):
 
     @classmethod
     def of(cls, error: Exception, what: str) -> InternalError:
-        """Return the report of `error`, met at the object `what`, and log its traceback."""
-        import logging  # noqa: PLC0415 - nobody waits for it who meets no defect
+        """Return the error for an unexpected `error` at the object `what`; log its traceback."""
+        import logging  # noqa: PLC0415 - only a defect needs it
         import traceback  # noqa: PLC0415 - the same
 
         frames = traceback.extract_tb(error.__traceback__)[-1:]
@@ -458,16 +458,16 @@ class InternalError(DockerCommsError):
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Raise an `InternalError` for an exception in the block that no code foresaw.
+    """Raise an `InternalError` for an unexpected exception in the block.
 
-    Used around each message, bundle, receipt, index entry and answer, so that a defect that one of
-    them brings out holds that one alone. Our own errors pass, as does what ends a program.
+    It surrounds the work on one message, bundle, receipt, index entry or answer, so that a defect
+    does not stop the others. Our own errors and `BaseException` pass.
 
     Args:
-        what: The object, for the report.
+        what: The object, for the message.
 
     Raises:
-        InternalError: the block raised an exception that is none of ours.
+        InternalError: the block raised an exception outside our tree.
 
     Source: SPEC.md section 7.4.
     """
@@ -499,7 +499,7 @@ OCI_ERROR_CLASSES: dict[str, type[RegistryError]] = {
         Unsupported,
     )
 }
-"""OCI error code to class, complete for distribution-spec v1.1.1 plus RANGE_INVALID."""
+"""The class of each OCI error code of distribution-spec v1.1.1, and of RANGE_INVALID."""
 
 
 NoticeKind = Literal[
@@ -521,7 +521,7 @@ NoticeKind = Literal[
 
 
 class Notice(NamedTuple):
-    """Something the user may want to know that stopped nothing."""
+    """News for the user about a problem that did not stop the program."""
 
     kind: NoticeKind
     text: str

@@ -1,9 +1,9 @@
-"""Mailbox: the library's face. One object to send, list, receive, acknowledge and ask for receipts.
+"""Mailbox: one object that sends, lists, receives and acknowledges messages.
 
-It never prints, and reads neither configuration files nor `DOCKERCOMMS_*` variables: what it needs
-is passed in. Progress, retries and notices leave as values to hooks. Messages and receipts are
-signed with the user's own key, and senders have to be trusted by the user's trust file; the own key
-is trusted without one.
+The library never prints, and reads neither configuration files nor `DOCKERCOMMS_*` variables: the
+caller passes its settings in. Hooks receive progress, retries and notices as values. The mailbox
+signs messages and receipts with the user's own key, and checks senders against the user's trust
+file; it trusts the own key without one.
 
 Example:
     >>> import pathlib, tempfile
@@ -60,7 +60,7 @@ __all__ = [
 
 
 class ReplyOptions(TypedDict, total=False):
-    """What may be said of an answer beside what it says; see `Mailbox.send`."""
+    """The options of `Mailbox.reply`; `Mailbox.send` explains them."""
 
     text: str | None
     name: str | None
@@ -80,36 +80,36 @@ class ReplyOptions(TypedDict, total=False):
 class Mailbox(Outgoing, Incoming, Whole):
     """One user's mail in one repository. Not safe for several threads.
 
-    Where a method takes several paths, ids or patterns, one may stand alone.
+    An argument that takes several paths, ids or patterns also takes a single one.
 
     Args:
-        repo: `host[:port]/path`, `oci://host/path`, `oci-layout:FOLDER`, or `oci-archive:FILE`;
-            None is the user's own mailbox folder, `$XDG_DATA_HOME/dockercomms/mailbox`.
-        me: The name to receive as, and to send as, or several to receive as, the first one to send
-            as; None is those in the trust file, else the login name.
-        settings: How to reach a registry.
-        state_path: The file to remember in; None is `$XDG_STATE_HOME/dockercomms/state.db`.
-        keys_folder: Where the keys are; None is `$XDG_DATA_HOME/dockercomms/keys`.
-        signing: What messages and receipts are signed with; None is the own key.
-        trust: Whom to believe; None is the trust file.
+        repo: `host[:port]/path`, `oci://host/path`, `oci-layout:FOLDER`, or `oci-archive:FILE`.
+            Default: the user's own mailbox folder, `$XDG_DATA_HOME/dockercomms/mailbox`.
+        me: The name to send and receive as, or several to receive as; the first one sends. Default:
+            the names in the trust file, else the login name.
+        settings: The connection to a registry.
+        state_path: The state database. Default: `$XDG_STATE_HOME/dockercomms/state.db`.
+        keys_folder: The folder of the keys. Default: `$XDG_DATA_HOME/dockercomms/keys`.
+        signing: The key or identity that signs messages and receipts. Default: the own key.
+        trust: The trusted senders. Default: the trust file.
         clock: The time.
-        progress: Called as chunks of payload arrive, there or here.
-        on_retry: Called before a request is tried again; False gives up.
-        on_notice: Called with what the user may want to know.
-        store: A store to use instead of the one that `repo` and `settings` say.
-        discovery: How messages are looked for: "referrers" lists no tags, "tags" asks for no
+        progress: Called for each chunk of payload that was uploaded or downloaded.
+        on_retry: Called before a request is tried again; if it returns False, no retry happens.
+        on_notice: Called with notices for the user.
+        store: A store to use instead of `repo` and `settings`.
+        discovery: The way to find messages: "referrers" lists no tags, "tags" asks for no
             referrers, "auto" does both.
-        referrers_index: Whether the fallback index of the tag schema is written: "auto" where the
+        referrers_index: When to write the fallback index of the tag schema: "auto" where the
             registry has no referrers API.
-        manifest_form: How manifests say what they are: by their artifact type, as an image with an
-            annotation, or "auto", as the registry takes (SPEC.md 2.9).
-        clock_choice: Whose time decides whether a message has expired or comes from the future:
-            "both" where they say the same, else the message is held; "own" or "registry".
+        manifest_form: Where manifests state their type: "artifact" in the artifact type, "image" in
+            an annotation, "auto" as the registry accepts it (SPEC.md 2.9).
+        clock_choice: The clock that decides whether a message has expired or comes from the future:
+            "own", "registry", or "both", which holds a message if the clocks disagree.
 
     Raises:
         UsageError: `repo` is not a repository, or there is no login name.
-        ConfigError: the trust file is wrong, where it has to say who we are.
-        TypeError: an argument, here or of any method, is not what its annotation says.
+        ConfigError: the trust file is malformed and its names are needed.
+        TypeError: an argument, here or of any method, does not fit its annotation.
     """
 
     def reply(
@@ -120,17 +120,17 @@ class Mailbox(Outgoing, Incoming, Whole):
         title: str | None = None,
         **options: Unpack[ReplyOptions],
     ) -> Sent:
-        """Answer the one message whose id or digest begins with `id`, in its conversation.
+        """Reply to the message whose id or digest begins with `id`, in its conversation.
 
         Args:
             id: The message.
-            paths: What to send, as for `send`.
-            title: None: that of the message, after `Re: `.
+            paths: The files to send, as for `send`.
+            title: Default: the title of the message, after `Re: `.
             options: As for `send`.
 
         Raises:
             NotFoundError, UsageError: as `show`.
-            ProtocolError: the message could not be read.
+            ProtocolError: the message cannot be read.
             As `send`.
         """
         answer = answer_to(self.show(id))

@@ -1,6 +1,6 @@
-"""What every part of a mailbox stands on: the store, its owner, the state, the hooks.
+"""The base class of a mailbox: store, owner, state and hooks.
 
-`mailbox_outgoing` and `mailbox_incoming` add what it does; `mailbox` puts them together.
+`mailbox.outgoing`, `mailbox.incoming` and `mailbox.whole` add the methods; `mailbox` combines them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Box = TypeVar("Box", bound="MailboxBase")
 
 
 def only_looks(method: Callable[Concatenate[Box, P], T]) -> Callable[Concatenate[Box, P], T]:
-    """Let a method go on where the state cannot be written: nothing is remembered then.
+    """Let a method continue, without a memory of its results, if the state cannot be written.
 
     Source: `state.database.Database.look`.
     """
@@ -102,36 +102,36 @@ class MailboxBase:
             choice=clock_choice,
         )
         self.last_poll: PollResult | None = None
-        """How the last look at the repository went."""
+        """The result of the last poll of the repository."""
         self.held_before: tuple[Received, ...] = ()
-        """What the last `receive` did not yield: held back still, and reported before."""
+        """Held messages that the last `receive` skipped because an earlier run reported them."""
         self.waiting = 0
-        """How many candidates the last `inbox` or `receive` left for the next one: a run fetches
-        at most 2,000 manifests."""
+        """Candidates that the last `inbox` or `receive` left for the next one: a run fetches at
+        most 2,000 manifests."""
         self.defects: list[InternalError] = []
-        """Defects of dockercomms, met at single objects by this mailbox and by no earlier one."""
+        """Defects of dockercomms at single objects that no earlier mailbox reported."""
         self.gaps: tuple[Gap, ...] = ()
-        """Messages of verified senders that the last `inbox` found missing: of the last week, or
-        with `all` every one that is known."""
+        """Missing messages of verified senders, found by the last `inbox`: those of the last week,
+        or with `all` every known one."""
 
     @property
     def me(self) -> str:
-        """The name to send as."""
+        """Return the name to send as."""
         return self.names[0]
 
     @property
     def repo(self) -> str:
-        """The repository's whole name."""
+        """Return the full name of the repository."""
         return self._store.repo
 
     def _remember_pieces(self, store: Store) -> None:
-        """Let what a registry takes in one request be remembered in the state."""
-        pieces = getattr(store.registry, "pieces", None)  # of an `HTTPRegistry`
+        """Store the registry's request size limits in the state."""
+        pieces = getattr(store.registry, "pieces", None)  # an `HTTPRegistry` has it
         if pieces is not None:
             pieces.memory = PieceLimits(self._state.progress, self._clock)
 
     def is_first(self, error: InternalError) -> bool:
-        """Return whether a defect is met at its object for the first time in 90 days."""
+        """Return whether this is the first report of the defect at its object in 90 days."""
         return self._state.defects.add(self.repo, error.what, now=self._clock.now())
 
     def _meet(self, error: InternalError) -> None:
@@ -144,7 +144,7 @@ class MailboxBase:
                 self._meet(error)
 
     def _tell_not_remembered(self, error: DockerCommsError) -> None:
-        from dockercomms.errors import Notice  # noqa: PLC0415 - few need it
+        from dockercomms.errors import Notice  # noqa: PLC0415 - rarely used
 
         if self._on_notice is not None:
             hint = "" if error.hint is None else f" ({error.hint})"

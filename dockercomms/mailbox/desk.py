@@ -1,4 +1,4 @@
-"""What a mailbox works with: a store, its owner, a state, and an inbox for each of their names."""
+"""The collaborators of a mailbox, and the inboxes and verifiers that it makes from them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
-    """One user's place of work in one repository. Not safe for several threads."""
+    """A store, its owner and a state. Not safe for several threads."""
 
     store: Store
     owner: Owner
     state: State
     clock: Clock
     discovery: Discovery = "auto"
-    """How messages are looked for."""
+    """The way to find messages; see `Mailbox`."""
     choice: ClockChoice = "both"
-    """Whose time decides."""
+    """The clock that decides; see `Mailbox`."""
     _inboxes: dict[tuple[str, ClockChoice], Inbox] = field(
         default_factory=dict, init=False, repr=False, hash=False
     )
@@ -42,10 +42,10 @@ class Desk:
         """Return the inbox of each of the owner's names.
 
         Args:
-            choice: Whose time decides; None: as for this desk.
+            choice: The clock that decides. Default: `self.choice`.
 
         Raises:
-            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+            ConfigError, LocalIOError: the trust file is malformed, or cannot be read.
         """
         audiences = self.owner.policy().audiences if self.owner.verifies else ()
         choice = choice or self.choice
@@ -67,14 +67,14 @@ class Desk:
         return self._inboxes[name, choice]
 
     def verifier(self, inbox: Inbox, choice: ClockChoice | None = None) -> MessageVerifier | None:
-        """Return what judges messages by the policy as it is now; None if nobody is to ask.
+        """Return a verifier of messages by the current policy, if the owner verifies.
 
         Args:
-            inbox: Whose messages.
-            choice: Whose time decides; None: as for this desk.
+            inbox: The inbox of the messages.
+            choice: The clock that decides. Default: `self.choice`.
 
         Raises:
-            ConfigError, LocalIOError: the trust file, or a root, cannot be read.
+            ConfigError, LocalIOError: the trust file, or a trusted root, cannot be read.
         """
         if not self.owner.verifies:
             return None
@@ -94,7 +94,7 @@ class Desk:
         return verifier
 
     def receipt_verifier(self, senders: Iterable[str] = ()) -> ReceiptVerifier | None:
-        """Return what judges receipts by the policy as it is now; None if nobody is to ask.
+        """Return a verifier of receipts by the current policy, if the owner verifies.
 
         Args:
             senders: Names that messages were sent as, beside the owner's own.
@@ -118,7 +118,7 @@ class Desk:
         )
 
     def own_receipts(self) -> OwnReceipts:
-        """Return what finds the messages that a key of the owner has acknowledged."""
+        """Return a finder of the messages that a key of the owner has acknowledged."""
         from dockercomms.messages.elsewhere import OwnReceipts  # noqa: PLC0415 - the same
 
         return OwnReceipts(
@@ -129,7 +129,7 @@ class Desk:
         )
 
     def _own_trusts(self) -> list[Trust]:
-        """Return whom to believe about receipts of our own, for each of our keys.
+        """Return one trust for each of the owner's keys, to verify receipts of the owner.
 
         Raises:
             ConfigError, LocalIOError: as `verifier`.
@@ -144,7 +144,7 @@ class Desk:
         return [replace(trust, policy=ours, own_key=key) for key in keys]
 
     def object_verifier(self) -> ObjectVerifier:
-        """Return what says who signed any object, by the policy as it is now.
+        """Return a verifier of any object by the current policy.
 
         Raises:
             ConfigError, LocalIOError: as `verifier`.
@@ -162,6 +162,6 @@ class Desk:
         )
 
     def is_missing_folder(self) -> bool:
-        """Return whether the store is a folder that the first write makes."""
+        """Return whether the store is a folder that does not exist before the first write."""
         registry = self.store.registry
         return isinstance(registry, LayoutRegistry) and not registry.exists()

@@ -1,4 +1,4 @@
-"""The half of a mailbox that lists, receives, answers and says who signed."""
+"""The methods of a mailbox that list, receive, acknowledge and verify messages."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from dockercomms.state.streams import Gap
 
 SHOWN_GAPS = timedelta(days=7)
-"""How long `inbox` says that messages are missing before one that came."""
+"""The age up to which `inbox` reports a gap: missing messages before one that arrived."""
 
 
 @checks_arguments
 class Incoming(MailboxBase):
-    """Listing, receiving, acknowledging, verifying."""
+    """The part of `Mailbox` that lists, receives, acknowledges and verifies."""
 
     @only_looks
     def inbox(
@@ -47,16 +47,16 @@ class Incoming(MailboxBase):
         all: bool = False,  # noqa: A002 - as the option is called
         complete: bool = False,
     ) -> list[InboxEntry]:
-        """Return what the inbox holds: new before held before refused, each oldest first.
+        """Return the messages of the inbox: new before held before refused, each oldest first.
 
         Args:
-            since: Leave out what was created before.
-            all: Also what is delivered, expired, or refused and reported.
-            complete: Look at the whole repository, whatever is known already.
+            since: Leave out messages created before this time.
+            all: Include messages that were delivered, have expired, or were refused and reported.
+            complete: Read the whole repository again.
 
         Raises:
-            RegistryError, NetworkError: nothing was answered at all; what single ways of looking
-                failed at is in `last_poll`.
+            RegistryError, NetworkError: every way to find messages failed; `last_poll` has the
+                errors of single ways.
         """
         entries: list[InboxEntry] = []
         shown: list[Gap] = []
@@ -89,21 +89,21 @@ class Incoming(MailboxBase):
         return entries
 
     def _look_elsewhere(self, inbox: Inbox, listed: Sequence[Entry], *, complete: bool) -> bool:
-        """Return whether messages of the inbox turned out to have been received elsewhere."""
-        from dockercomms.messages.elsewhere import tell_first_look  # noqa: PLC0415 - it loads what publishes
+        """Return whether receipts show that messages of the inbox were received elsewhere."""
+        from dockercomms.messages.elsewhere import tell_first_look  # noqa: PLC0415 - it loads the code that publishes
 
         look = self._desk.own_receipts().look(inbox, listed, complete=complete)
         tell_first_look(look, inbox, self._on_notice)
         return bool(look.elsewhere)
 
     def _report_defects(self, inbox: Inbox, listed: Sequence[Entry]) -> None:
-        """Keep the defects that are met at listed messages for the first time."""
+        """Add the defects at listed messages that no run has reported."""
         new = [one for one in listed if one.reason_kind == HELD_INTERNAL and not one.reported]
         inbox.mark_reported(new)
         self.defects += [InternalError(one.reason, what=one.digest or one.key) for one in new]
 
     def _find(self, prefix: str) -> tuple[Inbox, Entry]:
-        """Return a message that is known, or found by looking, and the inbox that it is in."""
+        """Return the inbox and the entry of a message; poll if it is not known."""
         inboxes = self._desk.inboxes()
         try:
             number, entry = find_in(inboxes, prefix, judge=self._judge)
@@ -113,18 +113,18 @@ class Incoming(MailboxBase):
         return inboxes[number], entry
 
     def _judge(self, inbox: Inbox, entries: Sequence[Entry]) -> None:
-        """Have the signatures of messages checked, by the policy as it is now."""
+        """Verify the signatures of messages by the current policy."""
         verifier = self._desk.verifier(inbox)
         if verifier is not None:
             judge_entries(inbox, entries, verifier, insist=True)
 
     @only_looks
     def show(self, id: str) -> InboxEntry:  # noqa: A002 - as the argument is called
-        """Return the one message whose id or digest begins with `id`, its signature checked.
+        """Return the message whose id or digest begins with `id`, with a verified signature.
 
         Raises:
-            NotFoundError: none does.
-            UsageError: several do, or `id` is too short to say.
+            NotFoundError: no id or digest begins so.
+            UsageError: several do, or `id` is too short.
             RegistryError, NetworkError: the registry does not answer.
         """
         inbox, entry = self._find(id)
@@ -142,11 +142,11 @@ class Incoming(MailboxBase):
 
     @only_looks
     def verify(self, id: str) -> Verification:  # noqa: A002 - as the argument is called
-        """Return who signed the one message whose id or digest begins with `id`, proven.
+        """Return the verified signer of the message whose id or digest begins with `id`.
 
         Raises:
             NotFoundError, UsageError, RegistryError, NetworkError: as `show`.
-            VerificationError: nobody whom the trust file trusts.
+            VerificationError: no signature is by a sender in the trust file.
             ProtocolError: the message is malformed.
         """
         inbox, entry = self._find(id)
@@ -154,30 +154,30 @@ class Incoming(MailboxBase):
 
     @only_looks
     def verify_object(self, reference: str) -> Verification:
-        """Return who signed what a tag or digest of this repository names, proven.
+        """Return the verified signer of the object with a tag or digest of this repository.
 
         Raises:
-            NotFoundError: it is not there.
-            VerificationError: nobody whom the trust file trusts.
-            ProtocolError: it calls itself a message or receipt, and is malformed.
-            RegistryError, NetworkError: the registry cannot tell.
+            NotFoundError: it does not exist.
+            VerificationError: no signature is by a sender in the trust file.
+            ProtocolError: it is a malformed message or receipt.
+            RegistryError, NetworkError: the registry refused, or did not answer.
         """
         return self._desk.object_verifier().verify(reference)
 
     def sign_object(self, reference: str, *, is_message: bool = False) -> Signature:
-        """Sign what a tag or digest of this repository names, and attach the signature to it.
+        """Sign the object with a tag or digest of this repository, and attach the signature to it.
 
         Args:
             reference: A tag or digest.
-            is_message: Sign it although it is a message that was not sent from here.
+            is_message: Also sign a message that was sent from another machine.
 
         Raises:
-            NotFoundError: it is not there.
-            UsageError: signing is switched off; or it is such a message.
-            SigningError, VerificationError: nothing was signed, and nothing added.
+            NotFoundError: it does not exist.
+            UsageError: signing is switched off, or `is_message` is missing for such a message.
+            SigningError, VerificationError: signing failed; nothing was published.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
-        from dockercomms.messages.sign import sign  # noqa: PLC0415 - listing needs nothing of it
+        from dockercomms.messages.sign import sign  # noqa: PLC0415 - unused by `inbox`
 
         signer = self._owner.signer()
         if signer is None:
@@ -204,12 +204,12 @@ class Incoming(MailboxBase):
         *,
         reason: str = "",
     ) -> Digest:
-        """Tell its sender what became of a message; return the receipt's digest.
+        """Publish a receipt for a message; return the receipt's digest.
 
         Raises:
             NotFoundError, UsageError: as `show`; or the reason is longer than 1 KiB.
-            SigningError, RegistryError, NetworkError: the receipt stays stored, and is published
-                by a later `receive`.
+            SigningError, RegistryError, NetworkError: the receipt stays stored, and a later
+                `receive` publishes it.
         """
         from dockercomms.messages.receipts import acknowledge  # noqa: PLC0415 - the same
 
@@ -245,31 +245,31 @@ class Incoming(MailboxBase):
         redeliver: bool = False,
         concurrency: int = 4,
     ) -> Iterator[Received]:
-        """Receive what is new, one message after another; yields what became of each.
+        """Receive new messages one after another; yield the result of each.
 
-        Whom the trust file does not trust is held back. One that fails never stops the others, and
-        is reported once. What an earlier run left unfinished is put right first. Nothing happens
-        before the first result is asked for.
+        Messages of senders outside the trust file are held. A failed message does not stop the
+        others, and is reported once. The first step completes deliveries that an earlier run left
+        unfinished. The generator starts no work before the first `next()`.
 
         Args:
-            ids: Only these; each the start of an id or digest. Where the clocks differ, one of
-                them suffices.
-            out: The folder that takes them; made if it is not there.
+            ids: Receive only messages whose id or digest begins with one of these. For them, one of
+                two clocks that disagree is enough.
+            out: The folder for the files; created if it is missing.
             max: Stop after so many deliveries.
-            since: Only what was created later.
-            all: Deliver also what was delivered before or has expired, and report again.
-            stdout: Write payloads here instead of to files.
-            flat: Leave out the folder that each message gets.
-            overwrite: Replace files that are there already.
-            receipt: Write a receipt for what is delivered.
-            complete: Look at the whole repository, whatever is known already.
-            redeliver: Deliver also what was received elsewhere: on a new state that is what a
-                receipt signed by a key of ours says.
-            concurrency: Chunks under way at once.
+            since: Only messages created later.
+            all: Deliver delivered and expired messages again, and report errors again.
+            stdout: Write payloads to this stream instead of to files.
+            flat: Do not make a folder for each message.
+            overwrite: Replace existing files.
+            receipt: Publish a receipt for each delivery.
+            complete: Read the whole repository again.
+            redeliver: Deliver also messages that were received elsewhere; with a new state,
+                receipts signed by a key of this user show them.
+            concurrency: Parallel downloads of chunks.
 
         Raises:
             UsageError: `max` is not positive.
-            RegistryError, NetworkError: the registry did not let itself be looked at.
+            RegistryError, NetworkError: the poll of the registry failed.
             LocalIOError: the state cannot be used.
         """
         from dockercomms.messages.deliver import ReceiveOptions  # noqa: PLC0415 - the same
@@ -296,7 +296,7 @@ class Incoming(MailboxBase):
         self._meet_in_poll()
 
     def _round(self, options: ReceiveOptions) -> Round:
-        """Return a round by the policy as it is now."""
+        """Return a round with verifiers of the current policy."""
         from dockercomms.messages.rounds import Box, Round  # noqa: PLC0415 - the same
 
         return Round(
@@ -330,31 +330,32 @@ class Incoming(MailboxBase):
         output: int | None = None,
         on_poll: Callable[[PollResult], None] | None = None,
     ) -> Iterator[Watched]:
-        """Receive what comes, for as long as it is iterated; yields what became of each message.
+        """Receive messages as they arrive, while the caller iterates; yield the result of each.
 
-        An idle look costs one request. What fails and may pass is waited out, and told as a notice.
-        With a command, each message is handed to it when it is on disk, at least once, and how it
-        ends becomes the receipt.
+        Polling an empty inbox costs one request. The watch waits out errors that may pass, and
+        reports each as a notice. A command gets each message at least once, after its files are on
+        disk; the command's exit code decides the receipt.
 
         Args:
-            out: The folder that takes messages; made if it is not there.
-            interval_seconds: How often to look; longer when nothing comes for long.
-            command: What is run for each message, `{dir}` standing for its folder. No shell reads
-                it; see `handover`.
-            ack: Whether senders are told: always, of what the command took, or never.
-            once: Look once, as `receive` does, and return.
-            stop: Set it to end the watch after the message in hand; None: it goes on.
-            flat: Leave out the folder that each message gets; not with a command.
-            overwrite: Replace files that are there already.
-            redeliver: Deliver also what was received elsewhere; see `receive`.
-            concurrency: Chunks under way at once.
-            output: The descriptor that takes what commands print; None: nobody reads it.
-            on_poll: Called with how each look went that saw more than a silent bell.
+            out: The folder for the files; created if it is missing.
+            interval_seconds: The time between polls; longer after a long time without messages.
+            command: The command to run for each message, without a shell; `{dir}` stands for its
+                folder. See `handover`.
+            ack: The receipts to send: "always", "on-success" (of the command), or "never".
+            once: Poll once, as `receive` does, and return.
+            stop: An event that ends the watch after the current message. Default: it never ends.
+            flat: Do not make a folder for each message; not with a command.
+            overwrite: Replace existing files.
+            redeliver: Deliver also messages that were received elsewhere; see `receive`.
+            concurrency: Parallel downloads of chunks.
+            output: The descriptor for the output of commands. Default: discard it.
+            on_poll: Called with the result of each poll, except if the newest-message pointer is
+                unchanged.
 
         Raises:
-            UsageError: the command cannot be run, or is to be with `flat`.
-            AuthError, ConfigError, RegistryError, NetworkError: the first look failed, and not by
-                what may pass.
+            UsageError: the command cannot be run, or is combined with `flat`.
+            AuthError, ConfigError, RegistryError, NetworkError: the first poll failed with an error
+                that will not pass.
             LocalIOError: the state, or the command, cannot be used.
         """
         from dockercomms.messages.command import parse_command  # noqa: PLC0415 - the same

@@ -1,4 +1,4 @@
-"""The half of a mailbox that sends, and hears what became of it."""
+"""The methods of a mailbox that send messages and list their receipts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @checks_arguments
 class Outgoing(MailboxBase):
-    """Sending, and the receipts for it."""
+    """The part of `Mailbox` that sends messages and lists their receipts."""
 
     def send(
         self,
@@ -54,41 +54,43 @@ class Outgoing(MailboxBase):
         like: Sent | None = None,
         run: SendRun | None = None,
     ) -> Sent:
-        """Send files, a folder, a stream or a note; when this returns, it is published.
+        """Send files, a folder, a stream or a note; return after it is published.
 
         Args:
-            paths: One path, or several; `-` is `stdin`. Several, or a folder, travel as one tar.
-            to: The recipient, byte for byte as they call themselves.
-            sender: The name to send as; None is `me`.
+            paths: One path, or several; `-` is `stdin`. Several, or a folder, become one tar.
+            to: The recipient; must equal the recipient's own name byte for byte.
+            sender: The name to send as. Default: `me`.
             title: At most 200 characters.
-            text: A note: with `paths` at most 1 KiB, alone it is the message.
-            name: What the receiver's file is called.
-            stdin: What `-` stands for.
-            ttl_seconds: After how long the message expires.
-            compress: How.
-            chunk_bytes: Payload bytes in a chunk; None: chosen from the payload's size.
-            concurrency: Chunks under way at once.
+            text: A note of at most 1 KiB; without `paths` it is the payload and may be longer.
+            name: The file name for the receiver.
+            stdin: The stream that `-` stands for.
+            ttl_seconds: The lifetime of the message.
+            compress: The compression.
+            chunk_bytes: Payload bytes in a chunk. Default: depends on the payload's size.
+            concurrency: Parallel uploads of chunks.
             keep_mtime: Keep the times of the files in a tar.
-            exclude: Patterns of what a folder leaves out: `*.o`, `node_modules`, `/top/build`.
-            links: Send symbolic links as such, leave them out, or send what they point at.
-            again: Start afresh even if an interrupted send could be continued.
-            dry_run: Read, cut and compress everything, and write nothing anywhere.
+            exclude: Patterns of files to leave out of a folder: `*.o`, `node_modules`,
+                `/top/build`.
+            links: "keep" symbolic links as links, "skip" them, or "follow" them and send their
+                targets.
+            again: Start over instead of resuming an interrupted send.
+            dry_run: Read, split and compress everything, and write nothing anywhere.
             clock_skew_ok: Send even if our clock and the registry's are an hour apart.
-            audience: The only repository from which it is to be accepted.
-            thread_id: What the messages of one conversation share.
-            in_reply_to: The message that this one answers; see `reply`.
-            like: What was sent just now to somebody else: where it has the same content, that is
-                neither read nor sent again.
-            run: The run to several recipients that this is a part of; see `run_to`.
+            audience: The only repository from which receivers may accept the message.
+            thread_id: The id that all messages of one conversation share.
+            in_reply_to: The message that this one replies to; see `reply`.
+            like: A message just sent to another recipient: equal content is neither read nor
+                uploaded again.
+            run: The run to several recipients; see `run_to`.
 
         Raises:
             UsageError, LimitError: an argument is wrong; nothing was sent.
-            LocalIOError: the source cannot be read, or changed while it was sent.
+            LocalIOError: the source cannot be read, or changed during the send.
             ConfigError: our clock and the registry's are more than an hour apart.
-            SigningError, VerificationError: it could not be signed; nothing was published.
+            SigningError, VerificationError: signing failed; nothing was published.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
-        from dockercomms.errors import Notice  # noqa: PLC0415 - who receives needs none of it
+        from dockercomms.errors import Notice  # noqa: PLC0415 - unused by `receive`
         from dockercomms.messages.draft import SendOptions  # noqa: PLC0415 - the same
         from dockercomms.messages.send import send  # noqa: PLC0415 - the same
         from dockercomms.transport.files import Packing  # noqa: PLC0415 - the same
@@ -145,10 +147,10 @@ class Outgoing(MailboxBase):
 
     @contextlib.contextmanager
     def run_to(self, recipients: Sequence[str]) -> Iterator[SendRun]:
-        """Yield a run of `send` to several recipients, who may receive in several repositories.
+        """Yield a run of `send` to several recipients, in one or several repositories.
 
-        Of a run that is broken off, or fails for one of them, the next one to the same recipients
-        sends nobody the same a second time. `end_run` says that all of them were served.
+        After an interrupted or partly failed run, the next run to the same recipients skips those
+        who already have the same content. `end_run` marks a run as complete.
 
         Raises:
             LocalIOError: the state cannot be used.
@@ -157,7 +159,7 @@ class Outgoing(MailboxBase):
             yield run
 
     def end_run(self, run: SendRun) -> None:
-        """End a run: sending the same to the same recipients again is meant.
+        """End a run: the next send of the same content to the same recipients sends it again.
 
         Raises:
             LocalIOError: the state cannot be used.
@@ -166,12 +168,12 @@ class Outgoing(MailboxBase):
 
     @only_looks
     def receipts(self, id: str | None = None) -> list[ReceiptEntry]:  # noqa: A002 - the option's
-        """Return the receipts for what `me` sent, oldest first; with `id` for one message.
+        """Return the receipts for messages sent as `me`, oldest first; with `id` for one message.
 
         Raises:
-            NotFoundError: nothing that was sent begins with `id`.
-            UsageError: several messages do.
-            RegistryError, NetworkError: the registry cannot tell.
+            NotFoundError: the id of no sent message begins with `id`.
+            UsageError: several do.
+            RegistryError, NetworkError: the registry refused, or did not answer.
         """
         return self._receipts_for(self.names, id)
 
@@ -219,12 +221,12 @@ class Outgoing(MailboxBase):
 
     @only_looks
     def outbox(self) -> list[OutboxEntry]:
-        """Return what was sent from here to this repository, oldest first, and what became of it.
+        """Return the messages sent from here to this repository with their receipts, oldest first.
 
-        It is remembered for 90 days at least, and until it has expired.
+        The state keeps each for at least 90 days, and until it has expired.
 
         Raises:
-            RegistryError, NetworkError: the registry cannot tell.
+            RegistryError, NetworkError: the registry refused, or did not answer.
         """
         from dockercomms.messages.outbox import list_outbox  # noqa: PLC0415 - the same
 
@@ -236,21 +238,22 @@ class Outgoing(MailboxBase):
 
     @only_looks
     def sent_elsewhere(self) -> dict[str, int]:
-        """Return to what other repositories messages were sent from here, and how many."""
+        """Return the number of messages sent from here to each other repository."""
         return self._state.outbox.elsewhere(self.repo)
 
     def wait(self, sent: Sent | Sequence[Sent], *, seconds: float) -> dict[Digest, ReceiptEntry]:
-        """Return what became of messages, by their digests, as soon as that is proven for all.
+        """Wait for a receipt of each message; return the receipts by message digest.
 
-        After `seconds` it is what there is: proofs, and claims where nothing is proven (see
-        `ReceiptEntry.signer`). Where nobody is asked to prove anything, claims end the wait.
+        Without verification, unsigned claims end the wait as well. After `seconds`, return the
+        receipts found so far: verified ones, and claims for messages without one (see
+        `ReceiptEntry.signer`).
 
         Args:
-            sent: What was sent to this repository.
-            seconds: How long to wait.
+            sent: Messages that were sent to this repository.
+            seconds: The longest time to wait.
 
         Raises:
-            RegistryError, NetworkError: the registry cannot tell.
+            RegistryError, NetworkError: the registry refused, or did not answer.
         """
         from dockercomms.messages.outbox import wait_for_answers  # noqa: PLC0415 - the same
 

@@ -1,4 +1,4 @@
-"""What a mailbox does with its repository as a whole: cleaning it, and carrying what it holds."""
+"""The methods of a mailbox that clean a repository or copy messages between repositories."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Whole(MailboxBase):
     """The part of `Mailbox` that works on the whole repository."""
 
     def collector(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Collector:
-        """Return what removes garbage from this repository; see `collect`."""
-        from dockercomms.relay.gc import Collector  # noqa: PLC0415 - most mailboxes never do this
+        """Return the garbage collector of this repository; see `collect`."""
+        from dockercomms.relay.gc import Collector  # noqa: PLC0415 - rarely used
 
         return Collector(
             registry=self._store.registry,
@@ -34,18 +34,18 @@ class Whole(MailboxBase):
         )
 
     def collect(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Iterator[Collected]:
-        """Remove what expired more than a day ago from our inboxes; yields what became of each.
+        """Remove messages that expired more than a day ago; yield the result of each.
 
         Args:
-            dry_run: Only say what would go.
-            clock_skew_ok: Go by the registry's clock even if ours is more than an hour away; as a
+            dry_run: Only list the messages to remove.
+            clock_skew_ok: Use the registry's clock even if ours is more than an hour away, as a
                 mailbox with `clock_choice="registry"` does.
 
         Raises:
             ConfigError: our clock and the registry's are more than an hour apart.
-            AuthError, Unsupported: the registry lets nothing be listed, or deleted; what to do
-                instead is in the hint.
-            RegistryError, NetworkError: the registry cannot tell.
+            AuthError, Unsupported: the registry refuses to list or delete; the hint names an
+                alternative.
+            RegistryError, NetworkError: the registry refused, or did not answer.
         """
         collector = self.collector(dry_run=dry_run, clock_skew_ok=clock_skew_ok)
         return collector.collect(self.names)
@@ -61,19 +61,19 @@ class Whole(MailboxBase):
         concurrency: int = 4,
         progress: ProgressHook | None = None,
     ) -> Relay:
-        """Return the run that carries what one repository holds to another; see `Relay`.
+        """Return a run that copies messages from one repository to another; see `Relay`.
 
-        A repository, folder or archive that was opened for it is closed by whoever opened it; an
-        archive is written then.
+        The caller closes a repository, folder or archive that it opened for the run; closing writes
+        an archive.
 
         Args:
-            source: Where it is; None: this repository.
-            target: Where it goes; None: this repository.
-            to: Only what is addressed to these.
-            ids: Only the messages whose id or digest begins so.
-            complete: Look for bundles that have no tag, too, whatever is there already.
-            concurrency: Blobs under way at once.
-            progress: Told how many bytes of what one message is made of have come.
+            source: The store to read. Default: this repository.
+            target: The store to write. Default: this repository.
+            to: Only messages to these recipients.
+            ids: Only messages whose id or digest begins with one of these.
+            complete: Also find bundles that have no tag, even for messages that the target has.
+            concurrency: Parallel copies of blobs.
+            progress: Called with the number of bytes of a message that were copied.
         """
         from dockercomms.relay.relay import Relay  # noqa: PLC0415 - the same
 

@@ -1,1 +1,1 @@
-"""Parts of the standard library that differ by system, check too little, or start too slowly."""
+"""Files, locks, clocks, fast dataclasses and checks of arguments."""

@@ -1,7 +1,7 @@
-"""Check the types of the arguments of public methods, and of the fields of options.
+"""Type checks of the arguments of public methods and of the fields of options.
 
-Else `send(to=["a", "b"])` or `since=datetime.now()` fails deep below, or not at all. What is taken
-is read from the annotation, so that a new method or field needs nothing more.
+Without them `send(to=["a", "b"])` or `since=datetime.now()` fails deep below, or not at all. The
+checks follow the annotations, so a new method or field needs no other code.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "RetryHook": _HOOK,
     "Passphrase": _HOOK,
 }
-"""The values that each word of an annotation allows; all other words are names of classes."""
+"""The name of each type for errors, and its check; any other annotation is the name of a class."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "Ack": ("always", "on-success", "never"),
@@ -83,18 +83,18 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     "interval_seconds": (0, 10**9),
     "seconds": (0, 10**9),
 }
-"""The least and the most of numbers that no other place checks."""
+"""The bounds of numbers that no other module checks."""
 
 _SECRETS = frozenset({"password", "passphrase", "token"})
 _UNION = re.compile(r" \| (?![^\[]*\])")
 
 
 def argument(name: str, annotation: str, value: Any) -> Any:
-    """Return the value of an argument: paths as `Path`, lists as tuples, and one alone as a list.
+    """Return the value of an argument: paths as `Path`, lists as tuples, a single item as a tuple.
 
     Raises:
-        TypeError: not as annotated; the argument is named.
-        UsageError: none of the words that it takes, or a number outside its bounds.
+        TypeError: the value does not fit the annotation; names the argument.
+        UsageError: an unknown word, or a number out of bounds.
     """
     expected: list[str] = []
     annotation = annotation.replace("Path | str", "Path").replace(
@@ -132,11 +132,6 @@ def argument(name: str, annotation: str, value: Any) -> Any:
 
 
 def _check_bounds(name: str, value: Any) -> None:
-    """Check a number that has bounds.
-
-    Raises:
-        UsageError: it is outside of them.
-    """
     if name in _BOUNDS and value is not None:
         least, most = _BOUNDS[name]
         if not least <= value <= most:
@@ -144,7 +139,7 @@ def _check_bounds(name: str, value: Any) -> None:
 
 
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method whose arguments are as their annotations say, or named in an error."""
+    """Return a method that checks its arguments against its annotations."""
     kinds = {
         name: kind
         for name, kind in getattr(method, "__wrapped__", method).__annotations__.items()
@@ -164,7 +159,7 @@ def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def checks_arguments(part: type[T]) -> type[T]:
-    """Have the arguments of a class's public methods checked; new ones need nothing more."""
+    """Check the arguments of all public methods of a class; a class decorator."""
     for name, method in list(vars(part).items()):
         if isinstance(method, FunctionType) and (name == "__init__" or not name.startswith("_")):
             setattr(part, name, _checked(method))
@@ -175,7 +170,7 @@ def check_fields(options: object) -> None:
     """Check the fields of a frozen dataclass, from its `__post_init__`; paths become `Path`.
 
     Raises:
-        TypeError: one is not as annotated; the field is named.
+        TypeError: a value does not fit its annotation; names the field.
     """
     for name, kind in type(options).__annotations__.items():
         object.__setattr__(options, name, argument(name, kind, getattr(options, name)))

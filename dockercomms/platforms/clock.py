@@ -1,4 +1,4 @@
-"""The clock of this machine, and what it and a registry's clock say together."""
+"""The clock of this machine, and its comparison with a registry's clock."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dockercomms.platforms.records import dataclass
 
 
 class Clock(Protocol):
-    """The time, and waiting for it; tests put a fake one in its place."""
+    """The time and waits. Tests use a fake clock."""
 
     def now(self) -> datetime:
         """Return the time of day in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds since some fixed moment; never goes back."""
+        """Return seconds since a fixed moment; never decreases."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -53,7 +53,7 @@ class SystemClock:
 
 
 def moment_of(seconds: float) -> datetime:
-    """Return the time in UTC that is so many seconds after 1970, at the latest the end of 9998."""
+    """Return the UTC time `seconds` after 1970, limited to the years 1970 to 9998."""
     return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC)
 
 
@@ -61,13 +61,13 @@ _LAST_SECOND = 253_370_764_799.999
 """The end of the year 9998 (SPEC.md section 3.7)."""
 
 ClockChoice = Literal["both", "own", "registry", "either"]
-"""Whose time decides: both clocks, where they say the same; one of them; or "either": a message
-passes that one of them lets pass, since its receiver has asked for it."""
+"""The clock that decides: "both", which needs them to agree, one of them, or "either": a message
+passes that one clock accepts, since its receiver asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """What this machine's clock shows, and the registry's, where it tells its own.
+    """The time of this machine's clock, and of the registry's clock if it sends one.
 
     Source: SPEC.md section 3.7.
     """
@@ -78,23 +78,23 @@ class Clocks:
 
     @property
     def times(self) -> tuple[datetime, ...]:
-        """The times that count."""
+        """Return the times of the clocks that decide."""
         if self.registry is None or self.choice == "own":
             return (self.own,)
         return (self.registry,) if self.choice == "registry" else (self.own, self.registry)
 
     @property
     def earliest(self) -> datetime:
-        """The earlier of the times that count."""
+        """Return the earlier of the times."""
         return min(self.times)
 
     @property
     def apart(self) -> timedelta:
-        """By how much the times that count differ."""
+        """Return the difference of the times."""
         return max(self.times) - min(self.times)
 
     def agree(self, stands_against: Callable[[datetime], bool]) -> bool | None:
-        """Return what `stands_against` says by each time that counts; None where they differ."""
+        """Return the result of `stands_against` for all times; `None` if the clocks disagree."""
         answers = {stands_against(now) for now in self.times}
         if len(answers) == 1:
             return answers.pop()

@@ -1,7 +1,6 @@
-"""What differs by operating system, each with a portable fallback, and the clock.
+"""File operations that differ by operating system, each with a portable fallback.
 
-`native` is the switch: with it off, only calls that every system has are used, so that the
-fallbacks can be tested on any machine.
+Tests switch the system's own calls off with `native=False`, to run the fallbacks anywhere.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ _DARWIN_AT_FDCWD = -2
 _LINUX_RENAME_NOREPLACE = 1
 _DARWIN_RENAME_EXCL = 4
 LOCK_POLL_SECONDS = 0.02
-"""How often a lock held by another process is asked for again."""
+"""The time between two tries to get a lock that another process holds."""
 _PROC_LOCKS = Path("/proc/locks")
 _log = logging.getLogger("dockercomms.platforms")
-logging.getLogger("dockercomms").addHandler(logging.NullHandler())  # a library prints nothing
+logging.getLogger("dockercomms").addHandler(logging.NullHandler())  # a library prints no logs
 _POSITION = threading.Lock()
-"""Held from a seek to its read, where a system cannot read at a place."""
+"""Held between a seek and its read on systems without `preadv`."""
 
 BaseVariable = Literal["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"]
 _BELOW_HOME: Mapping[BaseVariable, str] = MappingProxyType({
@@ -44,23 +43,23 @@ _BELOW_HOME: Mapping[BaseVariable, str] = MappingProxyType({
     "XDG_DATA_HOME": ".local/share",
     "XDG_STATE_HOME": ".local/state",
 })  # fmt: skip
-"""Where the base folders are unless a variable says otherwise (XDG Base Directory 0.8)."""
+"""The default base folders below the home folder (XDG Base Directory 0.8)."""
 MISSING_CALL_CODES = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
 )
-"""How file systems refuse a call that they do not have: CIFS, FUSE, 9p, Lustre, NFS, FAT."""
+"""Error codes of file systems that lack a call: CIFS, FUSE, 9p, Lustre, NFS, FAT."""
 HELPFUL_CALL_CODES = MISSING_CALL_CODES | {errno.EPERM, errno.EACCES}
-"""The same of a call without which all that was promised holds as well: FAT refuses links and modes
-with EPERM, and a folder that may not be read cannot be opened to be synced."""
+"""The same for calls that are not essential: FAT refuses links and modes with EPERM, and a folder
+without read permission cannot be opened for a sync."""
 NO_LOCKS_CODES = MISSING_CALL_CODES | {errno.ENOLCK}
-"""How `flock` fails where there are no file locks (flock(2); NFS, Lustre and FUSE, measured)."""
+"""Error codes of `flock` on file systems without locks (flock(2); NFS, Lustre, FUSE, measured)."""
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def home_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return the home folder of the user; None where no variable nor user database names one.
+    """Return the user's home folder, if a variable or the user database names one.
 
-    A container that runs as a number has none. A relative `HOME` counts as none.
+    A container that runs under a bare user number has no home folder. A relative `HOME` is ignored.
     """
     for place in (environ.get("HOME", ""), os.path.expanduser("~")):  # noqa: PTH111 - may stay "~"
         if os.path.isabs(place):  # noqa: PTH117 - of a string
@@ -69,9 +68,9 @@ def home_folder(environ: Mapping[str, str]) -> Path | None:
 
 
 def base_folder(variable: BaseVariable, environ: Mapping[str, str]) -> Path:
-    """Return one of the user's base folders, whether or not it exists.
+    """Return one of the user's base folders, which may not exist.
 
-    A relative value of the variable counts as none.
+    A relative value of the variable is ignored.
 
     Raises:
         NoHomeError: there is no home folder either; names the variable.
@@ -91,7 +90,7 @@ def base_folder(variable: BaseVariable, environ: Mapping[str, str]) -> Path:
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """Return `path` with the home folder that `~` or `~USER` at its beginning stands for.
+    """Return `path` with a leading `~` or `~USER` replaced by the home folder.
 
     Raises:
         UsageError: there is no such user or home folder.
@@ -108,10 +107,10 @@ def local_errors(what: str, *, base: BaseVariable | None = None) -> Iterator[Non
 
     Args:
         what: The file, for the message.
-        base: The variable that can move it to another folder, for the hint.
+        base: The variable that moves the file to another folder, for the hint.
 
     Raises:
-        LocalIOError: with a hint where the disk is full or permission is missing.
+        LocalIOError: with a hint if the disk is full or permission is missing.
     """
     try:
         yield
@@ -132,10 +131,10 @@ def local_error(error: OSError, what: str, *, base: BaseVariable | None = None) 
 
 
 def holder_of(*paths: Path) -> str:
-    """Return who has an exclusive lock on one of `paths`: `process 123`, or `another process`.
+    """Return the process with an exclusive lock on one of `paths`, for an error message.
 
-    Linux alone tells, and only of processes of this container whose files this user may see.
-    Source: proc_locks(5).
+    Only Linux names the process, and only in the same container and for a user who may see its
+    files. Source: proc_locks(5).
     """
     for path in paths:
         with contextlib.suppress(OSError, ValueError):
@@ -161,11 +160,11 @@ def _has_open(process: int, status: os.stat_result) -> bool:
 
 
 def begin_writing(handle: int, start: int, stop: int) -> None:
-    """Have the system write what a file has from `start` to `stop` to the disk now, if it can.
+    """Start writing the bytes of a file from `start` to `stop` to the disk, if the system can.
 
-    Nobody waits for it; `fsync` at the end has less to wait for (0.5 s of 1 GiB, measured). It only
-    helps, so a refusal is passed over. Linux does it for bytes that are said not to be
-    needed, which stay in memory until they are written.
+    The call returns at once; the final `fsync` becomes shorter (by 0.5 s for 1 GiB, measured). A
+    refusal is ignored. Linux starts the write for POSIX_FADV_DONTNEED, and keeps the bytes in
+    memory until they are written.
     """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
@@ -173,9 +172,9 @@ def begin_writing(handle: int, start: int, stop: int) -> None:
 
 
 def is_hole(handle: int, start: int, size: int) -> bool:
-    """Return whether a file has no data of its own from `start` on for `size` bytes.
+    """Return whether a file has a hole of at least `size` bytes at `start`.
 
-    They read as zeros and take no space. False where the file system does not tell.
+    A hole reads as zeros and takes no space. The result is False if the file system does not tell.
     """
     if not hasattr(os, "SEEK_DATA"):
         return False
@@ -186,17 +185,17 @@ def is_hole(handle: int, start: int, size: int) -> bool:
 
 
 def create_new(path: Path, *, mode: int = 0o600, dir_fd: int | None = None) -> int:
-    """Return a descriptor of the new file `path`, for reading and writing.
+    """Create the file `path`; return its descriptor, for reading and writing.
 
-    Never opens what is there already, nor what a symbolic link points at.
+    It never opens an existing file, nor the target of a symbolic link.
 
     Args:
         path: The file.
-        mode: Its permissions, less the process' mask.
+        mode: Its permissions, reduced by the umask.
         dir_fd: The open folder that `path` starts from.
 
     Raises:
-        FileExistsError: something is there.
+        FileExistsError: the path exists.
         OSError: as `os.open`.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
@@ -205,9 +204,9 @@ def create_new(path: Path, *, mode: int = 0o600, dir_fd: int | None = None) -> i
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Return a stream of the regular file `path`; a FIFO or device is refused without waiting.
+    """Open the regular file `path`; refuse a FIFO or device without waiting.
 
-    A symbolic link is followed: read only what is checked afterwards, or what the user named.
+    It follows symbolic links: use it only for paths that the user named, or check the content.
 
     Raises:
         LocalIOError: not a regular file.
@@ -222,10 +221,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_at(handle: int, room: memoryview, at: int, *, native: bool = True) -> int:
-    """Read into `room` what the descriptor `handle` has from `at` on; return how many bytes.
+    """Read the bytes of a descriptor from the offset `at` into `room`; return their number.
 
-    0 is its end; less than `room` may come before it. Several threads may read one descriptor,
-    whose own position does not count and may move.
+    0 means the end; a read may return fewer bytes than `room` before it. Several threads may read
+    one descriptor; its own position may move and does not matter.
 
     Raises:
         OSError: as `os.preadv`.
@@ -240,7 +239,7 @@ def read_at(handle: int, room: memoryview, at: int, *, native: bool = True) -> i
 
 
 def write_all(handle: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all of `data` to the descriptor `handle`, however much the system takes at once.
+    """Write all of `data` to the descriptor `handle`, in as many calls as needed.
 
     Raises:
         OSError: as `os.write`; a part may be written.
@@ -259,21 +258,21 @@ def rename_new(
     native: bool = True,
     hard_links: bool = True,
 ) -> None:
-    """Rename a file or folder to a name at which nothing is.
+    """Rename a file or folder to a name that does not exist.
 
-    The kernel's rename-without-replace where there is one; else, for files, a hard link; and where
-    there are none, and for folders, the name is claimed by an empty one that a rename replaces.
+    It uses the kernel's rename without replacement; else, for a file, a hard link; else it creates
+    an empty file or folder with the name, and replaces that by a rename.
 
     Args:
-        source: What is renamed.
+        source: The file or folder.
         target: Its new name, in the same file system.
         src_dir_fd: The open folder that `source` starts from.
         dst_dir_fd: The open folder that `target` starts from.
-        native: Off: without the kernel's call.
-        hard_links: Off: as if the file system had none.
+        native: False: do not use the kernel's call.
+        hard_links: False: do not use hard links.
 
     Raises:
-        FileExistsError: something is at `target`.
+        FileExistsError: `target` exists.
         OSError: as `os.rename`.
     """
     places = _Places(source, target, src_dir_fd, dst_dir_fd)
@@ -292,7 +291,7 @@ def rename_new(
         except FileExistsError:
             raise
         except OSError:
-            pass  # a file system without them
+            pass  # a file system without hard links
         else:
             os.unlink(source, dir_fd=src_dir_fd)
             return
@@ -302,7 +301,7 @@ def rename_new(
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """A rename: two paths, and the open folders that they start from."""
+    """The paths of a rename, and the open folders that they start from."""
 
     source: Path
     target: Path
@@ -311,7 +310,7 @@ class _Places:
 
 
 def _replace_claim(places: _Places, give_up: Callable[..., None]) -> None:
-    """Rename over a claim of ours; if that fails, the name is free again as far as possible."""
+    """Rename over the empty file or folder that we created; remove it if that fails."""
     try:
         os.replace(
             places.source, places.target,
@@ -324,12 +323,12 @@ def _replace_claim(places: _Places, give_up: Callable[..., None]) -> None:
 
 
 def _rename_exclusive(places: _Places) -> bool:
-    """Use renameat2 or renameatx_np; False where the system or file system has neither."""
-    import ctypes  # noqa: PLC0415 - a third of this module's import time, for few callers
+    """Call renameat2 or renameatx_np; return False if the system or file system has neither."""
+    import ctypes  # noqa: PLC0415 - a third of this module's import time, rarely used
 
     old, new = os.fsencode(places.source), os.fsencode(places.target)
     if b"\0" in old + new:
-        raise ValueError("embedded null byte")  # C would take what stands before it
+        raise ValueError("embedded null byte")  # C would take only the part before it
     here = _DARWIN_AT_FDCWD if sys.platform == "darwin" else _LINUX_AT_FDCWD
     source_fd = here if places.src_dir_fd is None else places.src_dir_fd
     target_fd = here if places.dst_dir_fd is None else places.dst_dir_fd
@@ -352,11 +351,11 @@ def _rename_exclusive(places: _Places) -> bool:
 def sync_file(handle: int, *, sync: Callable[[int], None] | None = None) -> None:
     """Make the content of an open file durable, as far as its file system can.
 
-    One that has no such call (some FUSE ones) writes when it likes; that is noted.
+    Some FUSE file systems lack the call and write later; the function logs that.
 
     Args:
         handle: The descriptor.
-        sync: The system's call; None: `os.fsync`.
+        sync: The system's call. Default: `os.fsync`.
 
     Raises:
         OSError: as `os.fsync`: the disk is full, or fails.
@@ -372,12 +371,12 @@ def sync_file(handle: int, *, sync: Callable[[int], None] | None = None) -> None
 def sync_folder(folder: Path | int, *, sync: Callable[[int], None] | None = None) -> None:
     """Make the names in `folder` durable, as far as its file system can.
 
-    Nothing is done where folders cannot be opened (Windows, a folder that may not be read). CIFS,
-    sshfs and others refuse the call: their server says when names are durable.
+    It ignores folders that cannot be opened (Windows, missing permission), and the refusal of CIFS,
+    sshfs and others, whose server decides when names are durable.
 
     Args:
         folder: The path, or a descriptor.
-        sync: The system's call; None: `os.fsync`.
+        sync: The system's call. Default: `os.fsync`.
 
     Raises:
         OSError: as `os.open` and `os.fsync`: the folder is gone, or the disk fails.
@@ -400,19 +399,19 @@ def sync_folder(folder: Path | int, *, sync: Callable[[int], None] | None = None
 
 
 def share_like(target: int | Path, folder: Path) -> None:
-    """Give a new file or folder to those who may use `folder`, whatever the umask.
+    """Give a new file or folder the permissions of the shared `folder`, whatever the umask.
 
-    Who may read the folder may read it, and who may write there may write it; a new folder hands
-    that on. It gets the folder's group; where this user may not give it, the rights of its own
-    group stay as they are. In a folder with the sticky bit others may not write it. A file system
-    that knows no such rights refuses, and all stays as it is.
+    Users who may read or write the folder may read or write `target`; a new folder passes that on.
+    `target` gets the folder's group; if this user may not set it, the group's permissions stay. In
+    a folder with the sticky bit, others may not write `target`. A refusal by a file system without
+    permissions is ignored.
 
     Args:
         target: The path, or a descriptor.
-        folder: The shared folder, which `target` is somewhere in.
+        folder: The shared folder, an ancestor of `target`.
 
     Raises:
-        OSError: `folder` or `target` is not there.
+        OSError: `folder` or `target` does not exist.
     """
     if os.name == "nt":
         return
@@ -437,15 +436,15 @@ def share_like(target: int | Path, folder: Path) -> None:
 
 
 def make_folder(folder: Path, *, mode: int | None = None, like: Path | None = None) -> None:
-    """Make `folder` and what is missing above it, durably; nothing if it is there.
+    """Create `folder` and its missing parents, durably, unless it exists.
 
     Args:
         folder: The folder.
-        mode: Of each folder that is made, whatever the umask; without it the umask decides.
-        like: A shared folder; those that are made in it are shared as it is.
+        mode: The mode of each created folder, whatever the umask. Default: by the umask.
+        like: A shared folder; created folders below it get its permissions.
 
     Raises:
-        FileExistsError: something else is there.
+        FileExistsError: the path exists and is not a folder.
         OSError: as `os.mkdir` and `os.fsync`.
     """
     if folder.is_dir():
@@ -463,9 +462,9 @@ def make_folder(folder: Path, *, mode: int | None = None, like: Path | None = No
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return how many bytes this user may still write in the file system of `folder`.
+    """Return the free bytes for this user in the file system of `folder`, if it tells.
 
-    None where it does not tell: it refuses to, or says that it has no size at all (FUSE).
+    Some file systems refuse the call or report a size of 0 (FUSE).
     """
     try:
         usage = shutil.disk_usage(folder)
@@ -479,10 +478,10 @@ def free_bytes(folder: Path) -> int | None:
 
 @contextlib.contextmanager
 def tolerated(what: str) -> Iterator[None]:
-    """Let the block's call fail where the file system does not have it: it only helps.
+    """Ignore the failure of an optional call that the file system lacks.
 
     Args:
-        what: What is then left out, for the user.
+        what: The skipped step, for the log.
 
     Raises:
         OSError: the call failed in any other way.
@@ -496,24 +495,24 @@ def tolerated(what: str) -> Iterator[None]:
 
 
 def left_out(what: str, error: OSError, instead: str = "it was left out") -> None:
-    """Note for the user that the file system refused a call that only helps, and the outcome."""
+    """Log that the file system refused an optional call, and the outcome."""
     _log.info("%s: refused by the file system (%s); %s", what, error.strerror or error, instead)
 
 
 def acquire_lock(path: Path, *, mode: int = 0o600, timeout: float = -1) -> BaseFileLock:
-    """Return the lock `path`, held.
+    """Acquire the lock `path` and return it.
 
-    Where the file system has no file locks, the existence of a file `path`.soft is the lock, which
-    the next process of this machine removes if its holder died.
+    On a file system without locks, the lock is the existence of the file `path`.soft. If its holder
+    died, the next process of this machine removes it.
 
     Args:
         path: The lock's file.
-        mode: Of that file, whatever the umask.
-        timeout: Seconds to wait for another process; -1: for ever.
+        mode: The mode of that file, whatever the umask.
+        timeout: Seconds to wait for another process; -1: without limit.
 
     Raises:
         filelock.Timeout: another process held it for so long.
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     from filelock import FileLock, SoftFileLock  # noqa: PLC0415 - 8 ms to load, for writers only
 

@@ -1,9 +1,9 @@
-"""`dataclass` as in the standard library, made in a third of the time.
+"""A `dataclass` decorator that makes frozen classes in a third of the time.
 
-A program that starts for one message makes two hundred of these classes, most of which it never
-uses. The standard decorator compiles six functions for a frozen one; here one is compiled, the
-constructor, and the rest is the same for all. What comes out behaves alike: `fields`, `replace`,
-`astuple`, pickling and errors included. Figures: spec/decisions/016-dataclasses.md.
+A program that starts for one message makes two hundred of these classes, and uses few. The standard
+decorator compiles six functions for a frozen class; this one compiles only the constructor, and
+shares the rest. The classes behave alike: `fields`, `replace`, `astuple`, pickling and errors
+included. Figures: spec/decisions/016-dataclasses.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _dataclass(
     eq: bool = True,
     **options: bool,
 ) -> Any:
-    """Return a class as a dataclass, as `dataclasses.dataclass`, which makes what is not frozen."""
+    """Return a class as a dataclass; the standard decorator makes those that are not frozen."""
 
     def made(cls: type) -> type:
         if not frozen:
@@ -57,7 +57,7 @@ def _completed(cls: Any, own: Mapping[str, object], *, repr: bool, eq: bool) -> 
 
 
 def _constructor(cls: type, fields: _Fields) -> object:
-    """Return `__init__`, the one function that is compiled: it is called the most."""
+    """Return `__init__`, the only compiled function, because it is called the most."""
     known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": _MISSING}
     positional: list[str] = []
     keywords: list[str] = []
@@ -143,6 +143,6 @@ def _set_values(self: Any, values: Sequence[object]) -> None:
 
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass  # what it means to a type checker
+    from dataclasses import dataclass  # for type checkers
 else:
     dataclass = _dataclass
