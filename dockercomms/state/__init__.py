@@ -1,7 +1,7 @@
-"""What this machine remembers: one SQLite file, one module of rows for each part.
+"""The state of this machine: one SQLite file, one module for each group of tables.
 
-Each module of rows exports `SCHEMA`, the statements that make its tables, and a class over the
-`Database`; `State` puts them together.
+Each of these modules exports `SCHEMA`, the statements that create its tables, and a class over the
+`Database`. `State` puts them together.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ T = TypeVar("T")
 
 
 class State(AbstractContextManager["State"]):
-    """Everything that is remembered, behind one file that is opened when it is first needed.
+    """The state of this machine in one file, which is opened at the first use.
 
     Safe for several threads and several processes at once. Every access may raise `LocalIOError`
     (see `Database`).
 
     Args:
-        path: The file; None: that of `default_path`, which is asked for when it is first needed.
-        busy_timeout_seconds: How long another process's transaction is waited for.
+        path: The file; `None`: `default_path`, which is computed at the first use.
+        busy_timeout_seconds: How long to wait for another process's transaction.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class State(AbstractContextManager["State"]):
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Return the file."""
         return self._database.path
 
     def look(self, work: Callable[[], T], *, tell: Callable[[DockerCommsError], None]) -> T:
-        """Return what `work` returns, which only looks: see `Database.look`."""
+        """Return the result of `work`, which only reads: see `Database.look`."""
         return self._database.look(work, tell=tell)
 
     def close(self) -> None:
-        """Close the file; may be called again."""
+        """Close the file. A second call has no effect."""
         self._database.close()
 
     def __exit__(self, *exc: object) -> None:
@@ -99,7 +99,7 @@ class State(AbstractContextManager["State"]):
 
 
 def default_path(environ: Mapping[str, str]) -> Path:
-    """Return where the state is kept unless said otherwise.
+    """Return the path of the state file where the caller gives none.
 
     Raises:
         NoHomeError: as `platforms.base_folder`.

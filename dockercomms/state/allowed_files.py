@@ -1,6 +1,6 @@
-"""The project files that the user allowed to name a repository, each by the digest of its content.
+"""The project files that may name a repository, each allowed by the digest of its content.
 
-A file that is changed by as much as one byte has to be allowed anew, as direnv has it.
+The user allows a file again after each change of its content, as in direnv.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from dockercomms.platforms.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class AllowedFiles:
-    """A folder with one small record for each project file that is allowed.
+    """A folder with one small record for each allowed project file.
 
     Args:
-        folder: Made, for its owner alone, by the first record.
+        folder: The first record creates it, for its owner alone.
     """
 
     folder: Path
 
     def allow(self, path: Path, data: bytes) -> None:
-        """Remember, durably, that the file at `path` is allowed as long as it holds `data`.
+        """Write a record to disk that the file at `path` is allowed while it holds `data`.
 
         Raises:
-            LocalIOError: it cannot be written.
+            LocalIOError: the record cannot be written.
         """
         record = self._record(path)
         with local_errors(str(record)):
@@ -49,7 +49,7 @@ class AllowedFiles:
             sync_folder(self.folder)
 
     def allows(self, path: Path, data: bytes) -> bool:
-        """Return whether the file at `path` was allowed with just this content.
+        """Return whether the user allowed the file at `path` with exactly this content.
 
         Raises:
             LocalIOError: the record cannot be read.
@@ -60,7 +60,7 @@ class AllowedFiles:
         return False
 
     def forget(self, path: Path) -> bool:
-        """Allow the file at `path` no longer; return whether it was.
+        """Remove the record of the file at `path`; return whether there was one.
 
         Raises:
             LocalIOError: the record cannot be removed.
@@ -77,6 +77,6 @@ class AllowedFiles:
 
 
 def _content(path: Path, data: bytes) -> bytes:
-    """Return what a record holds: the digest, and the path for whoever looks into it."""
+    """Return a record's content: the digest, and the path for people who read the record."""
     digest = hashlib.sha256(data).hexdigest().encode("ascii")
     return digest + b" " + os.fsencode(path.resolve()) + b"\n"

@@ -1,8 +1,9 @@
-"""How late it may be: what was forgotten too early would be delivered again.
+"""A cautious reading of this machine's clocks, to decide when rows may be deleted.
 
-A clock that is wrong for one run must not age what is remembered. So a time counts only after a
-later run has seen one that is at least a day later, and the clocks have to agree in both runs; and
-the widest gap that was ever seen between two clocks is taken off it.
+A message would be delivered again if its row were deleted too early. A clock that is wrong during
+one run must not have this effect. So a time counts only after a later run has read a time that is
+at least a day later, and only if the clocks agree in both runs. The largest difference that was
+ever seen between two clocks is subtracted from it.
 
 Source: SPEC.md section 7.
 """
@@ -16,7 +17,7 @@ from dockercomms.protocol.header import CLOCK_ERROR_SECONDS
 from dockercomms.state.database import Database, from_unix
 
 CONFIRMED_AFTER = timedelta(days=1)
-"""How much later a time has to be seen again before it counts."""
+"""A time counts once a later run reads a time that is later by this much."""
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS clocks (
@@ -29,7 +30,7 @@ SCHEMA = (
 
 
 class ClockRows:
-    """The table above: one row. Each method is one transaction, on disk when it returns.
+    """The table `clocks`, with one row. Each method is one transaction, on disk when it returns.
 
     Every method may raise `LocalIOError` (see `Database`).
     """
@@ -38,11 +39,11 @@ class ClockRows:
         self._database = database
 
     def settle(self, clocks: Clocks) -> datetime | None:
-        """Note what the clocks show; return the time by which things may be forgotten.
+        """Record the times of the clocks; return the time by which rows may be deleted.
 
         Returns:
-            A time that no clock which was ever seen is behind; None if there is none yet, or if the
-            clocks are more than an hour apart now.
+            A time that every clock seen so far has passed; `None` if there is no such time yet, or
+            if the clocks now differ by more than an hour.
         """
         times = [clocks.own] if clocks.registry is None else [clocks.own, clocks.registry]
         now, between = min(times), max(times) - min(times)
@@ -66,8 +67,8 @@ class ClockRows:
 
 
 def _advanced(now: float, seen: float, settled: float | None) -> tuple[float, float | None]:
-    """Return the time that waits to be seen again, and the time that counts."""
-    if now < seen:  # the clock was ahead, or is behind
+    """Return the time that a later run must confirm, and the confirmed time."""
+    if now < seen:  # the clock was ahead, or is behind now
         return now, None if settled is None else min(settled, now)
     if now < seen + CONFIRMED_AFTER.total_seconds():
         return seen, settled

@@ -1,4 +1,4 @@
-"""One SQLite file: opened when first used, durable at every commit, safe to share."""
+"""One SQLite file: opened at the first use, durable at every commit, safe to share."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from dockercomms.platforms.files import (
 from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within
 
 SCHEMA_VERSION = 12
-"""Counted up with every change that an older release could not work with.
+"""Counted up with every change that older releases cannot work with.
 
 3 added `outbox`, 4 `owed`, 5 `pulls`; 6 judges refused messages once more; 7 added `served` and
-`first_looks`, 8 `defects`, 9 `streams`, 10 `image_forms`, 11 `clocks`, 12 `pieces`. What only adds
-tables needs no more than their statements, which are run again on an older file and make what is
-missing; what changes rows is a migration."""
+`first_looks`, 8 `defects`, 9 `streams`, 10 `image_forms`, 11 `clocks`, 12 `pieces`. A change that
+only adds tables needs only their statements: an older file gets the missing tables by running the
+schema again. A change of rows needs a migration.
+"""
 
 BUSY_TIMEOUT_SECONDS = 30.0
-"""How long one process waits for another's transaction, which takes milliseconds."""
+"""The wait for another process's transaction, which takes milliseconds."""
 
 _BUSY_PAUSE_SECONDS = 0.005
 
 Parameters = Sequence[object] | Mapping[str, object]
-"""What stands for the `?` or `:name` of a statement."""
+"""The values for `?` or `:name` in a statement."""
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on that disk",
-    # What a full disk is called where it is the log's shared memory that finds no room
+    # SQLite's code for a full disk if the shared memory of the log does not fit on it
     sqlite3.SQLITE_IOERR: "free some space on that disk; if there is enough, the disk fails",
     sqlite3.SQLITE_PROTOCOL: OTHER_FILE_SYSTEM,
     sqlite3.SQLITE_CORRUPT: "move the file away; what was delivered will then be found anew",
@@ -60,7 +61,7 @@ _LOCK_FAILURES = frozenset(
         sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
     }
 )
-"""What a file system that has no locks is called."""
+"""Error codes of file systems without locks."""
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 """The files that SQLite keeps beside a database (sqlite.org/tempfiles.html)."""
@@ -75,7 +76,7 @@ _REFUSING = frozenset(
         sqlite3.SQLITE_PERM,
     }
 )
-"""How SQLite fails on a file that cannot be written, whatever is in it."""
+"""SQLite's error codes for a file that cannot be written, whatever its content."""
 
 _OTHER_FOLDER = "set XDG_STATE_HOME, or HOME, to a folder that you may read and write"
 
@@ -85,19 +86,19 @@ _OWNER_MODE = stat.S_IRUSR | stat.S_IWUSR
 
 
 class Database(AbstractContextManager["Database"]):
-    """One connection, made at the first use, and handed to one thread at a time.
+    """One connection, made at the first use, and used by one thread at a time.
 
-    Every method raises `LocalIOError`, which names the file, where it cannot be opened, is locked
-    for longer than the timeout, is damaged, or the disk is full; and ValueError once closed.
+    Every method raises `LocalIOError`, which names the file, if the file cannot be opened, is
+    damaged, is locked for longer than the timeout, or the disk is full; and ValueError once closed.
 
     Args:
-        path: The file, or what says where it is. It is created with mode 0600, missing folders
+        path: The file, or a function that returns it. It is created with mode 0600, missing folders
             above it with 0700.
-        schema: SQL statements, one each, that are run once on a new or older file; they change
-            nothing that is there (IF NOT EXISTS).
-        migrations: SQL statements that are run once, after `schema`, on a file of a version below
-            their own.
-        busy_timeout_seconds: How long another process's transaction is waited for.
+        schema: SQL statements that run once on a new or older file; they leave existing tables
+            unchanged (IF NOT EXISTS).
+        migrations: SQL statements that run once, after `schema`, on a file of a version below their
+            key.
+        busy_timeout_seconds: How long to wait for another process's transaction.
     """
 
     def __init__(
@@ -118,11 +119,11 @@ class Database(AbstractContextManager["Database"]):
         self._memory: sqlite3.Connection | None = None
         self._looks = False
         self._refusal: DockerCommsError | None = None
-        """The last error by which the file could not be written."""
+        """The last error because of which the file could not be written."""
 
     @property
     def path(self) -> Path:
-        """The file.
+        """Return the file.
 
         Raises:
             NoHomeError: the user has no folder for it.
@@ -130,14 +131,13 @@ class Database(AbstractContextManager["Database"]):
         return self._path() if callable(self._path) else self._path
 
     def look(self, work: Callable[[], T], *, tell: Callable[[DockerCommsError], None]) -> T:
-        """Return what `work` returns, which changes nothing that anybody has to remember.
+        """Return the result of `work`, whose changes need not be kept.
 
-        Where the file cannot be written, `work` is done once more on a copy in memory of what can
-        be read of it. Elsewhere than in `work` the file is needed as before.
+        If the file cannot be written, `work` runs again on a copy in memory of the readable part of
+        the file. All other methods still need the file.
 
         Args:
-            work: Reads and writes as always. Up to the error its changes stay, as far as it made
-                any.
+            work: Reads and writes as usual. Changes that it made before the error stay in the file.
             tell: Called with the reason, once for this database.
         """
         try:
@@ -155,11 +155,11 @@ class Database(AbstractContextManager["Database"]):
             self._looks = False
 
     def _copied(self) -> sqlite3.Connection:
-        """Return a database in memory with what can be read of the file."""
+        """Return a database in memory with the readable content of the file."""
         memory = _connected(":memory:")
         with contextlib.suppress(NoHomeError):
             address = self.path.absolute().as_uri()
-            # Without a folder that can be written the log beside the file cannot be read.
+            # SQLite cannot read the log beside the file if it cannot write to the folder.
             for mode in ("mode=ro", "immutable=1"):
                 with contextlib.suppress(sqlite3.Error):
                     with contextlib.closing(sqlite3.connect(f"{address}?{mode}", uri=True)) as file:
@@ -171,28 +171,28 @@ class Database(AbstractContextManager["Database"]):
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Yield the connection inside one transaction: all of the block, on disk, or nothing.
+        """Yield the connection inside one transaction: the block is written whole, or not at all.
 
-        The write lock is taken at the start, so that what is read stays true until the end. A
-        transaction within a transaction of the same thread is part of the outer one.
+        It takes the write lock at the start, so that rows do not change between reading and
+        writing. A transaction inside a transaction of the same thread is part of the outer one.
 
         Args:
-            durable: Wait until it is on the disk. Without, the death of this process loses nothing,
-                but a power failure may, of what costs only time to find out again.
+            durable: Wait for the disk. Otherwise a killed process still loses no rows, but a power
+                failure may lose them: for rows that cost only time to find again.
         """
         with self._lock, self._errors():
             connection = self._opened()
             if _is_inside(connection):
                 yield connection
                 return
-            if not durable:  # as the write-ahead log is written through at the next that is
+            if not durable:  # the next durable transaction writes the log through
                 connection.execute("PRAGMA synchronous = NORMAL")
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if _is_inside(connection):  # a full disk may have rolled back by itself
+                if _is_inside(connection):  # SQLite may have rolled back by itself on a full disk
                     connection.execute("ROLLBACK")
                 raise
             finally:
@@ -200,7 +200,7 @@ class Database(AbstractContextManager["Database"]):
                     connection.execute("PRAGMA synchronous = FULL")
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
-        """Run one statement in its own transaction; return how many rows it changed."""
+        """Run one statement in its own transaction; return the number of rows that it changed."""
         with self.transaction() as connection:
             return connection.execute(sql, parameters).rowcount
 
@@ -210,13 +210,13 @@ class Database(AbstractContextManager["Database"]):
             return self._opened().execute(sql, parameters).fetchall()
 
     def row(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
-        """Return the first row of a query, None if there is none."""
+        """Return the first row of a query, `None` for an empty result."""
         with self._lock, self._errors():
             found: sqlite3.Row | None = self._opened().execute(sql, parameters).fetchone()
             return found
 
     def close(self) -> None:
-        """Close the connection; using the database again is an error. May be called again."""
+        """Close the connection. Later uses of the database fail; a second call has no effect."""
         with self._lock, self._errors():
             self._closed = True
             if self._connection is not None:
@@ -260,16 +260,16 @@ class Database(AbstractContextManager["Database"]):
         return connection
 
     def _mend_side_files(self) -> None:
-        """Let the owner write the files beside a database that they may write.
+        """Let the owner write the side files of a database that the owner may write.
 
-        SQLite makes them with the rights that the database has at that moment. One that was
-        read-only once leaves them read-only, and stays so however it is changed itself.
+        SQLite creates them with the mode that the database has at that moment. A database that was
+        read-only at that moment has read-only side files until their mode is changed.
         """
         with contextlib.suppress(OSError):
             if not self.path.stat().st_mode & stat.S_IWUSR:
-                return  # somebody wants it so
+                return  # the user made it read-only on purpose
             for side in self._files()[1:]:
-                with contextlib.suppress(OSError):  # not there, or another user's: SQLite will tell
+                with contextlib.suppress(OSError):  # missing, or another user's: SQLite reports it
                     mode = side.stat(follow_symlinks=False).st_mode
                     if stat.S_ISREG(mode) and mode & _OWNER_MODE != _OWNER_MODE:
                         side.chmod(stat.S_IMODE(mode) | _OWNER_MODE)
@@ -290,9 +290,10 @@ class Database(AbstractContextManager["Database"]):
         return version == SCHEMA_VERSION
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the tables and turn the write-ahead log on, one process at a time.
+        """Create the tables and turn on the write-ahead log, one process at a time.
 
-        A file system without shared memory refuses the log and works without, only slower.
+        A file system without shared memory refuses the log. SQLite then works without it, only
+        slower.
         """
         with lock_within(self.path.with_name(f"{self.path.name}.lock"), self._timeout):
             if self._is_current(connection):
@@ -315,8 +316,8 @@ class Database(AbstractContextManager["Database"]):
     def _turn_log_on(self, connection: sqlite3.Connection) -> None:
         """Change the journal mode, which SQLite's busy timeout does not cover.
 
-        It fails at once where another process has a lock: one that comes at the same time and rolls
-        back what a third one has left that was killed in here.
+        The change fails at once if another process holds a lock. That happens if a third process
+        was killed here, and another one rolls back its transaction at the same time.
         """
         clock = SystemClock()
         end = clock.monotonic() + self._timeout
@@ -333,7 +334,7 @@ class Database(AbstractContextManager["Database"]):
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what the file, the disk or another process causes into a LocalIOError.
+        """Raise `LocalIOError` for errors of the file, the disk or another process.
 
         Misuse of SQL (IntegrityError, ProgrammingError) is a defect of ours and passes.
         """
@@ -349,13 +350,13 @@ class Database(AbstractContextManager["Database"]):
             raise told from error
 
     def _hint(self, code: int) -> str | None:
-        """Return how to cure what SQLite failed by, None if nothing is known to help."""
+        """Return advice for an SQLite error code, `None` for a code without known advice."""
         if code in _LOCK_FAILURES:
             return OTHER_FILE_SYSTEM
         primary = code & _PRIMARY_CODE
         if primary == sqlite3.SQLITE_BUSY:
             holder = holder_of(*self._files())
-            # A file system without locks may give the same answer as one that is held (ENOLCK).
+            # A file system without locks may return the code for a held lock (ENOLCK).
             known = f"{holder} holds it; end that one, or try again"
             return known if holder != "another process" else f"{known}; or {OTHER_FILE_SYSTEM}"
         if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
@@ -363,7 +364,7 @@ class Database(AbstractContextManager["Database"]):
         return _HINTS.get(primary)
 
     def _rights_hint(self) -> str:
-        """Return the command that lets this user use the files, as far as their rights tell."""
+        """Return the command that gives this user access to the files, as far as modes tell."""
         if _is_read_only(self.path.parent) or not _is_ours(self.path.parent):
             return _OTHER_FOLDER
         if not os.access(self.path.parent, os.R_OK | os.W_OK | os.X_OK):
@@ -392,10 +393,10 @@ def from_unix(seconds: float | None) -> datetime | None: ...
 
 
 def from_unix(seconds: float | None) -> datetime | None:
-    """Return the moment that `to_unix` made `seconds` of, in UTC.
+    """Return the moment that `to_unix` converted to `seconds`, in UTC.
 
-    A time that no clock shows, from a release that believed one, counts as the nearest that one
-    does (SPEC.md 3.7).
+    An earlier release may have stored a time outside the range of a datetime. It counts as the
+    nearest one inside the range (SPEC.md 3.7).
     """
     return None if seconds is None else moment_of(seconds)
 
@@ -414,7 +415,7 @@ def _connected(path: Path | str, *, timeout: float = 0.0) -> sqlite3.Connection:
 
 
 def _is_read_only(folder: Path) -> bool:
-    """Return whether the file system of `folder` takes no writes, where the system tells."""
+    """Return whether the file system of `folder` is read-only, False if the system cannot tell."""
     try:
         return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
     except (OSError, AttributeError):
@@ -422,7 +423,7 @@ def _is_read_only(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Return whether the user can change the mode of `folder`, as far as the system tells."""
+    """Return whether the user can change the mode of `folder`, True if the system cannot tell."""
     try:
         return os.geteuid() in (0, folder.stat().st_uid)
     except (OSError, AttributeError):

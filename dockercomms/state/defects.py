@@ -1,4 +1,4 @@
-"""Rows of objects at which a defect of dockercomms was met: later runs do not fail anew."""
+"""The rows of objects that showed a defect of dockercomms, so that later runs pass over them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dockercomms.state.database import Database, to_unix
 from dockercomms.state.deliveries import storable
 
 KEEP_DEFECTS = timedelta(days=90)
-"""After so long it is told again, if it is still there."""
+"""A defect is reported again after this time, if it is still there."""
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS defects (
@@ -21,13 +21,13 @@ SCHEMA = (
 
 
 class DefectRows:
-    """The objects of every repository. Every method may raise `LocalIOError`."""
+    """The table `defects`, for all repositories. Every method may raise `LocalIOError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, repo: str, what: str, *, now: datetime) -> bool:
-        """Remember an object; return whether it was not known."""
+        """Record an object; return whether it is new."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM defects WHERE met < ?", (to_unix(now - KEEP_DEFECTS),))
             done = connection.execute(

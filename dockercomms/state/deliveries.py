@@ -1,20 +1,13 @@
-"""The rows of deliveries: what reached this machine, from whatever repository.
+"""The rows of deliveries, of unfinished downloads, and of messages that a command must process.
 
-Keyed by recipient and manifest digest alone, so that a message copied to another repository is not
-delivered again. Source: SPEC.md sections 7 and 8.
+- A delivery is keyed by recipient and manifest digest alone, so that a message copied to another
+  repository is not delivered again.
+- The rows of an unfinished download name its file and the chunks in it. They let the next receive
+  resume, which hashes the file before it trusts them (see `transport.pull`).
+- The row of a message for a command is added in the transaction that records the delivery, and
+  deleted in the one that stores the receipt. After a crash in between, the command runs again.
 
-Payloads that are on their way to disk: which file, and which chunks it holds already.
-
-The rows of a receive that was killed are what lets the next one go on. They are a claim: what is in
-the file is hashed from there before anything is believed (see `transport.pulling`).
-
-Source: SPEC.md section 8.
-
-Messages that were delivered for a command, until the command has ended.
-
-A row is made in the transaction that notes the delivery and goes in the one that stores the
-receipt, so that a crash in between is found: the command is then run again. Source: SPEC.md
-section 8.
+Source: SPEC.md sections 7 and 8.
 """
 
 from __future__ import annotations
@@ -46,21 +39,21 @@ PULL_SCHEMA = (
 )
 
 KEEP_PULL = timedelta(hours=24)
-"""How long a file that is not whole is kept for the next run: as long as an interrupted send."""
+"""The next run resumes an incomplete file for this time, the same as an interrupted send."""
 
 
 class PullRows:
-    """The tables above, by the key of a delivery; whoever holds its lock writes.
+    """The tables `pulls` and `pull_chunks`, written by the holder of a delivery's lock.
 
-    Nothing is waited for until it is on the disk: what a power failure takes is fetched again.
-    Every method may raise `LocalIOError` (see `Database`).
+    No method waits for the disk: data lost in a power failure is fetched again. Every method may
+    raise `LocalIOError` (see `Database`).
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def begin(self, key: str, path: Path, *, now: datetime) -> None:
-        """Note that the payload goes into the new file `path`."""
+        """Record that the payload goes into the new file `path`."""
         with self._database.transaction(durable=False) as connection:
             connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
             connection.execute(
@@ -69,29 +62,29 @@ class PullRows:
             )
 
     def path(self, key: str, *, now: datetime) -> Path | None:
-        """Return the file that an earlier run left, if it is not too old to be gone on with."""
+        """Return the file that an earlier run left, unless it is too old to resume."""
         row = self._database.row(
             "SELECT path FROM pulls WHERE key = ? AND started > ?", (key, to_unix(now - KEEP_PULL))
         )
         return None if row is None else Path(os.fsdecode(row["path"]))
 
     def chunks(self, key: str) -> frozenset[int]:
-        """Return the indexes of the chunks that are in the file."""
+        """Return the indexes of the chunks in the file."""
         rows = self._database.rows("SELECT chunk FROM pull_chunks WHERE key = ?", (key,))
         return frozenset(row["chunk"] for row in rows)
 
     def record(self, key: str, chunk: int) -> None:
-        """Note that a chunk is in the file."""
+        """Record that a chunk is in the file."""
         with self._database.transaction(durable=False) as connection:
             connection.execute("INSERT OR IGNORE INTO pull_chunks VALUES (?, ?)", (key, chunk))
 
     def forget_chunks(self, key: str) -> None:
-        """Note that nothing in the file is to be believed."""
+        """Record that the content of the file cannot be trusted."""
         with self._database.transaction(durable=False) as connection:
             connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
 
     def forget(self, key: str) -> None:
-        """Note that there is no such file any more; asks first, as most messages never had one."""
+        """Delete the rows of the file. Reads first, as most messages have no such row."""
         if self._database.row("SELECT 1 FROM pulls WHERE key = ?", (key,)) is None:
             return
         with self._database.transaction(durable=False) as connection:
@@ -99,7 +92,7 @@ class PullRows:
             connection.execute("DELETE FROM pulls WHERE key = ?", (key,))
 
     def sweep(self, *, now: datetime) -> None:
-        """Forget what nobody goes on with any more; its files are leftovers from then on."""
+        """Forget files that are too old to resume; they are temporaries to remove from then on."""
         old = self._database.rows(
             "SELECT key FROM pulls WHERE started <= ?", (to_unix(now - KEEP_PULL),)
         )
@@ -108,7 +101,7 @@ class PullRows:
 
 
 KEEP_AFTER_EXPIRY = timedelta(days=1)
-"""How long a delivery is remembered, at least, after the message has expired."""
+"""The minimum time for which a delivery is kept after the message has expired."""
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS deliveries (
@@ -127,12 +120,12 @@ SCHEMA = (
     )""",
     "CREATE INDEX IF NOT EXISTS deliveries_head ON deliveries (me, head)",
 )
-"""The table of (me, verified signer, message id) is in `trust_rows`."""
+"""The table of (me, verified signer, message id) is in `state.trust`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """A message that is on its way to disk, or there."""
+    """A delivered message, or one whose delivery has begun."""
 
     me: str
     digest: Digest
@@ -141,16 +134,16 @@ class Delivery:
     message_id: str
     sender: str
     path: Path | None
-    """Where it goes; None for a stream."""
+    """The destination; `None` for a stream."""
     payload_digest: Digest | None
     expires: datetime | None
-    """When it may be forgotten, but for the times above; None: never."""
+    """When the row may be deleted, after the minimum times above; `None`: never."""
     delivered_at: datetime | None
-    """When it was first delivered, also while it is delivered once more."""
+    """When it was first delivered. Stays while it is delivered again."""
 
 
 class DeliveryRows:
-    """The table above. Each method is one transaction, on disk when it returns.
+    """The table `deliveries`. Each method is one transaction, on disk when it returns.
 
     Every method may raise `LocalIOError` (see `Database`).
     """
@@ -161,7 +154,7 @@ class DeliveryRows:
     def batch(self) -> AbstractContextManager[object]:
         """Return a block whose calls of these methods are one transaction.
 
-        Ask no registry inside: every other process waits for it.
+        Send no request to a registry inside: every other process waits for the block.
         """
         return self._database.transaction()
 
@@ -177,7 +170,7 @@ class DeliveryRows:
         payload_digest: Digest | None,
         expires: datetime | None,
     ) -> None:
-        """Note that the message is about to get its final name `path`."""
+        """Record that the message is about to get its final name `path`."""
         with self._database.transaction() as connection:
             connection.execute(
                 """INSERT INTO deliveries VALUES (?, ?, ?, 'delivering', ?, ?, ?, ?, ?, ?, NULL)
@@ -199,7 +192,7 @@ class DeliveryRows:
             _mirror(connection, me, digest, "delivering")
 
     def finish_delivery(self, me: str, digest: Digest, at: datetime) -> None:
-        """Note that the message is delivered; the time of the first delivery stays."""
+        """Record that the message is delivered; the time of the first delivery stays."""
         with self._database.transaction() as connection:
             connection.execute(
                 """UPDATE deliveries SET state = 'delivered',
@@ -209,7 +202,7 @@ class DeliveryRows:
             _mirror(connection, me, digest, "delivered")
 
     def forget_delivery(self, me: str, digest: Digest) -> None:
-        """Note that the delivery under way came to nothing; an earlier one stays delivered."""
+        """Record that the current delivery failed; an earlier one stays delivered."""
         with self._database.transaction() as connection:
             gone = connection.execute(
                 "DELETE FROM deliveries WHERE me = ? AND digest = ? AND delivered_at IS NULL",
@@ -232,7 +225,7 @@ class DeliveryRows:
         return tuple(_delivery(row) for row in rows)
 
     def delivery(self, me: str, digest: Digest) -> Delivery | None:
-        """Return the delivery of a message, None if there was none."""
+        """Return the delivery of a message, `None` if it has no row."""
         row = self._database.row(
             "SELECT * FROM deliveries WHERE me = ? AND digest = ?", (me, digest)
         )
@@ -250,7 +243,7 @@ class DeliveryRows:
         return row is not None
 
     def sweep_deliveries(self, *, now: datetime) -> None:
-        """Forget deliveries of messages that expired long ago, at the earliest after 90 days."""
+        """Delete deliveries of messages that expired long ago, at the earliest after 90 days."""
         with self._database.transaction() as connection:
             swept = connection.execute(
                 """DELETE FROM deliveries
@@ -269,12 +262,12 @@ class DeliveryRows:
 
 
 def head_of(digest: Digest) -> str:
-    """Return the first 16 hex digits of a digest, which a message's tag ends in."""
+    """Return the first 16 hex digits of a digest, with which a message's tag ends."""
     return digest.partition(":")[2][:16]
 
 
 def storable(text: str) -> str:
-    """Return `text` as SQLite takes it: a lone surrogate, which JSON can carry, is escaped."""
+    """Return `text` with lone surrogates escaped: JSON can carry them, SQLite refuses them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -283,7 +276,7 @@ def _mirror(
 ) -> None:
     """Give the candidates of `digest`, in every repository, the state of its delivery.
 
-    So the rows that are still to be worked on are found without looking at those that are done.
+    Queries then find unfinished rows without reading the finished ones.
     """
     connection.execute(
         """UPDATE candidates SET state = ?, reason_kind = '', reason = '', next_try = NULL
@@ -323,21 +316,21 @@ HANDOVER_SCHEMA = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """A message on disk that a command has not been done with yet."""
+    """A message on disk whose command has not succeeded yet."""
 
     me: str
     digest: Digest
     repo: str
     descriptor: Descriptor
-    """The message's, with its annotations: all that its command and its receipt need."""
+    """The message's, with its annotations: the command and the receipt need no more."""
     signer: str | None
-    """The verified name of its sender when it was delivered; None: who sent it is a claim."""
+    """The verified name of the sender at the delivery; `None`: the sender is unverified."""
     attempts: int
-    """How often a command was started for it."""
+    """The number of times that the command was started for it."""
 
 
 class HandoverRows:
-    """The table above. Each method is one transaction, on disk when it returns.
+    """The table `owed`. Each method is one transaction, on disk when it returns.
 
     Every method may raise `LocalIOError` (see `Database`).
     """
@@ -348,7 +341,7 @@ class HandoverRows:
     def owe(
         self, me: str, descriptor: Descriptor, *, repo: str, signer: str | None, now: datetime
     ) -> None:
-        """Note that a command is to be run for a message; call it with its delivery."""
+        """Record that a command must run for a message; call it in the delivery's transaction."""
         self._database.execute(
             "INSERT OR REPLACE INTO owed VALUES (?, ?, ?, ?, ?, ?, 0)",
             (
@@ -362,7 +355,7 @@ class HandoverRows:
         )
 
     def owed(self, me: str, repo: str) -> tuple[Handover, ...]:
-        """Return what commands are still to be run for, oldest first."""
+        """Return the messages whose command must still run, oldest first."""
         rows = self._database.rows(
             "SELECT * FROM owed WHERE me = ? AND repo = ? ORDER BY since, digest",
             (me, repo),
@@ -370,7 +363,7 @@ class HandoverRows:
         return tuple(_handover(row) for row in rows)
 
     def begin(self, me: str, digest: Digest) -> Handover | None:
-        """Count one more attempt; None if nothing is owed (any more)."""
+        """Count one more attempt; return `None` if the message has no row (any more)."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE owed SET attempts = attempts + 1 WHERE me = ? AND digest = ?",
@@ -382,7 +375,7 @@ class HandoverRows:
         return None if row is None else _handover(row)
 
     def settle(self, me: str, digest: Digest) -> None:
-        """Note that the command has ended; call it with its receipt."""
+        """Delete the row of a finished command; call it in the receipt's transaction."""
         self._database.execute("DELETE FROM owed WHERE me = ? AND digest = ?", (me, digest))
 
 

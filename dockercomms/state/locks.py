@@ -1,7 +1,7 @@
 """Locks that end with their process, one file each, taken without waiting.
 
-A lock says that somebody is alive and at work on something: on a send, or on a delivery. Its file
-goes when the work is done, so that the folder does not grow.
+A lock shows that a living process works on a send or a delivery. The holder removes the file at the
+end of its work, so that the folder does not grow.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ OTHER_FILE_SYSTEM = (
     "set XDG_STATE_HOME to a folder on a file system that has file locks, such as a disk of this "
     "machine: export XDG_STATE_HOME=/var/tmp/state-of-$USER"
 )
-"""The hint where the state's own file system has none: NFS without lockd, Lustre without flock."""
+"""The hint for a state on a file system without locks: NFS without lockd, Lustre without flock."""
 
 INHERITABLE = find_spec("fcntl") is not None
-"""Whether locks belong to open files, which programs inherit: not on Windows."""
+"""Locks belong to open files, which child processes inherit. False on Windows."""
 
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Yield whether this block holds the lock `path`; False at once where another one does.
+    """Try to take the lock `path` for the block; yield False at once if it is held elsewhere.
 
     Threads of one process exclude each other as well. The file is removed while the lock is still
-    held: whoever opened it before sees that it is gone and does not take it for the lock.
+    held: a process that opened it before sees that it is gone and does not take it for the lock.
 
     Raises:
-        LocalIOError: the file cannot be made, or its file system has no locks.
+        LocalIOError: the file cannot be created, or its file system has no locks.
     """
     with try_shared_lock(path) as held:
         yield held is not None
@@ -48,14 +48,14 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def try_shared_lock(path: Path) -> Iterator[tuple[int, ...] | None]:
-    """Yield descriptors that hold the lock `path` for every process that has them; None if taken.
+    """Yield descriptors that hold the lock `path` in every process that has them; `None` if taken.
 
-    A program that inherits them holds the lock as well: it stays locked when we are killed and the
-    program lives on. Where the system has no such locks it is ours alone, and nothing is yielded
-    to be inherited. The file is removed while the lock is held, as by `try_lock`.
+    A child process that inherits the descriptors holds the lock as well, so that the lock outlives
+    a killed parent. Where the system has no such locks, only this process holds it, and the tuple
+    is empty. The file is removed while the lock is held, as by `try_lock`.
 
     Raises:
-        LocalIOError: the file cannot be made, or its file system has no locks.
+        LocalIOError: the file cannot be created, or its file system has no locks.
     """
     if not INHERITABLE:
         with _file_lock(path) as held:
@@ -79,8 +79,8 @@ def lock_within(path: Path, seconds: float) -> Iterator[None]:
     """Hold the lock `path` during the block; wait at most `seconds` for it.
 
     Raises:
-        LocalIOError: another process holds it, which the message names if the system tells; or
-            the file cannot be made.
+        LocalIOError: another process holds it (the message names the process if the system tells
+            its number), or the file cannot be created.
     """
     clock = SystemClock()
     end = clock.monotonic() + seconds
@@ -98,7 +98,7 @@ def lock_within(path: Path, seconds: float) -> Iterator[None]:
 
 
 def sweep_locks(folder: Path) -> None:
-    """Remove the files of shared locks in `folder` that nobody holds: of processes that died.
+    """Remove the files of shared locks in `folder` whose processes have died.
 
     Raises:
         LocalIOError: the folder cannot be read.
@@ -111,7 +111,7 @@ def sweep_locks(folder: Path) -> None:
 
 
 def _flocked(path: Path) -> int | None:
-    """Return a descriptor of `path` that holds its lock; None if another one does."""
+    """Return a descriptor of `path` that holds its lock; `None` if the lock is held elsewhere."""
     import fcntl  # noqa: PLC0415 - not everywhere
 
     while True:
@@ -131,11 +131,11 @@ def _flocked(path: Path) -> int | None:
             raise
         if os.fstat(handle).st_nlink:
             return handle
-        os.close(handle)  # its last holder removed it in between: it is nobody's lock any more
+        os.close(handle)  # its last holder removed the file in between
 
 
 def _opened(path: Path) -> int:
-    """Return a descriptor of `path`; it and its folder are made if they are not there."""
+    """Return a descriptor of `path`; create the file and its folder if they are missing."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(path, flags, 0o600)
@@ -146,8 +146,8 @@ def _opened(path: Path) -> int:
 
 @contextlib.contextmanager
 def _file_lock(path: Path) -> Iterator[bool]:
-    """Yield whether this block holds the lock `path`, where the system has no `flock`."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - for few, and 8 ms to load
+    """Try to take the lock `path` where the system has no `flock`; see `try_lock`."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - seldom needed, and 8 ms to load
 
     lock = FileLock(path, mode=0o600)
     with local_errors(f"lock {path}", base="XDG_STATE_HOME"):

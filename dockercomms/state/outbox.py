@@ -1,4 +1,4 @@
-"""What was sent from this machine, as long as answers to it may be asked for."""
+"""The rows of sent messages, kept as long as the sender may ask for their receipts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCHEMA = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxRow:
-    """One message that was sent."""
+    """One sent message."""
 
     id: str
     repo: str
@@ -42,7 +42,7 @@ class OutboxRow:
     sender: str
     recipient: str
     title: str
-    """"" where it has none."""
+    """Empty if the message has no title."""
     filename: str
     bytes: int
     thread: str
@@ -51,7 +51,7 @@ class OutboxRow:
 
 
 class OutboxRows:
-    """The table above. Each method is one transaction, on disk when it returns.
+    """The table `outbox`. Each method is one transaction, on disk when it returns.
 
     Every method may raise `LocalIOError` (see `Database`).
     """
@@ -60,11 +60,11 @@ class OutboxRows:
         self._database = database
 
     def add(self, row: OutboxRow, *, now: datetime | None = None) -> None:
-        """Note that a message is published, and forget what is old and has expired.
+        """Record a published message, and delete old rows of expired messages.
 
         Args:
             row: The message.
-            now: What is old is told by this time; None: nothing is forgotten.
+            now: The time for the deletion; `None`: delete no rows.
         """
         values = [to_unix(v) if isinstance(v, datetime) else v for v in astuple(row)]
         marks = ", ".join("?" * len(values))
@@ -81,21 +81,21 @@ class OutboxRows:
                 )
 
     def sender_of(self, message_id: str, digest: Digest) -> str | None:
-        """Return the name under which a message was sent from here; None: it was not."""
+        """Return the sender's name of a message that this machine sent, otherwise `None`."""
         row = self._database.row(
             "SELECT sender FROM outbox WHERE id = ? AND digest = ?", (storable(message_id), digest)
         )
         return None if row is None else str(row["sender"])
 
     def rows(self, repo: str) -> tuple[OutboxRow, ...]:
-        """Return what was sent to a repository, oldest first."""
+        """Return the messages sent to a repository, oldest first."""
         found = self._database.rows(
             "SELECT * FROM outbox WHERE repo = ? ORDER BY published, rowid", (repo,)
         )
         return tuple(_outbox_row(row) for row in found)
 
     def elsewhere(self, repo: str) -> dict[str, int]:
-        """Return how many messages were sent to each other repository."""
+        """Return the number of messages sent to each other repository."""
         found = self._database.rows(
             "SELECT repo, COUNT(*) AS number FROM outbox WHERE repo != ? GROUP BY repo", (repo,)
         )
