@@ -1,1 +1,1 @@
-"""How a payload becomes layers and comes back: chunks, layers, transfers, payloads."""
+"""Conversion of a payload to chunks, layers and blobs, and back."""

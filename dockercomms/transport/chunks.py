@@ -1,4 +1,4 @@
-"""A payload cut into consecutive chunks, and put together again.
+"""A payload split into consecutive chunks, and joined again.
 
 Source: SPEC.md section 4.
 """
@@ -18,18 +18,18 @@ from dockercomms.transport.tar import BLOCK_BYTES, END, padding_bytes
 from dockercomms.transport.window import PIECE_BYTES, allocate
 
 SMALL_CHUNK_BYTES = 8 * 2**20
-"""Half of the default: where there are few chunks, more of them keep all connections busy."""
+"""Half of the default: a small payload needs more chunks to keep all connections busy."""
 SMALL_TOTAL_BYTES = 128 * 2**20
-"""Up to this. Above it larger chunks take a tenth off the time, most of it the registry's."""
+"""Payloads up to this size get small chunks; above it, larger ones save a tenth of the time."""
 _ROUND_BYTES = 2**20
 
 
 def choose_chunk_bytes(total_bytes: int | None, asked: int | None = None) -> int:
-    """Return the size of the chunks of a payload; None is a stream of unknown length.
+    """Return the chunk size for a payload; `total_bytes` is None for a stream.
 
     Raises:
         UsageError: `asked` is not positive.
-        LimitError: the payload, or the number of its chunks, would pass the limits.
+        LimitError: the payload, or the number of its chunks, exceeds the limits.
     """
     if asked is not None and asked < 1:
         raise UsageError(f"chunk size {asked}: at least 1 byte")
@@ -50,18 +50,18 @@ def choose_chunk_bytes(total_bytes: int | None, asked: int | None = None) -> int
 
 
 def least_chunk_bytes(total_bytes: int) -> int:
-    """Return the least whole MiB of which `MAX_CHUNKS` hold `total_bytes`."""
+    """Return the least whole MiB with which `MAX_CHUNKS` chunks hold `total_bytes`."""
     return -(-total_bytes // (MAX_CHUNKS * _ROUND_BYTES)) * _ROUND_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the payload that becomes one layer, where the tar that carries it is made."""
+    """A piece of the payload that becomes one layer, with space for the tar around it."""
 
     room: memoryview
-    """`room_bytes(size)` or more: a header's place, the payload bytes, the place of the end."""
+    """`room_bytes(size)` or more: the tar header, the payload bytes, the end of the tar."""
     size: int
-    """How many payload bytes it has."""
+    """Payload bytes in it."""
 
     @classmethod
     def of(cls, data: bytes) -> Chunk:
@@ -77,7 +77,7 @@ class Chunk:
 
 
 def room_bytes(size: int) -> int:
-    """Return how long the tar of a chunk of `size` bytes is."""
+    """Return the length of the tar of a chunk of `size` bytes."""
     return BLOCK_BYTES + size + padding_bytes(size) + len(END)
 
 
@@ -88,15 +88,15 @@ def split(
     room: Callable[[], memoryview] | None = None,
     seen: Callable[[memoryview], object] | None = None,
 ) -> Iterator[Chunk]:
-    """Yield consecutive chunks of `chunk_bytes` bytes, the last one shorter; never nothing.
+    """Yield consecutive chunks of `chunk_bytes` bytes; the last one may be shorter.
 
-    An empty stream is one empty chunk. Each chunk is read when it is asked for.
+    An empty stream gives one empty chunk. Each chunk is read when the caller asks for it.
 
     Args:
-        stream: What to cut.
-        chunk_bytes: How long a chunk is.
-        room: Gives the buffer for the next chunk, of `room_bytes(chunk_bytes)`; a new one each
-            time if it is not given.
+        stream: The payload.
+        chunk_bytes: The length of a chunk.
+        room: Returns the buffer for the next chunk, of `room_bytes(chunk_bytes)`. Default: a new
+            buffer for each.
         seen: Called with each piece that was read, in order.
 
     Raises:
@@ -120,7 +120,7 @@ def split(
 
 
 def _fill(stream: BinaryIO, room: memoryview, seen: Callable[[memoryview], object] | None) -> int:
-    """Read until `room` is full or the stream ends; pipes give less than is asked for."""
+    """Read until `room` is full or the stream ends; a pipe may return fewer bytes per read."""
     source = cast("io.RawIOBase", stream)
     done = 0
     while done < len(room):
@@ -134,7 +134,7 @@ def _fill(stream: BinaryIO, room: memoryview, seen: Callable[[memoryview], objec
 
 
 def join(pieces: Iterable[bytes | bytearray | memoryview], sink: BinaryIO) -> tuple[int, Digest]:
-    """Write `pieces` to `sink` one after another; return how many bytes, and their digest."""
+    """Write `pieces` to `sink` in order; return their total size and digest."""
     hashed = hashlib.sha256()
     total = 0
     for piece in pieces:
@@ -145,7 +145,7 @@ def join(pieces: Iterable[bytes | bytearray | memoryview], sink: BinaryIO) -> tu
 
 
 def write_all(sink: BinaryIO, data: bytes | bytearray | memoryview) -> None:
-    """Write all of `data`: an unbuffered file may take less at once."""
+    """Write all of `data`: an unbuffered file may accept fewer bytes per call."""
     with memoryview(data) as view:
         written = sink.write(view)
         while written < len(view):

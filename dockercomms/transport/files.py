@@ -1,7 +1,7 @@
-"""Several files or a folder as one deterministic tar, and back into a folder.
+"""Several files or a folder as one deterministic tar.
 
 The same tree gives the same bytes: entries in bytewise order of their paths, two modes, no
-owners, no times (or whole seconds, if asked). The length is known before a byte is read.
+owners, no times (or whole seconds, if asked). The length is known before the first read.
 
 Source: SPEC.md sections 3 and 8.
 """
@@ -36,11 +36,11 @@ from dockercomms.transport.tar import (
 )
 
 _SMALL_BYTES = 64 * 2**10
-"""Up to this a file is read at once, and goes on with its header."""
+"""Files up to this size are read in one call, and yielded together with their header."""
 
 MAX_UNSIZED_BYTES = 16 * 2**20
-"""Content of all files together whose size the file system gives as 0: it is held in memory,
-because a tar names the size of a file before its content."""
+"""Most content, of all files together, whose size the file system gives as 0. It is kept in memory,
+because a tar has the size of a file before its content."""
 
 Identity = tuple[int, int, int, int, int]
 """Device, inode, size, and the times of the last change of content and of status."""
@@ -48,33 +48,33 @@ Identity = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One entry of the tar, and what on disk it is made of."""
+    """One entry of the tar, and its source on disk."""
 
     member: TarMember
     source: str
-    """Its path: a string, of which there may be very many."""
+    """Its path: a string, because there may be very many."""
     identity: Identity
     content: bytes | None = field(default=None, repr=False)
-    """Of a file whose size reads 0 and that has content all the same (/proc): read when planned."""
+    """Content of a file with size 0 on disk that has content all the same (/proc)."""
 
     follow: bool = True
-    """Whether a symbolic link at `source` is followed: one that the user named is."""
+    """True to follow a symbolic link at `source`, as for a path that the user named."""
 
     @property
     def is_top(self) -> bool:
-        """Whether the user named it."""
+        """True if the user named the path."""
         return "/" not in self.member.path
 
 
 @dataclass(frozen=True, slots=True)
 class FilesPlan:
-    """All entries in the order in which they are written."""
+    """All entries in the order of the tar."""
 
     entries: tuple[PlannedFile, ...]
 
     @property
     def total_bytes(self) -> int:
-        """The length of the whole tar."""
+        """The length of the tar."""
         return len(END) + sum(
             header_bytes(entry.member) + entry.member.size + padding_bytes(entry.member.size)
             for entry in self.entries
@@ -82,19 +82,19 @@ class FilesPlan:
 
     @property
     def files_count(self) -> int:
-        """How many entries are no folders."""
+        """The number of entries that are not folders."""
         return sum(entry.member.type != TYPE_FOLDER for entry in self.entries)
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """Return what changes when a file's content does."""
+    """Return values that change when a file's content changes."""
     return (
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
     )  # fmt: skip
 
 
 Links = Literal["keep", "skip", "follow"]
-"""How symbolic links in a folder travel: as links, not at all, or as what they point at."""
+"""Symbolic links in a folder: kept as links, skipped, or replaced by their targets."""
 
 MAX_NAMED = 10
 """Entries that one error names; it counts the others."""
@@ -102,24 +102,24 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """How a folder is packed."""
+    """Options for packing a folder."""
 
     keep_mtime: bool = False
     """Keep the times of files, in whole seconds."""
     exclude: tuple[str, ...] = ()
-    """Patterns of entries to leave out, folders with all that is in them (see `_Excluded`)."""
+    """Patterns of entries to leave out, folders with their content (see `_Excluded`)."""
     links: Links = "keep"
     max_entries: int = MAX_FILES_ENTRIES
 
 
 def plan_files(paths: Sequence[Path], packing: Packing | None = None) -> FilesPlan:
-    """Return what a tar of `paths` holds; folders are walked, links at the top are followed.
+    """Return the plan of a tar of `paths`; walk folders, follow links that `paths` name.
 
     Raises:
-        UsageError: entries that cannot travel (all are named): a socket, pipe or device, a link
-            that leads out, a name that is not Unicode, names that become one at the receiver's.
-        LimitError: more entries, deeper, or longer paths than a receiver takes.
-        LocalIOError: something cannot be read.
+        UsageError: entries that cannot be sent (all are named): a socket, pipe or device, a link
+            that leads out, a name that is not Unicode, names that are equal at the receiver.
+        LimitError: more entries, deeper folders or longer paths than a receiver accepts.
+        LocalIOError: a file or folder is not readable.
     """
     planner = _Planner(packing or Packing())
     for path in paths:
@@ -137,14 +137,14 @@ class _Planner:
     packing: Packing
     entries: dict[str, PlannedFile] = field(default_factory=dict)
     arriving: dict[str, str] = field(default_factory=dict)
-    """The path that a receiver writes to, and the entry that arrives there."""
+    """The path that a receiver writes to, and the entry for it."""
     refused: list[str] = field(default_factory=list)
-    """An entry that cannot travel, and why."""
+    """An entry that cannot be sent, and the reason."""
     unsized_bytes: int = 0
-    """How much content is held of files without a size."""
+    """Bytes of content kept of files without a size."""
 
     def add_top(self, path: Path) -> None:
-        """Add a path the user named, and all below it."""
+        """Add a path that the user named, and all entries below it."""
         name = os.path.basename(os.path.abspath(path)) or "root"  # noqa: PTH100, PTH119 - no resolving of links
         with local_errors(str(path)):
             status = path.stat()
@@ -164,14 +164,14 @@ class _Planner:
                 pending += [(*child, above) for child in children]
 
     def _is_excluded(self, inside: str) -> bool:
-        """Return whether a pattern names the entry: by its last components, or `/` from the top."""
+        """Return whether a pattern matches: the last components, or after `/` the whole path."""
         return any(
             PurePosixPath("/", inside).match(pattern.rstrip("/") or pattern)
             for pattern in self.packing.exclude
         )
 
     def _add(self, source: str, inside: str, status: os.stat_result) -> bool:
-        """Add one entry; return whether it travels."""
+        """Add one entry; return False if it was left out."""
         if stat.S_ISLNK(status.st_mode) and self.packing.links == "skip":
             return False
         reason = self._reason_against(inside, status)
@@ -187,10 +187,10 @@ class _Planner:
         return True
 
     def _reason_against(self, inside: str, status: os.stat_result) -> str | None:
-        """Return why an entry cannot travel, None if it can.
+        """Return the reason why an entry cannot be sent, if there is one.
 
         Raises:
-            LimitError: it would be too much for any receiver.
+            LimitError: every receiver would refuse it.
         """
         if not _is_unicode(inside):
             return "a name that is not UTF-8"
@@ -215,7 +215,7 @@ class _Planner:
     def _member(
         self, source: str, inside: str, status: os.stat_result
     ) -> tuple[TarMember, bytes | None]:
-        """Return the entry, and its content where only reading tells its size."""
+        """Return the entry, with its content if only a read shows its size."""
         kind, mode, size, target, content = TYPE_FOLDER, MODE_EXECUTABLE, 0, "", None
         if stat.S_ISREG(status.st_mode):
             content = None if status.st_size else self._read_unsized(source)
@@ -227,14 +227,14 @@ class _Planner:
                 target = os.readlink(source)  # noqa: PTH115 - the text itself, not a Path of it
         mtime = status.st_mtime_ns // 10**9 if self.packing.keep_mtime else 0
         if abs(mtime) > MAX_NUMBER:
-            mtime = 0  # some file systems keep times that no receiver can set
+            mtime = 0  # receivers cannot set such times
         member = TarMember(
             path=inside, type=kind, size=size, mode=mode, mtime=mtime, link_target=target
         )
         return member, content
 
     def _read_unsized(self, source: str) -> bytes | None:
-        """Return the content of a file whose size reads 0, None if it is empty."""
+        """Return the content of a file with size 0 on disk, None if it is empty."""
         left = MAX_UNSIZED_BYTES - self.unsized_bytes
         with local_errors(source), os.fdopen(os.open(source, _OPEN), "rb") as stream:
             content = stream.read(left + 1)
@@ -248,7 +248,7 @@ class _Planner:
         return content or None
 
     def check_links(self) -> None:
-        """Note links that lead out of the tree, by whatever other links they pass."""
+        """Note links that lead out of the tree, alone or through other links."""
         links = {
             inside: entry.member.link_target
             for inside, entry in self.entries.items()
@@ -263,10 +263,10 @@ class _Planner:
                 )
 
     def check_all_can_travel(self) -> None:
-        """Refuse to send less than was asked for.
+        """Refuse to send less than the user asked for.
 
         Raises:
-            UsageError: some entries cannot travel, or none is left.
+            UsageError: some entries cannot be sent, or no entry is left.
         """
         if self.refused:
             more = len(self.refused) - MAX_NAMED
@@ -289,7 +289,7 @@ _KINDS = {
 
 
 def _children(source: str, inside: str, *, follow: bool) -> list[tuple[str, str, os.stat_result]]:
-    """Return what is in a folder, with the status of links themselves unless `follow`."""
+    """Return the entries of a folder, with the status of links themselves unless `follow`."""
     with local_errors(source), os.scandir(source) as entries:
         return [
             (entry.path, f"{inside}/{entry.name}", _status(entry, follow=follow))
@@ -301,7 +301,7 @@ def _status(entry: os.DirEntry[str], *, follow: bool) -> os.stat_result:
     if follow and entry.is_symlink():
         try:
             return entry.stat()
-        except OSError:  # it leads nowhere, or in circles
+        except OSError:  # a link to a missing file, or in a circle
             pass
     return entry.stat(follow_symlinks=False)
 
@@ -314,7 +314,7 @@ def pack_files(plan: FilesPlan) -> Generator[bytes, None, None]:
     """Yield the bytes of the tar, in pieces of at most 1 MiB.
 
     Raises:
-        LocalIOError: a file cannot be read, or is no longer the one that was planned.
+        LocalIOError: a file is not readable, or is not the planned one any more.
     """
     for entry in plan.entries:
         header, size = write_header(entry.member), entry.member.size
@@ -337,16 +337,16 @@ _OPEN = (
     | getattr(os, "O_BINARY", 0)
     | getattr(os, "O_NONBLOCK", 0)
 )
-"""How a file is opened: one that was swapped for a pipe must not block."""
+"""Flags to open a file: opening must not block if a pipe took its place."""
 _OPEN_NO_LINK = _OPEN | getattr(os, "O_NOFOLLOW", 0)
-"""Nor one that was swapped for a link lead on."""
+"""The same, without following a link that took its place."""
 
 
 def open_unchanged(path: Path | str, identity: Identity, *, follow: bool) -> BinaryIO:
     """Open a file that must still be the one with `identity`.
 
     Raises:
-        LocalIOError: it cannot be opened, or is another.
+        LocalIOError: it is not readable, or is another file.
     """
     with local_errors(str(path)):
         stream = os.fdopen(os.open(path, _OPEN if follow else _OPEN_NO_LINK), "rb", buffering=0)
@@ -357,7 +357,7 @@ def open_unchanged(path: Path | str, identity: Identity, *, follow: bool) -> Bin
 
 
 def changed(path: Path | str) -> LocalIOError:
-    """Return the error for a file that did not hold still."""
+    """Return the error for a file that changed."""
     return LocalIOError(
         f"{path}: changed while it was sent; nothing was published",
         hint="send it again when nothing writes to it, or send a copy",
@@ -374,7 +374,7 @@ def wrong_size(path: Path | str, size: int, read: str) -> LocalIOError:
 
 
 def check_ends(stream: BinaryIO, path: Path | str, size: int) -> None:
-    """Check that a file ends at `size` bytes, where `stream` stands.
+    """Check that a file ends at `size` bytes, the position of `stream`.
 
     Raises:
         LocalIOError: there is more.
@@ -386,14 +386,14 @@ def check_ends(stream: BinaryIO, path: Path | str, size: int) -> None:
 
 
 def check_unchanged(plan: FilesPlan) -> None:
-    """Check that everything planned is still as it was.
+    """Check that all planned entries are unchanged.
 
     Raises:
-        LocalIOError: something is not.
+        LocalIOError: one has changed.
     """
     for entry in plan.entries:
         if entry.content is not None:
-            continue  # it was read when it was planned
+            continue  # its content was read for the plan
         try:
             status = os.stat(entry.source, follow_symlinks=entry.follow)  # noqa: PTH116 - of a string
         except OSError as error:
@@ -403,7 +403,7 @@ def check_unchanged(plan: FilesPlan) -> None:
 
 
 def _small_content(entry: PlannedFile) -> bytes:
-    """Return all of a file, by four calls of the system: there may be very many of them."""
+    """Return the content of a small file with four system calls: there may be very many."""
     try:
         handle = os.open(entry.source, _OPEN if entry.follow else _OPEN_NO_LINK)
         try:

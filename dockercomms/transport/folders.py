@@ -1,9 +1,9 @@
-"""An open folder: its entries are reached through its descriptor and never through a link.
+"""An open folder whose entries are reached through its descriptor, and never through a link.
 
-A path is looked up anew by every call, and somebody may put a link in the place of a folder
-between two calls. An open folder stays the same folder. Where a system has no calls relative to a
-descriptor (Windows), each entry is looked at by its path before it is used: a link that lies there
-is refused as well, one that is swapped in at that very moment is not.
+The system resolves a path anew in every call, so another program can replace a folder by a link
+between two calls; an open folder stays the same folder. Windows has no calls relative to a
+descriptor: there this module checks each path before it uses it. It refuses a link that it
+finds, but does not notice one that is created between check and use.
 
 Source: POSIX.1-2017, openat; SPEC.md section 8.5.
 """
@@ -33,7 +33,7 @@ NATIVE = (
     and hasattr(os, "O_DIRECTORY")
     and hasattr(os, "O_NOFOLLOW")
 )
-"""Whether this system has calls that are relative to an open folder."""
+"""True if this system has calls relative to an open folder."""
 
 _OPEN_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -41,14 +41,13 @@ _PLAIN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os
 
 
 class Folder:
-    """An open folder. Every name is one of its own entries, without a separator.
+    """An open folder, to be closed or used as a context manager. Names contain no separator.
 
-    Every method raises OSError as the function of `os` with the same name does. To be closed, or
-    used as a context manager.
+    Every method raises OSError as the function of `os` with the same name does.
 
     Args:
-        path: Where it was found; the portable way uses it, the native way only shows it.
-        handle: Its descriptor, None for the portable way.
+        path: Its path; with a `handle` it is only for messages.
+        handle: Its descriptor, None on systems without calls relative to one.
     """
 
     __slots__ = ("handle", "path")
@@ -59,14 +58,14 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path, *, native: bool = NATIVE) -> Folder:
-        """Open the folder at `path`, which may be a link or lead through some.
+        """Open the folder at `path`, following links on the way.
 
         Args:
             path: The folder.
-            native: Off: without calls relative to a descriptor.
+            native: False: do not use calls relative to a descriptor.
 
         Raises:
-            OSError: there is no folder, or it cannot be read.
+            OSError: there is no folder, or it is not readable.
         """
         if native:
             return cls(path, os.open(path, _OPEN_FOLDER))
@@ -78,7 +77,7 @@ class Folder:
         """Open the folder `name`.
 
         Raises:
-            NotADirectoryError: a link or something else is there.
+            NotADirectoryError: the entry is a link or a file.
             OSError: as `os.open`.
         """
         status = self.status(name)
@@ -117,7 +116,7 @@ class Folder:
         return sorted(os.listdir(self.path if self.handle is None else self.handle))  # noqa: PTH208 - a descriptor
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return what `name` is, of a link the link itself; None if nothing has that name."""
+        """Return the status of `name` without following a link; None if there is no such entry."""
         try:
             return os.stat(self._at(name), dir_fd=self.handle, follow_symlinks=False)
         except FileNotFoundError:
@@ -129,9 +128,9 @@ class Folder:
         return status is not None and _is_folder(status)
 
     def open_file(self, name: str, flags: int = os.O_RDONLY) -> int:
-        """Return a descriptor of what `name` is: never of what a link leads to.
+        """Return a descriptor of `name`, which must not be a link.
 
-        A FIFO is opened without waiting: ask the descriptor what it is.
+        Opening a FIFO does not block: check the type of the descriptor.
         """
         if self.handle is None and stat.S_ISLNK(os.lstat(self.path / name).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self.path / name))
@@ -140,10 +139,10 @@ class Folder:
     # --- making and moving -----------------------------------------------------------------------
 
     def create(self, name: str, *, mode: int = 0o600) -> int:
-        """Return a descriptor of the new file `name`, for reading and writing.
+        """Create the file `name`; return its descriptor, for reading and writing.
 
         Raises:
-            FileExistsError: something is there, and be it a link that leads nowhere.
+            FileExistsError: there is an entry, even a dangling link.
         """
         return create_new(self._at(name), mode=mode, dir_fd=self.handle)
 
@@ -152,9 +151,9 @@ class Folder:
         os.mkdir(self._at(name), mode, dir_fd=self.handle)
 
     def symlink(self, target: str, name: str) -> None:
-        """Make the link `name`; a file that holds `target` where there are no links.
+        """Create the link `name`; on a file system without links, a file that holds `target`.
 
-        Git writes the same on such a file system (git-config(1), core.symlinks).
+        Git writes the same file there (git-config(1), core.symlinks).
         """
         try:
             os.symlink(target, self._at(name), dir_fd=self.handle)
@@ -174,7 +173,7 @@ class Folder:
         os.unlink(self._at(name), dir_fd=self.handle)
 
     def rename_new(self, name: str, target: Folder, new_name: str) -> None:
-        """Move `name` to a name in `target` at which nothing is, as `platforms.rename_new`."""
+        """Move `name` to a free name in `target`, as `platforms.rename_new`."""
         rename_new(
             self._at(name),
             target._at(new_name),
@@ -183,7 +182,7 @@ class Folder:
         )
 
     def replace(self, name: str, target: Folder, new_name: str) -> None:
-        """Move `name` to a name in `target`, in the place of a file or link that is there."""
+        """Move `name` to a name in `target`, replacing a file or link there."""
         os.replace(
             self._at(name),
             target._at(new_name),
@@ -199,12 +198,12 @@ class Folder:
             sync_folder(self.handle)
 
     def _at(self, name: str) -> Path:
-        """Return how an entry is named to the system: from the descriptor, else from the top."""
+        """Return an entry's name for a system call: relative to the descriptor, else its path."""
         if not name or "/" in name or name in (".", ".."):
             raise AssertionError(f"internal: {name!r} is not the name of an entry")
         return Path(name) if self.handle is not None else self.path / name
 
 
 def _is_folder(status: os.stat_result) -> bool:
-    """Return whether it is a folder: no link, and no junction of Windows."""
+    """Return whether it is a folder, and not a link or a junction of Windows."""
     return stat.S_ISDIR(status.st_mode) and not getattr(status, "st_reparse_tag", 0)

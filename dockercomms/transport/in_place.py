@@ -1,25 +1,15 @@
-"""A chunk that stays where it is, in its file, and is read again whenever its bytes are needed.
+"""Layers of incompressible chunks, read from their file whenever their bytes are needed.
 
-What can be read twice need not be in memory in between: the chunks of a file take a buffer of
-256 KiB, whatever their size (measured: 118 MiB before, 54 now, for 1 GiB of random bytes).
-
-Source: SPEC.md section 4.
-
-zstd frames of raw blocks: what holds bytes that do not shrink, without a compressor.
+A chunk that does not shrink becomes a zstd frame of raw blocks:
 
     magic, descriptor, window, content size | 3-byte header, up to 128 KiB | ... | checksum
 
-Where each byte stands follows from the size of the content alone, so a frame can be made in pieces,
-from any place, and needs no memory.
+The position of each byte follows from the size of the content, so any part of the frame can be
+made alone. The layer is computed once for its digest and not stored: the chunks of a file need a
+buffer of 256 KiB, whatever their size (measured for 1 GiB of random bytes: 54 MiB instead of
+118). The bytes equal those of `dockercomms.transport.layer.encode` for the same chunk.
 
-Source: RFC 8878 section 3.1.
-
-A layer of what does not shrink: its chunk in raw blocks, read from the file whenever it is sent.
-
-It is put together once for its digest, and kept nowhere. The bytes are those that
-`dockercomms.transport.layer.encode` gives for the same chunk.
-
-Source: SPEC.md section 4.
+Source: SPEC.md section 4; RFC 8878 section 3.1.
 """
 
 from __future__ import annotations
@@ -43,18 +33,18 @@ from dockercomms.transport.tar import BLOCK_BYTES, TarMember, chunk_name, write_
 from dockercomms.transport.window import allocate
 
 RAW_BLOCK_BYTES = 2**17
-"""The most that a block holds; all but the last are full."""
+"""The most content of a block; only the last one may be shorter."""
 BLOCK_HEAD_BYTES = 3
 CHECKSUM_BYTES = 4
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _DESCRIPTOR = b"\xc4"
-"""Eight bytes of content size, a checksum, no dictionary, a window of its own."""
+"""Eight bytes of content size, a checksum, no dictionary, a window size."""
 _WINDOW = b"\x38"
 """128 KiB."""
 _SIZE_BYTES = 8
 FRAME_HEAD_BYTES = len(_MAGIC + _DESCRIPTOR + _WINDOW) + _SIZE_BYTES
 _FASTEST_LEVEL = -100
-"""Where nothing but the checksum is wanted of zstd."""
+"""The fastest level: only zstd's checksum is used."""
 
 
 def optional_module(name: str) -> ModuleType | None:
@@ -66,23 +56,23 @@ def optional_module(name: str) -> ModuleType | None:
 
 
 def frame_head(size: int) -> bytes:
-    """Return what stands before the blocks of `size` bytes of content."""
+    """Return the bytes before the blocks, for `size` bytes of content."""
     return _MAGIC + _DESCRIPTOR + _WINDOW + size.to_bytes(_SIZE_BYTES, "little")
 
 
 def block_head(size: int, *, last: bool) -> bytes:
-    """Return what stands before the `size` bytes of a raw block."""
+    """Return the header of a raw block of `size` bytes."""
     return (size << 3 | last).to_bytes(BLOCK_HEAD_BYTES, "little")
 
 
 def frame_bytes(size: int) -> int:
-    """Return how long the frame of `size` bytes of content, 1 or more, is."""
+    """Return the length of the frame of `size` bytes of content (1 or more)."""
     blocks = -(-size // RAW_BLOCK_BYTES)
     return FRAME_HEAD_BYTES + blocks * BLOCK_HEAD_BYTES + size + CHECKSUM_BYTES
 
 
 class Checksum:
-    """The checksum that ends a frame of `size` bytes: xxhash's, if it is there, else zstd's own.
+    """The checksum of a frame of `size` bytes: by xxhash if it is installed, else by zstd.
 
     The bytes are the same; zstd takes five times as long (0.38 s instead of 0.08 s for 1 GiB).
     """
@@ -97,14 +87,14 @@ class Checksum:
             ).compressobj(size=size)
 
     def update(self, piece: bytes | memoryview) -> None:
-        """Take the next bytes of the content."""
+        """Add the next bytes of the content."""
         if self._hash is None:
             self._zstd.compress(piece)
         else:
             self._hash.update(piece)
 
     def end(self) -> bytes:
-        """Return the checksum when all of the content was taken."""
+        """Return the checksum after all of the content."""
         if self._hash is None:
             made: bytes = self._zstd.flush()
             return made[-CHECKSUM_BYTES:]
@@ -113,11 +103,11 @@ class Checksum:
 
 
 def raw_frame(blocks: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
-    """Yield the parts of the frame that holds `blocks`, the last part being its checksum.
+    """Yield the parts of the frame that holds `blocks`; the last part is its checksum.
 
     Args:
-        blocks: The content, each `RAW_BLOCK_BYTES` long but the last.
-        size: How many bytes they have together, 1 or more.
+        blocks: The content, each `RAW_BLOCK_BYTES` long except the last.
+        size: Their total length, 1 or more.
     """
     checksum = Checksum(size)
     yield frame_head(size)
@@ -134,17 +124,17 @@ Seen = Callable[[memoryview], object]
 
 @dataclass(frozen=True, slots=True)
 class PlacedFile:
-    """An open file that is read at places. Several threads may."""
+    """An open file that is read at given offsets. Thread-safe."""
 
     handle: int
     name: str
-    """What errors call it."""
+    """Its name in errors."""
 
     def fill(self, room: memoryview, at: int) -> None:
-        """Read what stands from `at` on until `room` is full.
+        """Read from offset `at` until `room` is full.
 
         Raises:
-            LocalIOError: it cannot be read, or ends before.
+            LocalIOError: the file is not readable, or too short.
         """
         while room:
             with local_errors(self.name):
@@ -164,9 +154,9 @@ class PlacedChunk:
 
     file: PlacedFile
     start: int
-    """Where in the file it begins."""
+    """Its offset in the file."""
     size: int
-    """How many payload bytes it has."""
+    """Payload bytes in it."""
 
     def tar(self, index: int) -> PlacedTar:
         """Return the tar that holds it as chunk `index`."""
@@ -175,17 +165,17 @@ class PlacedChunk:
 
 @dataclass(frozen=True, slots=True)
 class PlacedTar:
-    """A tar that is nowhere: its header, a chunk in a file, and zeros."""
+    """A tar that is not stored: its header, a chunk in a file, and zeros."""
 
     chunk: PlacedChunk
     head: bytes = field(repr=False)
 
     def __len__(self) -> int:
-        """Return how many bytes it has."""
+        """Return its length in bytes."""
         return room_bytes(self.chunk.size)
 
     def fill(self, room: memoryview, at: int) -> memoryview:
-        """Put into `room` what stands from `at` on; return the part of it that is payload.
+        """Fill `room` with its bytes from offset `at`; return the part of `room` that is payload.
 
         Raises:
             LocalIOError: see `PlacedFile.fill`.
@@ -199,11 +189,11 @@ class PlacedTar:
         return room[first:last]
 
     def pieces(self, size: int, seen: Seen = lambda _: None) -> Iterator[memoryview]:
-        """Yield it from its start in pieces of `size` bytes, each good until the next is asked for.
+        """Yield it from its start in pieces of `size` bytes; each is valid until the next.
 
         Args:
-            size: How long a piece is; the last one may be shorter.
-            seen: Called with the part of each piece that is payload, in order.
+            size: The length of a piece; the last one may be shorter.
+            seen: Called with the payload part of each piece, in order.
 
         Raises:
             LocalIOError: see `PlacedFile.fill`.
@@ -217,12 +207,12 @@ class PlacedTar:
 
 _UNIT_BYTES = BLOCK_HEAD_BYTES + RAW_BLOCK_BYTES
 _UNITS = BLOB_READ_BYTES // RAW_BLOCK_BYTES
-"""Blocks that are read and sent at once."""
+"""Blocks read and sent at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
-    """A layer that is its chunk, and what its descriptor says about it."""
+    """A layer that is not stored, with the fields of its descriptor."""
 
     tar: PlacedTar
     digest: Digest
@@ -230,7 +220,7 @@ class StoredLayer:
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """Its length in bytes."""
         return frame_bytes(len(self.tar))
 
     def blob(self, check: Callable[[], None]) -> ProvenBlob:
@@ -247,14 +237,14 @@ class StoredBlob(ProvenBlob):
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Their length."""
         return self.layer.size
 
     def blocks(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield the bytes from `start` to `stop`, through one buffer.
 
         Raises:
-            LocalIOError: the file cannot be read, or is shorter than it was.
+            LocalIOError: the file is not readable, or shorter than it was.
         """
         room = allocate(_UNITS * _UNIT_BYTES)
         while start < stop:
@@ -264,7 +254,7 @@ class StoredBlob(ProvenBlob):
             start += len(piece)
 
     def _from(self, at: int, room: memoryview) -> memoryview:
-        """Return bytes from `at` on, one or more."""
+        """Return one or more bytes from offset `at`."""
         tar = self.layer.tar
         if at < FRAME_HEAD_BYTES:
             return memoryview(frame_head(len(tar)))[at:]
@@ -279,11 +269,11 @@ def store(tar: PlacedTar, seen: Seen = lambda _: None) -> StoredLayer:
     """Return the layer that holds a tar in raw blocks; its file is read once.
 
     Args:
-        tar: What is in the layer.
+        tar: The tar.
         seen: Called with each piece of payload, in order.
 
     Raises:
-        LocalIOError: the file cannot be read, or is shorter than it was.
+        LocalIOError: the file is not readable, or shorter than it was.
     """
     hashed = hashlib.sha256()
     part: bytes | memoryview = b""
@@ -293,9 +283,9 @@ def store(tar: PlacedTar, seen: Seen = lambda _: None) -> StoredLayer:
 
 
 def _blocks(tar: PlacedTar, at: int, room: memoryview) -> memoryview:
-    """Put the blocks of a tar from `at` on into `room`, as many as it has place for; return them.
+    """Fill `room` with whole blocks of a tar from offset `at`; return them.
 
-    Together with their heads, so that the network is handed one large piece.
+    The blocks include their headers, so that the network gets one large piece.
     """
     done = 0
     while at < len(tar) and done < len(room):

@@ -1,4 +1,4 @@
-"""What is remembered of a transfer, and what it tells while it runs."""
+"""The record of a transfer for resuming it, and its progress events."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms.records import dataclass
 
 DEFAULT_CONCURRENCY = 4
-"""Chunks under way at once: enough to hide a registry's latency, little enough memory."""
+"""Chunks under way at once: hides a registry's latency, and needs little memory."""
 
 
 class Journal(Protocol):
-    """What is remembered of a transfer, so that an interrupted one can go on. Thread-safe."""
+    """A record of a push, so that an interrupted one can continue. Thread-safe."""
 
     def known(self, digest: Digest) -> float | None:
         """Return the unix time at which the store last confirmed a blob; None if never."""
@@ -28,13 +28,13 @@ class Journal(Protocol):
         ...
 
     def record_chunk(self, index: int, descriptor: Descriptor) -> None:
-        """Note which layer a chunk became."""
+        """Note the layer of a chunk."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NullJournal:
-    """Remembers nothing."""
+    """A journal without a record."""
 
     def known(self, digest: Digest) -> float | None:  # noqa: ARG002 - the interface's
         """Return None."""
@@ -52,27 +52,27 @@ class NullJournal:
 
 
 class PullJournal(Protocol):
-    """Which chunks are in the file that a payload is pulled into. Thread-safe."""
+    """A record of the chunks in the file that a payload is pulled into. Thread-safe."""
 
     def arrived(self) -> frozenset[int]:
         """Return the indexes of the chunks that an earlier run wrote into the same file."""
         ...
 
     def record(self, index: int) -> None:
-        """Note that a chunk is in the file, whole and proven to be its layer's."""
+        """Note that a chunk is in the file, complete, and verified by its layer's digest."""
         ...
 
     def forget(self) -> None:
-        """Believe nothing of the file any more."""
+        """Delete the record of the file."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NullPullJournal:
-    """Remembers nothing."""
+    """A journal without a record."""
 
     def arrived(self) -> frozenset[int]:
-        """Return nothing."""
+        """Return an empty set."""
         return frozenset()
 
     def record(self, index: int) -> None:
@@ -84,7 +84,7 @@ class NullPullJournal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressEvent:
-    """A chunk has arrived. Events come in the caller's thread, in the order of arrival."""
+    """The arrival of a chunk, reported in the caller's thread, in the order of arrival."""
 
     done_bytes: int
     """Payload bytes of all chunks that have arrived."""
@@ -92,7 +92,7 @@ class ProgressEvent:
     """None for a stream of unknown length."""
     chunk: int
     reused: bool
-    """The store had it already, so nothing was sent."""
+    """The store had it already, so it was not sent."""
 
 
 Progress = Callable[[ProgressEvent], None]

@@ -1,9 +1,9 @@
-"""One chunk as a layer: a tar with one entry, compressed; and back, with every bound enforced.
+"""Conversion of a chunk to a layer (a compressed tar with one entry) and back, within limits.
 
 The same chunk, index and compression give the same bytes with the same release of this package
 and of its compressor, so a second send finds its layers in the store. For gzip the compressor is
-isal where it is installed and zlib elsewhere (`gzip_engine`); their bytes differ, and isal's may
-differ between processors. zstd, the default, has one compressor; what does not shrink is spared it.
+isal if it is installed, else zlib (`gzip_engine`); their bytes differ, and isal's may differ
+between processors. The default zstd has one compressor. Incompressible chunks become raw blocks.
 
 Source: SPEC.md section 4.
 """
@@ -53,28 +53,28 @@ _ISAL = optional_module("isal.isal_zlib")
 GzipEngine = Literal["isal", "zlib"]
 
 ZSTD_LEVEL = 1
-"""Random bytes pass as raw blocks at 3 GB/s a core, source code and logs at 0.4 to 0.7 GB/s
-(measured on one core of a 2-core machine); level 3 leaves 10 % less of them, in twice the time."""
+"""Measured on one core of a 2-core machine: random bytes pass as raw blocks at 3 GB/s, source code
+and logs at 0.4 to 0.7 GB/s; level 3 saves 10 % more of them, in twice the time."""
 _FRAME_BYTES = 2**20
-"""What is compressed at once: no less shrinks than in one frame (1:4.46 either way, measured)."""
+"""Bytes per frame: they shrink as much as in one frame (1:4.46 either way, measured)."""
 ISAL_LEVEL = 1
 """Measured: as small as zlib's level 6 on text, at 15 times its speed. Level 0 makes random
 bytes 23 % larger."""
 ZLIB_LEVEL = 1
 _GZIP_PIECE_BYTES = 2 * PIECE_BYTES
-"""Random bytes in smaller ones come out larger than `layer_bytes`, by isal (200 MB, measured)."""
+"""Random bytes in smaller pieces exceed `layer_bytes` with isal (200 MB, measured)."""
 _STORED = 0
 LEAST_RAW_BYTES = 2**18
-"""Below this zstd is asked, whatever the samples would say."""
+"""Smaller chunks always go through zstd, without samples."""
 _SAMPLE_BYTES = 8 * 2**10
 _SAMPLES = 16
 _MIDDLE_BYTES = 2**18
 _SHRINKS = 0.98
-"""What a sample must shrink to for a compressor to be worth its time: zlib takes 25 s for 1 GiB of
-random bytes, zstd 0.35 s, and the samples 0.03 s."""
+"""A compressor is used if samples shrink to this: for 1 GiB of random bytes zlib takes 25 s, zstd
+0.35 s, and the samples 0.03 s."""
 
 _MOST_BYTES = 2**20
-"""What zstd asks its source for, which gives as much as it has a buffer for."""
+"""The most bytes that zstd asks its source for at once."""
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 """Deflate, no flags, time 0, operating system unknown."""
 _RAW_DEFLATE = -15
@@ -83,14 +83,14 @@ _GZIP_WINDOW = 31
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The bytes of a layer, and what its descriptor says about them."""
+    """The bytes of a layer, with the fields of its descriptor."""
 
     content: memoryview
     digest: Digest
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """Its length in bytes."""
         return len(self.content)
 
     def blob(self, check: Callable[[], None]) -> ProvenBlob:
@@ -99,17 +99,17 @@ class Layer:
 
 
 def gzip_engine() -> GzipEngine:
-    """Return what compresses gzip here."""
+    """Return the name of the gzip compressor in use."""
     return "zlib" if _ISAL is None else "isal"
 
 
 def _module(engine: GzipEngine | None) -> ModuleType:
-    """Return isal where it is wanted and there, else zlib, which has the same interface."""
+    """Return isal if it is wanted and installed, else zlib, which has the same interface."""
     return zlib if _ISAL is None or engine == "zlib" else _ISAL
 
 
 def layer_bytes(chunk_bytes: int) -> int:
-    """Return the room that the layer of a chunk needs, whatever is in it.
+    """Return the buffer size that the layer of any chunk of `chunk_bytes` needs.
 
     zstd grows by 3 bytes in 128 KiB and a few more, isal by 5 in 32 KiB, zlib by 5 in 16 KiB.
     """
@@ -124,20 +124,17 @@ def encode(
     engine: GzipEngine | None = None,
     into: memoryview | None = None,
 ) -> Layer:
-    """Return the layer that holds `chunk`.
-
-    Releases the interpreter lock while compressing.
+    """Return the layer that holds `chunk`. Releases the interpreter lock while compressing.
 
     Args:
-        chunk: The payload bytes; what is around them in a buffer is written over.
+        chunk: The payload bytes; the rest of their buffer is overwritten.
         index: The chunk's index.
-        compression: What the whole message is compressed with.
-        engine: What compresses gzip, if not `gzip_engine()`.
-        into: Where the layer goes, `layer_bytes` of the chunk's size or more; a new buffer if it
-            is not given.
+        compression: The compression of the whole message.
+        engine: The gzip compressor; default `gzip_engine()`.
+        into: A buffer for the layer, `layer_bytes` of the chunk's size or more; default: a new one.
 
     Raises:
-        LocalIOError: the chunk is in a file that cannot be read, or is shorter than it was.
+        LocalIOError: the chunk's file is not readable, or shorter than it was.
     """
     room = allocate(layer_bytes(chunk.size)) if into is None else into
     tar = _tar(chunk, index) if isinstance(chunk, Chunk) else chunk.tar(index)
@@ -153,7 +150,7 @@ def encode(
 
 
 def _tar(chunk: Chunk, index: int) -> memoryview:
-    """Return the tar that holds `chunk`, made around it."""
+    """Complete the tar around `chunk` in its buffer and return it."""
     end = BLOCK_BYTES + chunk.size
     tar = chunk.room[: room_bytes(chunk.size)]
     tar[:BLOCK_BYTES] = write_header(TarMember(path=chunk_name(index), size=chunk.size))
@@ -162,12 +159,12 @@ def _tar(chunk: Chunk, index: int) -> memoryview:
 
 
 def goes_raw(tar: memoryview | PlacedTar) -> bool:
-    """Return whether zstd is not asked to compress `tar`, which becomes a frame of raw blocks."""
+    """Return whether `tar` becomes a frame of raw blocks, without compression by zstd."""
     return len(tar) >= LEAST_RAW_BYTES and not shrinks(tar)
 
 
 def _raw(tar: memoryview | PlacedTar, room: memoryview, hashed: _Hash) -> int:
-    """Write one frame of raw blocks, and hash each while it is in the cache."""
+    """Write one frame of raw blocks; hash each block while it is in the cache."""
     size = 0
     for part in raw_frame(_cut(tar, RAW_BLOCK_BYTES), len(tar)):
         room[size : size + len(part)] = part
@@ -177,9 +174,9 @@ def _raw(tar: memoryview | PlacedTar, room: memoryview, hashed: _Hash) -> int:
 
 
 def _zstd(tar: memoryview | PlacedTar, room: memoryview, hashed: _Hash) -> int:
-    """Write a frame for each MiB, with content size and checksum; what does not shrink is raw.
+    """Write a frame for each MiB, with content size and checksum, raw if it does not shrink.
 
-    A frame that is made in one call takes 15 % less time than one that is streamed.
+    A frame made in one call takes 15 % less time than a streamed one.
     """
     compressor = zstandard.ZstdCompressor(
         level=ZSTD_LEVEL, write_checksum=True, write_content_size=True
@@ -194,7 +191,7 @@ def _zstd(tar: memoryview | PlacedTar, room: memoryview, hashed: _Hash) -> int:
 
 
 def _gzip(tar: memoryview | PlacedTar, room: memoryview, wanted: GzipEngine | None) -> int:
-    """Write one gzip member; stored where zlib would only waste time."""
+    """Write one gzip member; store the content if compressing it would not help."""
     engine = _module(wanted)
     level = ISAL_LEVEL if engine is not zlib else ZLIB_LEVEL if shrinks(tar) else _STORED
     compressor = engine.compressobj(level, zlib.DEFLATED, _RAW_DEFLATE)
@@ -214,17 +211,17 @@ def _gzip(tar: memoryview | PlacedTar, room: memoryview, wanted: GzipEngine | No
 
 
 def _cut(tar: memoryview | PlacedTar, size: int) -> Iterator[memoryview]:
-    """Return `tar` in pieces of `size` bytes, each good until the next is asked for."""
+    """Yield `tar` in pieces of `size` bytes; each is valid until the next."""
     if isinstance(tar, memoryview):
         return (tar[at : at + size] for at in range(0, len(tar), size))
     return tar.pieces(size)
 
 
 def shrinks(tar: memoryview | PlacedTar) -> bool:
-    """Return whether samples of `tar` shrink: a property of its bytes alone.
+    """Return whether samples of `tar` shrink; the result depends only on its bytes.
 
-    16 short ones from all over it find a part of it that shrinks; a long one from its middle what
-    repeats only at a distance.
+    16 short samples from all parts find a part that shrinks; a long one from the middle finds
+    repetitions at a distance.
     """
     step = max(_SAMPLE_BYTES, len(tar) // _SAMPLES)
     spread = [_sample(tar, at, _SAMPLE_BYTES) for at in range(0, len(tar), step)]
@@ -238,7 +235,7 @@ def shrinks(tar: memoryview | PlacedTar) -> bool:
 
 
 def _sample(tar: memoryview | PlacedTar, at: int, size: int) -> memoryview:
-    """Return up to `size` bytes of `tar` from `at` on."""
+    """Return up to `size` bytes of `tar` from offset `at`."""
     if isinstance(tar, memoryview):
         return tar[at : at + size]
     room = allocate(min(size, len(tar) - at))
@@ -258,20 +255,20 @@ def decode(
 ) -> Iterator[bytes | memoryview]:
     """Yield the payload bytes in `layer`, each piece at most 256 KiB or as long as `room`.
 
-    Bounds hold before a byte is handed out; that all of it was right is known only when the
-    iterator has ended: then `layer` has been read to its own end too.
+    Limits are checked before bytes are yielded. The layer is verified only when the iterator has
+    ended; then `layer` has been read to its end.
 
     Args:
         layer: The compressed bytes.
-        compression: What its media type says.
-        index: The chunk's index, which its entry must be named for.
+        compression: The compression by its media type.
+        index: The chunk's index, which must be the name of its entry.
         limit: The most payload bytes it may hold.
         exact: It must hold exactly `limit` bytes.
-        engine: What reads gzip, if not `gzip_engine()`.
-        room: Each piece is put there, if it is given, and is gone when the next one is asked for.
+        engine: The gzip decompressor; default `gzip_engine()`.
+        room: A buffer for each piece, which is valid until the next.
 
     Raises:
-        ProtocolError: any rule of SPEC.md section 4 is broken.
+        ProtocolError: the layer breaks a rule of SPEC.md section 4.
     """
     plain = _GzipReader(layer, _module(engine)) if compression == "gzip" else _ZstdReader(layer)
     member = read_member(plain)
@@ -298,7 +295,7 @@ def decode(
 def _piece(
     plain: _GzipReader | _ZstdReader, size: int, room: memoryview | None
 ) -> bytes | memoryview:
-    """Return 1 to `size` bytes, b"" at the end; in `room` where that saves something."""
+    """Return 1 to `size` bytes, b"" at the end; in `room` if that saves a copy."""
     if room is None or isinstance(plain, _GzipReader):
         return plain.read(size)
     view = room[: min(size, len(room))]
@@ -306,7 +303,7 @@ def _piece(
 
 
 class _Inflater(Protocol):
-    """What zlib's and isal's decompression objects have in common."""
+    """The common interface of zlib's and isal's decompression objects."""
 
     eof: bool
     unused_data: bytes
@@ -316,7 +313,7 @@ class _Inflater(Protocol):
 
 
 class _GzipReader:
-    """Reads gzip members one after another to the end of the source, checking each one's CRC."""
+    """Reads gzip members to the end of the source, and checks each one's CRC."""
 
     def __init__(self, source: ByteStream, engine: ModuleType) -> None:
         self._source = source
@@ -329,7 +326,7 @@ class _GzipReader:
         return inflater
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return 1 to `size` bytes, b"" at the proven end."""
+        """Return 1 to `size` bytes, b"" at the verified end."""
         while True:
             data = self._input or self._source.read(PIECE_BYTES)
             if self._member.eof:
@@ -348,7 +345,7 @@ class _GzipReader:
 
 
 class _ZstdReader:
-    """Reads zstd frames one after another to the end of the source, checking their checksums."""
+    """Reads zstd frames to the end of the source, and checks their checksums."""
 
     def __init__(self, source: ByteStream) -> None:
         self._frames = FrameReader(source, max_window_bytes=MAX_ZSTD_WINDOW_BYTES)
@@ -362,7 +359,7 @@ class _ZstdReader:
         )
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return 1 to `size` bytes, b"" at the proven end."""
+        """Return 1 to `size` bytes, b"" at the verified end."""
         with self._errors():
             out: bytes = self._stream.read(size)
         if not out and size:
@@ -370,7 +367,7 @@ class _ZstdReader:
         return out
 
     def readinto(self, room: memoryview, /) -> int:
-        """Fill `room` with 1 byte or more, 0 at the proven end."""
+        """Put 1 or more bytes into `room`; return their number, 0 at the verified end."""
         with self._errors():
             count: int = self._stream.readinto(room)
         if not count and len(room):

@@ -1,8 +1,8 @@
-"""A folder merged into one that is there already, file by file, and never through a link.
+"""A merge of one folder into another, file by file, and never through a link.
 
-Both sides are judged together before anything moves: kinds have to fit, and each link is read where
-it will stand, among the links that are there. A file or link takes the place of a file or link, by
-renaming, so that neither another name of that file nor the target of that link is written to.
+Both folders are checked before the first move: the kinds of entries must match, and each new link
+is resolved among the links of its new place. A file or link replaces a file or link by renaming,
+so the merge never writes to another name of the replaced file or to the target of the link.
 
 Source: SPEC.md section 8.5.
 """
@@ -20,19 +20,19 @@ from dockercomms.transport.names import climbs_first, collision_key, resolve_lin
 
 
 def check_merge(new: Folder, there: Folder) -> None:
-    """Check that all that is in `new` can be moved into `there`; folders in both are merged.
+    """Check that all entries of `new` can be moved into `there`; common folders are merged.
 
     Raises:
-        PlaceError: a folder would take the place of something else, or the reverse; a link would
-            lead out of `there`, or have another lead out.
-        OSError: it cannot be read.
+        PlaceError: a folder would replace a file or link, or the reverse; a link would lead out of
+            `there`, or make another link lead out.
+        OSError: an entry is not readable.
     """
     _check_kinds(new, there)
     links = links_below(new.path)
     if links:
         what = there.path.name
         for path, target in links.items():
-            # Whatever is merged beside it meanwhile, such a link does not lead out
+            # Such a link stays inside whatever is merged at the same time.
             if not climbs_first(target):
                 raise PlaceError(
                     f"{what}: link {path!r:.100} has '..' after a name: {target!r:.100}"
@@ -41,10 +41,10 @@ def check_merge(new: Folder, there: Folder) -> None:
 
 
 def merge_folder(new: Folder, there: Folder) -> None:
-    """Move all that is in `new` into `there`, which `check_merge` has let pass, durably.
+    """Move all entries of `new` into `there`, durably; call `check_merge` before.
 
     Raises:
-        OSError: it cannot be moved; a part is moved.
+        OSError: a move failed; some entries are moved.
     """
     for name in new.names():
         if new.is_folder(name) and there.is_folder(name):
@@ -58,18 +58,17 @@ def merge_folder(new: Folder, there: Folder) -> None:
 
 
 def check_links(new: Mapping[str, str], there: Mapping[str, str], what: str) -> None:
-    """Refuse links that would lead out of a folder, or would have links that are there do so.
+    """Refuse links that would lead out of a folder, or would make its present links lead out.
 
-    Paths that only differ in case or in Unicode normalisation count as the same: some file systems
-    take them for the same.
+    Paths that differ only in case or Unicode normalisation count as equal, as on some file systems.
 
     Args:
-        new: Path in the folder to target, of the links that come.
-        there: The same of those that are there.
-        what: The folder, for the error.
+        new: Path in the folder to target, of the new links.
+        there: The same for the present links.
+        what: The name of the folder in errors.
 
     Raises:
-        PlaceError: one would.
+        PlaceError: a link would lead out.
     """
     before = {collision_key(path): collision_key(target) for path, target in there.items()}
     names = {collision_key(path): path for path in (*there, *new)}
@@ -86,10 +85,10 @@ def check_links(new: Mapping[str, str], there: Mapping[str, str], what: str) -> 
 
 
 def links_below(folder: Path) -> dict[str, str]:
-    """Return path and target of every link below `folder`; none is followed.
+    """Return path and target of every link below `folder`, without following links.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: a folder is not readable.
     """
     return {
         path.relative_to(folder).as_posix(): os.readlink(path)  # noqa: PTH115 - a target, verbatim
@@ -109,7 +108,7 @@ def _raise(error: OSError) -> None:
 
 
 def _check_kinds(new: Folder, there: Folder) -> None:
-    """Refuse a folder in the place of anything but a folder, and the reverse."""
+    """Refuse a folder in place of a file or link, and the reverse."""
     for name in new.names():
         found = there.status(name)
         if found is None:

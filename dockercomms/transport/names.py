@@ -1,16 +1,10 @@
-"""File names: as they travel, and as they may be written.
+"""File names on the wire and on disk, and targets of symbolic links.
 
-What a sender calls a file is text of a stranger's choosing. On the wire it is shortened so that
-1.0 receivers can write it; on arrival it is made a plain, visible, ordinary name.
+A sender chooses a file's name freely. On the wire the name is shortened so that 1.0 receivers can
+write it; the receiver changes it to a plain, visible, ordinary name. Links are resolved by names
+alone, without reading the disk, so sender (before packing) and receiver (before creating) agree.
 
 Source: SPEC.md sections 3 and 8.
-
-Where a symbolic link in a tree leads, worked out on names alone.
-
-Both sides ask it: the sender before it packs a link, the receiver before it makes one. Nothing
-on disk is looked at, so nothing on disk can change the answer.
-
-Source: SPEC.md section 3.
 """
 
 from __future__ import annotations
@@ -24,7 +18,7 @@ from itertools import dropwhile
 from dockercomms.protocol.header import MAX_FILENAME_BYTES
 
 MAX_LINK_STEPS = 40
-"""As many links on one path as Linux follows."""
+"""The most links on one path, as in Linux."""
 
 
 def resolve_link(path: str, target: str, links: Mapping[str, str]) -> str | None:
@@ -32,11 +26,11 @@ def resolve_link(path: str, target: str, links: Mapping[str, str]) -> str | None
 
     Args:
         path: The link's own path in the tree.
-        target: What it says.
-        links: Every link of the tree and what it says.
+        target: The link's target.
+        links: Path to target of every link in the tree.
 
     Returns:
-        None if it leads out, if only on the way, or in circles.
+        None if the link leads out, even only on the way, or in a circle.
     """
     here = path.split("/")[:-1]
     ahead = target.split("/")[::-1]
@@ -64,10 +58,10 @@ def resolve_link(path: str, target: str, links: Mapping[str, str]) -> str | None
 
 
 def climbs_first(target: str) -> bool:
-    """Return whether a relative target goes up before it names anything, and never after.
+    """Return whether all `..` of a relative target come first.
 
-    From a folder that is no link itself, such links lead to the same depth whatever other links
-    are on their way, as long as those are of this kind too.
+    From a folder that is not a link, such links lead to the same depth through any other links
+    of this form.
     """
     parts = [part for part in target.split("/") if part not in ("", ".")]
     below = list(dropwhile(lambda part: part == "..", parts))
@@ -75,15 +69,15 @@ def climbs_first(target: str) -> bool:
 
 
 MAX_DISK_NAME_BYTES = 255
-"""What common file systems hold in one name."""
+"""The limit of common file systems for one name."""
 MAX_FULL_NAME_BYTES = 1024
-"""What is kept of a name that is too long for the wire, in an annotation of its own."""
+"""The most bytes of a long name in its own annotation."""
 NAMELESS = "file"
-"""What a file is called whose name has nothing usable in it (1.0 does the same)."""
+"""The name of a file whose own name has no usable character (1.0 does the same)."""
 REPLACEMENT = "_"
 
 _MAX_EXTENSION_BYTES = 32
-"""A longer ending is no file type, and is cut like the rest."""
+"""A longer ending is not an extension, and is cut with the rest."""
 _JOINERS = "\u200c\u200d"
 """Format characters that words of several scripts, and emoji, need."""
 _WINDOWS_CHARACTERS = frozenset('<>:"|?*')
@@ -98,15 +92,15 @@ _RESERVED = re.compile(
 _PLAIN = re.compile(
     r"(?:(?:^|/)(?!con|prn|aux|nul|com|lpt)[\w-](?:[\w.-]*[\w-])?)+", re.ASCII | re.IGNORECASE
 )
-"""Most paths: they are safe on every system, and to look at each character takes 10 us."""
+"""Most paths: they are safe on every system, and a check of each character takes 10 us."""
 
 
 def wire_filename(name: str) -> tuple[str, str | None]:
-    """Return `name` as it travels, and whole where it had to be shortened, else None.
+    """Return `name` for the wire, and the full name if it had to be shortened, else None.
 
-    The first is at most 237 bytes of UTF-8: a 1.0 receiver adds 18, and one name above 255
-    stops its whole inbox. NUL and what is not Unicode is replaced. The second is cut at
-    `MAX_FULL_NAME_BYTES`.
+    The first is at most 237 bytes of UTF-8: a 1.0 receiver adds 18, and a name above 255 bytes
+    stops its whole inbox. NUL and characters without a UTF-8 form are replaced. The second is cut
+    at `MAX_FULL_NAME_BYTES`.
     """
     name = _unicode(name).replace("\0", REPLACEMENT)
     short = shorten(name, MAX_FILENAME_BYTES)
@@ -114,7 +108,7 @@ def wire_filename(name: str) -> tuple[str, str | None]:
 
 
 def safe_path(path: str) -> str:
-    """Return the path at which an entry of a tar of files arrives, in the receiver's folder."""
+    """Return the path in the receiver's folder for an entry of a tar of files."""
     if len(path) <= MAX_DISK_NAME_BYTES and _PLAIN.fullmatch(path):
         return path
     first, *rest = path.split("/")
@@ -122,21 +116,19 @@ def safe_path(path: str) -> str:
 
 
 def safe_filename(name: str, *, windows: bool = os.name == "nt") -> str:
-    """Return the name under which a file that its sender calls `name` may be written.
+    """Return a safe name for a file that its sender calls `name`.
 
-    The last component of a path; control, bidi and other invisible characters, backslashes,
-    and on Windows its own, replaced; spaces around it and dots after it removed; a leading dot
-    made visible; a device name of Windows made an ordinary one; at most 255 bytes; never empty.
+    It is the last component of the path. Control, bidi and other invisible characters,
+    backslashes, and on Windows its reserved ones, are replaced; spaces around it and dots after it
+    are removed; a leading dot gets `_` before it; a device name of Windows is changed. The result
+    has 1 to 255 bytes.
     """
     name = safe_component(name.rstrip("/").rpartition("/")[2], windows=windows)
     return _fit(REPLACEMENT + name) if name.startswith(".") else name
 
 
 def safe_component(name: str, *, windows: bool = os.name == "nt") -> str:
-    """Return `name` as one component of a path inside a folder, where leading dots may stay.
-
-    As `safe_filename` otherwise.
-    """
+    """Return `name` as one component of a path, as `safe_filename`, but with leading dots."""
     characters = (
         REPLACEMENT if _is_unsafe(character, windows=windows) else character
         for character in _unicode(name)
@@ -148,7 +140,7 @@ def safe_component(name: str, *, windows: bool = os.name == "nt") -> str:
 
 
 def shorten(name: str, limit_bytes: int) -> str:
-    """Return `name` cut to at most `limit_bytes` of UTF-8, its extension kept where it is short."""
+    """Return `name` cut to at most `limit_bytes` of UTF-8; a short extension stays."""
     if len(name.encode("utf-8")) <= limit_bytes:
         return name
     stem, dot, extension = name.rpartition(".")
@@ -160,7 +152,7 @@ def shorten(name: str, limit_bytes: int) -> str:
 
 
 def numbered(name: str, number: int, *, folder: bool = False) -> str:
-    """Return the `number`-th name to try for `name`; a file keeps its ending."""
+    """Return the `number`-th alternative for `name`; a file keeps its extension."""
     if number == 1:
         return name
     stem, dot, ending = ("", "", "") if folder else name.rpartition(".")
@@ -171,7 +163,7 @@ def numbered(name: str, number: int, *, folder: bool = False) -> str:
 
 
 def collision_key(path: str) -> str:
-    """Return what is equal for paths that some file system takes for the same."""
+    """Return a key that is equal for paths that are the same on some file system."""
     folded = unicodedata.normalize("NFC", path).casefold()
     return unicodedata.normalize("NFC", folded)
 
@@ -181,7 +173,7 @@ def _fit(name: str) -> str:
 
 
 def _is_unsafe(character: str, *, windows: bool) -> bool:
-    """Return whether a character hides, reorders or separates."""
+    """Return whether a character is invisible, reorders text or separates paths."""
     if character in "/\\" or (windows and character in _WINDOWS_CHARACTERS):
         return True
     return character not in _JOINERS and unicodedata.category(character) in {
@@ -190,5 +182,5 @@ def _is_unsafe(character: str, *, windows: bool) -> bool:
 
 
 def _unicode(name: str) -> str:
-    """Return `name` with what has no UTF-8 form (bytes of no encoding) replaced."""
+    """Return `name` with characters replaced that have no UTF-8 form (undecodable bytes)."""
     return name.encode("utf-8", "replace").decode("utf-8")

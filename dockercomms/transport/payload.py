@@ -1,7 +1,7 @@
-"""What is sent: a file, several, a folder, standard input or another pipe, a note.
+"""Payloads of messages: a file, several files, a folder, standard input or another pipe, a note.
 
-All of them are a stream of bytes with a name, and know whether they can be read again, how long
-they are, and whether they held still.
+Each is a stream of bytes with a name. It knows its length, if that is known without a read,
+whether it can be read again, and whether its source changed while it was read.
 
 Source: SPEC.md section 3.
 """
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 TAR_SUFFIX = ".tar"
 SEVERAL_NAME = "files"
-"""What the tar of several files is called."""
+"""The name of the tar of several files."""
 CONTENT_TYPE_TEXT = "text/plain; charset=utf-8"
 
 
@@ -53,22 +53,22 @@ class Payload(Protocol):
 
     @property
     def filename(self) -> str:
-        """What the receiver's file is called; shorten it for the wire with `wire_filename`."""
+        """The name of the receiver's file; shorten it for the wire with `wire_filename`."""
         ...
 
     @property
     def content_type(self) -> str | None:
-        """What the bytes are, where that is known."""
+        """The media type of the bytes, if it is known."""
         ...
 
     @property
     def files_count(self) -> int | None:
-        """How many files a tar of files holds; None for everything else."""
+        """The number of files in a tar of files; None for all other payloads."""
         ...
 
     @property
     def total_bytes(self) -> int | None:
-        """How many bytes there are; None where only reading tells."""
+        """The length; None if only a read shows it."""
         ...
 
     @property
@@ -77,19 +77,19 @@ class Payload(Protocol):
         ...
 
     def open(self) -> BinaryIO:
-        """Return the bytes from their start; the caller closes it.
+        """Return the bytes from their start; the caller closes the stream.
 
         Raises:
-            LocalIOError: it cannot be read, has changed, or was a pipe that was read already.
-            UsageError: when it is read, for a standard input that is empty.
+            LocalIOError: it is not readable, has changed, or was a pipe that was read already.
+            UsageError: on the first read, if standard input is empty.
         """
         ...
 
     def check_unchanged(self) -> None:
-        """Check, after reading, that what was read is what is there.
+        """Check, after reading, that the source has not changed.
 
         Raises:
-            LocalIOError: a file changed in between.
+            LocalIOError: a file changed.
         """
         ...
 
@@ -106,20 +106,20 @@ class FilePayload:
 
     @property
     def total_bytes(self) -> int:
-        """The size when it was first looked at."""
+        """The size by the status in `identity`."""
         return self.identity[2]
 
     @property
     def source_id(self) -> str:
-        """Made of path, name and what changes when the file does."""
+        """A hash of path, name and `identity`."""
         return _source_id("file", os.path.abspath(self.path), self.filename, self.identity)  # noqa: PTH100 - no resolving of links
 
     def open(self) -> BinaryIO:
-        """Open the file, which must still be the same."""
+        """Open the file, which must be unchanged."""
         return open_unchanged(self.path, self.identity, follow=True)
 
     def check_unchanged(self) -> None:
-        """Check that the file is still the same."""
+        """Check that the file is unchanged."""
         with local_errors(str(self.path)):
             status = self.path.stat()
         if identity_of(status) != self.identity:
@@ -137,12 +137,12 @@ class FilesPayload:
     filename: str
     total_bytes: int
     source_id: str
-    """Made of all paths and what changes when the files do."""
+    """A hash of all paths and identities."""
     content_type: str = CONTENT_TYPE_FILES_TAR
 
     @property
     def files_count(self) -> int:
-        """How many files and links there are."""
+        """The number of files and links."""
         return self.plan.files_count
 
     def open(self) -> BinaryIO:
@@ -150,7 +150,7 @@ class FilesPayload:
         return cast("BinaryIO", io.BufferedReader(_PieceReader(pack_files(self.plan))))
 
     def check_unchanged(self) -> None:
-        """Check that all files are still the same."""
+        """Check that all files are unchanged."""
         check_unchanged(self.plan)
 
 
@@ -170,7 +170,7 @@ class NotePayload:
 
     @property
     def source_id(self) -> str:
-        """Made of the text itself."""
+        """A hash of the text."""
         return _source_id("note", self.filename, hashlib.sha256(self.data).hexdigest())
 
     def open(self) -> BinaryIO:
@@ -178,7 +178,7 @@ class NotePayload:
         return io.BytesIO(self.data)
 
     def check_unchanged(self) -> None:
-        """Do nothing: it cannot change."""
+        """Do nothing: the text cannot change."""
 
 
 @dataclass(slots=True)
@@ -186,7 +186,7 @@ class StreamPayload:
     """Standard input or another pipe: read once, of unknown length."""
 
     stream: BinaryIO | Path
-    """What to read; a path is opened when it is read, which waits for a writer."""
+    """An open stream, or a path: `open` waits for a writer to it."""
     filename: str
     content_type: None = None
     files_count: None = None
@@ -208,7 +208,7 @@ class StreamPayload:
         return cast("BinaryIO", _Borrowed(self.stream))
 
     def check_unchanged(self) -> None:
-        """Do nothing: what was read is what there was."""
+        """Do nothing: a pipe cannot be compared."""
 
 
 def payload_of(
@@ -219,22 +219,23 @@ def payload_of(
     text: str | None = None,
     packing: Packing | None = None,
 ) -> Payload:
-    """Return what the arguments of a send mean.
+    """Return the payload for the arguments of a send.
 
     One regular file is itself; a folder, or several paths, are a tar; `-` is `stdin` and a pipe
-    is a stream, and both need a name; no path but a text is a note.
+    is a stream, and both need a name; a text without a path is a note.
 
     Args:
-        paths: What to send.
-        name: What it is called instead of its own name; a tar's gets `.tar` if it has not.
-        stdin: What `-` stands for.
-        text: The note; only looked at without a path.
-        packing: How a folder, or several files, become a tar.
+        paths: The files to send.
+        name: The name for the receiver, instead of the file's own; a tar's gets `.tar`.
+        stdin: The stream for `-`.
+        text: The note; ignored with a path.
+        packing: Options for packing a folder or several files.
 
     Raises:
-        UsageError: nothing to send, no name where one is needed, or what cannot be sent.
+        UsageError: no payload, no name although one is needed, or a kind of file that cannot be
+            sent.
         LimitError: too many files, or too deep.
-        LocalIOError: something is not there or cannot be read.
+        LocalIOError: a file is missing or not readable.
     """
     _check_name(name)
     if not paths:
@@ -260,9 +261,9 @@ def _one(path: Path, name: str | None, stdin: BinaryIO | None, packing: Packing 
         return _files([path], name or own or SEVERAL_NAME, packing)
     if stat.S_ISREG(status.st_mode):
         payload = FilePayload(path, name or path.name, identity_of(status))
-        with payload.open() as stream:  # say now, and not after a login, that it cannot be read
+        with payload.open() as stream:  # fail before a login if it is not readable
             if not payload.total_bytes and stream.read(1):
-                return StreamPayload(path, payload.filename)  # /proc: only reading tells the size
+                return StreamPayload(path, payload.filename)  # /proc: only a read shows the size
         return payload
     if stat.S_ISFIFO(status.st_mode):
         return StreamPayload(path, _needed_name(name, str(path)))
@@ -335,13 +336,13 @@ class _PieceReader(io.RawIOBase):
         return done
 
     def close(self) -> None:
-        """Close the file that is being read, too."""
+        """Close the file that the generator reads, too."""
         self._pieces.close()
         super().close()
 
 
 class _Borrowed(io.RawIOBase):
-    """Standard input, which must not be empty, and which closing this one leaves open."""
+    """Standard input that must not be empty; closing this object leaves it open."""
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__()

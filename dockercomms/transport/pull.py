@@ -1,14 +1,12 @@
-"""The payload of a message, pulled from its layers: several at once, in bounded memory.
+"""A payload pulled from its layers: several at once, in bounded memory.
 
-    descriptor -- get --> layer -- decode --> pieces -- write at their place --> payload
+    descriptor -- get --> layer -- decode --> pieces -- write at offset --> payload
 
-Each layer passes through one thread from end to end, through two small buffers of its own; the
-payload's own digest is computed in the caller's thread, in order, behind the chunks that have
-arrived. Chunks that an earlier run left in the file are read and hashed from there like all others.
+One thread processes a layer from end to end, through two small buffers of its own, and writes its
+pieces at their offset in the file. The caller's thread computes the payload's digest in order,
+from the chunks that have arrived, and from chunks that an earlier run left in the file.
 
 Source: SPEC.md sections 4 and 8.
-
-A file that several threads write into at once, each at its own place.
 """
 
 from __future__ import annotations
@@ -53,35 +51,35 @@ if TYPE_CHECKING:
 
 _WHAT = "payload"
 _WRITE_BYTES = 2**16
-"""What the system is given at once. Linux keeps larger writes in larger pieces of memory; where
-they are not backed, as in a virtual machine that gave them up, that took twice the time."""
+"""Bytes per write. For larger writes Linux allocates larger pieces of memory; where the host must
+supply them first (a virtual machine that released memory), that took twice the time."""
 
 
 class Places(Protocol):
-    """Where the pieces of a payload go. Thread-safe."""
+    """The file of a payload, written at any offset. Thread-safe."""
 
     def write(self, offset: int, piece: bytes | memoryview) -> None:
         """Write all of `piece` at `offset`.
 
         Raises:
-            LocalIOError: it cannot be written.
+            LocalIOError: the file is not writable.
         """
         ...
 
     def hash_into(self, hashed: _Hash, start: int, stop: int, room: memoryview) -> None:
-        """Hash what was written from `start` to `stop`, read through `room`.
+        """Hash the bytes of the file from `start` to `stop`, read through `room`.
 
         Raises:
-            LocalIOError: it cannot be read back.
+            LocalIOError: the file is not readable.
         """
         ...
 
 
 def places(sink: BinaryIO, total_bytes: int) -> Places:
-    """Return the places of a file that is to have `total_bytes` bytes.
+    """Return the places of a file that will have `total_bytes` bytes.
 
     Raises:
-        LocalIOError: it cannot be made so long.
+        LocalIOError: the file cannot become that long.
     """
     try:
         handle = sink.fileno()
@@ -96,15 +94,15 @@ def places(sink: BinaryIO, total_bytes: int) -> Places:
         except OSError as error:
             if error.errno not in HELPFUL_CALL_CODES:
                 raise
-            os.pwrite(handle, b"\0", total_bytes - 1)  # a payload has a byte at least
+            os.pwrite(handle, b"\0", total_bytes - 1)  # a payload has at least one byte
     return _FilePlaces(handle)
 
 
 @dataclass(frozen=True, slots=True)
 class _FilePlaces:
-    """A file of the system's, which is written at any place.
+    """A file with a descriptor, written at any offset.
 
-    One thread at a time: Linux lets no more write to one file, and those that wait there burn their
+    One thread at a time: Linux allows one writer per file, and waiting writers use up processor
     time (7 % of a receive, measured).
     """
 
@@ -115,7 +113,7 @@ class _FilePlaces:
         view = memoryview(piece)
         with self.lock, local_errors(_WHAT):
             if _is_zero(view) and is_hole(self.handle, offset, len(view)):
-                return  # a sparse file stays one
+                return  # keeps a sparse file sparse
             while view:
                 count = os.pwrite(self.handle, view[:_WRITE_BYTES], offset)
                 view, offset = view[count:], offset + count
@@ -135,7 +133,7 @@ class _FilePlaces:
 
 
 def _is_zero(view: memoryview) -> bool:
-    """Return whether a piece has zeros alone; one that ends in another byte is not looked at."""
+    """Return whether a piece has only zeros; if its last byte is not, the rest is not read."""
     return not (not view or view[0] or view[-1]) and bytes(view) == bytes(len(view))
 
 
@@ -164,10 +162,10 @@ class _LockedPlaces:
 
 
 PIECE_BYTES = 2**20
-"""How much is received, hashed and decoded at once. Each step lets other threads go on and waits
-for its turn again: a tenth of the time of a receive with pieces of 256 KiB (measured)."""
+"""Bytes received, hashed and decoded at once. Each step releases the interpreter lock and waits for
+it again: pieces of 256 KiB cost a tenth of the time of a receive (measured)."""
 SMALL_PIECE_BYTES = 2**13
-"""Buffers are as large as the payload where that is smaller than a piece, but no smaller."""
+"""The least size of a buffer; a smaller payload than a piece gets smaller buffers."""
 
 
 def pull_payload(
@@ -180,29 +178,29 @@ def pull_payload(
     progress: Progress | None = None,
     journal: PullJournal | None = None,
 ) -> None:
-    """Write the payload of a message into `sink`, and prove that it is what was announced.
+    """Write the payload of a message into `sink`, and verify it against the manifest.
 
-    `sink` is a file, open for writing and reading, at its start; it is empty, or what an earlier
-    run with the same `journal` left. Nothing in it may be used before this has returned. Memory is
-    bounded whatever the message says.
+    `sink` is a file, open for writing and reading, at its start; it is empty, or an earlier run
+    with the same `journal` left it. Do not use its content before this returns. Memory is bounded
+    for every message.
 
     Args:
         registry: The store.
-        repository: Where in it.
-        message: What to fetch; its manifest has been checked.
-        sink: Where to write.
-        concurrency: How many chunks are under way at once; messages of 1.0 do not say where a
-            chunk belongs before those in front of it are known, so theirs come one by one.
+        repository: The repository's name in it.
+        message: The message; its manifest has been checked.
+        sink: The file to write.
+        concurrency: Chunks under way at once. A 1.0 message does not give the offset of a chunk
+            before the earlier ones are known, so its chunks are pulled one by one.
         progress: Called for each chunk that has arrived.
-        journal: Which chunks `sink` holds already. They are believed only if the payload, hashed
-            from the file, has the digest that the message names; else all is fetched again.
+        journal: The chunks that `sink` holds already. They count only if the payload, hashed from
+            the file, has the digest in the manifest; else all chunks are pulled again.
 
     Raises:
-        IntegrityError: the store gave other bytes than were asked for; another try may help.
-        ProtocolError: the bytes are what the manifest names, but break a rule or contradict it;
-            no other try can help.
+        IntegrityError: the store sent bytes with a wrong digest; another try may succeed.
+        ProtocolError: the bytes have the digest in the manifest, but break a rule or contradict
+            the manifest; another try cannot succeed.
         NotFoundError: a chunk is missing in the store.
-        LocalIOError: `sink` cannot be written, or does not keep what is written.
+        LocalIOError: `sink` is not writable, or changes its content.
     """
     stop = Stop()
     piece = min(PIECE_BYTES, max(SMALL_PIECE_BYTES, message.header.total_bytes))
@@ -227,7 +225,7 @@ def pull_payload(
 
 @dataclass(frozen=True, slots=True)
 class _Puller:
-    """Gives the payload bytes of one chunk at a time; used by several threads."""
+    """Yields the payload bytes of one chunk at a time. Thread-safe."""
 
     registry: Reader
     repository: str
@@ -236,10 +234,10 @@ class _Puller:
     rooms: Buffers
 
     def pieces(self, chunk: ChunkLayer) -> Iterator[bytes | memoryview]:
-        """Yield the payload bytes of a chunk, each piece until the next one is asked for.
+        """Yield the payload bytes of a chunk, each piece valid until the next.
 
-        Where they break a rule, the rest of the layer is read all the same: only bytes that
-        are proven to be the layer's own may condemn the message.
+        After a broken rule the rest of the layer is read all the same: the message is at fault only
+        if the layer has its digest.
         """
         header = self.message.header
         with self._open(chunk.descriptor) as layer, self.rooms.lend() as room:
@@ -263,17 +261,17 @@ class _Puller:
                 raise
 
     def _open(self, layer: Descriptor) -> AbstractContextManager[ByteStream]:
-        """Return the layer from the manifest itself, where it is, else from the store."""
+        """Return the layer, from the manifest if it is inline, else from the store."""
         try:
             data = layer.inline()
-        except IntegrityError as error:  # the manifest contradicts itself, so for ever
+        except IntegrityError as error:  # the manifest contradicts itself, permanently
             raise ProtocolError(str(error)) from error
         if data is not None:
             return io.BytesIO(data)
         return self.registry.get_blob(self.repository, layer.digest, size=layer.size)
 
     def pull(self, chunk: ChunkLayer, places: Places, offset: int, journal: PullJournal) -> None:
-        """Write the payload bytes of a chunk to their place."""
+        """Write the payload bytes of a chunk at their offset."""
         self.stop.check()
         for piece in self.pieces(chunk):
             places.write(offset, piece)
@@ -283,14 +281,11 @@ class _Puller:
 
 @dataclass(frozen=True, slots=True)
 class _Stoppable:
-    """A stream that refuses to be read on when another chunk has failed.
-
-    What it gives stands in `room`, and is gone when more is asked for.
-    """
+    """A stream whose reads fail after another chunk has failed. `room` holds the last piece."""
 
     stream: ByteStream
     fill: Callable[[memoryview], int] | None
-    """Reads of the stream into a buffer, where it can."""
+    """Reads the stream into a buffer, if it can."""
     stop: Stop
     room: memoryview
 
@@ -310,7 +305,7 @@ def _pull_at_once(
     progress: Progress | None,
     journal: PullJournal,
 ) -> Digest:
-    """Pull chunks whose places are known; hash the payload behind them, in order."""
+    """Pull chunks of known offsets; hash the payload after them, in order."""
     chunks = puller.message.chunks
     offsets = [0, *accumulate(chunk.chunk_bytes or 0 for chunk in chunks)]
     arrived = {index for index in journal.arrived() if index < len(chunks)}
@@ -331,14 +326,14 @@ def _pull_at_once(
             while following in arrived:
                 places.hash_into(hashed, offsets[following], offsets[following + 1], room)
                 following += 1
-        while following in arrived:  # where nothing was missing
+        while following in arrived:  # all chunks were there
             places.hash_into(hashed, offsets[following], offsets[following + 1], room)
             following += 1
     return Digest(f"sha256:{hashed.hexdigest()}")
 
 
 def _pull_in_order(puller: _Puller, sink: BinaryIO, progress: Progress | None) -> Digest:
-    """Pull chunks of which each one's place is known only when the one before is there."""
+    """Pull chunks one by one: the offset of each is known after the one before it."""
     header = puller.message.header
 
     def pieces() -> Iterator[bytes | memoryview]:
@@ -361,7 +356,7 @@ def _pull_in_order(puller: _Puller, sink: BinaryIO, progress: Progress | None) -
 
 
 def _digest_in_order(puller: _Puller) -> Digest:
-    """Return the payload's digest without the file between: who is to blame, it or the sender."""
+    """Return the payload's digest without the file, to tell a bad disk from a bad message."""
     hashed = hashlib.sha256()
     for chunk in puller.message.chunks:
         for piece in puller.pieces(chunk):

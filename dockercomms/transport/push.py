@@ -2,11 +2,11 @@
 
     payload -- split --> chunk -- encode --> layer -- push --> descriptor
 
-Each chunk passes through one thread from end to end; the payload's own digest is computed in the
-caller's thread, in order, while it is read. What is in memory is a window of so many bytes: a
-chunk's buffer is free when its layer is made, a layer's when the store has it. The chunks of a file
-stay in the file; of those that do not shrink the caller's thread makes the layer's digest beside
-the payload's, from bytes that are in the cache, and the layer itself is in no memory at all.
+One thread processes a chunk from end to end. The caller's thread reads the payload and computes
+its digest in order. Memory is a window of fixed size: a chunk's buffer is free when its layer is
+made, a layer's when the store has it. Chunks of a file are read from the file and need no buffer.
+If such a chunk does not shrink, the caller's thread computes the layer's digest together with the
+payload's, while the bytes are in the cache, and the layer needs no buffer either.
 
 Source: SPEC.md sections 4 and 6.
 """
@@ -55,25 +55,25 @@ Compress = Literal["auto", "zstd", "gzip"]
 ASK_FIRST_BYTES = 65_535
 """A layer up to this size is cheaper to send again than to ask for (one request, not three)."""
 ASK_EACH = 16
-"""Where the store had none of the layers asked for last, every 16th is asked for all the same."""
+"""After the store lacked a layer, only every 16th is asked for before it is sent."""
 ENCODERS = 2
-"""Threads beside those that send: while a registry writes to its disk, the next layers are made."""
+"""Extra threads that make the next layers while a registry writes to its disk."""
 SMALL_BYTES = 2**16
-"""Buffers are as large as the payload where that is smaller than a chunk, but no smaller."""
+"""The least size of a buffer; a smaller payload than a chunk gets smaller buffers."""
 MAX_INLINE_LAYERS = 64
-"""More small layers than this are not kept to stand in the manifest."""
+"""The most small layers that are kept for the manifest."""
 LARGE_TOTAL_BYTES = 512 * 2**20
 LARGE_CHUNK_BYTES = 32 * 2**20
-"""Chunks of files of 512 MiB and more that do not shrink, which take no memory: 5 % less time."""
+"""Chunk size for files of 512 MiB and more that do not shrink: no memory, 5 % less time."""
 WINDOW_BYTES = 64 * 2**20
-"""Chunks and layers in memory, all together; two chunks and their layers where those are larger."""
+"""Memory for all chunks and layers, or two chunks with their layers if those are larger."""
 _COMPRESSIONS: dict[Compress, Compression] = {"auto": "zstd", "zstd": "zstd", "gzip": "gzip"}
-"""`encode` spares zstd what does not shrink."""
+"""With zstd, `encode` leaves incompressible chunks uncompressed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What a message has to say about a payload whose layers are in the store."""
+    """The values for a message's manifest; the store has the layers."""
 
     layers: tuple[Descriptor, ...]
     """In order, with their index and payload bytes as annotations."""
@@ -96,26 +96,26 @@ def push_payload(
     journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
-    """Push a payload's chunks; nobody can see them before a manifest names them.
+    """Push a payload's chunks; they stay invisible until a manifest names them.
 
-    A stream is read once, from its start to its end; a file a second time, to be sent, and a third
-    time if it shrinks. In memory are at most `concurrency` chunks, or the layers made of them, and
-    one chunk more; of a file that does not shrink, a buffer for each connection.
+    A stream is read once; a file a second time to be sent, and a third time if it shrinks. Memory
+    holds at most `concurrency` chunks or their layers and one chunk more; for a file that does
+    not shrink, one buffer for each connection.
 
     Args:
         registry: The store.
-        repository: Where in it.
-        payload: What to send.
-        compress: How; "auto" is zstd.
-        chunk_bytes: The size of the chunks, if not chosen by the payload's.
-        concurrency: How many chunks are under way at once.
-        journal: What an earlier run of the same send got done.
+        repository: The repository's name in it.
+        payload: The payload.
+        compress: The compression; "auto" is zstd.
+        chunk_bytes: The size of the chunks; default: chosen by the payload's size.
+        concurrency: Chunks sent at once.
+        journal: The record of an earlier run of the same send.
         progress: Called for each chunk that has arrived.
 
     Raises:
-        LocalIOError: the payload cannot be read, or changed meanwhile.
+        LocalIOError: the payload is not readable, or changed meanwhile.
         LimitError: it is too large, or too large for such chunks.
-        RegistryError, NetworkError: the store does not take it.
+        RegistryError, NetworkError: the store refuses or is not reachable.
     """
     size = choose_chunk_bytes(payload.total_bytes, chunk_bytes)
     compression = _COMPRESSIONS[compress]
@@ -167,14 +167,14 @@ def push_payload(
 
 
 def _placed(stream: BinaryIO, payload: Payload) -> PlacedFile | None:
-    """Return the file behind `stream`, if it is one whose bytes can be read where they stand."""
+    """Return the file behind `stream`, if it can be read at any offset."""
     if isinstance(stream, io.FileIO) and (payload.total_bytes or 0) > PIECE_BYTES:
         return PlacedFile(stream.fileno(), payload.filename)
     return None
 
 
 def _enlarged(chunk_bytes: int, file: PlacedFile, total_bytes: int) -> int:
-    """Return the size of the chunks of a file: more for a large one that goes out as it is."""
+    """Return the chunk size of a file: larger if it is large and does not shrink."""
     if total_bytes < LARGE_TOTAL_BYTES or chunk_bytes >= LARGE_CHUNK_BYTES:
         return chunk_bytes
     first = PlacedChunk(file, 0, chunk_bytes)
@@ -182,7 +182,7 @@ def _enlarged(chunk_bytes: int, file: PlacedFile, total_bytes: int) -> int:
 
 
 def _cut_bytes(chunk_bytes: int, payload: Payload) -> int:
-    """Return how much is read for one chunk."""
+    """Return the number of bytes to read for one chunk."""
     if payload.total_bytes is None:
         return chunk_bytes
     return min(chunk_bytes, max(payload.total_bytes, SMALL_BYTES))
@@ -190,7 +190,7 @@ def _cut_bytes(chunk_bytes: int, payload: Payload) -> int:
 
 @contextlib.contextmanager
 def _unchanged(payload: Payload) -> Iterator[None]:
-    """Say of bytes that are not what they were when they were hashed that the payload changed."""
+    """Report that the payload changed, if its bytes do not have the digest any more."""
     try:
         yield
     except (DigestInvalid, DigestMismatch):
@@ -201,7 +201,7 @@ def _unchanged(payload: Payload) -> Iterator[None]:
 def _tasks(
     pusher: _Pusher, reading: _Reading, stream: BinaryIO, chunk_bytes: int, what: str
 ) -> Iterator[Callable[[], _PushedChunk]]:
-    """Yield what is to be done for each chunk of a stream."""
+    """Yield a push for each chunk of a stream."""
     for index, chunk in enumerate(reading.chunks(stream, chunk_bytes, pusher.room, what)):
         yield partial(pusher.push, index, chunk)
 
@@ -209,7 +209,7 @@ def _tasks(
 def _tasks_in_place(
     pusher: _Pusher, reading: _Reading, file: PlacedFile, chunk_bytes: int, total_bytes: int
 ) -> Iterator[Callable[[], _PushedChunk]]:
-    """Yield what is to be done for each chunk of a file."""
+    """Yield a push for each chunk of a file."""
     for index, start in enumerate(range(0, total_bytes, chunk_bytes)):
         chunk = PlacedChunk(file, start, min(chunk_bytes, total_bytes - start))
         if pusher.goes_raw(index, chunk):
@@ -221,9 +221,9 @@ def _tasks_in_place(
 
 
 def _inlined(results: list[_PushedChunk]) -> tuple[Descriptor, ...]:
-    """Return the layers' descriptors, with their content where all of it is small enough.
+    """Return the layers' descriptors, with content if all layers together are small enough.
 
-    Then a receiver needs nothing but the manifest. Source: SPEC.md section 2.
+    Then a receiver needs only the manifest. Source: SPEC.md section 2.
     """
     contents = [result.content for result in results]
     if any(content is None for content in contents):
@@ -234,7 +234,7 @@ def _inlined(results: list[_PushedChunk]) -> tuple[Descriptor, ...]:
 
 
 class _Room:
-    """The buffers of one push: for chunks, unless they stay in a file, and for their layers."""
+    """The buffers of one push: for layers, and for chunks that are not in a file."""
 
     def __init__(
         self, chunk_bytes: int, concurrency: int, stop: Stop, *, placed: bool = False
@@ -259,7 +259,7 @@ class _Reading:
         self._hash = hashlib.sha256()
 
     def chunks(self, stream: BinaryIO, chunk_bytes: int, room: _Room, what: str) -> Iterator[Chunk]:
-        """Yield the chunks of `stream`; each one's buffer belongs to whoever got it."""
+        """Yield the chunks of `stream`; the receiver of each gives its buffer back."""
         chunks = split(stream, chunk_bytes, room=room.chunks.take, seen=self._hash.update)
         while True:
             with local_errors(what):
@@ -282,7 +282,7 @@ class _Reading:
         return layer
 
     def digest(self) -> Digest:
-        """Return the digest of all that was read."""
+        """Return the digest of all bytes read."""
         return Digest(f"sha256:{self._hash.hexdigest()}")
 
 
@@ -292,11 +292,11 @@ class _PushedChunk:
     chunk_bytes: int
     reused: bool
     content: bytes | None = None
-    """The layer itself, if it is small."""
+    """The layer, if it is small."""
 
 
 class _Expectation:
-    """Whether the store may have the next layer: if it had the last one, or now and then."""
+    """Decides whether to ask the store for a layer: if it had the last one, or every 16th."""
 
     def __init__(self) -> None:
         self._had = True
@@ -306,13 +306,13 @@ class _Expectation:
         return self._had or index % ASK_EACH == 0
 
     def note(self, *, had: bool) -> None:
-        """Note an answer. Several threads may; which one is last does not matter."""
+        """Note the store's answer. Thread-safe; the order of answers is not important."""
         self._had = had
 
 
 @dataclass(frozen=True, slots=True)
 class _Pusher:
-    """Brings one chunk at a time into the store; used by several threads."""
+    """Pushes one chunk at a time. Thread-safe."""
 
     registry: Registry
     repository: str
@@ -321,11 +321,11 @@ class _Pusher:
     stop: Stop
     room: _Room
     line: threading.Semaphore
-    """Held while the store is spoken to, so that compressing goes on beside it."""
+    """Held during a request, so that other threads compress meanwhile."""
     expectation: _Expectation = field(default_factory=_Expectation)
 
     def push(self, index: int, chunk: Chunk) -> _PushedChunk:
-        """Make sure that the store has the layer of `chunk`, whose buffer is given back."""
+        """Push the layer of `chunk` if the store lacks it, and give the chunk's buffer back."""
         with self.room.chunks.borrowed(chunk.room):
             known = self._known(index, chunk.size)
             if known is not None:
@@ -337,7 +337,7 @@ class _Pusher:
     def push_placed(
         self, index: int, chunk: PlacedChunk, stored: StoredLayer | None
     ) -> _PushedChunk:
-        """Make sure that the store has the layer of `chunk`, which is `stored` if that is known."""
+        """Push the layer of `chunk` if the store lacks it; `stored` is that layer, if known."""
         known = self._known(index, chunk.size)
         if known is not None:
             return known
@@ -348,7 +348,7 @@ class _Pusher:
             return self._push(index, chunk.size, layer)
 
     def goes_raw(self, index: int, chunk: PlacedChunk) -> bool:
-        """Return whether the layer of `chunk` is to be its bytes, as far as is known."""
+        """Return whether the layer of `chunk` will be a frame of raw blocks."""
         if self.compression != "zstd" or self._recorded(index, chunk.size) is not None:
             return False
         return goes_raw(chunk.tar(index))
@@ -362,7 +362,7 @@ class _Pusher:
         return _PushedChunk(recorded, chunk_bytes, reused=True, content=recorded.data)
 
     def _encoded(self, index: int, chunk: Chunk | PlacedChunk) -> tuple[memoryview, Layer]:
-        """Return the layer of a chunk, and its buffer, which is to be given back."""
+        """Return the buffer and the layer of a chunk; the caller gives the buffer back."""
         buffer = self.room.layers.take()
         with self.room.layers.kept_unless_raised(buffer):
             return buffer, encode(chunk, index, self.compression, into=buffer)
@@ -390,7 +390,7 @@ class _Pusher:
         return descriptor.size > ASK_FIRST_BYTES and self.expectation.worth_asking(index)
 
     def send(self, descriptor: Descriptor, layer: Layer | StoredLayer) -> None:
-        """Push a layer, and note that it is there."""
+        """Push a layer, and record it."""
         self.stop.check()
         blob = layer.blob(self.stop.check)
         with self.line:
@@ -399,7 +399,7 @@ class _Pusher:
         self.journal.confirm(descriptor.digest)
 
     def _recorded(self, index: int, chunk_bytes: int) -> Descriptor | None:
-        """Return the layer that is noted for a chunk, if this run would make such a one of it."""
+        """Return the recorded layer of a chunk, if it has this run's compression and chunk size."""
         recorded = self.journal.chunk(index)
         if recorded is None or recorded.media_type != CHUNK_MEDIA_TYPES[self.compression]:
             return None
@@ -432,13 +432,13 @@ def confirm_blobs(
     clock: Clock,
     concurrency: int = DEFAULT_CONCURRENCY,
 ) -> int:
-    """Make sure that the store has every layer, just before a manifest names them.
+    """Check that the store has every layer, just before a manifest names them.
 
-    Registries collect blobs that no manifest names. Each one that was not confirmed in the last
-    ten minutes is asked for, and made again from the payload where it is gone.
+    Registries remove blobs without a manifest. Each layer that was not confirmed in the last ten
+    minutes is asked for, and made again from the payload if it is gone.
 
     Returns:
-        How many had to be pushed again.
+        The number of layers pushed again.
 
     Raises:
         LocalIOError: the payload is needed again and has changed, or was a stream.
@@ -465,7 +465,7 @@ def confirm_blobs(
 
 
 def _push_again(pusher: _Pusher, payload: Payload, pushed: Pushed, gone: set[Digest]) -> None:
-    """Make the layers `gone` from the payload once more; rare, so one after another."""
+    """Make the layers `gone` again from the payload, one after another: this is rare."""
     with payload.open() as stream:
         for index, layer in enumerate(pushed.layers):
             with local_errors(payload.filename):

@@ -1,7 +1,7 @@
-"""Tar headers, written one way only and read strictly: ustar, with PAX where ustar cannot hold it.
+"""Tar headers, written in one way and read strictly: ustar, with PAX if ustar has no room.
 
-Written by hand because the bytes decide digests: they must not change with a library. Read by
-hand because what comes from outside must cost no more memory than one block and one extension.
+Our own writer, because the bytes decide digests: they must not change with a library. Our own
+reader, because a foreign tar must not cost more memory than one block and one extension.
 
 Source: SPEC.md sections 3 and 4; POSIX.1-2017, pax, "ustar Interchange Format".
 """
@@ -36,7 +36,8 @@ _NAME_BYTES = 100
 _PREFIX_BYTES = 155
 _MAX_OCTAL_SIZE = 0o77777777777
 _MAX_EXTENSION_BYTES = 16 * 2**10
-"""Two paths of 1,024 bytes and some numbers fit many times; more is refused unread."""
+"""The reader refuses longer extensions. Two paths of 1,024 bytes and some numbers fit many times.
+"""
 _PAX_NAME = "././@PaxHeader"
 MAX_NUMBER = 10**18 - 1
 """The largest size, and seconds of a time, in a header: no system call takes much more."""
@@ -63,10 +64,7 @@ def chunk_name(index: int) -> str:
 
 
 def write_header(member: TarMember) -> bytes:
-    """Return the header blocks of `member`: one, or three where PAX is needed.
-
-    uid and gid are 0, user and group have no names.
-    """
+    """Return the header blocks of `member`: one, or three with PAX. It has no owner."""
     path = f"{member.path}/" if member.type == TYPE_FOLDER else member.path
     records: dict[str, str] = {}
     fields = _split_path(path)
@@ -105,18 +103,18 @@ def header_bytes(member: TarMember) -> int:
 
 
 def padding_bytes(size: int) -> int:
-    """Return how many zero bytes follow `size` bytes of content."""
+    """Return the number of zero bytes that follow `size` bytes of content."""
     return -size % BLOCK_BYTES
 
 
 def read_member(stream: ByteStream) -> TarMember | None:
-    """Return the next entry of a tar, None at its end; its content is left in `stream`.
+    """Return the next entry of a tar, None at its end; leave its content in `stream`.
 
-    PAX and GNU long names before an entry are applied to it. At the end both zero blocks and all
-    that follows them have been read and were zero.
+    PAX and GNU long names before an entry are applied to it. At the end both zero blocks and the
+    padding after them have been read and checked.
 
     Raises:
-        ProtocolError: not a tar header, one that is not understood, or a tar without an end.
+        ProtocolError: not a tar header, an unknown one, or a tar without an end.
     """
     extension: TarMember | None = None
     records: dict[str, str] = {}
@@ -150,7 +148,7 @@ def read_exactly(stream: ByteStream, size: int) -> bytes:
     """Return exactly `size` bytes of `stream`.
 
     Raises:
-        ProtocolError: it ends before.
+        ProtocolError: it is shorter.
     """
     data = b""
     while len(data) < size:
@@ -173,10 +171,10 @@ def _read_end(stream: ByteStream) -> None:
 
 
 def _split_path(path: str) -> tuple[bytes, bytes] | None:
-    """Return name and prefix as ustar holds them, None where it cannot."""
+    """Return name and prefix for ustar, None if they do not fit."""
     raw = path.encode("utf-8")
     if not path.isascii():
-        return None  # ustar does not say in which encoding a name is; PAX does
+        return None  # ustar does not define the encoding of a name; PAX does
     if len(raw) <= _NAME_BYTES:
         return raw, b""
     cut = raw.find(b"/", max(0, len(raw) - _NAME_BYTES - 1), len(raw) - 1)
@@ -186,7 +184,7 @@ def _split_path(path: str) -> tuple[bytes, bytes] | None:
 
 
 def _ascii(text: str) -> bytes:
-    """Return what a program that does not read PAX sees."""
+    """Return the text for a program that does not read PAX."""
     return text.encode("ascii", "replace")[:_NAME_BYTES]
 
 
@@ -238,7 +236,7 @@ def _parse_header(block: bytes) -> TarMember:
 
 
 def _number(field: bytes, what: str, *, signed: bool = False) -> int:
-    """Return an octal field, or a GNU binary one for what octal cannot hold."""
+    """Return an octal field, or a GNU binary one for numbers too large for octal."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=True)
         if field[0] == 0x80:  # noqa: PLR2004 - the other form, 0xff, is a negative number

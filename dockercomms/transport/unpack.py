@@ -1,7 +1,7 @@
-"""A tar of files unpacked member by member, under rules of its own.
+"""Extraction of a tar of files, entry by entry, under strict rules.
 
-Nothing in the tar is believed: not a path, not a link, not a type, not a count. The standard
-library's `data` filter is asked as well, as the second line.
+Every path, link, type and number of the tar is checked, in addition by the standard library's
+`data` filter.
 
 Source: SPEC.md sections 3 and 8.
 """
@@ -61,7 +61,8 @@ from dockercomms.transport.window import Stop, looped, run_window
 
 _OWNER_EXECUTES = 0o100
 _SYNCS = 8
-"""Syncs under way at once. The journal of a file system takes all that wait together: 10,000 empty
+"""Syncs under way at once: the journal of a file system commits all that wait together. 10,000
+empty
 files are on the disk in 1.3 s instead of 43 s (ext4)."""
 _DOTS = re.compile(r"^(?:\./)*(?:\.$)?")
 _TIMES_BY_HANDLE = os.utime in os.supports_fd
@@ -74,23 +75,22 @@ def unpack_files(
     max_entries: int = MAX_FILES_ENTRIES,
     dotted: bool = False,
 ) -> list[Path]:
-    """Unpack a tar into `folder`, which exists and is nobody else's; return what was made.
+    """Unpack a tar into `folder`, which exists and only the caller uses; return the new paths.
 
-    In the order of the tar, folders included. Names are made safe, which nobody else may be
-    called already. Every folder is entered by its descriptor, never through a link, whatever
-    others do there meanwhile. Everything is durable when this returns; on an error it is the
-    caller's to throw the folder away.
+    Paths are in the order of the tar, folders included. Names are made safe, and unique if two
+    become equal. Folders are entered by their descriptor, never through a link that another
+    program puts there. All content is durable on return; on an error the caller deletes the
+    folder.
 
     Args:
-        tar: Positioned at its first header; it is read twice, and the entries counted before
-            anything is made.
-        folder: Where it goes.
-        max_entries: How many there may be.
-        dotted: Whether paths may begin with `./`, and `.` be an entry, as with other programs.
+        tar: Positioned at its first header. It is read twice: first to count the entries.
+        folder: The target.
+        max_entries: The most entries.
+        dotted: Accept paths that begin with `./`, and the entry `.`, as other programs write.
 
     Raises:
         ProtocolError: a path, link, type or number that breaks the rules, or a damaged tar.
-        LocalIOError: it cannot be written.
+        LocalIOError: `folder` is not writable.
     """
     if isinstance(folder, Path):
         with local_errors(str(folder)):
@@ -120,24 +120,24 @@ def unpacked_layer(
     overwrite: bool = False,
     max_unpacked: int = MAX_UNPACKED_BYTES,
 ) -> Iterator[None]:
-    """Unpack the folder that a layer is beside `target`; it gets that name when the block ends.
+    """Unpack the folder in a layer beside `target`; give it that name when the block ends.
 
-    All in the tar has to lie in a folder called as the layer's title, or as the last part of it.
-    Of a layer whose title is `.`, which stands for the folder of all files, it lies in the tar
-    itself. A `target` that is there is merged into, which replaces files only with `overwrite`.
+    All entries must be in a folder with the layer's title, or its last component, as name. If the
+    title is `.` (the folder of all files), they are at the top of the tar. A present `target` is
+    merged into; its files are replaced only with `overwrite`.
 
     Args:
-        blob: A checked reader of the layer; it is read to its end before anything is unpacked.
-        layer: Its descriptor, of which the title and the digest of the tar count.
-        target: The folder; the one above it is there.
-        overwrite: Whether files may be there already.
-        max_unpacked: What the layer may unpack to, in bytes.
+        blob: A checked reader of the layer; it is read to its end before the unpacking starts.
+        layer: Its descriptor; title and digest of the tar are used.
+        target: The folder; its parent exists.
+        overwrite: Replace present files.
+        max_unpacked: The most bytes that the layer may unpack to.
 
     Raises:
         ProtocolError: no tar, or one that breaks the rules of `unpack_files`, or of another name.
         LimitError: it unpacks to more.
-        IntegrityError: the layer or the tar is not what its digest says.
-        PlaceError, LocalIOError: something is there, or it cannot be written.
+        IntegrityError: the layer or the tar does not have its digest.
+        PlaceError, LocalIOError: a file is present, or the folder is not writable.
 
     Source: oras-go v2, content/file: `tarDirectory` and `extractTarGzip`.
     """
@@ -187,7 +187,7 @@ def _opened(path: Path) -> Folder:
 
 
 def _spool(blob: ByteStream, layer: Descriptor, tar: BinaryIO, max_unpacked: int) -> None:
-    """Write the tar in a layer to `tar`, both digests proven, and go to its start."""
+    """Write the tar in a layer to `tar`, check both digests, and seek to its start."""
     said = layer.annotations.get(ANNOTATION_UNPACKED_DIGEST)
     digest = None if not said else parse_digest(said)
     hashed = hashlib.new(digest.partition(":")[0] if digest else "sha256")
@@ -196,7 +196,7 @@ def _spool(blob: ByteStream, layer: Descriptor, tar: BinaryIO, max_unpacked: int
         hashed.update(piece)
         with local_errors("unpacking"):
             tar.write(piece)
-    while blob.read(READ_BYTES):  # behind the last frame; its end proves the layer
+    while blob.read(READ_BYTES):  # bytes after the last frame; the end verifies the layer
         pass
     if digest is not None and hashed.hexdigest() != digest.partition(":")[2]:
         raise DigestMismatch(
@@ -206,10 +206,10 @@ def _spool(blob: ByteStream, layer: Descriptor, tar: BinaryIO, max_unpacked: int
 
 
 def _titled(folder: Path, title: str) -> Path:
-    """Return the one folder in `folder` that has a layer's title, or the last part of it.
+    """Return the only folder in `folder`, named as a layer's title, or its last component.
 
     Raises:
-        ProtocolError: there is something else.
+        ProtocolError: there is another entry.
     """
     for name in dict.fromkeys((title, title.rpartition("/")[2])):
         place = folder
@@ -232,11 +232,11 @@ class _Unpacker:
     placed: dict[str, str] = field(default_factory=dict)
     """The path in the tar to the safe path."""
     keys: set[str] = field(default_factory=set)
-    """Equal for paths that some file system takes for the same."""
+    """Equal for paths that are the same on some file system."""
     numbers: dict[str, int] = field(default_factory=dict)
-    """How many entries have the same safe path but for a number."""
+    """The number of entries with the same safe path before numbering."""
     entered: list[tuple[str, Folder]] = field(default_factory=list)
-    """The open folders on the way to the last place, each with its name."""
+    """The open folders on the way to the last entry, each with its name."""
 
     def close(self) -> None:
         """Close the folders that it entered."""
@@ -244,8 +244,8 @@ class _Unpacker:
             self.entered.pop()[1].close()
 
     def take(self, member: TarMember, tar: BinaryIO) -> None:
-        """Make one member, of which `tar` holds the content next; links are only noted."""
-        if len(self.made) >= self.max_entries:  # with the folders that have no entry
+        """Create one member, whose content is next in `tar`; links are only noted."""
+        if len(self.made) >= self.max_entries:  # counts folders without an entry too
             raise ProtocolError(f"files: more than {self.max_entries} entries")
         if member.type not in (TYPE_FILE, TYPE_FOLDER, TYPE_LINK):
             raise ProtocolError(f"files: {member.path!r:.100} is of type {member.type!r}")
@@ -259,7 +259,7 @@ class _Unpacker:
         self._make(member, tar)
 
     def _need_folder(self, path: str) -> None:
-        """Make sure that `path` is a folder of this tar; writers may leave its entry out."""
+        """Check that `path` is a folder of this tar; create it if it has no entry."""
         known = self.placed.get(path)
         if known is None:
             self._make(TarMember(path=path, type=TYPE_FOLDER))
@@ -267,10 +267,10 @@ class _Unpacker:
             raise ProtocolError(f"files: {path!r:.100} is no folder, but has something in it")
 
     def _make(self, member: TarMember, tar: BinaryIO | None = None) -> None:
-        """Make `member` under its safe name, with a number where another entry has that name.
+        """Create `member` under its safe name, with a number if another entry has that name.
 
-        Names that differ by case or normalisation alone are the same on some file systems: there
-        the second one gets a number, too.
+        Names that differ only by case or normalisation are the same on some file systems: there the
+        second one gets a number, too.
         """
         above, _, last = member.path.rpartition("/")
         folder = f"{self.placed[above]}/" if above else ""
@@ -294,7 +294,7 @@ class _Unpacker:
         self.placed[member.path] = path
 
     def _place(self, path: str) -> tuple[Folder, str]:
-        """Return the open folder that `path` is in, and the name that it has there."""
+        """Return the open folder that `path` is in, and its name there."""
         *above, name = path.split("/")
         for depth, (known, _) in enumerate(self.entered):
             if above[depth : depth + 1] != [known]:
@@ -308,7 +308,7 @@ class _Unpacker:
         return (self.entered[-1][1] if self.entered else self.folder), name
 
     def _write(self, path: str, member: TarMember, tar: BinaryIO | None) -> None:
-        """Make a folder, or a file with its content; links are made later."""
+        """Create a folder, or a file with its content; links are created later."""
         if member.type == TYPE_LINK:
             return
         _second_line(member, path)
@@ -327,16 +327,13 @@ class _Unpacker:
                     raise ProtocolError(f"files: {member.path!r:.100} ends {left} bytes early")
                 write_all(out, piece)
                 left -= len(piece)
-            # Here, and not before its sync: each change costs the file system a commit of its own
+            # Before the sync: a later change would cost the file system a commit of its own.
             _set_time(out.fileno() if _TIMES_BY_HANDLE else parent.path / name, member)
         if tar is not None:
             read_padding(tar, member.size)
 
     def make_links(self) -> None:
-        """Make the links, last of all, so that nothing was ever written through one.
-
-        They lead to entries by the names that these have here.
-        """
+        """Create the links last, so that no file is written through one, to entries' safe names."""
         said = {
             path: self.made[place].link_target
             for path, place in self.placed.items()
@@ -355,7 +352,7 @@ class _Unpacker:
                 parent.symlink(target, name)
 
     def _target_here(self, path: str, target: str, links: Mapping[str, str]) -> str:
-        """Return what the link at `path` says when all names are those that entries have here."""
+        """Return the target of the link at `path`, in the safe names of the entries."""
         above = path.split("/")[:-1]
         words: list[str] = []
         for part in target.split("/"):
@@ -373,7 +370,7 @@ class _Unpacker:
         return "/".join(words)
 
     def make_durable(self) -> None:
-        """Write everything through to the disk, in any order: its folder has no final name yet."""
+        """Sync all entries to the disk, in any order: the folder has no final name yet."""
         alone = len(self.made) <= _SYNCS
         window = run_window(self._syncs(), concurrency=_SYNCS, stop=Stop(), alone=alone)
         with looped(window) as syncs:
@@ -398,7 +395,7 @@ class _Unpacker:
 
 
 def _check_count(tar: BinaryIO, max_entries: int) -> None:
-    """Refuse a tar of more than `max_entries`; leaves it where it was."""
+    """Refuse a tar of more than `max_entries`; keep its position."""
     start, count = tar.tell(), 0
     while (member := read_member(tar)) is not None:
         count += 1
@@ -425,7 +422,7 @@ def _check_inside(links: Mapping[str, str]) -> None:
     """Refuse links that lead out of the tree.
 
     Raises:
-        ProtocolError: one does.
+        ProtocolError: a link leads out.
     """
     for path, target in links.items():
         if resolve_link(path, target, links) is None:
@@ -445,12 +442,13 @@ def _checked_parts(path: str) -> list[str]:
 
 
 _NOWHERE = os.path.join(os.path.abspath(os.sep), "nonexistent", "dockercomms")  # noqa: PTH100, PTH118 - of strings
-"""A folder that nobody has, in whose place the tar alone is judged: what another program puts into
-the real one meanwhile is no fault of the message."""
+"""A folder that does not exist. The filter judges the tar with it: the real folder's content, by
+other
+programs, must not change the result."""
 
 
 def _second_line(member: TarMember, path: str) -> None:
-    """Ask the standard library's filter (Python 3.11.4 and later) about what we let pass."""
+    """Check an entry by the standard library's filter (Python 3.11.4 and later)."""
     data_filter = getattr(tarfile, "data_filter", None)
     if data_filter is None:
         return
@@ -464,7 +462,7 @@ def _second_line(member: TarMember, path: str) -> None:
 
 
 def _set_time(place: int | Path, member: TarMember) -> None:
-    """Give a file or folder the time that its sender kept, if any."""
+    """Set the time that the sender kept, if any."""
     if member.mtime:
         with tolerated("setting file times"):
             os.utime(place, (member.mtime, member.mtime))

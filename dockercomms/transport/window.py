@@ -1,11 +1,9 @@
-"""Work in several threads at once, never more than a window ahead.
+"""A bounded number of tasks in threads, and buffers that are used again.
 
-Memory of one size that is used again and again: what bounds a transfer, whatever its size.
-
-Blocks that are allocated and freed for each chunk leave holes in the memory of a process with
-several threads, and each costs the system a page at a time (measured: 30 to 100 MiB, and a tenth
-of the time, for 1 GiB). These are made once, by the system itself and not by the allocator, and
-given back whole.
+The buffers bound the memory of a transfer of any size. A buffer for each chunk would leave holes
+in the memory of a process with several threads, and the system would supply its pages anew each
+time (measured: 30 to 100 MiB, and a tenth of the time, for 1 GiB). So each buffer is mapped once,
+without the allocator, and released as a whole.
 """
 
 from __future__ import annotations
@@ -20,24 +18,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 GRACE_SECONDS = 1.0
-"""How long work that was told to stop is waited for when the caller has left, perhaps by Ctrl-C."""
+"""Time to wait for stopped tasks after the caller has left, perhaps by Ctrl-C."""
 
 
 class Stop:
-    """A flag that work in progress looks at: set when another part of it has failed."""
+    """A flag that running tasks check: set after another task has failed."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def set(self) -> None:
-        """Ask all work to end."""
+        """Ask all tasks to end."""
         self._event.set()
 
     def check(self) -> None:
-        """Do nothing, or end this piece of work.
+        """End this task if the flag is set.
 
         Raises:
-            CancelledError: the flag is set. `run_window` shows the failure that set it instead.
+            CancelledError: the flag is set. `run_window` raises the failure that set it instead.
         """
         if self._event.is_set():
             raise CancelledError
@@ -45,16 +43,16 @@ class Stop:
 
 @contextlib.contextmanager
 def workers(concurrency: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that have ended when the block has, unless the user interrupts it.
+    """Yield threads that end before the block does, except after Ctrl-C.
 
-    Ctrl-C waits for nobody: a thread may hang in a request for a minute, and nothing that threads
-    do may be needed for what is on disk to be right. They end by themselves, or with the process.
+    Ctrl-C does not wait: a thread may hang in a request for a minute. Files on disk must be right
+    without the rest of a task. The threads end by themselves, or with the process.
     """
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="dockercomms")
     try:
         yield pool
     except (KeyboardInterrupt, GeneratorExit):
-        # GeneratorExit is what a generator sees of a Ctrl-C that met its caller
+        # A Ctrl-C in the caller reaches a generator as GeneratorExit.
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     except BaseException:
@@ -69,11 +67,10 @@ def run_window(
     """Yield the number and result of each task, as they end; the first failure ends all.
 
     Loop over it inside `looped`, which ends it when the loop ends. With `alone` there is one task,
-    and no thread is started for it: that takes longer than many a small message (0.5 ms of CPU).
+    and it runs without a thread, whose start costs more than a small message (0.5 ms of CPU).
 
-    A task is taken from `tasks`, in the caller's thread, when at most `concurrency` others are
-    running, so one waits while those run. Nothing is running any more when this has ended, by
-    whatever way but Ctrl-C: what still ran was asked to by `stop`.
+    The caller's thread takes a task from `tasks` when at most `concurrency` others are running.
+    When this has ended, all tasks have ended, except after Ctrl-C: `stop` asked them to.
     """
     if alone:
         yield from _in_turn(tasks, stop)
@@ -85,7 +82,7 @@ def run_window(
                 while len(pending) >= concurrency:
                     yield from _finished(pending)
                 pending[pool.submit(task)] = number
-                del task  # what it holds is let go as soon as it has run
+                del task  # release its buffers as soon as it has run
             while pending:
                 yield from _finished(pending)
         except GeneratorExit:
@@ -111,11 +108,11 @@ def _in_turn(tasks: Iterable[Callable[[], T]], stop: Stop) -> Iterator[tuple[int
 
 @contextlib.contextmanager
 def looped(window: Generator[tuple[int, T], None, None]) -> Iterator[Iterator[tuple[int, T]]]:
-    """Yield what `run_window` gave, and have its work ended when the block is, however that ends.
+    """Yield the iterator of `run_window`; at the end of the block, stop its tasks.
 
-    A failure of the block is one of the window too: what runs is stopped and waited for, so that
-    no thread writes to a file that is closed by then. What is left to the garbage collector waits
-    for its threads wherever that happens to run; in one that is about to start it waits for ever.
+    After an error in the block too, it stops the tasks and waits for them, so that no thread
+    writes to a closed file. Close the generator here: its finalizer joins threads and can deadlock
+    if the garbage collector runs it inside Thread.start().
     """
     try:
         yield window
@@ -134,13 +131,13 @@ def _finished(pending: dict[Future[T], int]) -> Iterator[tuple[int, T]]:
 
 
 PIECE_BYTES = 2**18
-"""How much is read, hashed or decoded at once: what is touched again is still in the cache."""
+"""Bytes read, hashed or decoded at once: the next step finds them in the cache."""
 
 MAPPED_BYTES = 2**18
-"""From here on a buffer is the system's own mapping; below, the allocator is cheaper."""
+"""From this size a buffer is its own mapping; below, the allocator is cheaper."""
 
 _LOOK_SECONDS = 0.05
-"""How often a thread that waits for a buffer looks whether it should stop."""
+"""Interval at which a thread that waits for a buffer checks the stop flag."""
 
 
 class Buffers:
@@ -154,7 +151,7 @@ class Buffers:
         self._changed = threading.Condition()
 
     def take(self) -> memoryview:
-        """Return a buffer, when there is one; its content is arbitrary.
+        """Return a free buffer, with arbitrary content; wait for one.
 
         Raises:
             CancelledError: another part of the transfer has failed meanwhile.
@@ -169,7 +166,7 @@ class Buffers:
         return allocate(self.size)
 
     def give_back(self, buffer: memoryview) -> None:
-        """Make a buffer free again; nobody may use it any more."""
+        """Make a buffer free again; the caller must not use it any more."""
         with self._changed:
             self._free.append(buffer)
             self._changed.notify()
@@ -182,7 +179,7 @@ class Buffers:
 
     @contextlib.contextmanager
     def borrowed(self, buffer: memoryview) -> Iterator[memoryview]:
-        """Make a buffer that was taken free again after the block."""
+        """Free a taken buffer after the block."""
         try:
             yield buffer
         finally:
@@ -190,7 +187,7 @@ class Buffers:
 
     @contextlib.contextmanager
     def kept_unless_raised(self, buffer: memoryview) -> Iterator[memoryview]:
-        """Make a buffer that was taken free again only if the block raises."""
+        """Free a taken buffer if the block raises."""
         try:
             yield buffer
         except BaseException:
@@ -199,9 +196,9 @@ class Buffers:
 
 
 def allocate(size: int) -> memoryview:
-    """Return a new buffer of `size` bytes; of a large one only what is touched takes memory.
+    """Return a new buffer of `size` bytes; a large one takes memory as it is filled.
 
-    A large one is never the allocator's, which would keep what is as large in its heaps from then
-    on: a bytearray of 512 KiB for each chunk cost 50 MiB (measured, gzip of random bytes).
+    A large one does not come from the allocator, which would keep blocks of its size from then on:
+    a bytearray of 512 KiB for each chunk cost 50 MiB (measured, gzip of random bytes).
     """
     return memoryview(mmap.mmap(-1, size) if size >= MAPPED_BYTES else bytearray(size))

@@ -1,8 +1,8 @@
-"""Where zstd frames begin and end: what the decompressor does not tell.
+"""A check of the boundaries of zstd frames, which the decompressor does not report.
 
-libzstd's streaming reader ends quietly when its input stops in the middle of a frame, before
-the checksum for instance. This reader passes bytes through and follows the frame format, so
-that a cut, bytes after the last frame, and too large a window are seen.
+libzstd's streaming reader ends without an error if its input stops in the middle of a frame, for
+example before the checksum. This reader passes bytes through and follows the frame format. It
+detects a cut, bytes after the last frame, and a window that is too large.
 
 Source: RFC 8878 section 3.1.
 """
@@ -29,7 +29,7 @@ _MIN_WINDOW_LOG = 10
 
 
 class FrameReader:
-    """Passes a zstd stream through and knows whether it stands at the end of a frame."""
+    """Passes a zstd stream through and knows whether it is at the end of a frame."""
 
     def __init__(self, source: ByteStream, *, max_window_bytes: int) -> None:
         self._source = source
@@ -45,17 +45,17 @@ class FrameReader:
         """Return up to `size` bytes of the source.
 
         Raises:
-            ProtocolError: they are not zstd frames, or one wants too large a window.
+            ProtocolError: they are not zstd frames, or a window is too large.
         """
         data = self._source.read(size)
         self._follow(data)
         return data
 
     def check_end(self) -> None:
-        """Check that what was read so far is whole frames, and that nothing is left.
+        """Check that the bytes read so far are complete frames.
 
         Raises:
-            ProtocolError: it stops in the middle of a frame, or is none.
+            ProtocolError: they end in the middle of a frame, or there is none.
         """
         inside = self._skip or self._head or self._next != self._magic
         if inside or not self._frames or self.read(1):
