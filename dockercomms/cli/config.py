@@ -104,7 +104,7 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     """The token itself."""
     interactive: bool = False
-    """Ask with a browser for the identity."""
+    """Sign in through a browser."""
     trusted_root: str | None = None
     signing_config: str | None = None
     """Another Sigstore than the public one: both are given, or neither."""

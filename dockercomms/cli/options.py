@@ -213,13 +213,13 @@ def option(*declarations: str, **attributes: Any) -> Callable[[_Decorated], _Dec
 def discovery_option() -> Callable[[_Decorated], _Decorated]:
     """Return the option of verbs that look for messages."""
     return option("--discovery", type=click.Choice(DISCOVERY), metavar="HOW",
-                  help="By tags, referrers (may miss some), or auto.")  # fmt: skip
+                  help="Search by: tags, referrers (may miss some), auto.")  # fmt: skip
 
 
 def clock_option() -> Callable[[_Decorated], _Decorated]:
     """Return the option of verbs that judge messages by the time."""
     return option("--clock", type=click.Choice(CLOCKS), metavar="WHOSE",
-                  help="Whose time decides: both, own or registry.")  # fmt: skip
+                  help="Clock that decides: both, own or registry.")  # fmt: skip
 
 
 def index_option() -> Callable[[_Decorated], _Decorated]:
@@ -231,17 +231,17 @@ def index_option() -> Callable[[_Decorated], _Decorated]:
 def form_option() -> Callable[[_Decorated], _Decorated]:
     """Return the option of verbs that write manifests of a form of their own choice."""
     return option("--manifest-form", type=click.Choice(FORM_CHOICES), metavar="HOW",
-                  help="Manifests as: artifact, image or auto.")  # fmt: skip
+                  help="Manifest form: artifact, image or auto.")  # fmt: skip
 
 
 def packing_options(command: _Decorated) -> _Decorated:
     """Add the options of verbs that send a folder."""
     for decorate in (
-        option("--keep-mtime", is_flag=True, default=None, help="Keep the files' times."),
+        option("--keep-mtime", is_flag=True, default=None, help="Keep file modification times."),
         option("--links", type=click.Choice(LINKS), default="keep", metavar="HOW",
                help="Symbolic links: keep, skip, or follow."),
         option("--exclude", multiple=True, metavar="PATTERN",
-               help="Leave out of a folder: '*.o', 'build', '/a/b'."),
+               help="Exclude from a folder: '*.o', 'build', '/a/b'."),
     ):  # fmt: skip
         command = decorate(command)
     return command
@@ -256,21 +256,21 @@ def common_options() -> list[click.Parameter]:
     return [
         Option(["--repo", "-R", "repo"], type=NAME, metavar="R",
                help="host/path, oci-layout:DIR or oci-archive:FILE."),
-        Option(["--me"], type=NAME, metavar="NAME", help="Who you are.  [default: login name]"),
+        Option(["--me"], type=NAME, metavar="NAME", help="Your name.  [default: login name]"),
         Option(["--config"], type=click.Path(readable=False), metavar="FILE",
-               help="Read this file as your own configuration."),
-        Option(["--format"], type=click.Choice(FORMATS), help="How data looks.  [default: text]"),
+               help="Use this file as your own configuration."),
+        Option(["--format"], type=click.Choice(FORMATS), help="Output format.  [default: text]"),
         Option(["--json", "as_json"], is_flag=True, default=None, help="Same as --format json."),
         Option(["--quiet", "-q", "quiet"], is_flag=True, default=None,
-               help="No progress and no notes."),
+               help="Print only results and errors."),
         Option(["--verbose", "-v", "verbose"], is_flag=True, default=None,
-               help="Say more; show the traceback of an error."),
+               help="Print details and the traceback of errors."),
         Option(["--plain-http"], is_flag=True, default=None,
-               help="Talk HTTP without TLS.  [default: loopback only]"),
+               help="Use HTTP without TLS.  [default: loopback only]"),
         Option(["--insecure"], is_flag=True, default=None,
-               help="Do not check the registry's certificate."),
+               help="Do not verify the registry's certificate."),
         Option(["--ca-file"], type=click.Path(readable=False), metavar="FILE",
-               help="Trust the authorities in this PEM file."),
+               help="Trust the CAs in this PEM file."),
         Option(["--authfile"], type=click.Path(readable=False), metavar="FILE",
                help="Read registry credentials from this file."),
         Option(["--username"], type=NAME, metavar="NAME",
@@ -278,7 +278,7 @@ def common_options() -> list[click.Parameter]:
         Option(["--password-stdin"], is_flag=True, default=None,
                help="Read the password from standard input."),
         Option(["--timeout"], type=DURATION, metavar="T",
-               help="Longest silence of a registry.  [default: 60s]"),
+               help="Timeout of a registry's answer.  [default: 60s]"),
     ]  # fmt: skip
 
 

@@ -22,13 +22,13 @@ _Decorator = Callable[[_Decorated], _Decorated]
 def sign_options(function: _Decorated) -> _Decorated:
     """Add what a verb needs that signs with a key, or as the settings say."""
     return _add(function, [
-        option("--sign/--no-sign", default=None, help="Sign it.  [default: sign]"),
+        option("--sign/--no-sign", default=None, help="Attach a signature.  [default: yes]"),
         option("--key", type=NAME, metavar="NAME",
-               help="The key to sign with.  [default: default]"),
+               help="Signing key.  [default: default]"),
         option("--timestamp", type=NAME, metavar="URL",
-               help="RFC 3161 authority for a key's signatures."),
+               help="RFC 3161 timestamp authority for the key."),
         option("--keyless", is_flag=True, default=None,
-               help="Sign as an identity that Sigstore certifies and makes public."),
+               help="Sign with a (public) Sigstore identity."),
     ])  # fmt: skip
 
 
@@ -36,13 +36,13 @@ def identity_options(function: _Decorated) -> _Decorated:
     """Add what a verb needs that signs as an identity."""
     return _add(function, [
         option("--identity-token", type=click.Path(readable=False), metavar="FILE",
-               help="The identity's token.  [default: the CI job's]"),
+               help="Identity token.  [default: the CI job's]"),
         option("--interactive", is_flag=True, default=None,
-               help="Ask with a browser for the identity."),
+               help="Sign in through a browser."),
         option("--trusted-root", type=click.Path(readable=False), metavar="FILE",
-               help="Of another Sigstore than the public one; with --signing-config."),
+               help="Trusted root of a private Sigstore (with --signing-config)."),
         option("--signing-config", type=click.Path(readable=False), metavar="FILE",
-               help="Where that Sigstore's services are."),
+               help="Service addresses of a private Sigstore."),
     ])  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def trust_options(function: _Decorated) -> _Decorated:
     """Add what a verb needs that checks who wrote a message or receipt."""
     return _add(function, [
         option("--no-verify", is_flag=True,
-               help="Believe whatever a message says of its sender."),
+               help="Skip signature checks (sender names are unverified)."),
         offline_option(),
     ])  # fmt: skip
 
@@ -62,7 +62,8 @@ def pin_option() -> _Decorator[Any]:
 
 def offline_option() -> _Decorator[Any]:
     """Return the option that forbids the network."""
-    return option("--offline", is_flag=True, help="Use no network: --repo is a folder.")
+    return option("--offline", is_flag=True,
+                  help="Use no network; --repo must be a folder or archive.")  # fmt: skip
 
 
 def _add(function: _Decorated, decorators: Sequence[_Decorator[Any]]) -> _Decorated:

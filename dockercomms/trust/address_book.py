@@ -69,7 +69,7 @@ class AddressBook:
             name: The name, byte for byte as its messages have it.
             key: What it signs with.
             identity: Or: whom its certificates name, exactly.
-            issuer: Who vouches for that identity, exactly.
+            issuer: Issuer of that identity.
             root: The trusted root of the Sigstore that the identity uses; None: the public one.
             address: Where it receives: host/path.
             allow_unsigned: Take its messages without a signature too, as claims.
@@ -171,7 +171,7 @@ class AddressBook:
         since: datetime | None = None,
         reason: str = "",
     ) -> None:
-        """Let nothing count that a key or identity signed.
+        """Revoke a key or identity.
 
         Args:
             spki_sha256: The key.

@@ -23,9 +23,9 @@ PARTS = ("click", "cryptography", "oras", "rich", "sigstore", "zstandard", "isal
 
 @verb("version", example="dockercomms version --json")
 def version_command(session: Session) -> None:
-    """Print the versions of all that takes part.
+    """Print the versions of dockercomms and its dependencies.
 
-    And how old the public Sigstore's root is. No package is imported and no configuration is read.
+    Also prints the age of the public Sigstore's root. Reads no configuration.
     """
     from dockercomms import __version__
     from dockercomms.protocol.fields import format_time
@@ -75,9 +75,9 @@ SHELLS = ("bash", "zsh", "fish")
 )
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion_command(session: Session, *, shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print a shell completion script.
 
-    Completing needs no network and reads no mailbox.
+    Completion uses no network and reads no mailbox.
     """
     from click.shell_completion import get_completion_class
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dockercomms.cli.session import Session
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "allow": ("local.config", "Let a project file name the repository."),
-    "deny": ("local.config", "Do not let a project file name it any more."),
+    "allow": ("local.config", "Allow a project file to set the repository."),
+    "deny": ("local.config", "Stop a project file from setting the repository."),
 })  # fmt: skip
 
 config_command = VerbTable(
@@ -25,7 +25,7 @@ config_command = VerbTable(
     verbs=VERBS,
     example="dockercomms config allow\ndockercomms config deny src/app/.dockercomms.toml",
     nested=True,
-    help="Say which project files may name the repository.",
+    help="Allow or deny project files that set the repository.",
     no_args_is_help=True,
 )
 
@@ -35,10 +35,10 @@ _file = click.argument("file", required=False, metavar="[FILE]")
 @verb("allow", example="dockercomms config allow")
 @_file
 def allow_command(session: Session, *, file: str | None) -> None:
-    """Let a project file name the repository, as long as it stays as it is.
+    """Allow a project file to set the repository, as long as it does not change.
 
-    FILE is by default the .dockercomms.toml of this folder or above it, in the same checkout.
-    Read it first: messages go where it says.
+    FILE defaults to the .dockercomms.toml of this folder, or of one above it in the same checkout.
+    Read FILE before you allow it: your messages go to the repository that it sets.
     """
     from dockercomms.cli.config import project_repo
 
@@ -53,9 +53,9 @@ def allow_command(session: Session, *, file: str | None) -> None:
 @verb("deny", example="dockercomms config deny")
 @_file
 def deny_command(session: Session, *, file: str | None) -> None:
-    """Do not let a project file name the repository any more.
+    """Stop a project file from setting the repository.
 
-    FILE is as for 'config allow'.
+    FILE defaults to the same file as for 'config allow'.
     """
     path = _path(session, file)
     if not session.allowed_files.forget(path):

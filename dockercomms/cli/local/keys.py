@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from dockercomms.trust.keys import KeyStore, StoredKey
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "generate": ("local.keys", "Make a key to sign with."),
-    "list": ("local.keys", "List your keys, and those of others that you keep."),
-    "export": ("local.keys", "Print a public key, for others to trust you."),
-    "import": ("local.keys", "Keep a key that somebody gave you, or your own."),
+    "generate": ("local.keys", "Create a signing key."),
+    "list": ("local.keys", "List your keys, and the public keys of others."),
+    "export": ("local.keys", "Print your public key, so that others can trust you."),
+    "import": ("local.keys", "Import another person's public key, or a key pair."),
 })  # fmt: skip
 
 COLUMNS = ("NAME", "KIND", "ALGORITHM", "SHA-256 OF THE KEY")
@@ -30,7 +30,7 @@ keys_command = VerbTable(
     verbs=VERBS,
     example="dockercomms keys export --public > alice.pub\ndockercomms keys generate --name work",
     nested=True,
-    help="Make, list, export and import keys to sign with.",
+    help="Create, list, export and import signing keys.",
     no_args_is_help=True,
 )
 
@@ -42,12 +42,12 @@ def _store(session: Session) -> KeyStore:
 
 
 @verb("generate", example="dockercomms keys generate --name work --passphrase")
-@option("--name", type=NAME, metavar="NAME", help="What it is called.  [default: default]")
-@option("--passphrase", is_flag=True, help="Encrypt it: DOCKERCOMMS_PASSPHRASE, or ask for one.")
+@option("--name", type=NAME, metavar="NAME", help="Name of the key.  [default: default]")
+@option("--passphrase", is_flag=True, help="Encrypt it with DOCKERCOMMS_PASSPHRASE, or ask.")
 def generate_command(session: Session, *, name: str | None, passphrase: bool) -> None:
-    """Make a key to sign with.
+    """Create a signing key.
 
-    The first send does it as well, under the name `default`.
+    The first send creates a key called `default` if you have none.
     """
     from dockercomms.trust.keys import DEFAULT_KEY
 
@@ -63,7 +63,7 @@ def generate_command(session: Session, *, name: str | None, passphrase: bool) ->
 
 @verb("list", example="dockercomms keys list")
 def list_command(session: Session) -> None:
-    """List your keys, and those of others that you keep.
+    """List your keys, and the public keys of others.
 
     Piped, a line holds: name, key pair or public key, algorithm, SHA-256 of the key, file.
     """
@@ -81,17 +81,17 @@ def list_command(session: Session) -> None:
 
 
 @verb("export", example="dockercomms keys export --public > alice.pub")
-@option("--public", is_flag=True, help="The public key, for others to trust you.")
-@option("--private", is_flag=True, help="The key pair, as it is kept; with --i-know.")
+@option("--public", is_flag=True, help="Print the public key.")
+@option("--private", is_flag=True, help="Print the key pair (with --i-know).")
 @option("--i-know", "i_know", is_flag=True,
-        help="Another program's signature with it can become a message of yours.")  # fmt: skip
-@option("--name", type=NAME, metavar="NAME", help="Which key.  [default: default]")
+        help="Accept that another program's signature may pass as your message.")  # fmt: skip
+@option("--name", type=NAME, metavar="NAME", help="Name of the key.  [default: default]")
 def export_command(
     session: Session, *, public: bool, private: bool, i_know: bool, name: str | None
 ) -> None:
-    """Print a public key, for others to trust you.
+    """Print your public key, so that others can trust you.
 
-    They type: dockercomms trust add YOU FILE
+    Others trust it with: dockercomms trust add YOU FILE
     """
     from dockercomms.trust.keys import DEFAULT_KEY
 
@@ -135,12 +135,12 @@ def _export_private(session: Session, key: StoredKey, *, i_know: bool) -> None:
 
 @verb("import", example="dockercomms keys import alice.pub", no_args_is_help=True)
 @click.argument("file", type=click.Path(readable=False), metavar="FILE")
-@option("--name", type=NAME, metavar="NAME", help="What it is called.  [default: as the file]")
+@option("--name", type=NAME, metavar="NAME", help="Name of the key.  [default: file name]")
 def import_command(session: Session, *, file: str, name: str | None) -> None:
-    """Keep a key that somebody gave you, or your own.
+    """Import another person's public key, or a key pair.
 
-    FILE is PEM: a P-256 private key, or a public key (P-256, Ed25519, RSA). Nobody is trusted
-    because their key is here: dockercomms trust add NAME FILE
+    FILE is PEM: a P-256 private key, or a public key (P-256, Ed25519, RSA). Importing a public key
+    does not trust its owner; for that use: dockercomms trust add NAME FILE
     """
     from dockercomms.trust.keys import is_encrypted, read_key_file
 

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from dockercomms.trust.policy import Policy, Sender
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "add": ("local.trust", "Trust somebody to sign with a key or as an identity."),
-    "list": ("local.trust", "List whom you trust."),
-    "remove": ("local.trust", "Trust somebody no more."),
-    "revoke": ("local.trust", "Let nothing count that a key or identity signed."),
-    "root": ("local.trust", "Renew what is known of the public Sigstore."),
-    "test": ("local.trust", "Read a trust file and say what is wrong in it."),
+    "add": ("local.trust", "Trust a sender by key or identity."),
+    "list": ("local.trust", "List trusted senders."),
+    "remove": ("local.trust", "Stop trusting a sender."),
+    "revoke": ("local.trust", "Revoke a key or identity."),
+    "root": ("local.trust", "Update the trusted root of the public Sigstore."),
+    "test": ("local.trust", "Check a trust file and report its errors."),
 })  # fmt: skip
 ROOT_VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "update": ("local.trust", "Get the public Sigstore's trusted root anew."),
+    "update": ("local.trust", "Download the current trusted root of the public Sigstore."),
 })  # fmt: skip
 
 COLUMNS = ("NAME", "SIGNS WITH", "MAY", "ADDRESS")
@@ -42,7 +42,7 @@ trust_command = VerbTable(
     example="dockercomms trust add alice alice.pub\n"
     "dockercomms trust add ci --identity https://example.com/ci --issuer https://example.com",
     nested=True,
-    help="Say who may send to you, and how they prove who they are.",
+    help="Manage trusted senders and their keys or identities.",
     no_args_is_help=True,
 )
 
@@ -51,7 +51,7 @@ root_command = VerbTable(
     verbs=ROOT_VERBS,
     example="dockercomms trust root update",
     nested=True,
-    help="Renew what is known of the public Sigstore, by which identities are proven.",
+    help="Update the trusted root of the public Sigstore, which identities are verified with.",
     no_args_is_help=True,
 )
 
@@ -65,12 +65,12 @@ def _book(session: Session) -> AddressBook:
 @verb("add", example="dockercomms trust add alice alice.pub", no_args_is_help=True)
 @click.argument("name", type=NAME, metavar="NAME")
 @click.argument("key_file", required=False, metavar="[KEYFILE]")
-@option("--identity", type=NAME, metavar="I", help="Whom their certificates name, exactly.")
-@option("--issuer", type=NAME, metavar="U", help="Who vouches for that identity, exactly.")
+@option("--identity", type=NAME, metavar="I", help="Identity in the sender's certificate.")
+@option("--issuer", type=NAME, metavar="U", help="Issuer of that identity.")
 @option("--root", type=click.Path(readable=False), metavar="FILE",
-        help="The trusted root of their Sigstore.  [default: the public one]")  # fmt: skip
-@option("--address", type=NAME, metavar="R", help="The repository in which they receive.")
-@option("--allow-unsigned", is_flag=True, help="Take unsigned messages too, as claims.")
+        help="Trusted root of the sender's Sigstore.  [default: the public one]")  # fmt: skip
+@option("--address", type=NAME, metavar="R", help="Repository to which answers are sent.")
+@option("--allow-unsigned", is_flag=True, help="Accept unsigned messages too (sender unverified).")
 def add_command(
     session: Session,
     *,
@@ -82,10 +82,10 @@ def add_command(
     address: str | None,
     allow_unsigned: bool,
 ) -> None:
-    """Trust somebody to sign with a key or as an identity.
+    """Trust a sender by key or identity.
 
-    NAME is what they call themselves in messages. KEYFILE is a PEM public key, or the name of one
-    that `keys import` has kept. What is there already stays.
+    NAME is the sender's name in messages. KEYFILE is a PEM public key, or the name of one that
+    `keys import` stored. Existing entries for NAME are kept.
     """
     key = None if key_file is None else _public_key(session, key_file)
     _book(session).add(
@@ -122,9 +122,9 @@ def _repository(address: str) -> str:
 
 @verb("list", example="dockercomms trust list")
 def list_command(session: Session) -> None:
-    """List whom you trust.
+    """List trusted senders.
 
-    Piped, a line holds: name, keys and identities, what they may, address.
+    Piped, a line holds: name, keys and identities, permissions, address.
     """
     from dockercomms.cli.records import sender_record
 
@@ -140,9 +140,9 @@ def list_command(session: Session) -> None:
 @verb("remove", example="dockercomms trust remove alice", no_args_is_help=True)
 @click.argument("name", type=NAME, metavar="NAME")
 def remove_command(session: Session, *, name: str) -> None:
-    """Trust somebody no more.
+    """Stop trusting a sender.
 
-    What they sent is held back from now on. For a stolen key there is `trust revoke`.
+    Messages from that sender are held from now on. For a stolen key use `trust revoke`.
     """
     _book(session).remove(name)
     session.screen.note(f"{name} is not trusted any more")
@@ -150,11 +150,12 @@ def remove_command(session: Session, *, name: str) -> None:
 
 @verb("revoke", example="dockercomms trust revoke alice --since 2026-06-01 --reason 'laptop lost'")
 @click.argument("name", required=False, metavar="[NAME]")
-@option("--spki", type=NAME, metavar="SHA256", help="The key, as 'dockercomms keys list' has it.")
-@option("--identity", type=NAME, metavar="I", help="The identity.")
+@option("--spki", type=NAME, metavar="SHA256",
+        help="Fingerprint of the key, from 'dockercomms keys list'.")  # fmt: skip
+@option("--identity", type=NAME, metavar="I", help="Identity to revoke.")
 @option("--since", type=SINCE, metavar="T",
-        help="From then on only; what has no proven time is void too.")  # fmt: skip
-@option("--reason", default="", metavar="T", help="Why; shown where it matters.")
+        help="Revoke from T on; signatures without a proven time count as later.")  # fmt: skip
+@option("--reason", default="", metavar="T", help="Reason, shown when a signature is refused.")
 def revoke_command(
     session: Session,
     *,
@@ -164,9 +165,9 @@ def revoke_command(
     since: datetime | None,
     reason: str,
 ) -> None:
-    """Let nothing count that a key or identity signed.
+    """Revoke a key or identity.
 
-    NAME stands for all keys and identities of its entry.
+    NAME revokes all keys and identities of its entry.
     """
     if sum(given is not None for given in (name, spki, identity)) != 1:
         raise UsageError(
@@ -209,9 +210,9 @@ def _revoked(
 @verb("test", example="dockercomms trust test new-trust.toml", no_args_is_help=True)
 @click.argument("file", type=click.Path(readable=False), metavar="FILE")
 def test_command(session: Session, *, file: str) -> None:
-    """Read a trust file and say what is wrong in it.
+    """Check a trust file and report its errors.
 
-    FILE is not put into use: it counts as $XDG_CONFIG_HOME/dockercomms/trust.toml.
+    Checks FILE as if it were $XDG_CONFIG_HOME/dockercomms/trust.toml, without installing it.
     """
     from dockercomms.cli.records import sender_record
     from dockercomms.trust.policy_file import load_policy
@@ -231,13 +232,12 @@ def test_command(session: Session, *, file: str) -> None:
 @verb("update", example="dockercomms trust root update\n"
       "dockercomms trust root update --from trusted_root.json")  # fmt: skip
 @option("--from", "source", type=click.Path(readable=False), metavar="FILE",
-        help="Take this file, without a network.  [default: ask the public Sigstore]")  # fmt: skip
+        help="Read this file.  [default: download from the public Sigstore]")  # fmt: skip
 def update_command(session: Session, *, source: str | None) -> None:
-    """Get the public Sigstore's trusted root anew.
+    """Download the current trusted root of the public Sigstore.
 
-    It says whose certificates and logs to believe. Without it the one counts that came with the
-    sigstore package. It is put beside the trust file as sigstore-root.json: remove that file to
-    go back.
+    The root names the certificate authorities and logs to trust. It is stored beside the trust file
+    as sigstore-root.json. Delete that file to use the root of the sigstore package again.
     """
     import os
 

@@ -31,10 +31,10 @@ COLUMNS = ("ID", "FROM", "WHAT", "SIZE", "SENT", "STATE")
 
 @verb("inbox", example="dockercomms inbox --since 2d\ndockercomms inbox --all --format jsonl")
 @option("--since", type=SINCE, metavar="T",
-        help="Only what was sent since: 2d ago, a date, or an RFC 3339 time.")  # fmt: skip
+        help="Only messages since: 2d, a date, RFC 3339 time.")  # fmt: skip
 @option("--all", "include_all", is_flag=True,
-        help="Also what is delivered, expired, held or refused.")  # fmt: skip
-@option("--threads", "threads", is_flag=True, help="By conversation, answers below their message.")
+        help="Include delivered, expired, held and refused messages.")  # fmt: skip
+@option("--threads", "threads", is_flag=True, help="Group answers below their message.")
 @discovery_option()
 @clock_option()
 @trust_options
@@ -47,10 +47,10 @@ def inbox_command(
     no_verify: bool,
     offline: bool,
 ) -> int:
-    """List what has been sent to you.
+    """List the messages sent to you.
 
     Piped, a line holds: id, state, from, file name, bytes, created, expires, title, reason, and
-    the state of the signature; with --threads also the conversation and what it answers.
+    the state of the signature; with --threads also the conversation and the message answered.
     """
     from dockercomms.cli.records import inbox_record, time_or_none
     from dockercomms.inbox.listing import by_thread
@@ -121,7 +121,7 @@ def _state(entry: InboxEntry) -> str:
 def show_command(session: Session, *, message: str, no_verify: bool, offline: bool) -> None:
     """Show one message without receiving it.
 
-    ID is any unambiguous beginning of its id or digest.
+    ID is a unique prefix of the message's id or digest.
     """
     from dockercomms.cli.records import show_record
 

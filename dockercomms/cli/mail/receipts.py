@@ -38,15 +38,15 @@ FATES = ("accepted", "rejected", "silent", "expired")
 
 @verb("outbox", example="dockercomms outbox\ndockercomms outbox --only silent --only rejected")
 @option("--only", "fates", type=click.Choice(FATES), multiple=True,
-        help="Only what came to this; may be given several times.")  # fmt: skip
+        help="Show only messages in this state (repeatable).")  # fmt: skip
 @trust_options
 def outbox_command(
     session: Session, *, fates: tuple[str, ...], no_verify: bool, offline: bool
 ) -> int:
-    """List what you sent from here, and what became of it.
+    """List the messages sent from this machine, and their state.
 
-    accepted and rejected are what the recipient says, proven if the signature is valid; silent is
-    what nobody answered so far, expired what nobody can receive any more. Piped, a line holds: id,
+    accepted and rejected come from the recipient's receipt, proven if its signature is valid.
+    silent: no answer yet. expired: the message can no longer be received. Piped, a line holds: id,
     state, to, file name, bytes, sent, expires, title, reason, and the state of the signature.
     """
     from dockercomms.cli.records import outbox_record
@@ -105,8 +105,8 @@ COLUMNS = ("MESSAGE", "FROM", "STATUS", "WHEN", "REASON", "SIGNATURE")
 @verb("ack", example="dockercomms ack 1a2b3c4d --status rejected --reason 'checksum of page 3'")
 @click.argument("message", metavar="ID")
 @option("--status", type=click.Choice(["accepted", "rejected"]), required=True,
-        help="What became of it.")  # fmt: skip
-@option("--reason", default="", metavar="T", help="Why; the sender reads it.")
+        help="Status to report to the sender.")  # fmt: skip
+@option("--reason", default="", metavar="T", help="Reason, which the sender reads.")
 @index_option()
 @sign_options
 @identity_options
@@ -115,7 +115,7 @@ def ack_command(
 ) -> None:
     """Accept or reject a message you received.
 
-    ID is any unambiguous beginning of its id or digest.
+    ID is a unique prefix of the message's id or digest.
     """
     from dockercomms.cli.records import acknowledged_record
 
@@ -133,11 +133,11 @@ def ack_command(
 def receipts_command(
     session: Session, *, message: str | None, no_verify: bool, offline: bool
 ) -> int:
-    """List what became of the messages you sent.
+    """List the receipts for the messages you sent.
 
-    ID is any unambiguous beginning of a message's id or digest. A receipt proves something if its
-    signature is valid. Piped, a line holds: message id, from, status, time, reason, receipt's
-    digest, message's digest, and the state of the signature.
+    ID is a unique prefix of a message's id or digest. Rely on a receipt only if its signature is
+    valid. Piped, a line holds: message id, from, status, time, reason, receipt's digest, message's
+    digest, and the state of the signature.
     """
     from dockercomms.cli.records import receipt_record, time_or_none
 

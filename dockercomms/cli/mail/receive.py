@@ -49,23 +49,23 @@ if TYPE_CHECKING:
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @option("--out", type=click.Path(readable=False), metavar="DIR",
-        help="Where the folders of the messages are made.  [default: .]")  # fmt: skip
+        help="Create the message folders in DIR.  [default: .]")  # fmt: skip
 @option("--max", "limit", type=click.IntRange(1), metavar="N", help="Receive at most N messages.")
 @option("--since", type=SINCE, metavar="T",
-        help="Only what was sent since: 2d ago, a date, or an RFC 3339 time.")  # fmt: skip
-@option("--all", "include_all", is_flag=True, help="Also what was delivered before or expired.")
+        help="Only messages since: 2d, a date, RFC 3339 time.")  # fmt: skip
+@option("--all", "include_all", is_flag=True, help="Include messages delivered before or expired.")
 @option("--redeliver", is_flag=True,
-        help="Also what another machine or a lost state received.")  # fmt: skip
+        help="Include messages received elsewhere.")  # fmt: skip
 @option("--stdout", "to_stdout", is_flag=True, help="Write the content to standard output.")
-@option("--flat", is_flag=True, default=None, help="Leave out the folder of each message.")
-@option("--overwrite", is_flag=True, help="With --flat: replace files that are there.")
+@option("--flat", is_flag=True, default=None, help="Write into DIR, without a folder per message.")
+@option("--overwrite", is_flag=True, help="With --flat: replace existing files.")
 @option("--receipt/--no-receipt", former=("--write-receipt/--no-write-receipt",), default=None,
-        help="Tell the sender that it arrived.  [default: tell]")  # fmt: skip
+        help="Send a receipt.  [default: yes]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
-        metavar="N", help="Pieces received at once.  [default: 4]")  # fmt: skip
-@option("--complete", is_flag=True, help="Look through the whole inbox, however old.")
-@option("--fail-empty", is_flag=True, help="Exit 12 if there is nothing new.")
-@option("--strict", is_flag=True, help="Exit 2 if the policy holds a message back.")
+        metavar="N", help="Parallel downloads.  [default: 4]")  # fmt: skip
+@option("--complete", is_flag=True, help="Check the whole inbox, not only recent messages.")
+@option("--fail-empty", is_flag=True, help="Exit 12 if there are no new messages.")
+@option("--strict", is_flag=True, help="Exit 2 if the policy holds a message.")
 @discovery_option()
 @clock_option()
 @index_option()
@@ -89,10 +89,10 @@ def recv_command(
     accept_new: bool,
     offline: bool,
 ) -> int:
-    """Receive what is new, or the messages named.
+    """Receive new messages, or the messages named.
 
-    ID is any unambiguous beginning of an id or digest. Files land in DIR/<8 digits of the
-    id>/<name>. Piped, a line holds: id, status, from, bytes, path. Receipts are signed.
+    ID is a unique prefix of an id or digest. Files are written to DIR/<8 digits of the id>/<name>.
+    Piped, a line holds: id, status, from, bytes, path. Receipts are signed.
     """
     warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
     refuse_network(session, offline=offline)

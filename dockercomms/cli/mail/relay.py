@@ -28,17 +28,17 @@ GC_COLUMNS = ("WHAT", "MESSAGE", "FROM", "EXPIRED", "STATUS")
 
 
 @verb("gc", example="dockercomms gc --me bob --dry-run\ndockercomms gc --me bob -q")
-@option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
-@option("--clock-skew-ok", is_flag=True, help="The same as --clock registry.")
+@option("--dry-run", is_flag=True, help="Print what would be deleted, and delete nothing.")
+@option("--clock-skew-ok", is_flag=True, help="Same as --clock registry.")
 @clock_option()
 def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
-    """Remove what expired from your inbox.
+    """Delete expired messages from your inbox.
 
-    Messages that expired more than a day ago by this clock and the registry's go, with their
-    signatures and receipts, then day anchors that nothing needs. A folder has no clock of its own:
-    unread messages stay in it unless you say --clock own. It can be stopped and run again.
-    A registry keeps the space until its own garbage collection. Piped, a line holds: kind, message
-    id, from, expiry, status, digest, tag.
+    Deletes messages that expired more than a day ago by both this machine's and the registry's
+    clock, with their signatures and receipts, then unused day indexes. A folder has no clock of its
+    own: unread messages stay in it unless you give --clock own. You can interrupt and rerun it.
+    A registry frees the space in its own garbage collection. Piped, a line holds: kind, message id,
+    from, expiry, status, digest, tag.
     """
     from dockercomms.cli.records import collected_record, time_or_none
 
@@ -94,9 +94,9 @@ def _collected_row(done: Collected) -> tuple[str, ...]:
 COLUMNS = ("WHAT", "MESSAGE", "FROM", "TO", "SIZE", "STATUS")
 
 _to = option("--to", type=NAME, multiple=True, metavar="NAME",
-             help="Only what is addressed to NAME; may be given several times.")  # fmt: skip
+             help="Only messages to NAME (repeatable).")  # fmt: skip
 _complete = option("--complete", is_flag=True,
-                   help="Look for signatures without a tag, too; slower.")  # fmt: skip
+                   help="Also find signatures that have no tag (slower).")  # fmt: skip
 
 
 @verb(
@@ -108,17 +108,17 @@ _complete = option("--complete", is_flag=True,
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_to
 @option("-o", "--output", "file", type=click.Path(readable=False), required=True, metavar="FILE",
-        help="The tar; if it is there, what is missing is added.")  # fmt: skip
+        help="Archive to write; an existing one is extended.")  # fmt: skip
 @_complete
 def export_command(
     session: Session, *, ids: tuple[str, ...], to: tuple[str, ...], file: str, complete: bool
 ) -> int:
-    """Write messages and receipts into a tar.
+    """Write messages and receipts to a tar archive.
 
-    It is an OCI image layout, which regctl, skopeo and others read; --repo oci-archive:FILE reads
-    it, too. ID is any unambiguous beginning of a message's id or digest. With --to: messages to
-    NAME, and receipts for what NAME sent. Signatures and receipts go with their messages. FILE is
-    whole or as it was before; a run that was stopped goes on with what it had.
+    The archive is an OCI image layout, which regctl, skopeo and --repo oci-archive:FILE can read.
+    ID is a unique prefix of a message's id or digest. --to selects messages to NAME, and receipts
+    for messages from NAME. Signatures and receipts go with their messages. FILE is replaced only
+    when complete; an interrupted run resumes.
     """
     archive = _archive(session, file, create=True)
     with session.mailbox() as mailbox:
@@ -142,11 +142,11 @@ def export_command(
 @_to
 @_complete
 def import_command(session: Session, *, file: str, to: tuple[str, ...], complete: bool) -> int:
-    """Take messages and receipts out of a tar.
+    """Import messages and receipts from a tar archive.
 
-    They go into the repository of --repo. FILE is what 'dockercomms export' wrote, or any
-    uncompressed tar of an OCI image layout that holds messages. What is there already is left
-    alone. Whoever receives checks the signatures.
+    Imports into the repository of --repo. FILE comes from 'dockercomms export', or is any
+    uncompressed tar of an OCI image layout with messages. Existing messages are kept. Recipients
+    check the signatures when they receive.
     """
     archive = _archive(session, file)
     if not archive.exists():
@@ -169,8 +169,8 @@ def import_command(session: Session, *, file: str, to: tuple[str, ...], complete
 @click.argument("target", metavar="DST")
 @_to
 @_complete
-@option("--from-plain-http", is_flag=True, default=None, help="Talk HTTP without TLS to SRC's.")
-@option("--to-plain-http", is_flag=True, default=None, help="Talk HTTP without TLS to DST's.")
+@option("--from-plain-http", is_flag=True, default=None, help="Use HTTP without TLS for SRC.")
+@option("--to-plain-http", is_flag=True, default=None, help="Use HTTP without TLS for DST.")
 def relay_command(
     session: Session,
     *,
@@ -181,11 +181,11 @@ def relay_command(
     from_plain_http: bool | None,
     to_plain_http: bool | None,
 ) -> int:
-    """Carry messages and receipts to another repository.
+    """Copy messages and receipts to another repository.
 
-    SRC and DST are repositories, folders or archives, as --repo takes them. Only what DST lacks is
-    moved, and within one registry no content is moved at all. Messages keep their digest, so
-    nobody receives one twice. With SRC and DST exchanged, receipts travel back.
+    SRC and DST are repositories, folders or archives, as for --repo. Only content that DST lacks is
+    copied; within one registry, blobs are mounted. Messages keep their digests, so recipients do
+    not receive them twice. To bring receipts back, exchange SRC and DST.
     """
     from dockercomms.cli.stores import Stores
     from dockercomms.oci.layout.archive import ArchiveRegistry

@@ -122,26 +122,26 @@ STDIN = "-"
 )
 @click.argument("paths", nargs=-1, type=click.Path(readable=False), metavar="[PATH]...")
 @option("--to", "recipients", former=("--recipient",), type=RECIPIENT, multiple=True, required=True,
-        metavar="NAME", help="Who it is for; repeatable.")  # fmt: skip
-@option("--from", "sender", type=NAME, metavar="NAME", help="Who it is from.  [default: --me]")
-@option("--title", metavar="T", help="A line the recipient sees in the inbox.")
-@option("--text", metavar="T", help="A note, beside the files or instead of them.")
-@option("--name", type=NAME, metavar="N", help="The file's name at the recipient's.")
+        metavar="NAME", help="Recipient (repeatable).")  # fmt: skip
+@option("--from", "sender", type=NAME, metavar="NAME", help="Sender.  [default: --me]")
+@option("--title", metavar="T", help="Title that the recipient sees in the inbox.")
+@option("--text", metavar="T", help="Note to send, with files or without.")
+@option("--name", type=NAME, metavar="N", help="File name that the recipient gets.")
 @option("--ttl", "ttl_seconds", former=("--ttl-seconds",), type=DURATION, metavar="T",
-        help="How long it can be received.  [default: 7d]")  # fmt: skip
-@option("--compress", type=click.Choice(COMPRESS), help="[default: auto]")
+        help="Time until the message expires.  [default: 7d]")  # fmt: skip
+@option("--compress", type=click.Choice(COMPRESS), help="Compression.  [default: auto]")
 @option("--chunk-size", "chunk_bytes", former=("--chunk-bytes",), type=SIZE, metavar="SIZE",
-        help="Largest piece, as 16MiB.  [default: by size]")  # fmt: skip
+        help="Largest chunk: 16MiB, say.  [default: by size]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
-        metavar="N", help="Pieces sent at once.  [default: 4]")  # fmt: skip
+        metavar="N", help="Parallel uploads.  [default: 4]")  # fmt: skip
 @packing_options
-@option("--again", is_flag=True, help="Do not go on with an interrupted send.")
-@option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
-@option("--clock-skew-ok", is_flag=True, help="Send although this clock is wrong.")
+@option("--again", is_flag=True, help="Start over instead of resuming.")
+@option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing.")
+@option("--clock-skew-ok", is_flag=True, help="Send even if this machine's clock is wrong.")
 @option("--wait", "wait_seconds", type=DURATION, metavar="T",
-        help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
+        help="Wait for a receipt: exit 10 rejected, 11 none.")  # fmt: skip
 @option("--audience", type=NAME, metavar="R",
-        help="The only repository to receive it from.")  # fmt: skip
+        help="Accept this message only from repository R.")  # fmt: skip
 @index_option()
 @form_option()
 @sign_options
@@ -163,11 +163,11 @@ def send_command(
     wait_seconds: int | None,
     audience: str | None,
 ) -> int:
-    """Send files, a folder or a note to somebody.
+    """Send files, a folder or a note to a recipient.
 
-    PATH is a file, a folder, or - for standard input (with --name). The last line printed is
-    what the recipient has to type. Piped, the line before it is: id, digest, recipient, tag,
-    bytes, end of life.
+    PATH is a file, a folder, or - for standard input (with --name). The last line printed is the
+    command that the recipient runs. Piped, the line before it holds: id, digest, recipient, tag,
+    bytes, expiry.
     """
     sources = tuple(map(source_of, paths))
     recipients = tuple(dict.fromkeys(recipients))
@@ -365,13 +365,13 @@ def _receiving_line(session: Session, sent: Sent) -> str:
 )
 @click.argument("message", metavar="ID")
 @click.argument("paths", nargs=-1, type=click.Path(readable=False), metavar="[PATH]...")
-@option("--text", metavar="T", help="A note, beside the files or instead of them.")
-@option("--title", metavar="T", help="[default: the message's, after 'Re: ']")
-@option("--name", type=NAME, metavar="N", help="The file's name at the recipient's.")
+@option("--text", metavar="T", help="Note to send, with files or without.")
+@option("--title", metavar="T", help="Title.  [default: 'Re: ' and the message's title]")
+@option("--name", type=NAME, metavar="N", help="File name that the recipient gets.")
 @option("--ttl", "ttl_seconds", former=("--ttl-seconds",), type=DURATION, metavar="T",
-        help="How long it can be received.  [default: 7d]")  # fmt: skip
+        help="Time until the message expires.  [default: 7d]")  # fmt: skip
 @option("--wait", "wait_seconds", type=DURATION, metavar="T",
-        help="Wait for the answer: exit 10 rejected, 11 none.")  # fmt: skip
+        help="Wait for a receipt: exit 10 rejected, 11 none.")  # fmt: skip
 @packing_options
 @index_option()
 @form_option()
@@ -392,11 +392,11 @@ def reply_command(
     no_verify: bool,
     offline: bool,
 ) -> int:
-    """Answer a message: files or a note to its sender.
+    """Answer a message with files or a note.
 
-    ID is any unambiguous beginning of its id or digest. The answer carries the conversation that
-    'inbox --threads' shows. It goes where the trust file says that the sender receives, else to
-    the repository that the message is in.
+    ID is a unique prefix of the message's id or digest. 'inbox --threads' groups answers below
+    their message. The answer goes to the sender's address in the trust file, else to the repository
+    of the message.
     """
     from dockercomms.cli.trust_options import refuse_network
     from dockercomms.inbox.listing import answer_to

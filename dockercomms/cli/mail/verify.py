@@ -33,13 +33,13 @@ FOLDERS = ("oci:", "oci-layout:", "oci-archive:", "ocidir:")
     no_args_is_help=True,
 )
 @click.argument("target", metavar="ID|REF|FILE")
-@option("--bundle", type=click.Path(readable=False), metavar="F", help="The signature of a FILE.")
+@option("--bundle", type=click.Path(readable=False), metavar="F", help="Signature bundle of FILE.")
 @offline_option()
 def verify_command(session: Session, *, target: str, bundle: str | None, offline: bool) -> None:
     """Check who signed a message, a manifest or a file.
 
-    ID is the beginning of a message's id or digest, REF any manifest, FILE a file with --bundle.
-    Exits 0 only if somebody signed it whom you trust, else 2.
+    ID is a prefix of a message's id or digest, REF any manifest, FILE a file with --bundle.
+    Exits 0 if a trusted sender signed it, else 2.
     """
     if bundle is not None:
         found = _verify_file(session, Path(target), Path(bundle))
@@ -115,16 +115,16 @@ def _show(session: Session, found: Verification) -> None:
 )
 @click.argument("target", metavar="REF|FILE")
 @option("--bundle", type=click.Path(readable=False), metavar="OUT",
-        help="Sign a FILE; the signature goes here.")  # fmt: skip
+        help="Sign FILE, and write the signature bundle to OUT.")  # fmt: skip
 @option("--message", "is_message", is_flag=True,
-        help="REF is a message that was not sent from here.")  # fmt: skip
+        help="REF is a message that another machine sent.")  # fmt: skip
 @sign_options
 @identity_options
 def sign_command(session: Session, *, target: str, bundle: str | None, is_message: bool) -> None:
-    """Sign a manifest, or a file.
+    """Sign a manifest or a file.
 
-    REF gets the signature attached, as `cosign sign` does it; `cosign verify` takes it. A message
-    that you sent is signed as its sender; one that was not sent from here needs --message.
+    Attaches the signature to REF as `cosign sign` does; `cosign verify` accepts it. A message sent
+    from this machine is signed as its sender; any other message needs --message.
     """
     from dockercomms.cli.records import signature_record
 

@@ -52,22 +52,22 @@ ACKS = ("always", "on-success", "never")
     "dockercomms watch --exec 'deploy --from {dir}' --exec-timeout 10m | tee -a log.jsonl",
 )
 @option("--interval", "interval_seconds", type=DURATION, metavar="T",
-        help="How often to look; less often when nothing comes.  [default: 30s]")  # fmt: skip
+        help="Polling interval; longer while the inbox is idle.  [default: 30s]")  # fmt: skip
 @option("--exec", "command", metavar="CMD",
         help="Run CMD for each message, without a shell; {dir} is its folder.")  # fmt: skip
 @option("--exec-timeout", "timeout_seconds", type=DURATION, metavar="T",
-        help="Stop a longer command.  [default: 1h]")  # fmt: skip
+        help="Stop CMD after this time.  [default: 1h]")  # fmt: skip
 @option("--exec-env", "secrets", multiple=True, metavar="NAME",
-        help="Let CMD have variable NAME, although it holds a secret.")  # fmt: skip
+        help="Pass variable NAME to CMD even if it holds a secret.")  # fmt: skip
 @option("--ack", type=click.Choice(ACKS), default="always", metavar="WHEN",
-        help="Tell how CMD ended: always, on-success, never.  [default: always]")  # fmt: skip
-@option("--once", is_flag=True, help="Look once and end, as recv does.")
+        help="Send receipts: always, on-success, never.  [default: always]")  # fmt: skip
+@option("--once", is_flag=True, help="Check once and exit, as recv does.")
 @option("--redeliver", is_flag=True,
-        help="Also what another machine or a lost state received.")  # fmt: skip
+        help="Include messages received elsewhere.")  # fmt: skip
 @option("--out", type=click.Path(readable=False), metavar="DIR",
-        help="Where the folders of the messages are made.  [default: .]")  # fmt: skip
+        help="Create the message folders in DIR.  [default: .]")  # fmt: skip
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
-        metavar="N", help="Pieces received at once.  [default: 4]")  # fmt: skip
+        metavar="N", help="Parallel downloads.  [default: 4]")  # fmt: skip
 @discovery_option()
 @clock_option()
 @index_option()
@@ -88,11 +88,11 @@ def watch_command(
     accept_new: bool,
     offline: bool,
 ) -> int:
-    """Receive what comes, and run a command for each message.
+    """Receive messages as they arrive, and run a command for each.
 
-    CMD is told about its message by variables, DOCKERCOMMS_MSG_ID and others, and gets no password
-    of ours; exit code 0 accepts the message, any other rejects it. Each message is handed to it
-    at least once. SIGTERM ends the watch after the message in hand. Piped, each is a line of JSON.
+    CMD finds its message in variables such as DOCKERCOMMS_MSG_ID, and gets no registry password.
+    Exit code 0 accepts the message, any other rejects it. CMD runs at least once per message.
+    SIGTERM ends the watch after the current message. Piped, each message is a line of JSON.
     """
     from dockercomms.inbox.poll import DEFAULT_INTERVAL_SECONDS
     from dockercomms.messages.command import DEFAULT_TIMEOUT_SECONDS, parse_command

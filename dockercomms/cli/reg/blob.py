@@ -39,17 +39,16 @@ STDIN = "-"
 @click.argument("repository", metavar="REPO[@DIGEST]")
 @click.argument("file", type=click.Path(readable=False), metavar="FILE")
 @option("--chunk-size", "registry_chunk_bytes", type=SIZE, metavar="SIZE",
-        help="Largest piece in one request.  [default: no limit; a stream 4MiB]")  # fmt: skip
+        help="Largest chunk per request.  [default: no limit; a stream 4MiB]")  # fmt: skip
 @option("--resumable", is_flag=True,
-        help="If it is interrupted, say how to go on; twice as slow.")  # fmt: skip
-@option("--resume", "upload_id", type=NAME, metavar="ID", help="Go on with this upload.")
+        help="Print how to resume if interrupted (half the speed).")  # fmt: skip
+@option("--resume", "upload_id", type=NAME, metavar="ID", help="Resume this upload.")
 def put_blob_command(
     session: Session, *, repository: str, file: str, resumable: bool, upload_id: str | None
 ) -> None:
     """Push a file as a blob.
 
-    FILE may be - for standard input. With a DIGEST, other content is refused. Prints the
-    digest.
+    FILE may be - for standard input. With a DIGEST, refuses other content. Prints the digest.
     """
     from dockercomms.cli.progress import metering
     from dockercomms.cli.reg.output import record, tell_pushed

@@ -32,13 +32,13 @@ Source: sigstore/cosign v2, specs/SIGNATURE_SPEC.md, "Tag-based discovery"."""
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @option("--referrers", is_flag=True,
-        help="Also what refers to it: signatures, receipts and theirs.")  # fmt: skip
+        help="Copy referrers too, such as signatures and receipts.")  # fmt: skip
 @platform_option
 @option("--blob", "is_blob", is_flag=True, help="SRC is a blob: REPO@DIGEST.")
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
-        metavar="N", help="Blobs copied at once.  [default: 4]")  # fmt: skip
-@option("--from-plain-http", is_flag=True, default=None, help="Talk HTTP without TLS to SRC's.")
-@option("--to-plain-http", is_flag=True, default=None, help="Talk HTTP without TLS to DST's.")
+        metavar="N", help="Parallel blob copies.  [default: 4]")  # fmt: skip
+@option("--from-plain-http", is_flag=True, default=None, help="Use HTTP without TLS for SRC.")
+@option("--to-plain-http", is_flag=True, default=None, help="Use HTTP without TLS for DST.")
 def copy_command(
     session: Session,
     *,
@@ -52,8 +52,8 @@ def copy_command(
 ) -> None:
     """Copy an image, artifact or index with all its parts.
 
-    What is there is not sent again; within a registry nothing moves. Without a tag, DST gets it
-    by its digest. Prints the digest.
+    Content that DST has is not sent again; within one registry, blobs are mounted. Without a tag,
+    DST stores the copy by digest. Prints the digest.
     """
     from dockercomms.cli.progress import metering
     from dockercomms.cli.reg.output import record, tell_pushed
@@ -124,10 +124,10 @@ def _copy(
 @click.argument("source", metavar="REPO@DIGEST")
 @click.argument("target", metavar="REPO")
 def mount_command(session: Session, *, source: str, target: str) -> None:
-    """Make a blob known in another repository.
+    """Mount a blob from another repository without copying it.
 
-    Both are on one registry, which moves nothing. Prints the digest. A registry that will not
-    is an error, 'reg copy --blob' copies where it has to.
+    Both repositories must be on one registry. Prints the digest. Fails if the registry refuses;
+    'reg copy --blob' then copies the content.
     """
     from dockercomms.cli.reg.output import record, tell_pushed
     from dockercomms.cli.stores import Stores

@@ -48,17 +48,17 @@ class Outcome:
 
 @reg_verb("ensure", example="dockercomms reg ensure --from-json list.json --dry-run")
 @option("--from-json", "file", required=True, type=click.Path(readable=False), metavar="FILE",
-        help="The list; - is standard input.")  # fmt: skip
-@option("--dry-run", is_flag=True, help="Say what is missing, and push nothing.")
+        help="List to read; - is standard input.")  # fmt: skip
+@option("--dry-run", is_flag=True, help="Print what is missing, and push nothing.")
 @option("--concurrency", former=("--parallel",), type=click.IntRange(1, MAX_CONCURRENCY),
-        metavar="N", help="Objects at once, each after its parts.  [default: 4]")  # fmt: skip
-@option("--cache/--no-cache", default=True, help="Remember what was asked.  [default: do]")
+        metavar="N", help="Parallel objects, each after its parts.  [default: 4]")  # fmt: skip
+@option("--cache/--no-cache", default=True, help="Cache lookups.  [default: yes]")
 def ensure_command(session: Session, *, file: str, dry_run: bool, cache: bool) -> int:
-    """Push and copy what a list asks for.
+    """Push and copy the objects in a list.
 
-    A stream of {"type": "manifest" or "blob", "refs": [REF...], "lookup": {DIGEST: REPO...},
-    "data": JSON or base64}, parts first; without data, it is copied from where lookup says.
-    Piped, a line holds: status, type, digest, reference.
+    The list is a stream of {"type": "manifest" or "blob", "refs": [REF...], "lookup": {DIGEST:
+    REPO...}, "data": JSON or base64}, parts first. An object without data is copied from its lookup
+    repository. Piped, a line holds: status, type, digest, reference.
     """
     from dockercomms.cli.reg.deploy import parse_items, plan
     from dockercomms.cli.stores import Stores

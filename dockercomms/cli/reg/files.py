@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @click.argument("reference", metavar="REF")
 @platform_option
 @option("--all", "include_all", is_flag=True,
-        help="Also layers without a file name, by their digest.")  # fmt: skip
+        help="Include layers without a file name, named by digest.")  # fmt: skip
 @option("-o", "--output", default=".", type=click.Path(readable=False), metavar="DIR",
-        help="Where to; it is made if need be.  [default: .]")  # fmt: skip
-@option("--overwrite", is_flag=True, help="Replace files that are there.")
+        help="Target folder, created if missing.  [default: .]")  # fmt: skip
+@option("--overwrite", is_flag=True, help="Replace existing files.")
 def get_command(
     session: Session,
     *,
@@ -39,8 +39,8 @@ def get_command(
 ) -> None:
     """Get all files of an artifact.
 
-    The layers' titles are the files' names, within DIR; folders that oras pushed are unpacked. All
-    or none appear. Of an index, the manifest for --platform, else for this machine, is meant.
+    Layer titles are the file names within DIR; folders that oras pushed are unpacked. Either all
+    files are written or none. From an index, selects --platform, or else this machine's platform.
     """
     from dockercomms.cli.progress import metering
     from dockercomms.cli.reg.output import record
@@ -139,10 +139,10 @@ def _made(folder: Path) -> Iterator[None]:
 )
 @click.argument("reference", metavar="REF")
 @option("--file", "name", type=NAME, metavar="NAME",
-        help="The file, perhaps with its folders.  [default: the only layer]")  # fmt: skip
-@option("--path", "inside", default="", metavar="FOLDER", help="The folder it is in.")
+        help="File name, or a path in the image.  [default: the only layer]")  # fmt: skip
+@option("--path", "inside", default="", metavar="FOLDER", help="Folder that holds the file.")
 @platform_option
-@option("--max-size", type=SIZE, metavar="SIZE", help="The largest file.  [default: 4GiB]")
+@option("--max-size", type=SIZE, metavar="SIZE", help="Largest file to accept.  [default: 4GiB]")
 @output_option
 def pull_command(
     session: Session,
@@ -154,10 +154,10 @@ def pull_command(
     max_size: int | None,
     output: str | None,
 ) -> None:
-    """Get one file out of an artifact or image.
+    """Get one file from an artifact or image.
 
-    A layer with that title, else a file in the layers' tars (plain, gzip, zstd); with the very
-    path, else with the same last part. Nothing is written before it has been checked.
+    Looks for a layer with that title, then in the layers' tars (plain, gzip, zstd) for that path,
+    then for that file name. Verifies the content before it writes the file.
     """
     from dockercomms.cli.progress import metering
     from dockercomms.cli.reg.output import path_of, record, refuse_terminal, screen_beside, watched

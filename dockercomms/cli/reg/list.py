@@ -19,9 +19,9 @@ MAX_UNTAGGED = 20
 
 _limit = option("--limit", type=click.IntRange(1), metavar="N", help="List at most N.")
 _start_after = option("--start-after", type=NAME, metavar="NAME",
-                      help="Begin behind NAME, where the registry obeys.")  # fmt: skip
+                      help="Start after NAME, if the registry supports it.")  # fmt: skip
 _page_size = option("--page-size", type=click.IntRange(1), metavar="N",
-                    help="Ask for N at a time.  [default: the registry's choice]")  # fmt: skip
+                    help="Page size.  [default: the registry's choice]")  # fmt: skip
 
 
 @reg_verb("ls", example="dockercomms reg ls registry.example --limit 100")
@@ -39,8 +39,8 @@ def ls_command(
 ) -> None:
     """List a registry's repositories.
 
-    HOST is host[:port], or a folder, which has one repository. Many public registries list
-    none.
+    HOST is host[:port], or a folder, which has one repository. Many public registries refuse to
+    list repositories.
     """
     from dockercomms.cli.reg.output import record
     from dockercomms.cli.stores import Stores
@@ -83,8 +83,7 @@ def tags_command(
 ) -> None:
     """List a repository's tags.
 
-    They come in the registry's own order. Manifests of a folder that no tag names are noted
-    with their digests.
+    Keeps the registry's order. For a folder, also notes the digests of untagged manifests.
     """
     from dockercomms.cli.reg.output import record
     from dockercomms.cli.stores import Stores
@@ -119,12 +118,12 @@ def _tell_untagged(session: Session, opened: Opened) -> None:
     example="dockercomms reg referrers registry.example/team/app:v1 --type application/spdx+json",
 )
 @click.argument("reference", metavar="REF")
-@option("--type", "artifact_type", type=NAME, metavar="TYPE", help="Only of this artifact type.")
+@option("--type", "artifact_type", type=NAME, metavar="TYPE", help="List only this artifact type.")
 def referrers_command(session: Session, *, reference: str, artifact_type: str | None) -> None:
-    """List what refers to a manifest.
+    """List the referrers of a manifest.
 
-    Such as signatures, receipts, bills of material. Piped, a line holds: digest, artifact type,
-    size, media type.
+    Referrers are signatures, receipts, SBOMs and the like. Piped, a line holds: digest, artifact
+    type, size, media type.
     """
     from dockercomms.cli.reg.output import record
     from dockercomms.cli.stores import Stores

@@ -27,9 +27,9 @@ _blob = option("--blob", "is_blob", is_flag=True, help="REF is a blob: REPO@DIGE
 def resolve_command(
     session: Session, *, reference: str, platform: str | None, is_blob: bool
 ) -> None:
-    """Print the digest of what a reference names.
+    """Print the digest that a reference resolves to.
 
-    Without tag and digest it is 'latest'.
+    Without tag and digest, the tag is 'latest'.
     """
     from dockercomms.cli.reg.output import descriptor_record, record
     from dockercomms.cli.stores import Stores
@@ -73,9 +73,9 @@ def _resolve(opened: Opened, platform: str | None, *, is_blob: bool) -> Descript
 @click.argument("reference", metavar="REF")
 @_blob
 def exists_command(session: Session, *, reference: str, is_blob: bool) -> int:
-    """Exit 0 if it is there, 5 if it is not.
+    """Exit 0 if the object exists, 5 if not.
 
-    A registry that refuses to say is no answer: 3.
+    Exits 3 if the registry denies access.
     """
     from dockercomms.cli.reg.output import record
     from dockercomms.cli.stores import Stores
@@ -104,14 +104,14 @@ def exists_command(session: Session, *, reference: str, is_blob: bool) -> int:
 )
 @click.argument("reference", metavar="REF")
 @platform_option
-@option("--labels/--no-labels", default=True, help="Read the image's config too.  [default: do]")
+@option("--labels/--no-labels", default=True, help="Read the image config too.  [default: yes]")
 def inspect_command(
     session: Session, *, reference: str, platform: str | None, labels: bool
 ) -> None:
     """Describe an image, an artifact or an index.
 
-    Media types, digests, sizes, platforms, layers or entries, labels and annotations, without
-    getting a layer.
+    Prints media types, digests, sizes, platforms, layers or entries, labels and annotations,
+    without downloading a layer.
     """
     from dockercomms.cli.reg.output import inspection_record
     from dockercomms.cli.stores import Stores, parse_platform

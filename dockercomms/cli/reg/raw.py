@@ -31,10 +31,10 @@ FORMS = ("parse", "short", "full")
 @click.argument("form", type=click.Choice(FORMS))
 @click.argument("text")
 def ref_command(session: Session, *, form: str, text: str) -> None:
-    """Take a reference apart, or write it short or full.
+    """Parse a reference, or print it in short or full form.
 
-    By the rules of docker: without a host it is on docker.io (or --default-registry), and
-    there in 'library' if it has no other folder. No registry is asked.
+    Follows docker's rules: a reference without a host is on docker.io (or --default-registry), and
+    one without a folder there is in 'library'. Uses no network.
     """
     from dockercomms.cli.reg.output import record
     from dockercomms.oci.reference import DEFAULT_HOST, Reference
@@ -74,9 +74,9 @@ _REPOSITORY = re.compile(r"/v2/(.+?)/(?:manifests|blobs|tags|referrers)/")
 @reg_verb("ping", example="dockercomms reg ping registry.example")
 @click.argument("host", metavar="HOST")
 def ping_command(session: Session, *, host: str) -> None:
-    """Ask a registry whether it is one, and lets you in.
+    """Check that a registry is reachable and accepts your login.
 
-    3 if it wants another login, 6 if it cannot be reached.
+    Exits 3 if the registry refuses the login, 6 if it cannot be reached.
     """
     from dockercomms.cli.records import time_or_none
     from dockercomms.cli.reg.output import record
@@ -124,12 +124,12 @@ def ping_command(session: Session, *, host: str) -> None:
 @click.argument("host", metavar="HOST")
 @click.argument("path", metavar="PATH")
 @option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
-        help="A header field; may be given several times.")  # fmt: skip
+        help="Request header (repeatable).")  # fmt: skip
 @option("--data", type=click.Path(readable=False), metavar="FILE",
-        help="What is sent; - is standard input.")  # fmt: skip
+        help="Request body; - is standard input.")  # fmt: skip
 @option("--scope", type=NAME, metavar="SCOPE",
-        help="As repository:team/app:pull.  [default: by method and path]")  # fmt: skip
-@option("-i", "--include", is_flag=True, help="Write status and header fields too.")
+        help="Such as repository:team/app:pull.  [default: by method and path]")  # fmt: skip
+@option("-i", "--include", is_flag=True, help="Print status and headers too.")
 @output_option
 def raw_command(
     session: Session,
@@ -145,8 +145,8 @@ def raw_command(
 ) -> None:
     """Send any request to a registry.
 
-    It is authorised like every other one, and accepts every kind of manifest unless -H 'Accept:
-    ...' says otherwise. A refusal is written too, and is an error then.
+    Uses your login, and accepts every kind of manifest unless you give -H 'Accept: ...'. Prints an
+    error response too, and then fails.
     """
     from dockercomms.cli.stores import Stores
     from dockercomms.oci.model import MANIFEST_MEDIA_TYPES

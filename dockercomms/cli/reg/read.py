@@ -26,10 +26,10 @@ _RANGE = re.compile(r"([0-9]{1,19})-([0-9]{1,19})?", re.ASCII)
 def manifest_command(
     session: Session, *, reference: str, platform: str | None, output: str | None
 ) -> None:
-    """Get a manifest as it is stored.
+    """Get a manifest, byte for byte.
 
-    The very bytes, whose digest is the manifest's; on a terminal they are indented. With
-    --format json it stands in an object, next to its digest.
+    The bytes match the manifest's digest; on a terminal they are indented. --format json prints an
+    object with the manifest and its digest.
     """
     from dockercomms.cli.stores import Stores, parse_platform
     from dockercomms.oci.images.select import get_reference, resolve_content
@@ -76,14 +76,14 @@ def _write_document(
 )
 @click.argument("reference", metavar="REPO@DIGEST")
 @option("--range", "byte_range", metavar="A-[B]",
-        help="Only bytes A to B, both included, the first being 0; not checked.")  # fmt: skip
+        help="Only bytes A to B, from 0, inclusive; digest not verified.")  # fmt: skip
 @output_option
 def blob_command(
     session: Session, *, reference: str, byte_range: str | None, output: str | None
 ) -> None:
     """Get a blob, or a part of one.
 
-    A file appears when all of it is there and has been checked against the digest.
+    The output file appears only when it is complete and its digest is verified.
     """
     from dockercomms.cli.progress import metering
     from dockercomms.cli.reg.output import path_of, pour, record, refuse_terminal, screen_beside
@@ -144,15 +144,15 @@ def parse_range(text: str) -> tuple[int, int | None]:
 @reg_verb("index", example="dockercomms reg index registry.example/team/app:v1 -o index.json")
 @click.argument("reference", metavar="REF")
 @option("--arch-annotation", type=NAME, metavar="KEY",
-        help="Where its architecture goes.  [default: as Docker's own]")  # fmt: skip
+        help="Annotation for the architecture.  [default: Docker's]")  # fmt: skip
 @output_option
 def index_command(
     session: Session, *, reference: str, arch_annotation: str | None, output: str | None
 ) -> None:
-    """Make an index of an image or an index.
+    """Build an index that describes an image or index.
 
-    Each entry says its platform, its architecture in the names of Docker's official images, and
-    where its content is. Nothing is pushed; 'reg put-manifest' does that.
+    Each entry has its platform, its architecture as Docker's official images name it, and the
+    location of its content. Use 'reg put-manifest' to push the index.
     """
     from dockercomms.cli.stores import Stores
     from dockercomms.errors import ManifestUnknown

@@ -18,25 +18,25 @@ from dockercomms.cli.options import DURATION, NAME, Option, Verb, VerbTable, opt
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "ls": ("reg.list", "List a registry's repositories."),
     "tags": ("reg.list", "List a repository's tags."),
-    "referrers": ("reg.list", "List what refers to a manifest."),
-    "resolve": ("reg.look", "Print the digest of what a reference names."),
-    "exists": ("reg.look", "Exit 0 if it is there, 5 if it is not."),
+    "referrers": ("reg.list", "List the referrers of a manifest."),
+    "resolve": ("reg.look", "Print the digest that a reference resolves to."),
+    "exists": ("reg.look", "Exit 0 if the object exists, 5 if not."),
     "inspect": ("reg.look", "Describe an image, an artifact or an index."),
-    "manifest": ("reg.read", "Get a manifest as it is stored."),
+    "manifest": ("reg.read", "Get a manifest, byte for byte."),
     "blob": ("reg.read", "Get a blob, or a part of one."),
-    "index": ("reg.read", "Make an index of an image or an index."),
+    "index": ("reg.read", "Build an index that describes an image or index."),
     "get": ("reg.files", "Get all files of an artifact."),
-    "pull": ("reg.files", "Get one file out of an artifact or image."),
+    "pull": ("reg.files", "Get one file from an artifact or image."),
     "put-blob": ("reg.blob", "Push a file as a blob."),
     "put-manifest": ("reg.write", "Push a manifest or an index."),
-    "tag": ("reg.write", "Put more tags on a manifest."),
+    "tag": ("reg.write", "Add tags to a manifest."),
     "delete": ("reg.write", "Delete a tag, a manifest or a blob."),
     "copy": ("reg.copy", "Copy an image, artifact or index with all its parts."),
-    "mount": ("reg.copy", "Make a blob known in another repository."),
-    "ensure": ("reg.ensure", "Push and copy what a list asks for."),
-    "ping": ("reg.raw", "Ask a registry whether it is one, and lets you in."),
+    "mount": ("reg.copy", "Mount a blob from another repository without copying it."),
+    "ensure": ("reg.ensure", "Push and copy the objects in a list."),
+    "ping": ("reg.raw", "Check that a registry is reachable and accepts your login."),
     "raw": ("reg.raw", "Send any request to a registry."),
-    "ref": ("reg.raw", "Take a reference apart, or write it short or full."),
+    "ref": ("reg.raw", "Parse a reference, or print it in short or full form."),
 })  # fmt: skip
 """Verb to module and one-line help, in the order of the help."""
 
@@ -87,8 +87,8 @@ class RegistryVerb(Verb):
     }
     shared_help: ClassVar[tuple[str, ...]] = (
         *Verb.shared_help,
-        "Of every verb of reg: --default-registry HOST for references without a host;",
-        "--hub-proxy URL to read in place of Docker Hub; --retry-max-time T in all.",
+        "All reg verbs: --default-registry HOST for references without a host;",
+        "--hub-proxy URL to use for Docker Hub; --retry-max-time T in total.",
     )
 
     @classmethod
@@ -120,7 +120,7 @@ def reg_verb(name: str, *, example: str) -> Callable[[Callable[..., int | None]]
 
 
 platform_option = option("--platform", type=NAME, metavar="OS/ARCH[/VARIANT]",
-                         help="Of an index, the manifest for this platform.")  # fmt: skip
+                         help="Select the manifest for this platform from an index.")  # fmt: skip
 output_option = option("-o", "--output", type=click.Path(readable=False), metavar="FILE",
                        help="Write to FILE, replacing it.  [default: standard output]")  # fmt: skip
 
@@ -129,11 +129,11 @@ reg_command = VerbTable(
     verbs=VERBS,
     example=_EXAMPLE,
     nested=True,
-    help="""Work with a registry itself: list, get, copy, push, delete.
+    help="""Work with a registry directly: list, get, copy, push, delete.
 
-    REF is host/repository[:tag][@digest], or the same in a folder or a tar of one:
-    oci-layout:DIR[:tag][@digest], oci-archive:FILE[:tag][@digest]; these may take the place of a
-    registry in all verbs but mount, ping and raw. REPO is a REF without tag and digest.
+    REF is host/repository[:tag][@digest], or in a folder or a tar archive:
+    oci-layout:DIR[:tag][@digest], oci-archive:FILE[:tag][@digest]. All verbs except mount, ping and
+    raw accept folders and archives. REPO is a REF without tag and digest.
     """,
     no_args_is_help=True,
 )

@@ -29,10 +29,10 @@ STDIN = "-"
 @click.argument("reference", metavar="REF")
 @click.argument("file", type=click.Path(readable=False), metavar="FILE")
 @option("--tag", "more", type=NAME, multiple=True, metavar="TAG",
-        help="One more tag; may be given several times.")  # fmt: skip
-@option("--media-type", type=NAME, metavar="TYPE", help="[default: what it says itself]")
+        help="Additional tag (repeatable).")  # fmt: skip
+@option("--media-type", type=NAME, metavar="TYPE", help="Media type.  [default: from FILE]")
 @option("--with-children", "origin", type=NAME, metavar="REPO",
-        help="Copy what it is made of from there first.")  # fmt: skip
+        help="Copy missing blobs and manifests from REPO first.")  # fmt: skip
 def put_manifest_command(
     session: Session,
     *,
@@ -44,7 +44,7 @@ def put_manifest_command(
 ) -> None:
     """Push a manifest or an index.
 
-    FILE may be - for standard input; its bytes are pushed as they are. Prints the digest.
+    FILE may be - for standard input; its bytes are pushed unchanged. Prints the digest.
     """
     from dockercomms.cli.reg.output import record, tell_pushed
     from dockercomms.cli.stores import Stores
@@ -187,9 +187,9 @@ def _copy_children(session: Session, source: Location, target: Location, data: b
 @click.argument("reference", metavar="REF")
 @click.argument("tags", nargs=-1, required=True, metavar="TAG...")
 def tag_command(session: Session, *, reference: str, tags: tuple[str, ...]) -> None:
-    """Put more tags on a manifest.
+    """Add tags to a manifest.
 
-    A tag that is on another manifest moves. Prints the digest.
+    Moves a tag that is on another manifest. Prints the digest.
     """
     from dockercomms.cli.reg.output import record, tell_pushed
     from dockercomms.cli.stores import Stores
@@ -234,9 +234,8 @@ def _check_tags(tags: tuple[str, ...]) -> None:
 def delete_command(session: Session, *, reference: str, is_blob: bool) -> None:
     """Delete a tag, a manifest or a blob.
 
-    With a tag, the tag and nothing else; with a digest, the manifest, all its tags, and its entry
-    where referrers are listed under a tag. What a manifest is made of stays until the registry
-    collects its garbage.
+    With a tag, deletes only the tag. With a digest, deletes the manifest, all its tags, and its
+    entry in a referrers fallback index. Blobs stay until the registry's garbage collection.
     """
     from dockercomms.cli.reg.output import record
     from dockercomms.cli.stores import Stores
