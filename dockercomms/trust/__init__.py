@@ -1,1 +1,1 @@
-"""Who signed what: statements, envelopes, bundles, keys and the policy that gives them names."""
+"""Verification of signatures: statements, bundles, keys, certificates and the trust policy."""

@@ -1,7 +1,7 @@
-"""Changing `trust.toml`: who is trusted is added and removed, and every comment stays.
+"""Changes of `trust.toml`: senders are added and removed, and comments stay.
 
-A change is read back before it replaces the file: what cannot be loaded is never written. Public
-keys and trusted roots are copied beside the file, so that nothing else decides who is trusted.
+A change is parsed before it replaces the file, so an invalid file is never written. Public keys
+and trusted roots are copied beside the file: later changes of the originals have no effect.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _COPY_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class AddressBook:
-    """The file `path`, which need not be there yet."""
+    """The trust file `path`, which need not exist yet."""
 
     path: Path
 
@@ -63,21 +63,21 @@ class AddressBook:
         address: str | None = None,
         allow_unsigned: bool = False,
     ) -> None:
-        """Trust `name` to sign with a key or as an identity, beside what is there already.
+        """Trust `name` to sign with a key or an identity, in addition to its present ones.
 
         Args:
-            name: The name, byte for byte as its messages have it.
-            key: What it signs with.
-            identity: Or: whom its certificates name, exactly.
-            issuer: Issuer of that identity.
-            root: The trusted root of the Sigstore that the identity uses; None: the public one.
-            address: Where it receives: host/path.
-            allow_unsigned: Take its messages without a signature too, as claims.
+            name: The name, byte for byte as in its messages.
+            key: The sender's public key.
+            identity: Or: the identity in its certificates, exactly.
+            issuer: The issuer of that identity, exactly.
+            root: The trusted root of the identity's Sigstore instance; default: the public one.
+            address: The sender's own inbox: host/path.
+            allow_unsigned: Accept its messages without a signature too, as claims.
 
         Raises:
-            UsageError: nothing to add, or an identity without its issuer.
-            ConfigError: the file is wrong, or others can write it.
-            LocalIOError: it cannot be read or written.
+            UsageError: no argument gives a change, or an identity without its issuer.
+            ConfigError: the file is invalid, or other users can write it.
+            LocalIOError: it is not readable or not writable.
         """
         if not name:
             raise UsageError("a name is empty")
@@ -107,18 +107,18 @@ class AddressBook:
         self._change(change)
 
     def pin(self, name: str, key: PublicKey, *, recipient: str, repo: str) -> None:
-        """Trust `name`, of whom nothing is known, to sign with `key` what is for `recipient`.
+        """Trust the new sender `name` to sign with `key` messages for `recipient`.
 
-        Nothing changes if another process that met the same sender was faster.
+        It changes no entry if another process has just added the same sender.
 
         Args:
             name: The sender.
-            key: Their key.
-            recipient: To whom they may write.
-            repo: In which repository.
+            key: Its key.
+            recipient: The name that it may write to.
+            repo: The repository that it may use.
 
         Raises:
-            ConfigError: there is another entry of that name; its owner has to change it.
+            ConfigError: there is another entry of that name; only the user may change it.
             LocalIOError: as `add`.
         """
 
@@ -142,7 +142,7 @@ class AddressBook:
         self._change(change)
 
     def remove(self, name: str) -> None:
-        """Trust `name` no more.
+        """Stop trusting the sender `name`.
 
         Raises:
             NotFoundError: there is no such entry.
@@ -171,16 +171,17 @@ class AddressBook:
         since: datetime | None = None,
         reason: str = "",
     ) -> None:
-        """Revoke a key or identity.
+        """Revoke a key or an identity.
 
         Args:
             spki_sha256: The key.
             identity: Or the identity.
-            since: From then on only; what has no proven time does not count either. None: ever.
-            reason: What is told where it matters.
+            since: Start of the revocation; signatures without a proven time are void too.
+                Default: all signatures are void.
+            reason: Shown in the errors about it.
 
         Raises:
-            ConfigError: not exactly one of key and identity, or the file is wrong.
+            ConfigError: not exactly one of key and identity, or the file is invalid.
             LocalIOError: as `add`.
         """
         values: dict[str, object] = {"spki_sha256": spki_sha256, "identity": identity}
@@ -188,10 +189,10 @@ class AddressBook:
         self._change(lambda document, _: _append(document, "revoked", **values))
 
     def _change(self, change: Callable[[TOMLDocument, Policy], None]) -> None:
-        """Read, change, check and replace the file, while nobody else changes it."""
+        """Read, change, check and replace the file under a lock."""
         import tomlkit  # noqa: PLC0415 - 0.04 s, for the few runs that write
 
-        target = self.path.resolve()  # the file may be a link into somebody's collection of them
+        target = self.path.resolve()  # the file may be a link
         with local_errors(str(target), base="XDG_CONFIG_HOME"):
             make_folder(target.parent, mode=0o700)
         denied = local_errors(str(target), base="XDG_CONFIG_HOME")
@@ -211,7 +212,7 @@ class AddressBook:
         _append(entry, "key", public_key=path, spki_sha256=key.spki_sha256)
 
     def _root_name(self, document: TOMLDocument, policy: Policy, path: Path | None) -> str | None:
-        """Return what the root in the file `path` is called here; a new one is declared."""
+        """Return the name of the root in the file `path`; declare a new one."""
         if path is None:
             return None
         read_json(path, "trusted root")
@@ -229,7 +230,7 @@ class AddressBook:
         return name
 
     def _copy(self, folder: str, suffix: str, named_by: bytes, data: bytes) -> str:
-        """Write a copy beside the file, and return its path from there."""
+        """Write a copy beside the file, and return its relative path."""
         name = f"{folder}/{hashlib.sha256(named_by).hexdigest()[:_COPY_DIGITS]}{suffix}"
         path = self.path.resolve().parent / name
         with local_errors(str(path)):
@@ -242,7 +243,7 @@ class AddressBook:
 
 
 def _entry(document: TOMLDocument, name: str) -> Any:
-    """Return the entry of `name`; a new one stands at the end."""
+    """Return the entry of `name`, or a new one at the end."""
     for entry in _tables(document.get("sender")):
         if entry["name"] == name:
             return entry
@@ -250,7 +251,7 @@ def _entry(document: TOMLDocument, name: str) -> Any:
 
 
 def _append(parent: Any, word: str, **values: object) -> Any:
-    """Add a table to those called `word` in `parent`, and return it; None values are left out."""
+    """Add a table to the array `word` in `parent`, without None values; return it."""
     import tomlkit  # noqa: PLC0415 - 0.04 s, for the few runs that write
 
     table = tomlkit.table()
@@ -274,7 +275,7 @@ def _tables(value: Any) -> list[Any]:
 
 
 def _spaced(text: str) -> str:
-    """Return `text` with an empty line before each table that stands for itself."""
+    """Return `text` with an empty line before each top-level table."""
     spaced = re.sub(
         r"(?<=[^\n]\n)(?=\[\[?\s*(?:sender|revoked|inbox|roots)\b(?!\.\w+\]\]))", "\n", text
     )
@@ -289,10 +290,10 @@ def _holds(root: Root, data: bytes) -> bool:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` durably: the old content or the new one is there, whatever happens.
+    """Write `data` to `path` durably and atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it is not writable.
     """
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _FILE_MODE
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")

@@ -1,14 +1,11 @@
 """Sigstore bundles v0.3 with a DSSE envelope: the form that cosign 3 writes and reads.
 
-Two kinds: signed by a key (the material is the key's hint) and keyless (a certificate, log entries,
-timestamps). The former is built and parsed here; of the latter this module reads the envelope, and
-`trust.keyless` the rest.
+There are two kinds: signed by a key (with the key's hint) and keyless (a certificate, log entries,
+timestamps). This module builds and parses the first kind, and signs and verifies its envelope with
+a key. Of the second kind it reads the envelope; `trust.keyless` reads the rest.
 
-Source: sigstore protobuf-specs v0.5.0, `sigstore_bundle.proto`; SPEC.md sections 2 and 9.
-
-DSSE envelopes around in-toto statements, signed and verified with a key.
-
-Source: Dead Simple Signing Envelope v1.0.2 (protocol.md); SPEC.md section 9.
+Source: sigstore protobuf-specs v0.5.0, `sigstore_bundle.proto`; Dead Simple Signing Envelope
+v1.0.2 (protocol.md); SPEC.md sections 2 and 9.
 """
 
 from __future__ import annotations
@@ -25,11 +22,11 @@ from dockercomms.trust.statement import base64_bytes, base64_text, json_list, js
 
 PAYLOAD_TYPE_INTOTO = "application/vnd.in-toto+json"
 SIGNED_PREFIX = b"DSSEv1 "
-"""How the bytes begin that the signature of an envelope is over."""
+"""The first bytes of every signed pre-authentication encoding."""
 
 
 class Signs(Protocol):
-    """What can sign bytes: a private key, or a service in front of one."""
+    """A signer of bytes: a private key, or a service that has one."""
 
     def sign(self, data: bytes) -> bytes:
         """Return the signature over `data`."""
@@ -37,10 +34,10 @@ class Signs(Protocol):
 
 
 class Verifies(Protocol):
-    """What can verify a signature."""
+    """A verifier of signatures, such as a public key."""
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
-        """Return whether `signature` is over `data`."""
+        """Return whether `signature` is valid for `data`."""
         ...
 
 
@@ -65,15 +62,15 @@ def sign(payload: bytes, key: Signs, *, payload_type: str = PAYLOAD_TYPE_INTOTO)
 
 
 def verify(envelope: Envelope, key: Verifies) -> bool:
-    """Return whether the envelope's signature is `key`'s. Says nothing about the payload."""
+    """Return whether `key` made the envelope's signature. It does not check the payload."""
     return key.verifies(envelope.signature, pae(envelope.payload_type, envelope.payload))
 
 
 MAX_BUNDLE_BYTES = 2**20
-"""SPEC.md section 8: larger bundles are not read; a keyless one is about 5 KB."""
+"""The limit of SPEC.md section 8; a keyless bundle has about 5 KB."""
 
 MAX_TIMESTAMPS = 32
-"""Each costs a verification; sigstore clients take as many."""
+"""The same limit as in sigstore clients: each one costs a verification."""
 
 BundleKind = Literal["key", "keyless"]
 
@@ -87,12 +84,12 @@ _TIMESTAMP_KEYS = frozenset({"signedTimestamp"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigstoreBundle:
-    """A parsed bundle. Nothing in it has been verified."""
+    """A parsed bundle, not verified."""
 
     kind: BundleKind
     envelope: Envelope
     hint: str = ""
-    """Of a key bundle: which key it claims; used to try that key first, never to believe it."""
+    """The claimed key of a key bundle, which is tried first; it is no proof."""
     timestamps: tuple[bytes, ...] = ()
     """DER RFC 3161 timestamp responses over the signature."""
     value: Mapping[str, object] = field(repr=False, hash=False)
@@ -127,8 +124,8 @@ def parse_bundle_json(
 ) -> SigstoreBundle:
     """Return the bundle in `data`; `where` names it in errors.
 
-    Refused, beside what is malformed: other versions, unknown members, a message signature
-    instead of an envelope, more than one signature, a certificate beside a key.
+    It refuses malformed bundles, other versions, unknown members, a message signature instead of
+    an envelope, more than one signature, and a certificate beside a key.
 
     Raises:
         ProtocolError: any of these, or more than `max_bytes`.
@@ -171,10 +168,10 @@ def _kind(material: Mapping[str, object], where: str) -> tuple[BundleKind, str]:
 
 
 def parse_envelope(value: object, where: str) -> Envelope:
-    """Return the envelope in a parsed JSON value, which has exactly one signature.
+    """Return the envelope in a parsed JSON value, which must have exactly one signature.
 
     Raises:
-        ProtocolError: it is no such envelope.
+        ProtocolError: it is not such an envelope.
     """
     fields = json_object(value, where, known=_ENVELOPE_KEYS)
     signatures = json_list(fields.get("signatures"), f"{where}: signatures")

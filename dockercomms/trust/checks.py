@@ -1,7 +1,7 @@
-"""What a signature has to prove, and each single check of it.
+"""The checks of a signature, one function for each.
 
-The order and the whole are told in `verifier`. Every check is a function of its own in `RULES`, so
-that a test can take one out and see that the forgery it stops would pass.
+`verifier` describes their order. `RULES` lists them, so that a test can remove one check and show
+that the forgery it stops would pass.
 
 Source: SPEC.md sections 8 to 10.
 """
@@ -19,8 +19,7 @@ from dockercomms.platforms.clock import ClockChoice, Clocks
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import PREDICATE_TYPE_MESSAGE, PREDICATE_TYPE_RECEIPT
 from dockercomms.protocol.manifest import Message, Receipt
-from dockercomms.trust import bundle as dsse
-from dockercomms.trust.bundle import SigstoreBundle, parse_bundle_json
+from dockercomms.trust.bundle import PAYLOAD_TYPE_INTOTO, SigstoreBundle, parse_bundle_json, verify
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PublicKey
 from dockercomms.trust.policy import Kind, Policy, Sender, TrustedIdentity, TrustedKey
@@ -36,13 +35,13 @@ from dockercomms.trust.statement import (
 )
 
 MAX_BUNDLES = 32
-"""SPEC.md section 8: so many are tried at once; anybody who may write here can add more."""
+"""The limit of SPEC.md section 8: anyone with push access can add bundles."""
 
 MAX_SIGNING_DISTANCE = timedelta(hours=1)
-"""SPEC.md section 3: how far a proven time may be from the one that our own statement claims."""
+"""SPEC.md section 3: the most time between a proven time and the claimed one of our statement."""
 
 ClaimKind = Kind | Literal["approval"]
-"""An approval is of anything: a file, or a manifest that is no message."""
+"""An approval is about a file, or a manifest that is not a message."""
 
 _PREDICATE_TYPES: Mapping[ClaimKind, str] = {
     "message": PREDICATE_TYPE_MESSAGE,
@@ -53,26 +52,26 @@ _PREDICATE_TYPES: Mapping[ClaimKind, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What an object says, all of which a signature has to prove."""
+    """The values of an object that a signature must prove."""
 
     kind: ClaimKind
     title: str
-    """What errors call it."""
+    """The name of the object in errors."""
     subject: Digest
-    """The message's manifest, also of a receipt."""
+    """The message's manifest, also for a receipt."""
     name: str = ""
-    """Who must have signed it; "": anybody whom the policy knows."""
+    """The required signer; "": any sender of the policy."""
     recipient: str = ""
-    """For whom it is."""
+    """The recipient of the object."""
     subject_name: str = ""
     audience: str | None = None
     created: datetime | None = None
     predicate: OwnPredicate | None = None
-    """What the statement has to say; None where the manifest lacks what our statements need."""
+    """The expected statement; None if the manifest lacks values that our statements need."""
 
     @classmethod
     def of_message(cls, message: Message) -> Claim:
-        """Return what `message` claims."""
+        """Return the claim of `message`."""
         header = message.header
         return cls(
             kind="message",
@@ -88,7 +87,7 @@ class Claim:
 
     @classmethod
     def of_receipt(cls, receipt: Receipt) -> Claim:
-        """Return what `receipt` claims: its author is the message's recipient."""
+        """Return the claim of `receipt`: its author is the message's recipient."""
         return cls(
             kind="receipt",
             title=f"receipt of {receipt.recipient!r:.100} for {receipt.message_id!r:.60}",
@@ -103,41 +102,41 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """On whose behalf a claim is judged, and by what."""
+    """The policy, names, clocks and roots by which a claim is judged."""
 
     policy: Policy
     me: tuple[str, ...]
-    """The names that we answer to."""
+    """The user's own names."""
     repo: str
-    """The repository's whole name."""
+    """The repository's full name."""
     own_key: PublicKey | None = None
-    """Ours: trusted for our own names without a file, so that one person alone needs none."""
+    """The user's own key: trusted for the user's own names without a trust file."""
     own_names: tuple[str, ...] | None = None
-    """The names that our own key speaks for; None: those in `me`."""
+    """The names that the own key may sign as; default: those in `me`."""
     now: datetime
     registry_now: datetime | None = None
     """The registry's clock."""
     choice: ClockChoice = "both"
-    """Whose time decides."""
+    """The clock that decides."""
     roots: SigstoreRoots
-    """Proves certificates and times; one for many claims, since it keeps what it has read."""
+    """Verifies certificates and times; shared by many claims, because it caches roots."""
 
     def own_key_for(self, name: str) -> PublicKey | None:
-        """Return our own key if it may speak for `name`."""
+        """Return the user's own key if it may sign as `name`."""
         names = self.me if self.own_names is None else self.own_names
         return self.own_key if name in names else None
 
     @property
     def clocks(self) -> Clocks:
-        """What the clocks show by which it is judged."""
+        """The clocks by which the claim is judged."""
         return Clocks(self.now, self.registry_now, self.choice)
 
 
 class Proofs(Protocol):
-    """What certificate and timestamps of one bundle prove, found out when it is asked for."""
+    """The proofs by one bundle's certificate and timestamps, computed on first use."""
 
     def proof(self, signer: TrustedKey | TrustedIdentity) -> KeylessProof | None:
-        """Return what the certificate proves; see `Evidence.proof`."""
+        """Return the proof by the certificate; see `Evidence.proof`."""
         ...
 
     def signed_at(self, signer: TrustedKey | TrustedIdentity) -> datetime | None:
@@ -147,18 +146,18 @@ class Proofs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerEvidence:
-    """One signer who may have made a signature."""
+    """A possible signer of an object."""
 
     claim: Claim
     terms: Terms
     signer: TrustedKey | TrustedIdentity
     sender: Sender | None = None
-    """The policy's entry that names the signer; None: it is our own key, or one to be pinned."""
+    """The policy's entry of the signer; None for the own key, and for one to be pinned."""
     proofs: Proofs
 
     @property
     def proof(self) -> KeylessProof | None:
-        """What the certificate proves; of key bundles None.
+        """The proof by the certificate, if there is one.
 
         Raises:
             VerificationError: no root proves it.
@@ -167,13 +166,13 @@ class SignerEvidence:
 
     @property
     def signed_at(self) -> datetime | None:
-        """When it was signed, proven by an authority or a log; None if nobody says so."""
+        """The time of the signature, proven by an authority or a log; None without proof."""
         return self.proofs.signed_at(self.signer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence(SignerEvidence):
-    """One bundle with a statement, and one signer who may have made it."""
+    """One bundle with its statement, and one possible signer."""
 
     bundle: SigstoreBundle
     statement: Statement
@@ -182,26 +181,26 @@ class Evidence(SignerEvidence):
 ClaimCheck = Callable[[Claim, Terms], None]
 SignerCheck = Callable[[SignerEvidence], None]
 Check = Callable[[Evidence], None]
-"""Each raises VerificationError, or lets pass."""
+"""Each returns, or raises VerificationError."""
 
 
 # --- 1: without a signature ----------------------------------------------------------------------
 
 
 def check_recipient(claim: Claim, terms: Terms) -> None:
-    """It is for one of our names: a whole message can be copied into another inbox."""
+    """Check that it is for one of our names: a message can be copied into another inbox."""
     if claim.recipient not in terms.me:
         raise VerificationError(f"for {claim.recipient!r:.100}; we are {', '.join(terms.me):.200}")
 
 
 def check_audience(claim: Claim, terms: Terms) -> None:
-    """It is for this repository, or for one that the policy takes for it."""
+    """Check that it is for this repository, or for one of the policy's audiences."""
     if claim.audience not in (None, terms.repo, *terms.policy.audiences):
         raise VerificationError(f"meant for {claim.audience!r:.200}; this is {terms.repo}")
 
 
 def check_not_future(claim: Claim, terms: Terms) -> None:
-    """It was not created in the future; the clocks have to say the same."""
+    """Check that it was not created in the future; the clocks must agree about it."""
     if claim.created is None:
         return
     clocks, start = terms.clocks, claim.created - terms.policy.clock_skew
@@ -213,7 +212,7 @@ def check_not_future(claim: Claim, terms: Terms) -> None:
 
 
 def check_age(claim: Claim, terms: Terms) -> None:
-    """It is not older than the policy allows; the clocks have to say the same."""
+    """Check that it is not older than the policy allows; the clocks must agree about it."""
     most = terms.policy.max_age
     created, clocks = claim.created, terms.clocks
     if most is None or created is None:
@@ -231,23 +230,23 @@ def check_age(claim: Claim, terms: Terms) -> None:
 
 
 def check_payload_type(evidence: Evidence) -> None:
-    """The envelope says that it holds a statement."""
+    """Check that the envelope's type is that of a statement."""
     kind = evidence.bundle.envelope.payload_type
-    if kind != dsse.PAYLOAD_TYPE_INTOTO:
-        raise VerificationError(f"payload type {kind!r:.100}; {dsse.PAYLOAD_TYPE_INTOTO} expected")
+    if kind != PAYLOAD_TYPE_INTOTO:
+        raise VerificationError(f"payload type {kind!r:.100}; {PAYLOAD_TYPE_INTOTO} expected")
 
 
 def check_signature(evidence: Evidence) -> None:
-    """The key made the signature, or the key of a certificate that root, log and time prove."""
+    """Check that the key, or the key of a proven certificate, made the signature."""
     signer = evidence.signer
     if isinstance(signer, TrustedIdentity):
         evidence.proofs.proof(signer)
-    elif not dsse.verify(evidence.bundle.envelope, signer.key):
+    elif not verify(evidence.bundle.envelope, signer.key):
         raise VerificationError(f"not signed with key {signer.key.spki_sha256}")
 
 
 def check_identity(evidence: SignerEvidence) -> None:
-    """The certificate was given to the trusted identity."""
+    """Check that the certificate is for the trusted identity."""
     signer, proof = evidence.signer, evidence.proof
     if isinstance(signer, TrustedIdentity) and proof and signer.identity not in proof.identities:
         raise VerificationError(
@@ -256,14 +255,14 @@ def check_identity(evidence: SignerEvidence) -> None:
 
 
 def check_issuer(evidence: SignerEvidence) -> None:
-    """The trusted issuer vouched for the identity: another may call anybody by any name."""
+    """Check that the trusted issuer vouches for it: another may call anybody by any name."""
     signer, proof = evidence.signer, evidence.proof
     if isinstance(signer, TrustedIdentity) and proof and signer.issuer != proof.issuer:
         raise VerificationError(f"identity of issuer {proof.issuer}; {signer.issuer} expected")
 
 
 def check_root(evidence: SignerEvidence) -> None:
-    """The identity's own root proves it: a private Sigstore cannot vouch for public names."""
+    """Check the root: a private Sigstore must not vouch for an identity of the public one."""
     signer, proof = evidence.signer, evidence.proof
     if isinstance(signer, TrustedIdentity) and proof and signer.root != proof.root:
         raise VerificationError(f"proven by root {proof.root!r}; {signer.root!r} expected")
@@ -273,7 +272,7 @@ def check_root(evidence: SignerEvidence) -> None:
 
 
 def check_subject(evidence: Evidence) -> None:
-    """It is about this manifest."""
+    """Check that the statement is about this manifest."""
     if evidence.statement.subject != evidence.claim.subject:
         raise VerificationError(
             f"signed for {evidence.statement.subject}; {evidence.claim.subject} expected"
@@ -281,7 +280,7 @@ def check_subject(evidence: Evidence) -> None:
 
 
 def check_predicate_type(evidence: Evidence) -> None:
-    """It says what such an object has to say: a receipt is about a message too."""
+    """Check the predicate type: the subject of a receipt's statement is a message too."""
     claim, found = evidence.claim, evidence.statement.predicate_type
     expected = _PREDICATE_TYPES[claim.kind]
     if found == expected:
@@ -296,7 +295,7 @@ def check_predicate_type(evidence: Evidence) -> None:
 
 
 def check_values(evidence: Evidence) -> None:
-    """Each of its values is that of the manifest; `check_predicate_type` says of what kind."""
+    """Check that the statement's values equal the manifest's."""
     statement, claim = evidence.statement, evidence.claim
     if statement.predicate_type != _PREDICATE_TYPES[claim.kind] or claim.kind == "approval":
         return
@@ -316,7 +315,7 @@ def check_values(evidence: Evidence) -> None:
 
 
 def check_timestamp(evidence: SignerEvidence) -> None:
-    """There is a trusted time, where the policy wants one of that key."""
+    """Check that there is a trusted time, if the policy requires one for that key."""
     signer = evidence.signer
     if (
         isinstance(signer, TrustedKey)
@@ -330,7 +329,7 @@ def check_timestamp(evidence: SignerEvidence) -> None:
 
 
 def check_signing_time(evidence: Evidence) -> None:
-    """Our own statement was signed near the time that it claims; an approval may come later."""
+    """Check that our own statement was signed near its claimed time; approvals may be later."""
     created, signed_at = evidence.claim.created, evidence.signed_at
     if evidence.statement.predicate_type == PREDICATE_TYPE_COSIGN_SIGN:
         return
@@ -339,7 +338,7 @@ def check_signing_time(evidence: Evidence) -> None:
 
 
 def check_key_validity(evidence: SignerEvidence) -> None:
-    """The key was valid: at the proven time, else at the one that its owner claims."""
+    """Check that the key was valid at the proven time, else at the claimed one."""
     signer = evidence.signer
     moment = evidence.signed_at or evidence.claim.created or evidence.terms.now
     if isinstance(signer, TrustedKey) and not signer.valid_at(moment):
@@ -347,7 +346,7 @@ def check_key_validity(evidence: SignerEvidence) -> None:
 
 
 def check_revocation(evidence: SignerEvidence) -> None:
-    """Neither the key nor the identity is revoked; nobody helps a signature without a time."""
+    """Check that the signer is not revoked; a signature without a proven time counts as late."""
     policy, signer = evidence.terms.policy, evidence.signer
     if isinstance(signer, TrustedKey):
         revoked = policy.revocation_of_key(signer.key, evidence.signed_at)
@@ -365,7 +364,7 @@ def check_revocation(evidence: SignerEvidence) -> None:
 
 
 def check_permission(evidence: Evidence) -> None:
-    """The policy lets that name send such an object to us, here. Our own key may do anything."""
+    """Check that the policy lets that name send such an object here; the own key always may."""
     claim, sender = evidence.claim, evidence.sender
     if sender is None or claim.kind == "approval":
         return
@@ -378,18 +377,18 @@ def check_permission(evidence: Evidence) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What the verifier does, part by part."""
+    """The parts of the verifier."""
 
     claim_checks: tuple[ClaimCheck, ...]
     checks: tuple[Check, ...]
-    """In their order: of a bundle that fails, the reason of the signer who got furthest is told."""
+    """In order: the error of the signer that passed most of them is reported."""
     parse_bundle: Callable[[bytes], SigstoreBundle] = parse_bundle_json
-    """Refuses what is larger than `MAX_BUNDLE_BYTES`."""
+    """Refuses bundles larger than `MAX_BUNDLE_BYTES`."""
     parse_statement: Callable[[bytes], Statement] = parse_statement
     max_bundles: int = MAX_BUNDLES
 
     def without(self, check: Check | ClaimCheck) -> Rules:
-        """Return these rules without `check`, to show what it is for."""
+        """Return these rules without `check`, to show its purpose."""
         return replace(
             self,
             claim_checks=tuple(item for item in self.claim_checks if item is not check),
@@ -424,4 +423,4 @@ SIGNER_CHECKS: tuple[SignerCheck, ...] = (
     check_key_validity,
     check_revocation,
 )
-"""Those that look at nothing but who signed, and when."""
+"""The checks that need only the signer and the time."""

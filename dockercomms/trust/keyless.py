@@ -1,11 +1,11 @@
 # ruff: noqa: TID251 - the only module that imports sigstore, and one of few that import requests
-"""Keyless signatures: the only module that imports sigstore, and only when it is used.
+"""Keyless signatures: the only module that imports sigstore, and only on use.
 
-Verifying needs no network: the trusted root is a file. Signing needs three services (a certificate
-for an identity, a time stamp, a log entry) and is refused offline. sigstore 4.5 waits for ever for
-services that are silent, makes a log entry before it finds that there is no time stamp, and has
-errors of many families: all of that ends here; what it leaves open when verifying is in
-`sigstore_gaps`. Private names of it are touched: a test names each of them.
+Verification needs no network: the trusted root is a file. Signing needs three services
+(certificate,
+timestamp, log entry) and is refused offline. This module adds to sigstore 4.5 timeouts for the
+services, an early end if a timestamp fails (before the log entry), and one class for its many
+errors; `sigstore_gaps` adds checks. It uses private names of sigstore: a test lists each of them.
 
 Source: sigstore client specification v1.0; SPEC.md section 9.
 """
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from sigstore.verify import Verifier
 
 SERVICE_TIMEOUT_SECONDS = 30.0
-"""Without an answer for so long a service counts as down; a log may take 10 s for an entry."""
+"""A service that does not answer in this time counts as down; a log may take 10 s for an entry."""
 
 MAX_TIMESTAMP_BYTES = 64 * 1024
 """A response with all certificates of its authority is below 10 KiB."""
@@ -81,21 +81,21 @@ MAX_TIMESTAMP_BYTES = 64 * 1024
 TIMESTAMP_TIMEOUT_SECONDS = 10.0
 
 MAX_TOKEN_BYTES = 64 * 1024
-"""Of an identity token: more than any service takes in a header."""
+"""Of an identity token: more than any service accepts in a header."""
 
 
 # --- verifying -----------------------------------------------------------------------------------
 
 
 class SigstoreRoots:
-    """Proves certificates and times by the files of trusted roots.
+    """Verifies certificates and times by the files of trusted roots.
 
-    Each file is read once. Nothing asks a network, and sigstore is imported only for certificates.
-    Its methods raise ConfigError or LocalIOError where a root cannot be read.
+    It reads each file once, uses no network, and imports sigstore only for certificates. Its
+    methods raise ConfigError or LocalIOError if a root is not readable.
 
     Args:
-        narrow: Leaves of a root what was valid at a bundle's times.
-        verifier: Makes sigstore's verifier; None is sigstore's own.
+        narrow: Reduces a root to the keys and authorities that were valid at a bundle's times.
+        verifier: Makes sigstore's verifier; default: sigstore's own class.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class SigstoreRoots:
         self._authorities: dict[Root, tuple[TimestampAuthority, ...]] = {}
 
     def prove(self, bundle: SigstoreBundle, root: Root) -> KeylessProof:
-        """Return what a keyless bundle proves by `root`; says nothing about the statement.
+        """Return the proof of a keyless bundle by `root`. It does not check the statement.
 
         Raises:
-            VerificationError: it proves nothing by that root.
+            VerificationError: the root does not prove it.
         """
         parsed = self.parse(bundle.value)
         proof, envelope = self.prove_envelope(parsed, root)
@@ -134,10 +134,10 @@ class SigstoreRoots:
             return Bundle.from_json(json.dumps(with_zero_values(value)))
 
     def prove_envelope(self, bundle: Bundle, root: Root) -> tuple[KeylessProof, tuple[str, bytes]]:
-        """Return what a bundle with an envelope proves, and the type and payload in it.
+        """Return the proof of a bundle with an envelope, and the envelope's type and payload.
 
         Raises:
-            VerificationError: it proves nothing by `root`.
+            VerificationError: `root` does not prove it.
         """
         with _verifying():
             verifier, holder = self._make(bundle, root), Holder()
@@ -147,10 +147,10 @@ class SigstoreRoots:
                 return _proof(verifier, bundle, root, holder), envelope
 
     def prove_file(self, bundle: Bundle, root: Root, digest: Digest) -> KeylessProof:
-        """Return what a bundle with a plain signature proves about the file with `digest`.
+        """Return the proof of a bundle with a plain signature for the file with `digest`.
 
         Raises:
-            VerificationError: it proves nothing by `root`.
+            VerificationError: `root` does not prove it.
         """
         with _verifying():
             from sigstore.hashes import Hashed  # noqa: PLC0415 - 0.4 s
@@ -163,7 +163,7 @@ class SigstoreRoots:
             return _proof(verifier, bundle, root, holder)
 
     def prove_log_entry(self, value: Mapping[str, object], root: Root) -> bytes:
-        """Return the body of a log entry that a log of `root` has.
+        """Return the body of a log entry, proven by a log of `root`.
 
         Raises:
             VerificationError: no log of `root` has it.
@@ -187,7 +187,7 @@ class SigstoreRoots:
         """Return sigstore's form of `root`.
 
         Raises:
-            ConfigError: it is no trusted root. LocalIOError: it cannot be read.
+            ConfigError: it is not a trusted root. LocalIOError: it is not readable.
         """
         if root not in self._trusted:
             self._trusted[root] = _load_root(root)
@@ -196,9 +196,9 @@ class SigstoreRoots:
     def signed_at(
         self, tokens: Iterable[bytes], signature: bytes, roots: Iterable[Root]
     ) -> datetime | None:
-        """Return the earliest time that an authority of `roots` attests to `signature`.
+        """Return the earliest time that an authority of `roots` attests to `signature`, if any.
 
-        None if none does: a time stamp stands outside the signature, so that anybody can add one.
+        Timestamps are outside the signature, so anyone can add one.
         """
         stamps = tuple(tokens)
         if not stamps:
@@ -207,10 +207,10 @@ class SigstoreRoots:
         return earliest_time(stamps, signature, authorities)
 
     def authorities(self, root: Root) -> tuple[TimestampAuthority, ...]:
-        """Return who may attest to times in `root`; sigstore is not imported.
+        """Return the timestamp authorities of `root`, without importing sigstore.
 
         Raises:
-            ConfigError: it is no trusted root. LocalIOError: it cannot be read.
+            ConfigError: it is not a trusted root. LocalIOError: it is not readable.
         """
         if root not in self._authorities:
             self._authorities[root] = authorities_of(read_root(root), where=f"root {root.name}")
@@ -224,7 +224,7 @@ def _sigstore_verifier(root: TrustedRoot) -> Verifier:
 
 
 def _verify_intoto(verifier: Verifier, bundle: Bundle, holder: Holder) -> tuple[str, bytes]:
-    """Do as sigstore's `verify_dsse` does, for a log entry of a kind that it does not read."""
+    """Verify a log entry of the kind `intoto`, as sigstore's `verify_dsse` does for `dsse`."""
     from sigstore import dsse  # noqa: PLC0415 - 0.4 s
 
     verifier._verify_common_signing_cert(bundle, holder)  # noqa: SLF001 - there is no public way
@@ -265,19 +265,19 @@ def _load_root(root: Root) -> TrustedRoot:
 
 
 def fetch_public_root(url: str | None = None, *, bootstrap: Path | None = None) -> bytes:
-    """Return the present trusted root of the public good instance, by sigstore's own TUF client.
+    """Return the current trusted root of the public good instance, by sigstore's TUF client.
 
-    What it keeps of TUF's metadata lies where the program sigstore keeps it. It waits at most 30 s
-    for an answer, and goes through the proxy that the environment names.
+    It keeps TUF's metadata in sigstore's own folder, waits at most 30 s for an answer, and uses
+    the proxy in the environment.
 
     Args:
-        url: The TUF repository; None: that of the public good instance.
+        url: The TUF repository; default: that of the public good instance.
         bootstrap: The root of another repository's TUF metadata.
 
     Raises:
-        NetworkError: the repository cannot be reached.
-        VerificationError: it does not prove what it says: a signature, a version or an expiry.
-        LocalIOError: the metadata cannot be kept.
+        NetworkError: the repository is not reachable.
+        VerificationError: a signature, version or expiry of its metadata is wrong.
+        LocalIOError: the metadata folder is not writable.
 
     Source: TUF specification v1.0, section 5.
     """
@@ -299,10 +299,10 @@ def fetch_public_root(url: str | None = None, *, bootstrap: Path | None = None) 
 
 
 def check_root(data: bytes, *, where: str) -> None:
-    """Check that `data` is a trusted root, as sigstore will read it; `where` names it in errors.
+    """Check that sigstore can read `data` as a trusted root; `where` names it in errors.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a trusted root.
     """
     with local_errors("temporary file"), tempfile.NamedTemporaryFile() as file:
         file.write(data)
@@ -317,7 +317,7 @@ def check_root(data: bytes, *, where: str) -> None:
 
 @contextmanager
 def _verifying() -> Iterator[None]:
-    """Turn what sigstore and its parsers raise about hostile input into VerificationError."""
+    """Convert errors of sigstore and its parsers about a bundle into VerificationError."""
     try:
         yield
     except verifying_errors() as error:
@@ -325,14 +325,14 @@ def _verifying() -> Iterator[None]:
 
 
 def verifying_errors() -> tuple[type[Exception], ...]:
-    """Return every class of error that a bundle from outside can cause in sigstore."""
+    """Return all classes of errors that a foreign bundle can cause in sigstore."""
     from sigstore.errors import Error  # noqa: PLC0415 - 0.4 s
 
     return (Error, *hostile_input_errors())
 
 
 def _text(error: BaseException) -> str:
-    """Return one line of an error's own text, or its class where it has none."""
+    """Return the first line of an error's text, or its class if it has no text."""
     lines = str(error).split("\n")
     return f"{lines[0]:.300}" if lines[0] else type(error).__name__
 
@@ -342,16 +342,15 @@ def _text(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeylessOptions:
-    """Which identity signs, and with which Sigstore."""
+    """Options for the identity and the Sigstore instance."""
 
     token: str | None = None
-    """An OpenID Connect identity token; goes before `token_file`."""
+    """An OpenID Connect identity token; takes precedence over `token_file`."""
     token_file: Path | None = None
     interactive: bool = False
-    """Ask with a browser where there is no token and no ambient credential."""
+    """Sign in through a browser if there is no token and no ambient credential."""
     trusted_root: Path | None = None
-    """Together with `signing_config`; None: the public good instance, as the sigstore package
-    carries it."""
+    """Required with `signing_config`. Default: the public good instance of the sigstore package."""
     signing_config: Path | None = None
     offline: bool = False
     timeout_seconds: float = SERVICE_TIMEOUT_SECONDS
@@ -364,7 +363,7 @@ class KeylessOptions:
 class KeylessSigner:
     """Signs as an identity; see `signing.Signer` for the contract.
 
-    The token is asked for once, the certificate is used until it expires (10 minutes). Not safe for
+    It asks for the token once, and uses a certificate until it expires (10 minutes). Not safe for
     several threads.
 
     Raises (when it is made):
@@ -384,7 +383,7 @@ class KeylessSigner:
 
     @property
     def signed_by(self) -> SignedBy:
-        """The identity of the certificate; before the first signature, what the token says.
+        """The identity of the certificate; before the first signature, that of the token.
 
         The two differ for some issuers, such as those of CI services.
         """
@@ -406,7 +405,7 @@ class KeylessSigner:
         return self._bundle(build_statement(name, digest, ForeignPredicate()))
 
     def _bundle(self, statement: bytes) -> bytes:
-        """Sign, then verify as a receiver would: a service may answer anything."""
+        """Sign, then verify as a receiver would: a service may return a wrong answer."""
         identity = self._identity()
         with _signing():
             from sigstore.dsse import Statement  # noqa: PLC0415 - 0.4 s
@@ -428,7 +427,7 @@ class KeylessSigner:
         return self._token
 
     def _find_identity(self) -> IdentityToken:
-        """Return the token given, else the ambient one of a CI job, else ask with a browser."""
+        """Return the given token, else the ambient one of a CI job, else sign in by browser."""
         from sigstore.oidc import IdentityToken, Issuer, detect_credential  # noqa: PLC0415 - 0.2 s
 
         options = self._options
@@ -447,7 +446,7 @@ class KeylessSigner:
         )
 
     def _certified(self, identity: IdentityToken) -> Signer:
-        """Return what signs with a certificate for `identity` that is still valid."""
+        """Return a signer with a certificate for `identity` that is still valid."""
         from sigstore._internal.fulcio.client import ExpiredCertificate  # noqa: PLC0415 - 0.4 s
 
         if self._signer is not None:
@@ -461,11 +460,11 @@ class KeylessSigner:
         return self._signer
 
     def _context(self) -> SigningContext:
-        """Return the services, none of which may be silent for longer than the options allow."""
+        """Return the services, with the timeout of the options."""
         from sigstore.sign import SigningContext  # noqa: PLC0415 - 0.4 s
 
         context = SigningContext.from_trust_config(self._trust())
-        services: Any = context  # what follows is private: sigstore has no timeouts of its own
+        services: Any = context  # private parts: sigstore has no timeouts of its own
         clocks = services._tsa_clients  # noqa: SLF001
         services._tsa_clients = [_StrictClock(clock) for clock in clocks]  # noqa: SLF001
         sessions = [clock._session for clock in clocks]  # noqa: SLF001
@@ -480,10 +479,10 @@ class KeylessSigner:
 
 
 def _load_config(root: Root, signing_config: Path | None) -> ClientTrustConfig:
-    """Return where the services are, and by which root their answers are verified.
+    """Return the addresses of the services, and the root that verifies their answers.
 
     Raises:
-        ConfigError: a file is not what it should be. LocalIOError: it cannot be read.
+        ConfigError: a file has a wrong form. LocalIOError: it is not readable.
     """
     from sigstore.errors import Error  # noqa: PLC0415 - 0.4 s
     from sigstore.models import ClientTrustConfig  # noqa: PLC0415 - the same
@@ -513,7 +512,7 @@ def _read_token(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _StrictClock:
-    """Asks a time stamp authority; that it fails ends the signing.
+    """Asks a timestamp authority; its failure ends the signing.
 
     sigstore only warns, makes a log entry all the same, and then finds the bundle incomplete.
     """
@@ -521,7 +520,7 @@ class _StrictClock:
     client: Any
 
     def request_timestamp(self, signature: bytes) -> Any:
-        """Return the time stamp of `signature`; sigstore calls this."""
+        """Return the timestamp of `signature`; sigstore calls this."""
         from sigstore._internal.timestamp import TimestampError  # noqa: PLC0415 - 0.4 s
 
         try:
@@ -534,12 +533,12 @@ class _StrictClock:
 def timestamp_source(
     url: str, *, timeout_seconds: float = TIMESTAMP_TIMEOUT_SECONDS
 ) -> Callable[[bytes], bytes]:
-    """Return what asks the time stamp authority at `url` about signatures of a key.
+    """Return a function that gets timestamps for a key's signatures from the authority at `url`.
 
-    The answer is not verified: that is for those who trust the authority. sigstore is not imported.
+    It does not verify the answer: a receiver does, by its own roots. It does not import sigstore.
 
     Raises (when it is called):
-        SigningUnreachable: no answer. SigningError: one that is no time stamp of that signature.
+        SigningUnreachable: no answer. SigningError: not a timestamp of that signature.
     """
 
     def ask(signature: bytes) -> bytes:
@@ -581,7 +580,7 @@ def timestamp_source(
 
 
 def _limit_time(session: Session, seconds: float) -> None:
-    """Make every request of `session` fail that waits more than `seconds` for an answer."""
+    """Set a timeout of `seconds` for every request of `session`."""
     from requests.adapters import HTTPAdapter  # noqa: PLC0415 - 0.1 s
 
     class Impatient(HTTPAdapter):
@@ -596,7 +595,7 @@ def _limit_time(session: Session, seconds: float) -> None:
 
 @contextmanager
 def _signing() -> Iterator[None]:
-    """Turn what sigstore raises while it signs into SigningError, naming the service."""
+    """Convert errors of sigstore during signing into SigningError, naming the service."""
     from requests import ConnectionError as Unreachable  # noqa: PLC0415 - 0.1 s
     from requests import Timeout  # noqa: PLC0415 - the same
 
@@ -610,7 +609,7 @@ def _signing() -> Iterator[None]:
 
 
 def signing_errors() -> tuple[type[Exception], ...]:
-    """Return every class of error, beside those of the network, that signing can cause."""
+    """Return all classes of errors of signing, except those of the network."""
     from requests import RequestException  # noqa: PLC0415 - 0.1 s
     from sigstore import errors, oidc  # noqa: PLC0415 - 0.4 s
     from sigstore._internal.fulcio.client import (  # noqa: PLC0415 - they have no common base
@@ -631,7 +630,7 @@ def signing_errors() -> tuple[type[Exception], ...]:
         TimestampError,
         HTTPError,
         RequestException,
-        # an answer that is not what it should be
+        # an answer of a wrong form
         ValueError,
         TypeError,
         LookupError,
@@ -639,7 +638,7 @@ def signing_errors() -> tuple[type[Exception], ...]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a service refused: sigstore 4.5 loses what Fulcio says."""
+    """Return the reason of a service's refusal: sigstore 4.5 drops Fulcio's text."""
     answer = getattr(error.__cause__, "response", None)
     if str(error) or answer is None:
         return _text(error)

@@ -1,19 +1,13 @@
-"""Files that decide whom we trust: nobody else may write them, or replace what they lie in.
+"""Key files: ECDSA P-256 to sign; P-256, Ed25519 and RSA to verify.
 
-As ssh does (OpenSSH 9.9, misc.c, `safe_path`): the file and every folder above it, up to the home
-folder, belong to the user or to root, and no one else can write there. In a folder with the sticky
-bit, such as /tmp, only its owner can replace a file.
-
-Key pairs: ECDSA P-256 to sign with; P-256, Ed25519 and RSA to verify with.
-
-A key is named by the SHA-256 of its DER SubjectPublicKeyInfo in base64: the hint that cosign 3
+A key's fingerprint is the SHA-256 of its DER SubjectPublicKeyInfo in base64: the hint that cosign 3
 writes into a bundle. The private key is PKCS#8 PEM in a file of mode 0600, encrypted if there is a
-passphrase.
+passphrase. In the keys folder `NAME.key` is a key pair of the user, and `NAME.pub` a public key of
+another person, kept for `trust add`; a key in the folder is not trusted by that.
 
-The folder of keys: one file each, found by name.
-
-`NAME.key` is a key pair of the user's own, `NAME.pub` the public key of somebody else, kept at
-hand for the address book. Nobody trusts a key because it is here.
+Files that decide about trust must be safe as for ssh (OpenSSH 9.9, misc.c, `safe_path`): only the
+user and root may own or write the file and every folder above it, up to the home folder. In a
+folder with the sticky bit, such as /tmp, only its owner can replace a file.
 """
 
 from __future__ import annotations
@@ -52,28 +46,28 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True, slots=True)
 class Unguarded:
-    """A file or folder that others can change."""
+    """A file or folder that other users can change."""
 
     reason: str
-    """What is wrong, with the path."""
+    """The problem, with the path."""
     hint: str = field(repr=False)
-    """The command that mends it."""
+    """The command that solves it."""
 
 
 def who_else_can_change(
     path: Path, *, uid: int | None = None, home: Path | None = None
 ) -> Unguarded | None:
-    """Return why somebody else can change what the file `path` holds; None: nobody else can.
+    """Return the reason why other users can change the file `path`, if they can.
 
-    On Windows it is always None: modes say nothing there.
+    On Windows it is always None: file modes have no meaning there.
 
     Args:
         path: The file; links are followed.
-        uid: Whose it must be, if it is not root's; None: this process's.
-        home: The folder above which nothing is looked at; None: the user's.
+        uid: The owner that is accepted besides root; default: this process's user.
+        home: The folder at which the check of parents stops; default: the user's home.
 
     Raises:
-        LocalIOError: something on the way cannot be looked at.
+        LocalIOError: a folder on the way is not readable.
     """
     if os.name == "nt":
         return None
@@ -105,7 +99,7 @@ def _home() -> Path | None:
     try:
         return None if home is None else home.resolve()
     except (RuntimeError, OSError):
-        return None  # a process without a home: everything up to / is looked at
+        return None  # without a home folder all parents up to / are checked
 
 
 PRIVATE_KEY_MODE = 0o600
@@ -132,10 +126,10 @@ class PublicKey:
     def from_pem(cls, data: bytes, *, where: str) -> PublicKey:
         """Return the key in PEM `data`; `where` names its file in errors.
 
-        What stands before it is skipped, so that the file of a key pair will do.
+        Text before it is skipped, so the file of a key pair can be used too.
 
         Raises:
-            UsageError: not a PEM public key, or not of a kind that is supported.
+            UsageError: not a PEM public key, or of a kind that is not supported.
         """
         try:
             key = serialization.load_pem_public_key(data[max(data.find(_BEGIN_PUBLIC), 0) :])
@@ -157,10 +151,10 @@ class PublicKey:
 
         Args:
             path: The file.
-            secured: Refuse a file that others can write: nothing else vouches for the key.
+            secured: Refuse a file that other users can write.
 
         Raises:
-            LocalIOError: the file cannot be read, or is not secured.
+            LocalIOError: the file is not readable, or is not secured.
             UsageError: it holds no such key.
         """
         data, _ = _read(path)
@@ -177,7 +171,7 @@ class PublicKey:
 
     @property
     def spki_sha256(self) -> str:
-        """Base64 of the SHA-256 of `spki`: what cosign 3 writes as a bundle's hint."""
+        """Base64 of the SHA-256 of `spki`; cosign 3 writes it as a bundle's hint."""
         return base64.b64encode(hashlib.sha256(self.spki).digest()).decode("ascii")
 
     @property
@@ -191,7 +185,7 @@ class PublicKey:
         return f"rsa-{key.key_size}"
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
-        """Return whether `signature` is this key's over `data`.
+        """Return whether this key made `signature` over `data`.
 
         ECDSA and RSA PKCS#1 v1.5 with SHA-256, as cosign signs with such keys.
         """
@@ -205,9 +199,9 @@ class PublicKey:
         return True
 
     def verifies_sha256(self, signature: bytes, digest: bytes) -> bool:
-        """Return whether `signature` is this key's over the data with the SHA-256 `digest`.
+        """Return whether this key made `signature` over the data with the SHA-256 `digest`.
 
-        Never for Ed25519, which signs the data themselves.
+        False for Ed25519, which signs the data themselves.
         """
         key, hashed = _load_public(self.spki), Prehashed(hashes.SHA256())
         try:
@@ -238,7 +232,7 @@ class PrivateKey:
         """Return the key in the PEM file `path`.
 
         Raises:
-            LocalIOError: the file cannot be read, or others can read it.
+            LocalIOError: the file is not readable, or other users can read it.
             UsageError: not an ECDSA P-256 key, or the passphrase is missing or wrong.
         """
         data, mode = _read(path)
@@ -250,7 +244,7 @@ class PrivateKey:
         _need_guarded(path)
         secret = passphrase.encode("utf-8") if passphrase else None
         if not is_encrypted(data):
-            secret = None  # a passphrase in the environment is for those keys that have one
+            secret = None  # a passphrase in the environment does not apply to unencrypted keys
         try:
             key = serialization.load_pem_private_key(data, secret)
         except TypeError as error:
@@ -274,11 +268,11 @@ class PrivateKey:
     def save(self, path: Path, *, passphrase: str | None = None) -> None:
         """Write the key to the new file `path`, mode 0600, encrypted if there is a passphrase.
 
-        The public key stands behind it, so that it can be read without the passphrase.
+        The public key follows it, so that it is readable without the passphrase.
 
         Raises:
-            UsageError: something is at `path`: a key is never overwritten.
-            LocalIOError: the file cannot be written.
+            UsageError: `path` exists: a key is never overwritten.
+            LocalIOError: the file is not writable.
         """
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if passphrase:
@@ -290,7 +284,7 @@ class PrivateKey:
         write_new(path, data, mode=PRIVATE_KEY_MODE)
 
     def public_key(self) -> PublicKey:
-        """Return the key that verifies what this one signs."""
+        """Return the key that verifies this key's signatures."""
         return PublicKey(
             self.key.public_key().public_bytes(
                 serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -311,19 +305,19 @@ def is_encrypted(data: bytes) -> bool:
 
 
 def read_key_file(path: Path) -> bytes:
-    """Return what is in the key file `path`.
+    """Return the content of the key file `path`.
 
     Raises:
-        LocalIOError: it cannot be read. UsageError: it is too long for a key.
+        LocalIOError: it is not readable. UsageError: it is too long for a key.
     """
     return _read(path)[0]
 
 
 def write_new(path: Path, data: bytes, *, mode: int) -> None:
-    """Write `data` durably to the new file `path`; nothing is left where that fails.
+    """Write `data` durably to the new file `path`; remove the file if that fails.
 
     Raises:
-        UsageError: something is at `path`. LocalIOError: it cannot be written.
+        UsageError: `path` exists. LocalIOError: it is not writable.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     with local_errors(str(path), base="XDG_DATA_HOME"):
@@ -365,7 +359,7 @@ def _need_guarded(path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, int]:
-    """Return what is in the file `path`, and its mode; both of the same file."""
+    """Return the content and the mode of the file `path`, both from one descriptor."""
     with local_errors(str(path)), open_regular(path) as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         data = file.read(MAX_KEY_FILE_BYTES + 1)
@@ -389,13 +383,13 @@ class StoredKey:
     path: Path
     public: PublicKey
     private: bool
-    """Whether it can sign."""
+    """True if it can sign."""
     encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStore:
-    """The keys in `folder`, which is made with the first one."""
+    """The keys in `folder`, which is created with the first one."""
 
     folder: Path
 
@@ -403,7 +397,7 @@ class KeyStore:
         """Return every key, by name.
 
         Raises:
-            UsageError: a file of the folder is no such key. LocalIOError: it cannot be read.
+            UsageError: a file of the folder is not such a key. LocalIOError: it is not readable.
         """
         with local_errors(str(self.folder), base="XDG_DATA_HOME"):
             try:
@@ -417,10 +411,10 @@ class KeyStore:
         )
 
     def find(self, name: str = DEFAULT_KEY) -> StoredKey | None:
-        """Return the key called `name`, None if there is none.
+        """Return the key called `name`, None if it does not exist.
 
         Raises:
-            UsageError: not a name, or not a key. LocalIOError: it cannot be read.
+            UsageError: not a name, or not a key. LocalIOError: it is not readable.
         """
         for suffix in (_PRIVATE, _PUBLIC):
             path = self._path(name, suffix)
@@ -433,10 +427,11 @@ class KeyStore:
             return path.exists()
 
     def generate(self, name: str = DEFAULT_KEY, *, passphrase: str | None = None) -> StoredKey:
-        """Make a key pair called `name`, encrypted if there is a passphrase.
+        """Create a key pair called `name`, encrypted if there is a passphrase.
 
         Raises:
-            UsageError: not a name, or there is a key of that name. LocalIOError: it cannot be kept.
+            UsageError: not a name, or there is a key of that name. LocalIOError: it is not
+                writable.
         """
         path = self._free_path(name, _PRIVATE)
         PrivateKey.generate().save(path, passphrase=passphrase)
@@ -445,13 +440,13 @@ class KeyStore:
     def ensure(
         self, name: str = DEFAULT_KEY, *, passphrase: str | None = None
     ) -> tuple[StoredKey, bool]:
-        """Return the key pair called `name`, and whether it had to be made.
+        """Return the key pair called `name`, and whether it was just created.
 
-        Only the default one is: another name was given by somebody who means a key that is there.
+        Only the default key is created: with another name the user means an existing key.
 
         Raises:
-            UsageError: there is none, or that name is somebody else's public key.
-            LocalIOError: it cannot be kept.
+            UsageError: it does not exist, or it is another person's public key.
+            LocalIOError: the folder is not writable.
         """
         found = self.find(name)
         if found is None and name != DEFAULT_KEY:
@@ -471,8 +466,8 @@ class KeyStore:
         """Return the key that signs as `name`.
 
         Raises:
-            UsageError: there is none, or the passphrase is missing or wrong.
-            LocalIOError: it cannot be read, or others can read it.
+            UsageError: it does not exist, or the passphrase is missing or wrong.
+            LocalIOError: it is not readable, or other users can read it.
         """
         path = self._path(name, _PRIVATE)
         if not self._is_there(path):
@@ -480,17 +475,19 @@ class KeyStore:
         return PrivateKey.load(path, passphrase=passphrase)
 
     def bring_in(self, source: Path, name: str, *, passphrase: str | None = None) -> StoredKey:
-        """Keep the PEM key in the file `source` as `name`: a key pair, or a public key.
+        """Copy the PEM key in the file `source` into the folder as `name`.
 
         Args:
             source: PEM: a P-256 private key, which stays encrypted with its passphrase, or a
                 public key (P-256, Ed25519, RSA).
-            name: What it is called here.
+            name: Its name in the folder.
             passphrase: Of the private key.
 
         Raises:
             UsageError: not such a key, a name that is taken, or a wrong passphrase.
-            LocalIOError: it cannot be read or kept, or others can read the private key.
+            LocalIOError: a file is not readable or not writable, or other users can read the
+                private
+                key.
         """
         data = read_key_file(source)
         if b"PRIVATE KEY-----" in data:
@@ -522,7 +519,7 @@ class KeyStore:
                 )
             public = PrivateKey.load(path).public_key()
         else:
-            # Ours is trusted for every name: a file that others can write is refused.
+            # The own key is trusted for every name: refuse a file that other users can write.
             public = PublicKey.load(path, secured=True)
         return StoredKey(
             name=path.stem, path=path, public=public, private=private, encrypted=encrypted
@@ -543,7 +540,7 @@ class KeyStore:
 
 
 def default_keys_folder(environ: Mapping[str, str]) -> Path:
-    """Return where the user's keys are: `$XDG_DATA_HOME/dockercomms/keys`.
+    """Return the user's keys folder: `$XDG_DATA_HOME/dockercomms/keys`.
 
     Raises:
         NoHomeError: as `platforms.base_folder`.

@@ -1,7 +1,7 @@
-"""Bundles about files, and about manifests that are no messages: ours, cosign's, anybody's.
+"""Bundles about files, and about manifests that are not messages, by this program and by cosign.
 
-Wider than what messages may carry: bundles v0.1 to v0.3, with an envelope or a plain signature, the
-latter of `cosign sign-blob`. What such a bundle says is that its signer approves of the content.
+It accepts more than messages may carry: bundles v0.1 to v0.3, with an envelope or a plain signature
+(of `cosign sign-blob`). Such a bundle means that its signer approves of the content.
 
 Source: sigstore client specification v1.0; sigstore protobuf-specs v0.5.0, `sigstore_bundle.proto`.
 """
@@ -16,13 +16,15 @@ from dockercomms.errors import ProtocolError, UsageError, VerificationError
 from dockercomms.oci.model import Digest
 from dockercomms.oci.strict_json import parse_json
 from dockercomms.platforms.records import dataclass
-from dockercomms.trust import bundle as dsse
 from dockercomms.trust.bundle import (
     MAX_BUNDLE_BYTES,
     MAX_TIMESTAMPS,
+    PAYLOAD_TYPE_INTOTO,
     BundleKind,
     Envelope,
+    pae,
     parse_envelope,
+    verify,
 )
 from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PublicKey
@@ -38,25 +40,26 @@ from dockercomms.trust.statement import (
 )
 
 STATEMENT_TYPES = frozenset({STATEMENT_TYPE, "https://in-toto.io/Statement/v0.1"})
-"""Which differ in nothing that is read here. Source: in-toto attestation framework v1.1.0."""
+"""They differ only in members that this module ignores. Source: in-toto attestation framework
+v1.1.0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """A parsed bundle. Nothing in it has been verified."""
+    """A parsed bundle, not verified."""
 
     kind: BundleKind
     signature: bytes
     envelope: Envelope | None
-    """None: a plain signature over the file."""
+    """Missing with a plain signature over the file."""
     predicate_type: str = ""
-    """Of the envelope's statement."""
+    """The type in the envelope's statement."""
     subjects: frozenset[str] = frozenset()
     """The SHA-256 digests that the statement is about."""
     hint: str = ""
     timestamps: tuple[bytes, ...] = ()
     entries: tuple[Mapping[str, object], ...] = ()
-    """Of transparency logs."""
+    """Entries of transparency logs."""
     value: Mapping[str, object] = field(repr=False, hash=False)
 
 
@@ -98,12 +101,12 @@ def parse_material(data: bytes, *, where: str = "bundle") -> Material:
 def _content(
     top: Mapping[str, object], where: str
 ) -> tuple[Envelope | None, _Statement | None, bytes]:
-    """Return the envelope and what it says, or neither, and the signature."""
+    """Return the envelope and its statement (for a plain signature neither), and the signature."""
     if "dsseEnvelope" not in top:
         plain = json_object(top.get("messageSignature"), f"{where}: messageSignature")
         return None, None, base64_bytes(plain.get("signature"), f"{where}: signature")
     envelope = parse_envelope(top["dsseEnvelope"], f"{where}: envelope")
-    if envelope.payload_type != dsse.PAYLOAD_TYPE_INTOTO:
+    if envelope.payload_type != PAYLOAD_TYPE_INTOTO:
         raise ProtocolError(f"{where}: payload type {envelope.payload_type!r:.100}")
     statement = json_object(parse_json(envelope.payload, where=where), f"{where}: statement")
     kind = json_text(statement.get("_type"), f"{where}: statement: _type")
@@ -125,14 +128,14 @@ def _content(
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """What this module reads of a statement, which may be of any kind, about several subjects."""
+    """The parts used of a statement, which may have any type and several subjects."""
 
     predicate_type: str
     subjects: frozenset[str]
 
 
 def prove_key(material: Material, digest: Digest, key: PublicKey) -> None:
-    """Prove that `key` signed for the content with `digest`.
+    """Check that `key` signed the content with `digest`.
 
     Raises:
         VerificationError: it did not.
@@ -147,10 +150,10 @@ def prove_key(material: Material, digest: Digest, key: PublicKey) -> None:
 def prove_logged(
     material: Material, digest: Digest, key: PublicKey, roots: SigstoreRoots, root: Root
 ) -> None:
-    """Prove that each log entry of a key's bundle is in a log of `root`, about this signature.
+    """Check that a log of `root` has each log entry of a key's bundle, about this signature.
 
     Raises:
-        VerificationError: one is not.
+        VerificationError: an entry is not proven.
     """
     for entry in material.entries:
         body = roots.prove_log_entry(entry, root)
@@ -163,10 +166,10 @@ def prove_logged(
 def prove_certificate(
     material: Material, digest: Digest, roots: SigstoreRoots, root: Root
 ) -> KeylessProof:
-    """Return whose certificate signed for the content with `digest`.
+    """Return the proof that a certificate signed the content with `digest`.
 
     Raises:
-        VerificationError: nobody's, by `root`.
+        VerificationError: `root` does not prove it.
     """
     if material.kind != "keyless":
         raise VerificationError("signed with a key; a certificate expected")
@@ -187,7 +190,7 @@ def _check_subject(material: Material, digest: Digest) -> None:
 
 def _signed_by(material: Material, digest: Digest, key: PublicKey) -> bool:
     if material.envelope is not None:
-        return dsse.verify(material.envelope, key)
+        return verify(material.envelope, key)
     if key.algorithm == "ed25519":
         raise VerificationError(
             "a plain signature with Ed25519 needs the file's bytes, not its digest; sign with an "
@@ -197,14 +200,14 @@ def _signed_by(material: Material, digest: Digest, key: PublicKey) -> bool:
 
 
 def _check_body(body: bytes, material: Material, digest: Digest, key: PublicKey) -> None:
-    """Prove that a log entry is about this signature.
+    """Check that a log entry is about this signature.
 
     Source: sigstore/rekor, types/hashedrekord/v0.0.1; rekor-tiles, `hashedrekord/v002`.
     """
     signed = bytes.fromhex(digest.partition(":")[2])
     if material.envelope is not None:
         envelope = material.envelope
-        signed = hashlib.sha256(dsse.pae(envelope.payload_type, envelope.payload)).digest()
+        signed = hashlib.sha256(pae(envelope.payload_type, envelope.payload)).digest()
     top = json_object(parse_json(body, where="log entry"), "log entry")
     spec = json_object(top.get("spec"), "log entry")
     if top.get("apiVersion") == "0.0.2":

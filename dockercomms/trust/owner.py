@@ -1,9 +1,9 @@
-"""The owner of a mailbox: their names, what they sign with, and whom they believe.
+"""The owner of a mailbox: names, signing key and trusted senders.
 
-Keys and the trust file are read when they are first needed. The key is made on first use, which is
-said by a notice.
-
-Whom we believe, who we are, and the words for what checking a signature gave.
+Keys and the trust file are read on first use. The default key is created on first use, with a
+notice. This module also decides which new senders are trusted on first use: a person reads a name,
+but the policy compares bytes, so a name that looks like a known one is not pinned, nor is a name
+that only the tables of Unicode could judge (spec/decisions/018-names-that-look-alike.md).
 
 Example:
     >>> from dockercomms.trust.policy import Policy, Sender
@@ -12,12 +12,6 @@ Example:
     >>> trusting = Trust(me=("bob",), policy=Policy(senders=(Sender(name="alice"),)))
     >>> trust.fingerprint() == trusting.fingerprint()
     False
-
-Names that look like other names: which ones are not trusted on first use.
-
-A person reads a name; the policy compares bytes. A new name is pinned by itself only if nobody can
-take it for a name that is known already. What cannot be judged without the tables of Unicode is
-left to `trust add`. Why there is no table here: spec/decisions/018-names-that-look-alike.md.
 
 Source: UTS 39 (Unicode security mechanisms), section 4; UAX 15 (NFKC).
 """
@@ -59,29 +53,30 @@ from dockercomms.trust.signing import KeySigner, SignedBy, Signer
 from dockercomms.trust.verifier import Verified
 
 SignatureStatus = Literal["none", "unchecked", "valid", "invalid", "untrusted"]
-"""none: not signed · unchecked: nobody asked · valid: proven, by whom the policy trusts · invalid:
-no signature satisfies the policy · untrusted: signed, and the policy does not know its sender."""
+"""none: not signed · unchecked: not verified · valid: signed by a sender of the policy · invalid:
+no signature satisfies the policy · untrusted: signed by a sender who is not in the policy."""
 
 Identity = Verified
-"""What was verified of whoever signed."""
+"""The verified signer of an object."""
 
 Pin = Callable[[Claim, PublicKey, str], Policy]
-"""Writes the key of who made a claim in a repository into the policy, and returns that.
+"""Adds the key of a claim's author in a repository to the policy, and returns the policy.
 
-Raises UnknownSender where that name is not to be pinned on first use."""
+Raises UnknownSender if that name must not be pinned on first use.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whom we believe, and who we are."""
+    """The trust policy, with the user's names and own key."""
 
     policy: Policy = field(default_factory=Policy)
     me: tuple[str, ...]
-    """The names that we answer to."""
+    """The user's own names."""
     own_key: PublicKey | None = None
-    """Ours: it speaks for our own names."""
+    """The user's own key, trusted for the user's own names."""
     own_names: tuple[str, ...] | None = None
-    """The names that our own key speaks for; None: those in `me`."""
+    """The names that the own key may sign as; default: those in `me`."""
     roots: SigstoreRoots = field(default_factory=SigstoreRoots, repr=False)
 
     def terms(
@@ -91,7 +86,7 @@ class Trust:
         registry_now: datetime | None = None,
         choice: ClockChoice = "both",
     ) -> Terms:
-        """Return what a claim found in `repo` is judged by now, by our clock and the registry's."""
+        """Return the terms for claims found in `repo`, by the local clock and the registry's."""
         return Terms(
             policy=self.policy,
             me=self.me,
@@ -105,10 +100,10 @@ class Trust:
         )
 
     def fingerprint(self) -> str:
-        """Return what changes whenever the judgement of any message may.
+        """Return a hash that changes with every value that verification depends on.
 
         Raises:
-            LocalIOError: the file of a root cannot be read.
+            LocalIOError: the file of a root is not readable.
         """
         hashed = hashlib.sha256(repr((self.policy, self.own_key, self.me, self.own_names)).encode())
         for root in self.policy.roots.values():
@@ -119,17 +114,17 @@ class Trust:
 
 
 _SAME_SHAPE = str.maketrans("i1|0", "lllo")
-"""Of the ASCII letters, folded: UTS 39's confusables, and the i that a capital I becomes."""
+"""Folded ASCII letters: UTS 39's confusables, and the i that a capital I becomes."""
 
 _FIRST_PRINTABLE, _LAST_PRINTABLE = " ", "~"
 
 
 def reason_not_to_pin(name: str, *, known: Iterable[str]) -> str | None:
-    """Return why `name` is not trusted on first use, None if it may be.
+    """Return the reason why `name` is not trusted on first use, if there is one.
 
     Args:
-        name: As a message says it.
-        known: Our own names, and those of the policy.
+        name: The name in a message.
+        known: The user's own names, and those of the policy.
     """
     if name != name.strip() or not name:
         return "it is empty, or begins or ends with space"
@@ -156,17 +151,17 @@ def _is_plain(character: str) -> bool:
 
 
 def _shape(name: str) -> str:
-    """Return what names that a person may confuse have in common."""
+    """Return a key that is equal for names that a person may confuse."""
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", name).casefold())
     bare = "".join(one for one in folded if not unicodedata.combining(one))
     return " ".join(bare.translate(_SAME_SHAPE).replace("rn", "m").replace("vv", "w").split())
 
 
 def _may_be_taken(shape: str, known: str) -> bool:
-    """Return whether `shape` looks like `known`, of which what is not plain may be 0 to 2 letters.
+    """Return whether `shape` looks like `known`, whose other characters may be 0 to 2 letters.
 
-    All ways to read it are followed at once: a pattern would try them one after another, and a
-    stranger chooses the name.
+    It follows all readings at once: a pattern would try them one after another, and the name comes
+    from outside.
     """
     ends = {0}
     for one in known:
@@ -178,22 +173,22 @@ def _may_be_taken(shape: str, known: str) -> bool:
 
 
 Passphrase = Callable[[str], str | None]
-"""Asked for the passphrase of the key with that name; None: there is none to be had."""
+"""Asks for the passphrase of the key with that name; returns None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningOptions:
-    """What to sign messages and receipts with."""
+    """Options for signing messages and receipts."""
 
     sign: bool = True
     key: str = DEFAULT_KEY
-    """The name of the key; the default one is made on first use."""
+    """The name of the key; the default one is created on first use."""
     passphrase: Passphrase | None = field(default=None, repr=False)
-    """Asked only if the key has one."""
+    """Called only for an encrypted key."""
     keyless: KeylessOptions | None = None
     """Sign as an identity instead of with a key."""
     timestamp: str | None = None
-    """Address of the RFC 3161 authority that attests to when a key signed; None: nobody does."""
+    """Address of an RFC 3161 authority that attests to the time of each signature."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -201,36 +196,36 @@ class SigningOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustOptions:
-    """Whom to believe."""
+    """Options for verifying senders."""
 
     file: Path | None = None
-    """The trust file; None: `$XDG_CONFIG_HOME/dockercomms/trust.toml`."""
+    """The trust file; default: `$XDG_CONFIG_HOME/dockercomms/trust.toml`."""
     policy: Policy | None = None
     """Instead of a file."""
     verify: bool = True
-    """False: let everything in, whoever sent it."""
+    """False: accept all messages without verification."""
     accept_new: bool = False
     """Trust the key of a sender who is not in the file from the first message on."""
     words: tuple[str, ...] = ()
-    """How the user said who and where, to be repeated in command lines that hints tell."""
+    """The user's options for names and repository, repeated in the commands of hints."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
 class Owner:
-    """Who a mailbox belongs to. Not safe for several threads.
+    """The person who owns a mailbox. Not safe for several threads.
 
     Args:
-        me: Their name, or several; None: those in the trust file, else the login name.
-        keys: The folder of their keys; None: `$XDG_DATA_HOME/dockercomms/keys`.
-        signing: What they sign with.
-        trust: Whom they believe.
-        on_notice: Called with what they may want to know.
+        me: The name, or several; default: those in the trust file, else the login name.
+        keys: The keys folder; default: `$XDG_DATA_HOME/dockercomms/keys`.
+        signing: Options for signing.
+        trust: Options for verifying.
+        on_notice: Called with notes for the user.
 
     Raises:
-        UsageError: an empty name is given, or none and there is no login name; or new senders are
-            to be trusted without a file to write them to.
+        UsageError: an empty name, or no name and no login name; or new senders are to be trusted
+            without a trust file.
     """
 
     def __init__(
@@ -258,38 +253,38 @@ class Owner:
         """The names to receive as; the first one is the one to send as.
 
         Raises:
-            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+            ConfigError, LocalIOError: the trust file is invalid, or not readable.
             UsageError: there is no name.
         """
         return self._given or self.policy().me or (_login_name(),)
 
     @cached_property
     def _keys(self) -> KeyStore:
-        """The keys; NoHomeError where the user has no folder for them."""
+        """The keys; NoHomeError if the user has no folder for them."""
         return KeyStore(self._keys_folder or default_keys_folder(os.environ))
 
     @cached_property
     def _file(self) -> Path:
-        """The trust file; NoHomeError where the user has no folder for it."""
+        """The trust file; NoHomeError if the user has no folder for it."""
         return self._options.file or default_trust_file(os.environ)
 
     @property
     def verifies(self) -> bool:
-        """Whether senders have to prove who they are."""
+        """True if senders are verified."""
         return self._options.verify
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What command lines in hints repeat."""
+        """The words to repeat in the commands of hints."""
         return self._options.words
 
-    # --- whom they believe -----------------------------------------------------------------------
+    # --- verifying -------------------------------------------------------------------------------
 
     def policy(self) -> Policy:
-        """Return the policy as it is now.
+        """Return the current policy.
 
         Raises:
-            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+            ConfigError, LocalIOError: the trust file is invalid, or not readable.
         """
         given = self._options.policy
         if given is not None:
@@ -300,16 +295,16 @@ class Owner:
             return Policy()
 
     def trust(self) -> Trust:
-        """Return whom to believe now.
+        """Return the current policy with the user's names and key.
 
         Raises:
-            As `policy`; UsageError: the own key cannot be read.
+            As `policy`; UsageError: the own key is not readable.
         """
         policy = self.policy()
         try:
             names = self.names
         except UsageError:
-            names = ()  # nobody is verified for us by name: an object, say
+            names = ()  # no recipient to check, for example of an object
         return Trust(
             policy=policy,
             me=tuple(dict.fromkeys((*names, *policy.me))),
@@ -322,10 +317,10 @@ class Owner:
         return SigstoreRoots()
 
     def own_key(self) -> PublicKey | None:
-        """Return what verifies our signatures; None before the first of them.
+        """Return the public key of the user's signatures, if there is a key already.
 
         Raises:
-            UsageError, LocalIOError: it cannot be read.
+            UsageError, LocalIOError: it is not readable.
         """
         try:
             found = self._keys.find(self._signing.key)
@@ -334,10 +329,10 @@ class Owner:
         return found.public if found is not None and found.private else None
 
     def own_keys(self) -> tuple[PublicKey, ...]:
-        """Return what verifies signatures of all our keys; a file that is no key is passed over.
+        """Return all public keys of the user; skip files that are not keys.
 
         Raises:
-            UsageError, LocalIOError: the key that signs cannot be read.
+            UsageError, LocalIOError: the key that signs is not readable.
         """
         try:
             return tuple(key.public for key in self._keys.list() if key.private)
@@ -347,11 +342,11 @@ class Owner:
 
     @property
     def pin(self) -> Pin | None:
-        """What writes down a new sender's key; None if new senders are not to be trusted."""
+        """A function that pins a new sender's key; None if new senders are not trusted."""
         return self._pin if self._options.accept_new else None
 
     def _pin(self, claim: Claim, key: PublicKey, repo: str) -> Policy:
-        """Trust the key of who wrote a message, for messages to this recipient in `repo`."""
+        """Trust the key of a message's author, for messages to this recipient in `repo`."""
         policy, name = self.policy(), claim.name
         known = [*self.names, *policy.me, *(sender.name for sender in policy.senders)]
         reason = reason_not_to_pin(name, known=known)
@@ -374,10 +369,10 @@ class Owner:
         )
         return self.policy()
 
-    # --- what they sign with ---------------------------------------------------------------------
+    # --- signing ---------------------------------------------------------------------------------
 
     def signer(self) -> Signer | None:
-        """Return what signs; a key is made, and asked for its passphrase, when it is first used."""
+        """Return the signer; it creates or opens its key when it is first used."""
         if not self._signing.sign:
             return None
         if self._signer is None:
@@ -387,7 +382,7 @@ class Owner:
         return self._signer
 
     def known_signer(self) -> SignedBy | None:
-        """Return who would sign, without making a key or asking for an identity; None: unknown."""
+        """Return the signer's name without creating a key or signing in, if it is known."""
         key = self.own_key() if self._signing.sign and self._signing.keyless is None else None
         return None if key is None else SignedBy("key", key.spki_sha256)
 
@@ -423,7 +418,7 @@ class _LazySigner:
 
     @property
     def signed_by(self) -> SignedBy:
-        """Who signs."""
+        """The key or identity."""
         return self._real.signed_by
 
     def sign(self, message: Message, manifest: bytes) -> bytes:
@@ -440,7 +435,7 @@ class _LazySigner:
 
 
 def default_trust_file(environ: Mapping[str, str]) -> Path:
-    """Return where the trust file is: `$XDG_CONFIG_HOME/dockercomms/trust.toml`.
+    """Return the path of the trust file: `$XDG_CONFIG_HOME/dockercomms/trust.toml`.
 
     Raises:
         NoHomeError: as `platforms.base_folder`.

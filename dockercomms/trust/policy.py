@@ -1,10 +1,8 @@
-"""`trust.toml`: the address book, and the rules of who may write to me and who may acknowledge.
+"""The policy of `trust.toml`: trusted senders, their keys, and their permissions.
 
-Nobody is trusted by default. A name is bound to keys or to exact identities of exact issuers; a
-message of an unknown sender, or without a signature, is held or rejected as the file says. Names
-and identities are compared as they are: no patterns, because patterns invite mistakes.
-
-Source: SPEC.md sections 7 to 10. `policy_file` reads it, `address_book` changes it.
+The default policy trusts no sender. A name is bound to keys, or to exact identities of exact
+issuers. The file says whether messages of unknown senders, and those without a signature, are held
+or rejected. Names and identities are compared exactly: patterns invite mistakes.
 
 Example:
     >>> from dockercomms.trust.policy import Policy, Sender
@@ -12,6 +10,8 @@ Example:
     >>> alice = policy.sender("alice")
     >>> alice.may("message", recipient="bob", repo="r.example/box"), policy.sender("Alice")
     (True, None)
+
+Source: SPEC.md sections 7 to 10. `policy_file` reads the file, `address_book` changes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dockercomms.trust.keys import PublicKey
 
 DEFAULT_CLOCK_SKEW = timedelta(minutes=5)
 PUBLIC_ROOT = "public"
-"""The name of the public good instance's root, there without being declared."""
+"""The name of the public good instance's root, which needs no declaration."""
 
 Kind = Literal["message", "receipt"]
 Verdict = Literal["reject", "hold"]
@@ -40,11 +40,11 @@ Timestamp = Literal["required", "if-present"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """Where the trusted root of a Sigstore instance comes from."""
+    """A trusted root of a Sigstore instance."""
 
     name: str
     path: Path | None = None
-    """None: the public good instance's root that the sigstore package carries."""
+    """Default: the public good instance's root in the sigstore package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class TrustedIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey:
-    """A public key and when it may have signed."""
+    """A public key, and the time in which it may sign."""
 
     key: PublicKey
     valid_after: datetime | None = None
@@ -74,18 +74,18 @@ class TrustedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """One name of the address book, and what proves that somebody has it."""
+    """One name of the address book, with its keys and identities."""
 
     name: str
     identities: tuple[TrustedIdentity, ...] = ()
     keys: tuple[TrustedKey, ...] = ()
     recipients: tuple[str, ...] = ()
-    """To whom this name may write; empty: to all of `me`."""
+    """The names that it may write to; empty: all of `me`."""
     repositories: tuple[str, ...] = ()
-    """Where it may write, `*` standing for anything; empty: anywhere."""
+    """The repositories that it may use, with `*` as wildcard; empty: all."""
     kinds: tuple[Kind, ...] = ("message", "receipt")
     address: str | None = None
-    """Where this name receives: host/path."""
+    """The sender's own inbox: host/path."""
     allow_unsigned: bool = False
 
     def may(self, kind: Kind, *, recipient: str, repo: str) -> bool:
@@ -102,7 +102,7 @@ class Sender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
-    """A key or identity that counts no more, at all or from a moment on."""
+    """A revoked key or identity, entirely or from a time on."""
 
     spki_sha256: str | None = None
     identity: str | None = None
@@ -110,7 +110,7 @@ class Revocation:
     reason: str = ""
 
     def is_of(self, key: PublicKey) -> bool:
-        """Return whether `key` is meant; the digests are compared, not how they are written."""
+        """Return whether it revokes `key`; it compares digests, not their spelling."""
         if self.spki_sha256 is None:
             return False
         with suppress(binascii.Error, ValueError):
@@ -118,7 +118,7 @@ class Revocation:
         return False
 
     def covers(self, signed_at: datetime | None) -> bool:
-        """Return whether a signature of `signed_at` is void; an unproven time does not help it."""
+        """Return whether it voids a signature of `signed_at`; None (not proven) counts as late."""
         return self.since is None or signed_at is None or signed_at >= self.since
 
 
@@ -132,7 +132,7 @@ class InboxRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A parsed trust.toml. The empty policy trusts nobody."""
+    """A parsed trust.toml. The empty policy trusts no sender."""
 
     me: tuple[str, ...] = ()
     unsigned: Verdict = "hold"
@@ -161,14 +161,14 @@ class Policy:
         )
 
     def accepts_unsigned(self, name: str, repo: str) -> bool:
-        """Return whether an unsigned message that claims to be from `name` is let in as a claim."""
+        """Return whether an unsigned message in the name of `name` is accepted, as a claim."""
         sender = self.sender(name)
         if sender is not None and sender.allow_unsigned:
             return True
         return any(rule.accept_unsigned and rule.repository == repo for rule in self.inboxes)
 
     def revocation_of_key(self, key: PublicKey, signed_at: datetime | None) -> Revocation | None:
-        """Return why a signature of `key` is void, None if it is not."""
+        """Return the revocation that voids a signature of `key`, if there is one."""
         for item in self.revoked:
             if item.is_of(key) and item.covers(signed_at):
                 return item
@@ -177,7 +177,7 @@ class Policy:
     def revocation_of_identity(
         self, identity: str, signed_at: datetime | None
     ) -> Revocation | None:
-        """Return why a signature of `identity` is void, None if it is not."""
+        """Return the revocation that voids a signature of `identity`, if there is one."""
         for item in self.revoked:
             if item.identity == identity and item.covers(signed_at):
                 return item
@@ -185,13 +185,13 @@ class Policy:
 
 
 def matches_pattern(repo: str, pattern: str) -> bool:
-    """Return whether `repo` fits `pattern`, in which `*` stands for anything, and nothing else.
+    """Return whether `repo` matches `pattern`, whose only wildcard is `*`.
 
-    The brackets of other pattern languages would not fit the address of an IPv6 host.
+    The brackets of other pattern languages would not match the address of an IPv6 host.
     """
     parts = (re.escape(part) for part in pattern.split("*"))
     return re.fullmatch(".*".join(parts), repo, re.DOTALL) is not None
 
 
 PolicySource = Callable[[], Policy]
-"""Gives the policy anew each time, so that a change of the file counts in a running watch."""
+"""Reads the policy anew in each call, so that a running watch sees a changed file."""

@@ -1,6 +1,6 @@
-r"""Reading `trust.toml`: every word that is not known is an error, which names its line.
+r"""The parser of `trust.toml`: every unknown word is an error that names its line.
 
-Source: the format is described in docs/trust.md.
+Source: docs/trust.md.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ def load_policy(path: Path) -> Policy:
     """Return the policy in the file `path`, the empty one if there is no such file.
 
     Raises:
-        ConfigError: others can write the file, or what it says is wrong.
-        LocalIOError: it cannot be read.
+        ConfigError: other users can write the file, or its content is invalid.
+        LocalIOError: it is not readable.
     """
     text = read_policy_text(path)
     return Policy() if text is None else parse_policy(text, where=str(path), folder=path.parent)
 
 
 def read_policy_text(path: Path) -> str | None:
-    """Return what is in the file `path`, None if there is no such file.
+    """Return the content of the file `path`, None if there is no such file.
 
     Raises:
-        ConfigError: others can write the file, or it is no text of a sane size.
-        LocalIOError: it cannot be read.
+        ConfigError: other users can write the file, or it is too large or not text.
+        LocalIOError: it is not readable.
     """
     with local_errors(str(path)):
         try:
@@ -69,17 +69,17 @@ def read_policy_text(path: Path) -> str | None:
     if len(data) > MAX_POLICY_BYTES:
         raise ConfigError(f"{path}: more than {MAX_POLICY_BYTES} bytes")
     try:
-        return data.decode("utf-8-sig")  # Notepad and PowerShell begin files with a mark
+        return data.decode("utf-8-sig")  # Notepad and PowerShell begin files with a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error}") from error
 
 
 def parse_policy(text: str, *, where: str, folder: Path = Path()) -> Policy:
-    """Return the policy in `text`; `where` names it in errors, `folder` is where paths start.
+    """Parse the policy in `text`; `where` names it in errors, paths are relative to `folder`.
 
     Raises:
         ConfigError: not TOML, an unknown word or version, a name twice, an identity without an
-            issuer, an empty `me`, a key that cannot be read; the text names line and word.
+            issuer, an empty `me`, a key that is not readable; the text names line and word.
     """
     try:
         data = tomllib.loads(text)
@@ -90,27 +90,27 @@ def parse_policy(text: str, *, where: str, folder: Path = Path()) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A TOML table, the name it has in errors, and what is needed to find where it begins."""
+    """A TOML table, its name in errors, and its position among others."""
 
     values: Mapping[str, object]
     where: str
     header: str = ""
-    """What stands in its brackets: `sender.key`."""
+    """The text in its brackets: `sender.key`."""
     number: int = 1
-    """Which one of those with the same header in `parent`."""
+    """Its number among those with the same header in `parent`."""
     parent: _Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The text, searched for the places that errors name; the parser does not tell them."""
+    """The text, searched for the lines that errors name: the parser does not report them."""
 
     text: str
     where: str
 
     def error(self, table: _Table, word: str, message: str) -> ConfigError:
-        """Return the error `message` about `word`, which stands in `table`, or is missing there."""
-        message = message.removeprefix(f"{self.where}: ")  # where a table is the file itself
+        """Return the error `message` about `word`, which is in `table` or missing there."""
+        message = message.removeprefix(f"{self.where}: ")  # in the table of the whole file
         start, quoted = self._begin(table), re.escape(word)
         end = self._find(r"^\s*\[", start + 1) or len(self.text)
         for pattern, stop in (
@@ -124,7 +124,7 @@ class _Source:
         return ConfigError(f"{self.where}, line {start}: {message}")
 
     def _begin(self, table: _Table) -> int:
-        """Return the line where `table` begins, or that of its parent if it has none of its own."""
+        """Return the line where `table` begins, or its parent if it has no header."""
         if table.parent is None:
             return 1
         start = self._begin(table.parent)
@@ -133,7 +133,7 @@ class _Source:
         return self._find(pattern, start, count=table.number) or start
 
     def _find(self, pattern: str, start: int, *, count: int = 1) -> int | None:
-        """Return the number of the `count`th line from `start` on in which `pattern` is found."""
+        """Return the number of the `count`th line from `start` that matches `pattern`."""
         compiled = re.compile(pattern)
         for number, line in enumerate(self.text.split("\n"), start=1):
             if number >= start and compiled.search(line.partition("#")[0]):
@@ -293,7 +293,7 @@ class _Loader:
         return InboxRule(repository=repository, accept_unsigned=True)
 
     def _secured(self, table: _Table, path: Path) -> Path:
-        """Return the `path` of a file that nobody else can write: nothing vouches for it."""
+        """Return `path`; refuse a file that other users can write."""
         try:
             unguarded = who_else_can_change(path)
         except LocalIOError as error:
@@ -368,9 +368,9 @@ class _Loader:
         raise self._error(table, "timestamp", text)
 
     def _fingerprint(self, table: _Table) -> str | None:
-        """Return the base64 of a SHA-256; a mistyped one would revoke nothing, so it is refused.
+        """Return the base64 of a SHA-256; refuse a mistyped one, which would revoke no key.
 
-        The last character has two bits that count for nothing: four spellings are one key.
+        The last character has two unused bits, so four spellings mean one key.
         """
         value = self._string(table, "spki_sha256")
         if value is None:

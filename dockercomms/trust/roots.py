@@ -1,9 +1,8 @@
-"""Trusted roots: the files that say which certificates, logs and time stamps to believe.
+"""Trusted roots: files with the certificates, logs and timestamp authorities to trust.
 
-A root is JSON of the Sigstore trust root format. That of the public good instance is the one that
-`trust root update` has put beside the trust file, else the one that the installed sigstore package
-carries, found without importing that package. Neither is ever refreshed by itself, so that nothing
-here depends on a network.
+A root is JSON of the Sigstore trust root format. For the public good instance it is the file that
+`trust root update` has put beside the trust file, else the one in the installed sigstore package,
+found without importing that package. This module never updates a root, so it needs no network.
 
 Source: sigstore protobuf-specs v0.5.0, `sigstore_trustroot.proto`.
 """
@@ -27,40 +26,40 @@ from dockercomms.trust.policy import PUBLIC_ROOT, Root
 from dockercomms.trust.statement import json_list, json_object
 
 MAX_ROOT_BYTES = 2**20
-"""The public good instance's is 7 KB."""
+"""The public good instance's has 7 KB."""
 
 _EMBEDDED = Path("_store", "https%3A%2F%2Ftuf-repo-cdn.sigstore.dev")
-"""Where the sigstore package keeps what it was released with."""
+"""The folder of the sigstore package with the files of its release."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeylessProof:
-    """What a keyless bundle proves, by one root: who had the certificate, and when it was used."""
+    """The proof of a keyless bundle by one root: the certificate's owner, and the time."""
 
     root: str
     identities: tuple[str, ...]
     """The subject alternative names of the certificate: mail addresses, URIs."""
     issuer: str
-    """Who vouched for them."""
+    """The issuer that vouched for them."""
     signed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class RootAge:
-    """Where the public good instance's root comes from, and how old it is."""
+    """The source and the age of the public good instance's root."""
 
     path: Path
     updated: datetime | None
-    """When `trust root update` put it there; None: it is the sigstore package's."""
+    """The time of `trust root update`; None: it is the sigstore package's."""
     newest: datetime
-    """Since when its newest key or certificate is valid."""
+    """Start of validity of its newest key or certificate."""
 
 
 def root_path(root: Root, environ: Mapping[str, str] | None = None) -> Path:
-    """Return the file of `root`; the public one is looked for in `environ`, None: the process's.
+    """Return the file of `root`; the public one is found by `environ` (default: the process's).
 
     Raises:
-        ConfigError: others than the user can write the one that was updated.
+        ConfigError: other users can write the updated one.
     """
     if root.path is not None:
         return root.path
@@ -78,7 +77,7 @@ def root_path(root: Root, environ: Mapping[str, str] | None = None) -> Path:
 
 
 def updated_root(environ: Mapping[str, str]) -> Path:
-    """Return where `trust root update` puts the public good instance's root: by the trust file.
+    """Return the path for the updated root of the public good instance, beside the trust file.
 
     Raises:
         NoHomeError: as `platforms.base_folder`.
@@ -87,10 +86,11 @@ def updated_root(environ: Mapping[str, str]) -> Path:
 
 
 def public_root_age(environ: Mapping[str, str]) -> RootAge:
-    """Return which root of the public good instance is in use, and how old it is.
+    """Return the source and the age of the public good instance's root in use.
 
     Raises:
-        ConfigError: it is no trusted root, or others can write it. LocalIOError: it cannot be read.
+        ConfigError: it is not a trusted root, or other users can write it. LocalIOError: it is not
+            readable.
     """
     root = Root(name=PUBLIC_ROOT)
     path = root_path(root, environ)
@@ -101,10 +101,10 @@ def public_root_age(environ: Mapping[str, str]) -> RootAge:
 
 
 def newest_key(value: Mapping[str, object], path: Path) -> datetime:
-    """Return since when the newest key or certificate of a trusted root is valid.
+    """Return the start of validity of the newest key or certificate of a trusted root.
 
     Raises:
-        ConfigError: none says.
+        ConfigError: the root does not say it.
     """
     found: list[datetime] = []
     try:
@@ -120,10 +120,10 @@ def newest_key(value: Mapping[str, object], path: Path) -> datetime:
 
 
 def embedded(name: str) -> Path:
-    """Return the file `name` of the public good instance, as the sigstore package carries it.
+    """Return the file `name` of the public good instance in the sigstore package.
 
     Raises:
-        ConfigError: the package is not there, or carries no such file.
+        ConfigError: the package is not installed, or has no such file.
     """
     spec = find_spec("sigstore")
     folders = () if spec is None else spec.submodule_search_locations or ()
@@ -138,7 +138,7 @@ def read_root(root: Root) -> Mapping[str, object]:
     """Return the JSON of `root`.
 
     Raises:
-        ConfigError: it is not such a file. LocalIOError: it cannot be read.
+        ConfigError: it is not such a file. LocalIOError: it is not readable.
     """
     return read_json(root_path(root), f"root {root.name}")
 
@@ -147,7 +147,7 @@ def read_json(path: Path, what: str) -> Mapping[str, object]:
     """Return the JSON object in the file `path`; `what` names it in errors.
 
     Raises:
-        ConfigError: it is no such file. LocalIOError: it cannot be read.
+        ConfigError: it is not such a file. LocalIOError: it is not readable.
     """
     with local_errors(f"{what}: {path}"), path.open("rb") as file:
         data = file.read(MAX_ROOT_BYTES + 1)

@@ -1,6 +1,6 @@
-"""Signing: statements about messages, receipts and other objects become Sigstore bundles.
+"""Signers of messages, receipts and other objects: they return Sigstore bundles.
 
-`KeySigner` signs with a key pair and needs nothing else; `trust.keyless` has the other one.
+`KeySigner` signs with a key pair; the keyless signer is in `trust.keyless`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dockercomms.errors import VerificationError
 from dockercomms.oci.model import Digest, matches
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.manifest import Message, Receipt
-from dockercomms.trust import bundle as dsse
-from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json
+from dockercomms.trust.bundle import build_key_bundle, parse_bundle_json, sign, verify
 from dockercomms.trust.keys import PrivateKey
 from dockercomms.trust.statement import (
     ForeignPredicate,
@@ -25,7 +24,7 @@ from dockercomms.trust.statement import (
 
 @dataclass(frozen=True, slots=True)
 class SignedBy:
-    """Who signs."""
+    """The key or identity that signs."""
 
     kind: Literal["key", "keyless"]
     signer: str
@@ -33,11 +32,11 @@ class SignedBy:
 
 
 class Signer(Protocol):
-    """Signs messages, receipts, and whatever has a digest."""
+    """Signs messages, receipts, and any object by its digest."""
 
     @property
     def signed_by(self) -> SignedBy:
-        """Who signs. Keyless: asks for the identity's token if that was not done yet.
+        """The key or identity. Keyless: gets the identity's token on first use.
 
         Raises:
             SigningError: there is no identity.
@@ -47,19 +46,20 @@ class Signer(Protocol):
     def sign(self, message: Message, manifest: bytes) -> bytes:
         """Return a Sigstore bundle about the message whose bytes are `manifest`.
 
-        It has been verified as a receiver would.
+        The bundle has been verified as a receiver would verify it.
 
         Raises:
             VerificationError: the bundle does not satisfy our own verifier.
-            SigningError: nothing could be signed; SigningUnreachable: a service does not answer.
+            SigningError: signing failed; SigningUnreachable: a service does not answer.
             ProtocolError: the message cannot be signed.
         """
         ...
 
     def sign_receipt(self, receipt: Receipt) -> bytes:
-        """Return a Sigstore bundle that says what the manifest of `receipt` says.
+        """Return a Sigstore bundle with the values of the manifest of `receipt`.
 
-        The receipt's own layers do not matter: build it without, sign, build it with the bundle.
+        The receipt's own layers have no influence: build it without, sign, build it with the
+        bundle.
 
         Raises:
             As `sign`.
@@ -67,10 +67,10 @@ class Signer(Protocol):
         ...
 
     def approve(self, name: str, digest: Digest) -> bytes:
-        """Return a Sigstore bundle as `cosign sign` writes: an approval of what has `digest`.
+        """Return an approval of the object with `digest`: a bundle as `cosign sign` writes.
 
         Args:
-            name: What it is called, for people.
+            name: The object's name, for people.
             digest: Of any manifest or file.
 
         Raises:
@@ -80,7 +80,7 @@ class Signer(Protocol):
 
 
 TimestampSource = Callable[[bytes], bytes]
-"""Gives the DER RFC 3161 response about a signature."""
+"""Returns the DER RFC 3161 response about a signature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class KeySigner:
 
     Args:
         key: The key pair.
-        timestamp: Asks an authority to attest to the time of each signature; None: nobody does.
+        timestamp: Gets a timestamp for each signature, if given.
     """
 
     key: PrivateKey
@@ -116,17 +116,17 @@ class KeySigner:
         return self._bundle(build_statement(name, digest, ForeignPredicate()))
 
     def _bundle(self, statement: bytes) -> bytes:
-        envelope = dsse.sign(statement, self.key)
+        envelope = sign(statement, self.key)
         tokens = () if self.timestamp is None else (self.timestamp(envelope.signature),)
         data = build_key_bundle(envelope, self.signed_by.signer, timestamps=tokens)
-        # What leaves here was read back and verified: a fault of memory must not be published.
-        if not dsse.verify(parse_bundle_json(data).envelope, self.key.public_key()):
+        # Read back and verify before publishing: memory may be faulty.
+        if not verify(parse_bundle_json(data).envelope, self.key.public_key()):
             raise VerificationError("the signature just made does not verify")
         return data
 
 
 def check_bytes(message: Message, manifest: bytes) -> None:
-    """Prove that `message` was read from `manifest`.
+    """Check that `message` was read from `manifest`.
 
     Raises:
         VerificationError: it was not.

@@ -1,8 +1,8 @@
-"""What sigstore 4.5 leaves to its caller when it verifies; nothing here imports it.
+"""Checks that sigstore 4.5 leaves to its caller; this module does not import it.
 
-- it ignores when a certificate authority or log stopped being valid: `narrow`
+- sigstore ignores when a certificate authority or log stopped being valid: `narrow`
 - it refuses bundles in which Go left zero values out: `with_zero_values`
-- its policies say whether an identity is the expected one, never which it is: `Holder`
+- its policies compare an identity with an expected one, but do not return it: `Holder`
 - it does not read the log entries that cosign 2 and the npm registry made of envelopes:
   `check_intoto_entry`
 """
@@ -34,17 +34,17 @@ _OTHER_NAME_OID = "1.3.6.1.4.1.57264.1.7"
 
 
 def narrow(root: TrustedRoot, bundle: Bundle) -> TrustedRoot:
-    """Return only what of `root` was valid at every time that `bundle` claims.
+    """Return `root` with only the parts that were valid at every time that `bundle` claims.
 
-    The times are verified afterwards, against what is left. The end of a time stamp authority is
-    inclusive by the specification; sigstore 4.5 takes it for exclusive, so it is moved by the
+    The times are verified afterwards, by the remaining parts. By the specification the last moment
+    of a timestamp authority counts; for sigstore 4.5 it does not, so the end is moved by the
     smallest step.
     """
     stamps = bundle.verification_material.timestamp_verification_data
     times = [stamp.tst_info.gen_time for stamp in stamps.rfc3161_timestamps] if stamps else []
     entry = bundle.log_entry._inner  # noqa: SLF001 - there is no public way
     if entry.integrated_time and entry.inclusion_promise:
-        # Not `fromtimestamp`, whose OSError for absurd times would look like one of a file.
+        # Not `fromtimestamp`: its OSError for absurd times would look like that of a file.
         times.append(_EPOCH + timedelta(seconds=entry.integrated_time))
 
     def was_valid(period: Any) -> bool:
@@ -67,7 +67,7 @@ def narrow(root: TrustedRoot, bundle: Bundle) -> TrustedRoot:
 def with_zero_values(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the bundle `value` with the zero values of its log entries that Go leaves out.
 
-    Source: sigstore-models 0.0.6 demands them; protobuf's JSON mapping lets writers omit them.
+    Source: sigstore-models 0.0.6 requires them; protobuf's JSON mapping lets writers omit them.
     """
     value = copy.deepcopy(dict(value))
     material = value.get("verificationMaterial")
@@ -88,10 +88,10 @@ INTOTO_ENTRY = ("intoto", "0.0.2")
 
 @contextmanager
 def as_dsse_entry(bundle: Bundle) -> Iterator[bool]:
-    """Have sigstore take an `intoto` entry for a `dsse` one; yields whether it is one.
+    """Make sigstore read an `intoto` entry as a `dsse` one; yield whether it is one.
 
-    It refuses the time that the log has signed for entries of kinds that it does not read. The kind
-    beside an entry is signed by nobody; the one in its body is what `check_intoto_entry` compares.
+    sigstore refuses the log's signed time for kinds that it does not read. The kind beside an entry
+    is not signed; `check_intoto_entry` compares the one in its body.
     """
     inner = bundle.log_entry._inner  # noqa: SLF001 - there is no public way
     kept = inner.kind_version
@@ -113,16 +113,16 @@ def check_intoto_entry(
     signatures: Sequence[bytes],
     certificate: Certificate,
 ) -> None:
-    """Prove that the body of an `intoto` 0.0.2 log entry is about this envelope and signer.
+    """Check that the body of an `intoto` 0.0.2 log entry is about this envelope and signer.
 
-    The hash of the whole envelope is not compared: it is over JSON as its writer had it. All that
-    the JSON says is: type and hash of the payload, each signature, and who made it.
+    It does not compare the hash of the whole envelope, which is over JSON in the writer's own form,
+    but all values: type and hash of the payload, each signature, and the signer.
 
     Source: sigstore/rekor, pkg/types/intoto/v0.0.2/intoto_v0_0_2_schema.json, which encodes payload
     and signatures in base64 twice.
 
     Raises:
-        VerificationError: it is about something else. ProtocolError: it is no such entry.
+        VerificationError: it is about another one. ProtocolError: it is not such an entry.
     """
     from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415 - only here
 
@@ -154,9 +154,9 @@ def check_intoto_entry(
 
 @dataclass(slots=True)
 class Holder:
-    """Reads of a verified certificate whose it is, where sigstore asks for a policy.
+    """Reads identities and issuer of a verified certificate, in place of a sigstore policy.
 
-    Whether that is whom we trust is for the caller to say.
+    It accepts every certificate: the caller decides about trust.
     """
 
     identities: tuple[str, ...] = ()

@@ -1,14 +1,11 @@
 """The in-toto statements of a message and of a receipt: built, parsed, and compared.
 
-A statement makes explicit what its signer means: this message, from me, to these; or: I have
-received this message, and took it or not. Each repeats what the manifest's annotations say; a
-verifier compares the values.
+The signer of a message states its sender and recipients; the signer of a receipt states that the
+message arrived, and its status. Each statement repeats the manifest's annotations, and a verifier
+compares the values. This module also has the readers for members of JSON objects from outside; in
+all of them `where` names the place in errors: `bundle: material: publicKey`.
 
 Source: in-toto attestation framework v1.1.0, `spec/v1/statement.md`; SPEC.md section 9.
-
-Members of JSON objects that came from outside, each with the type it must have.
-
-`where` names the place in errors: `bundle: material: publicKey`.
 """
 
 from __future__ import annotations
@@ -30,10 +27,10 @@ from dockercomms.protocol.manifest import Message, Receipt
 def json_object(
     value: object, where: str, *, known: frozenset[str] | None = None
 ) -> Mapping[str, object]:
-    """Return `value`, an object, with no member but those `known` (None: any).
+    """Return `value`, an object, whose members must be among `known` (None: any).
 
     Raises:
-        ProtocolError: it is something else, or has another member.
+        ProtocolError: it is not an object, or has another member.
     """
     if not isinstance(value, dict):
         raise ProtocolError(f"{where}: a JSON object expected")
@@ -47,7 +44,7 @@ def json_list(value: object, where: str) -> list[object]:
     """Return `value`, a list; a missing one is empty.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: it is not a list.
     """
     if value is None:
         return []
@@ -60,7 +57,7 @@ def json_text(value: object, where: str) -> str:
     """Return `value`, a string.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: it is not a string.
     """
     if not isinstance(value, str):
         raise ProtocolError(f"{where}: a string expected")
@@ -68,10 +65,10 @@ def json_text(value: object, where: str) -> str:
 
 
 def base64_bytes(value: object, where: str) -> bytes:
-    """Return the bytes that the string `value` holds in standard base64.
+    """Return the bytes of the string `value` in standard base64.
 
     Raises:
-        ProtocolError: it is no such string.
+        ProtocolError: it is not such a string.
     """
     try:
         return base64.b64decode(json_text(value, where), validate=True)
@@ -86,12 +83,12 @@ def base64_text(data: bytes) -> str:
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE_COSIGN_SIGN = "https://sigstore.dev/cosign/sign/v1"
-"""What `cosign sign` writes: an approval of the bytes, without sender or recipient."""
+"""The type of `cosign sign`: an approval of the bytes, without sender or recipient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePredicate:
-    """What the signer of a message says."""
+    """The statement of a message's signer."""
 
     id: str
     sender: str
@@ -104,12 +101,12 @@ class MessagePredicate:
     sequence: str | None = None
     """The annotation of that name, verbatim."""
     signer_spki: bytes | None = field(default=None, repr=False)
-    """DER SubjectPublicKeyInfo of a key signer; used to pin a new sender's key, only then."""
+    """DER SubjectPublicKeyInfo of a key signer; used only to pin a new sender's key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiptPredicate:
-    """What the signer of a receipt says."""
+    """The statement of a receipt's signer."""
 
     message: Digest
     id: str
@@ -124,7 +121,7 @@ class ReceiptPredicate:
 
 @dataclass(frozen=True, slots=True)
 class ForeignPredicate:
-    """A predicate of another type, such as cosign's; its content is not looked at."""
+    """A predicate of another type, such as cosign's; its content is ignored."""
 
 
 OwnPredicate = MessagePredicate | ReceiptPredicate
@@ -133,7 +130,7 @@ Predicate = OwnPredicate | ForeignPredicate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A parsed statement with its one subject. Nothing in it has been verified."""
+    """A parsed statement with its one subject, not verified."""
 
     subject_name: str
     subject: Digest
@@ -142,10 +139,10 @@ class Statement:
 
 
 def message_predicate(message: Message, *, signer_spki: bytes | None = None) -> MessagePredicate:
-    """Return what the sender of `message` signs.
+    """Return the statement of the sender of `message`.
 
     Raises:
-        ProtocolError: the message has no time, as some of 1.0 have not; it cannot be signed.
+        ProtocolError: the message has no time (some 1.0 messages), so it cannot be signed.
     """
     header = message.header
     if header.created_at is None or header.expires is None:
@@ -163,10 +160,10 @@ def message_predicate(message: Message, *, signer_spki: bytes | None = None) -> 
 
 
 def receipt_predicate(receipt: Receipt, *, signer_spki: bytes | None = None) -> ReceiptPredicate:
-    """Return what the recipient of a message signs: what the manifest of `receipt` says.
+    """Return the statement of a message's recipient: the values in the manifest of `receipt`.
 
     Raises:
-        ProtocolError: the receipt has no time, as some of 1.0 have not; it cannot be signed.
+        ProtocolError: the receipt has no time (some 1.0 receipts), so it cannot be signed.
     """
     if receipt.created_at is None:
         raise ProtocolError(f"receipt for {receipt.message}: no created_at, so not to be signed")
@@ -184,9 +181,9 @@ def receipt_predicate(receipt: Receipt, *, signer_spki: bytes | None = None) -> 
 
 
 def difference(expected: OwnPredicate, actual: Predicate) -> str | None:
-    """Return how the statement's values differ from the manifest's; None if they are the same.
+    """Describe how the statement's values differ from the manifest's; None if they do not.
 
-    Times are compared as instants. Who signed is no value of the manifest.
+    Times are compared as instants. The signer's key is not compared.
     """
     if type(actual) is not type(expected):
         return "the statement is of another type than the object"
@@ -230,7 +227,7 @@ def build_statement(subject_name: str, subject: Digest, predicate: Predicate) ->
 def parse_statement(data: bytes, *, where: str = "statement") -> Statement:
     """Return the statement in `data`; `where` names it in errors.
 
-    Required keys must be there, unknown ones are ignored; exactly one subject with a sha256
+    It needs all required keys, ignores unknown ones, and needs exactly one subject with a sha256
     digest.
 
     Raises:

@@ -1,4 +1,4 @@
-"""RFC 3161 time stamps: when a signature was there at the latest, said by an authority of a root.
+"""RFC 3161 timestamps: proofs, by an authority of a root, that a signature existed at a time.
 
 Source: RFC 3161; sigstore protobuf-specs v0.5.0, `CertificateAuthority`.
 """
@@ -19,23 +19,23 @@ _SHORTEST_CHAIN = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimestampAuthority:
-    """Who may say what time it is, and from when to when."""
+    """A timestamp authority, and the time in which it is trusted."""
 
     chain: tuple[bytes, ...]
     """DER certificates: its own first, the root last."""
     valid_from: datetime
     valid_until: datetime | None = None
-    """Inclusive, as the specification of clients has it."""
+    """Inclusive, by the sigstore client specification."""
 
     def covers(self, moment: datetime) -> bool:
-        """Return whether the authority may speak of `moment`."""
+        """Return whether the authority is trusted for `moment`."""
         return self.valid_from <= moment and (
             self.valid_until is None or moment <= self.valid_until
         )
 
 
 def authorities_of(root: Mapping[str, object], *, where: str) -> tuple[TimestampAuthority, ...]:
-    """Return the time stamp authorities of a trusted root; `where` names it in errors.
+    """Return the timestamp authorities of a trusted root; `where` names it in errors.
 
     Raises:
         ConfigError: one is malformed.
@@ -67,12 +67,12 @@ def _authority(fields: Mapping[str, object]) -> TimestampAuthority:
 def earliest_time(
     tokens: Iterable[bytes], signature: bytes, authorities: Iterable[TimestampAuthority]
 ) -> datetime | None:
-    """Return the earliest time that one of `authorities` attests to `signature`; None: none does.
+    """Return the earliest time that one of `authorities` attests to `signature`, if any.
 
     Args:
         tokens: DER timestamp responses.
-        signature: What they are about.
-        authorities: Whom to believe.
+        signature: The signature.
+        authorities: The trusted authorities.
     """
     known = tuple(authorities)
     times = (_attested(token, signature, known) for token in tokens)
@@ -113,9 +113,9 @@ def _verify(token: bytes, signature: bytes, authority: TimestampAuthority) -> da
 
 
 def hostile_input_errors() -> tuple[type[Exception], ...]:
-    """Return every class of error with which certificates, keys and times from outside are refused.
+    """Return all classes of errors for invalid certificates, keys and times from outside.
 
-    Beside those of the libraries: what nobody expects makes pure Python fail as it fails.
+    Besides those of the libraries there are Python's own, for input that they do not expect.
     """
     from cryptography import exceptions, x509  # noqa: PLC0415 - 0.1 s, for few
     from rfc3161_client import VerificationError  # noqa: PLC0415 - the same

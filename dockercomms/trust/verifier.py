@@ -1,27 +1,21 @@
-"""Who signed this: the bundles of one message or receipt against the policy.
+"""Verification of the bundles of one message or receipt, and of approvals, against the policy.
 
-1. what can be said without a signature: it is for us, for this repository, not of the future, not
-   too old
-2. its bundles are parsed, strictly, within limits; those of known signers come first
-3. for each bundle, each signer whom the policy (or our own key) lets speak for the name is tried:
-   a. the signature is the signer's: by the key, or by the certificate with its root, log and time
-   b. the statement is one of ours, of the right kind, about this very manifest, and says what the
-      manifest says
-   c. the signer could sign then: validity of the key, revocation, a trusted time where one is
-      required, and near the time that the object claims
+1. check the claims that need no signature: it is for us and for this repository, and it is
+   neither of the future nor too old
+2. parse its bundles, strictly and within limits; put those of known signers first
+3. for each bundle, try each signer that the policy (or the own key) allows for the name:
+   a. the signature is valid: by the key, or by the certificate with its root, log and time
+   b. the statement is one of ours, of the right kind, about this manifest, and repeats its values
+   c. the signer could sign then: validity of the key, revocation, a trusted time if it is
+      required, near the time that the object claims
    d. the policy lets that name send such an object to us here
-4. the first signer for whom all of it holds is the answer; else the reason of each bundle is told
+4. return the first signer for which all checks pass; else report the reason of each bundle
 
-Every check is a function of its own in `checks.RULES`. Nothing here reads a network.
+`checks.RULES` has one function for each check. No check uses a network. An approval, by `sign` for
+anything but a message or by cosign (`sign`, `sign-blob`, `attest-blob`), only says that its signer
+approves of the content.
 
-Source: SPEC.md sections 8 to 10.
-
-Approvals of files, and of manifests that are no messages, against the policy.
-
-What `sign` writes about anything but a message, and what `cosign sign`, `cosign sign-blob` and
-`cosign attest-blob` write, says that its signer approves of the content, and no more.
-
-Source: docs/trust.md.
+Source: SPEC.md sections 8 to 10; docs/trust.md.
 """
 
 from __future__ import annotations
@@ -43,8 +37,7 @@ from dockercomms.errors import (
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.manifest import Message, Receipt
-from dockercomms.trust import bundle as dsse
-from dockercomms.trust.bundle import BundleKind, SigstoreBundle
+from dockercomms.trust.bundle import BundleKind, SigstoreBundle, verify
 from dockercomms.trust.checks import (
     RULES,
     SIGNER_CHECKS,
@@ -63,40 +56,40 @@ from dockercomms.trust.statement import PREDICATE_TYPE_COSIGN_SIGN, ForeignPredi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """Who signed an object, and what that proves."""
+    """The verified signer of an object."""
 
     name: str
-    """The name that the signer has in the policy: the object's author."""
+    """The signer's name in the policy: the object's author."""
     kind: BundleKind
     signer: str
     """The key's `spki_sha256`, or the certificate's identity."""
     issuer: str = ""
-    """Who vouched for an identity."""
+    """The issuer of an identity."""
     signed_at: datetime | None = None
-    """When it was signed at the latest, as an authority attests; None: nobody does."""
+    """The proven latest time of the signature, if there is a proof."""
     own: bool = False
-    """Signed with our own key."""
+    """Signed with the user's own key."""
     approval: bool = False
-    """Not our own statement but cosign's: the signer approves of it and says no more."""
+    """A statement of cosign, not ours: the signer only approves of the object."""
 
 
 def verify_message(
     message: Message, bundles: Sequence[bytes], terms: Terms, *, rules: Rules = RULES
 ) -> Verified:
-    """Return who signed `message`.
+    """Return the verified signer of `message`.
 
     Args:
         message: The message.
-        bundles: The JSON of its bundles, at most 32 of them, 1 MiB each; more is not looked at.
-        terms: Who may sign as whom, who we are, and when.
-        rules: What is checked.
+        bundles: The JSON of its bundles, at most 32 of them, 1 MiB each; more are ignored.
+        terms: The policy, the user's names, and the clocks.
+        rules: The checks.
 
     Raises:
         Unsigned: there is no bundle.
-        UnknownSender: there is one, and the policy does not say how the sender signs.
+        UnknownSender: there is one, and the policy has no signer for the sender.
         VerificationError: no bundle satisfies the policy; the text gives the reason of each.
-        InternalError: the same, and a bundle brought out a defect of ours.
-        ConfigError, LocalIOError: a root cannot be read.
+        InternalError: the same, and a bundle caused a defect of this program.
+        ConfigError, LocalIOError: a root is not readable.
     """
     return verify_claim(Claim.of_message(message), bundles, terms, rules=rules)
 
@@ -104,7 +97,7 @@ def verify_message(
 def verify_receipt(
     receipt: Receipt, bundles: Sequence[bytes], terms: Terms, *, rules: Rules = RULES
 ) -> Verified:
-    """Return who signed `receipt`; its signer has to satisfy the entry of the message's recipient.
+    """Return the verified signer of `receipt`, by the entry of the message's recipient.
 
     Args and errors are those of `verify_message`; `bundles` is the content of its one layer.
     """
@@ -114,7 +107,7 @@ def verify_receipt(
 def verify_claim(
     claim: Claim, bundles: Sequence[bytes], terms: Terms, *, rules: Rules = RULES
 ) -> Verified:
-    """Return who signed what `claim` says; see `verify_message`."""
+    """Return the verified signer of `claim`; see `verify_message`."""
     sender = terms.policy.sender(claim.name)
     run = _Run(claim, terms, rules, sender)
     found = run.first(bundles, run.signers)
@@ -133,13 +126,13 @@ def verify_claim(
 def key_of_new_sender(
     claim: Claim, bundles: Sequence[bytes], terms: Terms, *, rules: Rules = RULES
 ) -> tuple[PublicKey, Verified]:
-    """Return the key that signed what a sender without an entry says, to be pinned, as ssh does.
+    """Return the key that signed for a sender without an entry, to be pinned, as ssh does.
 
-    Everything is checked but who has the key. Source: SPEC.md section 9.
+    It checks everything except the owner of the key. Source: SPEC.md section 9.
 
     Raises:
-        Unsigned, VerificationError: as `verify_message`; also where the policy has an entry of
-            that name, whose owner has to change it.
+        Unsigned, VerificationError: as `verify_message`; also if the policy has an entry of that
+            name, which only the user may change.
     """
     if terms.policy.sender(claim.name) is not None:
         raise VerificationError(
@@ -154,7 +147,7 @@ def key_of_new_sender(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signatory:
-    """Whom a bundle names as its signer: true, but perhaps nobody whom we know."""
+    """The proven signer of a bundle, who may not be in the policy."""
 
     kind: BundleKind
     signer: str
@@ -166,12 +159,12 @@ class Signatory:
 def signatories(
     bundles: Sequence[bytes], terms: Terms, *, rules: Rules = RULES
 ) -> tuple[Signatory, ...]:
-    """Return who signed `bundles`, as far as they prove it, to tell a person whom to trust.
+    """Return the proven signers of `bundles`, for a user who decides about trust.
 
-    What was signed is not looked at.
+    It does not check the signed content.
 
     Raises:
-        ConfigError, LocalIOError: a root cannot be read.
+        ConfigError, LocalIOError: a root is not readable.
     """
     found: dict[Signatory, None] = {}
     for data in bundles[: rules.max_bundles]:
@@ -179,7 +172,7 @@ def signatories(
             with guarded("bundle"):
                 found |= dict.fromkeys(_signatories(data, terms, rules))
         except (ProtocolError, VerificationError, InternalError):
-            continue  # it names nobody
+            continue  # it proves no signer
     return tuple(found)
 
 
@@ -192,7 +185,7 @@ def _signatories(data: bytes, terms: Terms, rules: Rules) -> Iterator[Signatory]
         return
     statement = rules.parse_statement(bundle.envelope.payload)
     for signer, _ in _self_named(bundle, statement):
-        if isinstance(signer, TrustedKey) and dsse.verify(bundle.envelope, signer.key):
+        if isinstance(signer, TrustedKey) and verify(bundle.envelope, signer.key):
             yield Signatory(kind="key", signer=signer.key.spki_sha256)
 
 
@@ -215,7 +208,7 @@ def _self_named(bundle: SigstoreBundle, statement: Statement) -> Iterator[Candid
 
 @dataclass(slots=True)
 class _Run:
-    """One call of `verify_claim`, and why each bundle failed so far."""
+    """One call of `verify_claim`, with the reasons of the bundles that failed."""
 
     claim: Claim
     terms: Terms
@@ -223,14 +216,14 @@ class _Run:
     sender: Sender | None
     reasons: list[str] = field(default_factory=list)
     defect: InternalError | None = None
-    """A defect of ours that a bundle brought out: what it proves is not known."""
+    """A defect of this program, caused by a bundle: its signer is not known."""
 
     def first(
         self,
         bundles: Sequence[bytes],
         signers: Callable[[SigstoreBundle, Statement], Iterable[Candidate]],
     ) -> Evidence | None:
-        """Return the first evidence that holds."""
+        """Return the first evidence that passes all checks."""
         for claim_check in self.rules.claim_checks:  # 1
             try:
                 claim_check(self.claim, self.terms)
@@ -252,11 +245,11 @@ class _Run:
             self.defect = error
 
     def told(self) -> str:
-        """Return the reasons, one in a line."""
+        """Return the reasons, one per line."""
         return "".join(f"\n  {reason}" for reason in self.reasons)
 
     def verdict(self, evidence: Evidence) -> Verified:
-        """Return what the evidence proves."""
+        """Return the verified signer of the evidence."""
         signer, proof = evidence.signer, evidence.proof
         return Verified(
             name=self.claim.name,
@@ -269,7 +262,7 @@ class _Run:
         )
 
     def signers(self, bundle: SigstoreBundle, _: Statement) -> Iterator[Candidate]:
-        """Yield who may speak for the name: first the key that the bundle hints at."""
+        """Yield the signers that the policy allows for the name, first the key of the hint."""
         if bundle.kind == "keyless":
             for identity in () if self.sender is None else self.sender.identities:
                 yield identity, self.sender
@@ -305,10 +298,10 @@ class _Run:
         bundle: SigstoreBundle,
         signers: Callable[[SigstoreBundle, Statement], Iterable[Candidate]],
     ) -> Evidence:
-        """Return the evidence of the first signer for whom every check holds.
+        """Return the evidence of the first signer for whom every check passes.
 
         Raises:
-            VerificationError, ProtocolError: why there is none, of the signer who got furthest.
+            VerificationError, ProtocolError: the reason of the signer who passed most checks.
         """
         statement = self.rules.parse_statement(bundle.envelope.payload)
         furthest, reason = -1, VerificationError(_nobody(bundle))
@@ -337,7 +330,7 @@ class _Run:
 
 
 def signers_of(name: str, terms: Terms) -> frozenset[str]:
-    """Return the `spki_sha256` of every key that may speak for `name`."""
+    """Return the `spki_sha256` of every key that may sign as `name`."""
     sender = terms.policy.sender(name)
     keys = [] if sender is None else [key.key for key in sender.keys]
     own = terms.own_key_for(name)
@@ -357,13 +350,13 @@ def _nobody(bundle: SigstoreBundle) -> str:
 
 @dataclass(slots=True)
 class LazyProofs:
-    """`checks.Proofs` of one bundle: nothing is proven before it is asked for, nor twice."""
+    """The implementation of `checks.Proofs` for one bundle: it computes each proof once, on use."""
 
     roots: Mapping[str, Root]
     prove: Callable[[Root], KeylessProof]
     """Raises VerificationError."""
     attest: Callable[[], datetime | None]
-    """Gives the proven time of a key's signature."""
+    """Returns the proven time of a key's signature."""
     known: dict[str, KeylessProof | VerificationError] = field(default_factory=dict)
     attested: list[datetime | None] = field(default_factory=list)
 
@@ -377,7 +370,7 @@ class LazyProofs:
         """Return the proof by the root called `first`, else by another one.
 
         Raises:
-            VerificationError: why the first that was asked does not prove it, if none does.
+            VerificationError: no root proves it; the reason is that of the first one.
         """
         reason = VerificationError("no trusted root to prove a certificate by")
         names = sorted(self.roots, key=lambda name: name != first)
@@ -424,20 +417,20 @@ def verify_approval(
     title: str,
     predicate_type: str = PREDICATE_TYPE_COSIGN_SIGN,
 ) -> Verified:
-    """Return which of those whom the policy knows approves of the content with `digest`.
+    """Return the sender of the policy who approves of the content with `digest`.
 
     Args:
         data: The JSON of one bundle.
         digest: Of the file, or of the manifest.
-        terms: Who may sign as whom, and when; `me` and `repo` do not matter.
-        title: What errors call the content.
-        predicate_type: What a statement must say; a plain signature says no more than that.
+        terms: The policy and the clocks; `me` and `repo` are ignored.
+        title: The name of the content in errors.
+        predicate_type: The required type of a statement; ignored for a plain signature.
 
     Raises:
         ProtocolError: not a bundle.
-        UnknownSender: signed by nobody whom the policy knows.
-        VerificationError: the signature does not hold, or may not count.
-        ConfigError, LocalIOError: a root cannot be read.
+        UnknownSender: no sender of the policy signed it.
+        VerificationError: the signature is invalid, or must not count.
+        ConfigError, LocalIOError: a root is not readable.
     """
     material = parse_material(data, where=f"{title}: bundle")
     try:
@@ -480,10 +473,10 @@ def _approval_proofs(material: Material, digest: Digest, terms: Terms) -> LazyPr
 def _signers(
     material: Material, digest: Digest, terms: Terms, proofs: LazyProofs
 ) -> Iterator[tuple[TrustedKey | TrustedIdentity, Sender | None]]:
-    """Yield those whom the policy knows, and whose signature it is.
+    """Yield the signers of the policy who made the signature.
 
     Raises:
-        VerificationError: it is nobody's.
+        VerificationError: no root proves the certificate, or the key of the hint did not sign.
     """
     senders = terms.policy.senders
     if material.kind == "keyless":
