@@ -1,1 +1,1 @@
-"""How a message, a receipt and their tags are written down: SPEC.md sections 1 to 5."""
+"""The wire format of messages, receipts and their tags: SPEC.md sections 1 to 5."""

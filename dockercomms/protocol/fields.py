@@ -1,6 +1,7 @@
-"""Times, counts and versions as they are written in annotations.
+"""Times, counts and versions in annotations.
 
-`dockercomms.protocol.header` exports all of it. Source: SPEC.md section 3.
+`dockercomms.protocol.header` exports all names.
+Source: SPEC.md section 3.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _RFC3339 = re.compile(
 
 FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_TIME = datetime(9998, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
-"""The bounds of every time that travels (SPEC.md section 3): between them, a day more or less is
-still a time that programs can hold."""
+"""The bounds of all times in messages (SPEC.md section 3). Programs can still represent a time that
+is a day earlier or later."""
 MAX_VOID_RANGES = 64
-"""SPEC.md section 9: so many ranges of void numbers a message may have."""
+"""Largest number of ranges of void numbers in a message (SPEC.md section 9)."""
 
 _NUMBER = r"[1-9][0-9]{0,14}"
 _POSITION = re.compile(
@@ -35,18 +36,20 @@ _POSITION = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPosition:
-    """Where a message stands among those of its sender to its recipient in a repository.
+    """The position of a message among those from its sender to its recipient in a repository.
 
-    `str` is the form in an annotation: `<stream>/<number>;void=<first>-<last>,...`; `parse` is its
-    inverse. Source: SPEC.md section 9.
+    `str` returns the text of the annotation, `<stream>/<number>;void=<first>-<last>,...`; `parse`
+    is its inverse.
+
+    Source: SPEC.md section 9.
     """
 
     stream: str
-    """32 hex digits, drawn at random by each state of a sender."""
+    """32 random hex digits; each state of a sender draws its own."""
     number: int
-    """From 1, one more for each message."""
+    """Starts at 1 and grows by 1 with each message."""
     void: tuple[tuple[int, int], ...] = ()
-    """Ranges of earlier numbers that no message has, increasing, both ends included."""
+    """Ranges of earlier numbers without a message, in increasing order, both ends included."""
 
     def __str__(self) -> str:
         """Return the annotation's text."""
@@ -58,7 +61,8 @@ class StreamPosition:
         """Return the position in `text`.
 
         Raises:
-            ProtocolError: not one, or ranges that do not increase or reach its own number.
+            ProtocolError: `text` has another form, or its ranges do not increase, or they reach its
+                own number.
         """
         match = _POSITION.fullmatch(text)
         if match is None:
@@ -85,10 +89,10 @@ def format_time(moment: datetime) -> str:
 def parse_time(text: str) -> datetime:
     """Return the instant in `text`: RFC 3339 with 0 to 9 fraction digits, in UTC.
 
-    Only the years 1970 to 9998: a reader adds spans to such times, and compares them.
+    Accepts only the years 1970 to 9998, because readers add spans to these times.
 
     Raises:
-        ProtocolError: not such a time.
+        ProtocolError: `text` is not such a time.
 
     Source: SPEC.md section 3.
     """
@@ -99,10 +103,10 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Return the instant in `text`, of any year; the rest is as `parse_time` has it.
+    """Return the instant in `text`, of any year; otherwise like `parse_time`.
 
     Raises:
-        ProtocolError: not such a time.
+        ProtocolError: `text` is not such a time.
     """
     match = _RFC3339.fullmatch(text)
     if match is None:
@@ -116,7 +120,7 @@ def parse_rfc3339(text: str) -> datetime:
 
 
 def is_readable_version(text: str) -> bool:
-    """Return whether a message of protocol version `text` can be read: any 1.x."""
+    """Return whether this program reads protocol version `text`: any 1.x."""
     return _VERSION.fullmatch(text) is not None
 
 
@@ -124,7 +128,7 @@ def parse_chunk_index(text: str) -> int:
     """Return the chunk index in `text`.
 
     Raises:
-        ProtocolError: anything but 0 or 1 to 4 digits without leading zero.
+        ProtocolError: `text` is not "0" or 1 to 4 digits without leading zero.
     """
     if _INDEX.fullmatch(text) is None:
         raise ProtocolError(f"not a chunk index: {text!r:.100}")
@@ -135,7 +139,7 @@ def parse_count(text: str, what: str, *, limit: int) -> int:
     """Return the number in `text`: decimal digits without sign or leading zero.
 
     Raises:
-        ProtocolError: anything else, or more than `limit`; the text names `what`.
+        ProtocolError: `text` is anything else, or more than `limit`; the error names `what`.
     """
     if _COUNT.fullmatch(text) is None or int(text) > limit:
         raise ProtocolError(f"{what}: a number from 0 to {limit} expected, {text!r:.100} received")

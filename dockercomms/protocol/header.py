@@ -1,7 +1,7 @@
 """The constants of SPEC.md, and the header of a message.
 
-Every value that travels is defined here and nowhere else. `MessageHeader` and the annotations of
-a message are each other's inverse.
+Only this module defines values that appear in messages. `MessageHeader` converts to and from the
+annotations of a message.
 """
 
 from __future__ import annotations
@@ -46,20 +46,21 @@ PREDICATE_TYPE_MESSAGE = "https://dockercomms.dev/message/v1"
 PREDICATE_TYPE_RECEIPT = "https://dockercomms.dev/receipt/v1"
 
 ManifestForm = Literal["artifact", "image"]
-"""How a manifest says what it is: by its artifact type, or as an image with an annotation."""
+"""The way a manifest names its kind: by its artifact type, or as an image with an annotation."""
 
 FORMS: tuple[ManifestForm, ...] = ("artifact", "image")
 
 IMAGE_CONFIG_BYTES = (
     b'{"architecture":"unknown","os":"unknown","rootfs":{"type":"layers","diff_ids":[]}}'
 )
-"""The config of the image form, with what image-spec v1.1.1 requires of one and no more."""
+"""The config of the image form: only the fields that image-spec v1.1.1 requires."""
 
 IMAGE_CONFIG = Descriptor.of(IMAGE_CONFIG_BYTES, MEDIA_TYPE_IMAGE_CONFIG)
 
 UNTELLING_TYPES = (None, MEDIA_TYPE_EMPTY_CONFIG, MEDIA_TYPE_IMAGE_CONFIG)
-"""Artifact types in a list of referrers that may stand for any kind of ours: none, or a config's,
-which go-containerregistry gives, and which image-spec v1.1.1 asks for in the image form."""
+"""Artifact types in a list of referrers that may stand for any kind of our manifests. Lists may
+leave the artifact type out. In the image form they may give the media type of the config
+(image-spec v1.1.1 requires it, go-containerregistry does it)."""
 
 Compression = Literal["gzip", "zstd"]
 CHUNK_MEDIA_TYPES: dict[Compression, str] = {
@@ -68,7 +69,7 @@ CHUNK_MEDIA_TYPES: dict[Compression, str] = {
 }
 
 CHUNK_FILE_ENDINGS: dict[Compression, str] = {"gzip": ".tar.gz", "zstd": ".tar.zst"}
-"""Of the names that `oras pull` gives to layers (SPEC.md section 3.3)."""
+"""The endings of the file names that `oras pull` gives to layers (SPEC.md section 3.3)."""
 
 # SPEC.md section 3: annotation keys
 VERSION = "dockercomms.version"
@@ -106,7 +107,7 @@ INBOX_DATE = "dockercomms.inbox.date"
 INBOX_RECIPIENT = "dockercomms.inbox.recipient"
 INBOX_KIND = "dockercomms.inbox.kind"
 ARTIFACT_TYPE = "dockercomms.artifact_type"
-"""What a manifest is, where it is in image form (SPEC.md 2.9)."""
+"""The kind of a manifest in image form (SPEC.md 2.9)."""
 
 UNDERSTOOD_KEYS = frozenset(
     {
@@ -116,12 +117,12 @@ UNDERSTOOD_KEYS = frozenset(
         FILES_COUNT, SEQUENCE, AUDIENCE,
     }
 )  # fmt: skip
-"""Keys a message may name in `dockercomms.critical` and still be read (sealing comes later)."""
+"""Keys that this program accepts in `dockercomms.critical` (sealing comes later)."""
 
 # SPEC.md section 3: limits of annotations
 DEFAULT_TTL_SECONDS = 604_800
 MAX_FILENAME_BYTES = 237
-"""A 1.0 receiver adds 18 bytes to the name; more than 255 stop its whole inbox."""
+"""A 1.0 receiver adds 18 bytes to the name, and a name above 255 bytes stops its whole inbox."""
 MAX_TITLE_CHARACTERS = 200
 MAX_TEXT_BYTES = 1024
 MAX_ANNOTATIONS = 128
@@ -129,7 +130,7 @@ MAX_ANNOTATION_BYTES = 4096
 
 # SPEC.md sections 2 and 4: limits of manifests and chunks
 MAX_SENT_MANIFEST_BYTES = 3 * 2**20
-"""Distribution refuses 4 MiB with 400, zot with 413; a margin for what the index adds."""
+"""Distribution refuses 4 MiB with 400, zot with 413. The margin is for the index."""
 MAX_INLINE_BYTES = 16 * 2**10
 MAX_INLINE_TOTAL_BYTES = 64 * 2**10
 MAX_CHUNKS = 10_000
@@ -137,7 +138,7 @@ MAX_TOTAL_BYTES = 10 * 2**40
 DEFAULT_CHUNK_BYTES = 16 * 2**20
 MAX_ZSTD_WINDOW_BYTES = 8 * 2**20
 MAX_TAR_PADDING_BYTES = 10_240
-"""What a tar writer may pad a chunk to; all of it zero."""
+"""Largest padding that a tar writer may add to a chunk; all of it zero bytes."""
 
 # SPEC.md sections 3 and 8: files and names
 MAX_FILES_ENTRIES = 100_000
@@ -151,7 +152,7 @@ CONTINUE_SEND_SECONDS = 24 * 3600
 CLOCK_WARN_SECONDS = 300
 CLOCK_ERROR_SECONDS = 3600
 EARLIEST_CLOCK = datetime(2024, 1, 1, tzinfo=UTC)
-"""A clock before this was never set: the protocol is younger."""
+"""An earlier time means that the clock is not set: the protocol is younger than that."""
 MAX_FUTURE_SECONDS = 300
 LAST_RETRY_SECONDS = 3600
 RECONCILE_SECONDS = 300
@@ -165,7 +166,7 @@ TAG_PAGE_SIZE = 1000
 
 
 def check_annotations(annotations: Mapping[str, str], where: str) -> None:
-    """Refuse annotations that pass the limits of SPEC.md section 3; `where` names them in errors.
+    """Refuse annotations beyond the limits of SPEC.md section 3; errors name them `where`.
 
     Raises:
         ProtocolError: more than `MAX_ANNOTATIONS`, or one longer than `MAX_ANNOTATION_BYTES`.
@@ -183,24 +184,24 @@ def check_annotations(annotations: Mapping[str, str], where: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageHeader:
-    """What a message says about itself: its annotations, typed. All of it is the sender's claim.
+    """The annotations of a message as typed values; all of them are the sender's claims.
 
     Source: SPEC.md section 3.
     """
 
     id: str
-    """A UUID; from a 1.0 sender any text, so build file names from `short_id`."""
+    """A UUID. A 1.0 sender may write any text, so build file names from `short_id`."""
     sender: str
     recipient: str
     created_at: datetime | None
-    """None where a 1.0 message has none that can be read."""
+    """`None` if a 1.0 message has no readable time."""
     ttl_seconds: int
-    """As it counts: what a 1.0 message does not say, or says wrongly, is the default."""
+    """The default if a 1.0 message has no readable value."""
     filename: str
-    """As it came, not fit for use as a file name; "" where a 1.0 message has none."""
+    """The received text, unsafe as a file name; "" if a 1.0 message has no name."""
     total_bytes: int
     chunk_bytes: int
-    """The most payload bytes in a chunk; 0 or less from a 1.0 sender means unknown."""
+    """Largest number of payload bytes in a chunk; 0 or less from a 1.0 sender means unknown."""
     chunk_count: int
     compression: Compression
     version: str = PROTOCOL_VERSION
@@ -217,12 +218,12 @@ class MessageHeader:
     encryption: str | None = None
     files_count: int | None = None
     sequence: StreamPosition | None = None
-    """Its number among those of its sender, to see that one is missing."""
+    """The number among the sender's messages; readers detect missing messages by it."""
     critical: tuple[str, ...] = ()
 
     @property
     def display_name(self) -> str:
-        """The file name as its sender gave it; escape it before showing it."""
+        """The sender's file name; escape it before you show it."""
         return self.filename_full or self.filename
 
     @property
@@ -235,7 +236,7 @@ class MessageHeader:
 
     @property
     def expires(self) -> datetime | None:
-        """When the message expires; None if it never says so."""
+        """The time when the message expires; `None` without a readable creation time."""
         if self.created_at is None:
             return self.expires_at
         try:
@@ -246,11 +247,11 @@ class MessageHeader:
         return by_ttl if self.expires_at is None else min(by_ttl, self.expires_at)
 
     def to_annotations(self, *, compat: bool = False) -> dict[str, str]:
-        """Return the annotations that say all this; with `compat` those of 1.0 alone.
+        """Return the annotations of this header; with `compat` only those of version 1.0.
 
         Raises:
-            LimitError: the name, title or text is longer than may be sent.
-            ProtocolError: a value that cannot be sent: NUL in the name, or a time missing.
+            LimitError: the name, title or text is too long.
+            ProtocolError: the name contains NUL, or a time is missing.
         """
         self._check_writable()
         if self.created_at is None:
@@ -275,7 +276,7 @@ class MessageHeader:
         return out
 
     def _later_annotations(self) -> dict[str, str]:
-        """Return what 1.1 added, where it is set."""
+        """Return the annotations that version 1.1 added."""
         values = {
             FILENAME_FULL: self.filename_full,
             PAYLOAD_DIGEST: self.payload_digest,
@@ -295,7 +296,7 @@ class MessageHeader:
         return {key: value for key, value in values.items() if value is not None}
 
     def _check_writable(self) -> None:
-        """Refuse what would stop a 1.0 receiver, or what a reader of ours refuses."""
+        """Refuse values that would stop a 1.0 receiver or that our own readers refuse."""
         if "\0" in self.filename or not self.filename:
             raise ProtocolError(f"message {self.id}: file name {self.filename!r:.100}")
         for what, length, limit in (
@@ -310,11 +311,11 @@ class MessageHeader:
     def from_annotations(cls, annotations: Mapping[str, str]) -> MessageHeader:
         """Return the header in the annotations of a message.
 
-        Version 1.0 is read as the 1.0 program writes and reads it, everything later strictly.
+        Reads version 1.0 as leniently as the 1.0 program does, later versions strictly.
 
         Raises:
-            ProtocolError: a required annotation is missing, one is malformed, the version is
-                not 1.x, a key in `dockercomms.critical` is not understood, or there is too much.
+            ProtocolError: a required annotation is missing, an annotation is malformed or too long,
+                the version is not 1.x, or `dockercomms.critical` names an unknown key.
         """
         check_annotations(annotations, "message")
         return _HeaderReader(annotations).read()
@@ -324,12 +325,12 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _SHORT_ID = re.compile(r"[0-9a-f]{8}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_TTL_SECONDS = 10**12
-"""More than 30,000 years: beyond what a time can say, so that sums stay small."""
+"""More than 30,000 years: longer than any time in a message, and sums stay small."""
 
 
 @dataclass(frozen=True, slots=True)
 class _HeaderReader:
-    """Reads one header; knows which rules its version has."""
+    """Reads one header by the rules of its version."""
 
     annotations: Mapping[str, str]
 
@@ -408,7 +409,7 @@ class _HeaderReader:
         return text
 
     def _created_at(self, *, lenient: bool) -> datetime | None:
-        # The 1.0 program delivers a message whatever its time says; so it is read without one.
+        # The 1.0 program delivers a message whatever its time is, so its time may be unreadable.
         try:
             return parse_time(self._required(CREATED_AT))
         except ProtocolError:
@@ -428,7 +429,7 @@ class _HeaderReader:
 
     def _chunk_bytes(self, *, lenient: bool) -> int:
         text = self._required(CHUNK_BYTES)
-        if lenient and _INTEGER.fullmatch(text):  # written as its --chunk-bytes was given
+        if lenient and _INTEGER.fullmatch(text):  # the text of its --chunk-bytes option
             return min(int(text), MAX_TOTAL_BYTES)
         return self._count(CHUNK_BYTES, MAX_TOTAL_BYTES)
 

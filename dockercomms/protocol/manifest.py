@@ -1,7 +1,7 @@
-"""The manifests of message, receipt, bundle and inbox anchor: built, and parsed strictly.
+"""The manifests of messages, receipts, bundles and inbox anchors: a builder and strict parsers.
 
-`ManifestBuilder` and the parse functions are each other's inverse. A manifest that was received
-is never built again to learn its digest: the digest is that of the bytes.
+The parse functions are the inverse of `ManifestBuilder`. To learn the digest of a received
+manifest, hash the received bytes; do not build the manifest again.
 
 Source: SPEC.md sections 2 to 5 and 10.
 """
@@ -28,7 +28,6 @@ from dockercomms.oci.model import (
 )
 from dockercomms.oci.strict_json import canonical_json, parse_json
 from dockercomms.platforms.records import dataclass
-from dockercomms.protocol import header as protocol
 from dockercomms.protocol.fields import (
     FIRST_TIME,
     LAST_TIME,
@@ -37,16 +36,44 @@ from dockercomms.protocol.fields import (
     parse_count,
     parse_time,
 )
-from dockercomms.protocol.header import IMAGE_CONFIG, ManifestForm, MessageHeader
+from dockercomms.protocol.header import (
+    ARTIFACT_TYPE,
+    ARTIFACT_TYPE_BUNDLE,
+    ARTIFACT_TYPE_INBOX,
+    ARTIFACT_TYPE_MESSAGE,
+    ARTIFACT_TYPE_RECEIPT,
+    CHUNK_INDEX,
+    CHUNK_MEDIA_TYPES,
+    CHUNK_SIZE,
+    COMPAT_VERSION,
+    CREATED_AT,
+    IMAGE_CONFIG,
+    INBOX_DATE,
+    INBOX_KIND,
+    INBOX_RECIPIENT,
+    MAX_SENT_MANIFEST_BYTES,
+    MESSAGE_ID,
+    RECEIPT_FOR,
+    RECEIPT_REASON,
+    RECEIPT_STATUS,
+    RECEIPT_VERIFIED,
+    RECIPIENT,
+    SENDER,
+    VERSION,
+    ManifestForm,
+    MessageHeader,
+    check_annotations,
+)
 from dockercomms.protocol.tags import ReceiptStatus
 
 ANCHOR_VERSION = "1.1"
-"""Part of the anchor's digest: another version would split senders into two inboxes."""
+"""The version in an anchor. It changes the anchor's digest, so another version would split senders
+into two inboxes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestBuilder:
-    """Builds one manifest, byte for byte the same from the same values.
+    """A builder of one manifest: equal values give equal bytes.
 
     Example:
         >>> data, descriptor = ManifestBuilder.receipt({"dockercomms.version": "1.1"}).build()
@@ -58,7 +85,8 @@ class ManifestBuilder:
     subject: Descriptor | None = None
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     layers: tuple[Descriptor, ...] | None = ()
-    """None is what the 1.0 program writes as `null`; without `compat` it is the same as none."""
+    """With `compat`, `None` is written as `null`, as the 1.0 program writes it; otherwise `None`
+    means ()."""
     form: ManifestForm = "artifact"
 
     @classmethod
@@ -71,7 +99,7 @@ class ManifestBuilder:
     ) -> ManifestBuilder:
         """Return the builder of a message; its subject is the anchor of its day."""
         return cls(
-            protocol.ARTIFACT_TYPE_MESSAGE,
+            ARTIFACT_TYPE_MESSAGE,
             subject,
             dict(annotations),
             None if layers is None else tuple(layers),
@@ -87,7 +115,7 @@ class ManifestBuilder:
     ) -> ManifestBuilder:
         """Return the builder of a receipt; its subject is the message, its layer a bundle."""
         return cls(
-            protocol.ARTIFACT_TYPE_RECEIPT,
+            ARTIFACT_TYPE_RECEIPT,
             subject,
             dict(annotations),
             None if layers is None else tuple(layers),
@@ -97,9 +125,9 @@ class ManifestBuilder:
     def bundle(
         cls, subject: Descriptor, annotations: Mapping[str, str], layer: Descriptor
     ) -> ManifestBuilder:
-        """Return the builder of a bundle about `subject`, always called an image manifest."""
+        """Return the builder of a bundle; the subject's media type is always image manifest."""
         subject = replace(subject, media_type=MEDIA_TYPE_MANIFEST)
-        return cls(protocol.ARTIFACT_TYPE_BUNDLE, subject, dict(annotations), (layer,))
+        return cls(ARTIFACT_TYPE_BUNDLE, subject, dict(annotations), (layer,))
 
     @classmethod
     def inbox_anchor(
@@ -112,30 +140,31 @@ class ManifestBuilder:
     ) -> ManifestBuilder:
         """Return the builder of a day's anchor; `kind` is "receipts" for the receipts anchor.
 
-        Every sender builds the same bytes, so that all messages of a day and form have one subject.
+        All senders build the same bytes, so all messages of a day and form have one subject.
         """
         annotations = {
-            protocol.INBOX_DATE: f"{day:%Y%m%d}",
-            protocol.INBOX_RECIPIENT: recipient_tag,
-            protocol.VERSION: ANCHOR_VERSION,
+            INBOX_DATE: f"{day:%Y%m%d}",
+            INBOX_RECIPIENT: recipient_tag,
+            VERSION: ANCHOR_VERSION,
         }
         if kind is not None:
-            annotations[protocol.INBOX_KIND] = kind
-        return cls(protocol.ARTIFACT_TYPE_INBOX, None, annotations, form=form)
+            annotations[INBOX_KIND] = kind
+        return cls(ARTIFACT_TYPE_INBOX, None, annotations, form=form)
 
     def in_form(self, form: ManifestForm) -> ManifestBuilder:
         """Return the builder of the same manifest in another form, which has another digest."""
         return replace(self, form=form)
 
     def build(self, *, compat: bool = False) -> tuple[bytes, Descriptor]:
-        """Return the manifest and its descriptor, which has artifact type and annotations too.
+        """Return the manifest and its descriptor, which includes artifact type and annotations.
 
-        With `compat` these are the bytes of the 1.0 program: no media type, layers as given.
+        With `compat` these are the bytes of the 1.0 program: no media type, and the layers as
+        given.
 
         Raises:
-            ProtocolError: a message without layers, or with the empty descriptor as a layer,
-                which stops every 1.0 receiver.
-            LimitError: the manifest is larger than every registry takes.
+            ProtocolError: a message has no layers, or the empty descriptor as a layer, which stops
+                all 1.0 receivers.
+            LimitError: the manifest is larger than all registries accept.
         """
         out: dict[str, object] = {"schemaVersion": 2}
         if not compat:
@@ -143,7 +172,7 @@ class ManifestBuilder:
         annotations = dict(self.annotations)
         if self.form == "image":
             out["config"] = IMAGE_CONFIG.to_json()
-            annotations[protocol.ARTIFACT_TYPE] = self.artifact_type
+            annotations[ARTIFACT_TYPE] = self.artifact_type
         else:
             out["artifactType"] = self.artifact_type
             out["config"] = EMPTY_CONFIG.to_json()
@@ -153,9 +182,9 @@ class ManifestBuilder:
         if annotations:
             out["annotations"] = sorted_annotations(annotations)
         data = canonical_json(out)
-        if not compat and len(data) > protocol.MAX_SENT_MANIFEST_BYTES:
+        if not compat and len(data) > MAX_SENT_MANIFEST_BYTES:
             raise LimitError(
-                f"manifest: {len(data)} bytes; at most {protocol.MAX_SENT_MANIFEST_BYTES}",
+                f"manifest: {len(data)} bytes; at most {MAX_SENT_MANIFEST_BYTES}",
                 hint="larger chunks make a smaller manifest: --chunk-size",
             )
         return data, _describe(data, self.artifact_type, annotations)
@@ -164,7 +193,7 @@ class ManifestBuilder:
         if compat:
             return None if self.layers is None else [layer.to_json() for layer in self.layers]
         layers = self.layers or ()
-        if self.artifact_type != protocol.ARTIFACT_TYPE_MESSAGE:
+        if self.artifact_type != ARTIFACT_TYPE_MESSAGE:
             # zot answers 400 to a manifest without layers
             return [layer.to_json() for layer in layers or (EMPTY_CONFIG,)]
         if not layers or any(layer.media_type == EMPTY_CONFIG.media_type for layer in layers):
@@ -179,10 +208,10 @@ class ChunkLayer:
     descriptor: Descriptor
     index: int
     chunk_bytes: int | None
-    """Its payload bytes, exactly; None in 1.0 messages, which do not say (see `bound`)."""
+    """The exact number of payload bytes; 1.0 messages have `None` (see `bound`)."""
 
     def bound(self, header: MessageHeader) -> int:
-        """Return the most payload bytes this chunk may hold."""
+        """Return the largest number of payload bytes that this chunk may hold."""
         if self.chunk_bytes is not None:
             return self.chunk_bytes
         if header.chunk_bytes > 0:
@@ -192,12 +221,12 @@ class ChunkLayer:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message manifest that keeps every rule; its values are still its sender's claims."""
+    """A message manifest that follows all rules; its values are still its sender's claims."""
 
     descriptor: Descriptor
     header: MessageHeader
     chunks: tuple[ChunkLayer, ...]
-    """In the order of their indexes, 0..N-1, whatever their order in the manifest."""
+    """Sorted by index, 0..N-1; the manifest may list them in another order."""
     subject: Descriptor | None = None
     form: ManifestForm = "artifact"
 
@@ -209,14 +238,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A receipt manifest. What counts is a signed statement about it, never these claims."""
+    """A receipt manifest. Only a signed statement about it proves these claims."""
 
     descriptor: Descriptor
     message: Digest
     message_id: str
     """"" in receipts of 1.0."""
     sender: str
-    """Who sent the message, so the one the receipt is for."""
+    """The sender of the message, to whom the receipt is addressed."""
     recipient: str
     status: ReceiptStatus
     verified: bool
@@ -224,7 +253,7 @@ class Receipt:
     created_at: datetime | None
     subject: Descriptor | None
     layers: tuple[Descriptor, ...] = ()
-    """The bundle of a signed receipt; the empty descriptor is left out."""
+    """The bundle of a signed receipt, without the empty descriptor."""
     form: ManifestForm = "artifact"
 
 
@@ -240,7 +269,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """What a day's messages, or receipts, have as their subject."""
+    """The subject of a day's messages or receipts."""
 
     descriptor: Descriptor
     recipient_tag: str
@@ -252,16 +281,18 @@ class Anchor:
 def parse_message(data: bytes) -> Message:
     """Return the message in the bytes of a manifest.
 
+    Needs no other content than the manifest.
+
     Raises:
-        ProtocolError: any rule of SPEC.md sections 2 to 4 is broken; nothing was fetched yet.
+        ProtocolError: the manifest breaks a rule of SPEC.md sections 2 to 4.
     """
-    manifest, form = _parse(data, "message", protocol.ARTIFACT_TYPE_MESSAGE)
+    manifest, form = _parse(data, "message", ARTIFACT_TYPE_MESSAGE)
     if form == "artifact" and not _is(manifest.config, EMPTY_CONFIG):
         raise ProtocolError(f"message: config {manifest.config.digest}; the empty one expected")
     header = MessageHeader.from_annotations(manifest.annotations)
     chunks = _parse_chunks(manifest.layers, header)
     return Message(
-        _describe(data, protocol.ARTIFACT_TYPE_MESSAGE, manifest.annotations),
+        _describe(data, ARTIFACT_TYPE_MESSAGE, manifest.annotations),
         header,
         chunks,
         manifest.subject,
@@ -273,28 +304,28 @@ def parse_receipt(data: bytes) -> Receipt:
     """Return the receipt in the bytes of a manifest; 1.0 receipts may lack most annotations.
 
     Raises:
-        ProtocolError: it does not say which message and what outcome, or is malformed.
+        ProtocolError: it is malformed, or lacks its message or its outcome.
     """
-    manifest, form = _parse(data, "receipt", protocol.ARTIFACT_TYPE_RECEIPT)
+    manifest, form = _parse(data, "receipt", ARTIFACT_TYPE_RECEIPT)
     annotations, subject = manifest.annotations, manifest.subject
-    protocol.check_annotations(annotations, "receipt")
+    check_annotations(annotations, "receipt")
     lenient = _is_compat(annotations, "receipt")
-    message = annotations.get(protocol.RECEIPT_FOR)
+    message = annotations.get(RECEIPT_FOR)
     if message is None:
-        raise ProtocolError(f"receipt: annotation {protocol.RECEIPT_FOR} is missing")
+        raise ProtocolError(f"receipt: annotation {RECEIPT_FOR} is missing")
     if not (lenient or subject):
         raise ProtocolError("receipt: no subject; the message expected")
     if subject is not None and subject.digest != message:
         raise ProtocolError(f"receipt: for {message!r:.100}, but its subject is {subject.digest}")
     return Receipt(
-        descriptor=_describe(data, protocol.ARTIFACT_TYPE_RECEIPT, annotations),
+        descriptor=_describe(data, ARTIFACT_TYPE_RECEIPT, annotations),
         message=parse_digest(message),
-        message_id=annotations.get(protocol.MESSAGE_ID, ""),
-        sender=annotations.get(protocol.SENDER, ""),
-        recipient=annotations.get(protocol.RECIPIENT, ""),
+        message_id=annotations.get(MESSAGE_ID, ""),
+        sender=annotations.get(SENDER, ""),
+        recipient=annotations.get(RECIPIENT, ""),
         status=_status(annotations),
-        verified=annotations.get(protocol.RECEIPT_VERIFIED) == "true",
-        reason=annotations.get(protocol.RECEIPT_REASON, ""),
+        verified=annotations.get(RECEIPT_VERIFIED) == "true",
+        reason=annotations.get(RECEIPT_REASON, ""),
         created_at=_receipt_time(annotations, lenient=lenient),
         subject=subject,
         layers=tuple(item for item in manifest.layers if item.digest != EMPTY_CONFIG.digest),
@@ -306,16 +337,16 @@ def parse_bundle(data: bytes) -> Bundle:
     """Return the bundle in the bytes of a manifest: ours, the 1.0 program's, or cosign's.
 
     Raises:
-        ProtocolError: no subject, not exactly one layer, or malformed.
+        ProtocolError: it is malformed, has no subject, or has not exactly one layer.
     """
-    manifest, _ = _parse(data, "bundle", protocol.ARTIFACT_TYPE_BUNDLE)
-    protocol.check_annotations(manifest.annotations, "bundle")
+    manifest, _ = _parse(data, "bundle", ARTIFACT_TYPE_BUNDLE)
+    check_annotations(manifest.annotations, "bundle")
     if manifest.subject is None:
         raise ProtocolError("bundle: no subject")
     if len(manifest.layers) != 1:
         raise ProtocolError(f"bundle: one layer expected, {len(manifest.layers)} received")
     return Bundle(
-        descriptor=_describe(data, protocol.ARTIFACT_TYPE_BUNDLE, manifest.annotations),
+        descriptor=_describe(data, ARTIFACT_TYPE_BUNDLE, manifest.annotations),
         subject=manifest.subject,
         layer=manifest.layers[0],
         annotations=manifest.annotations,
@@ -323,10 +354,10 @@ def parse_bundle(data: bytes) -> Bundle:
 
 
 def kind_of(data: bytes, where: str = "manifest") -> str | None:
-    """Return the artifact type that a manifest claims, in either form; None if it claims none.
+    """Return the artifact type that a manifest of either form claims; `None` if there is no claim.
 
     Raises:
-        ProtocolError: not JSON.
+        ProtocolError: `data` is not JSON.
     """
     value = parse_json(data, where=where)
     if not isinstance(value, dict):
@@ -334,27 +365,25 @@ def kind_of(data: bytes, where: str = "manifest") -> str | None:
     annotations = value.get("annotations")
     if not isinstance(annotations, dict):
         annotations = {}
-    kind = value.get("artifactType") or annotations.get(protocol.ARTIFACT_TYPE)
+    kind = value.get("artifactType") or annotations.get(ARTIFACT_TYPE)
     return kind if isinstance(kind, str) else None
 
 
 def parse_anchor(data: bytes) -> Anchor:
-    """Return the anchor in `data`, which must be its bytes exactly, in one form or the other.
+    """Return the anchor in `data`, which must be exactly the bytes of an anchor in either form.
 
     Raises:
-        ProtocolError: anything but those bytes.
+        ProtocolError: `data` is anything else.
     """
-    manifest, form = _parse(data, "anchor", protocol.ARTIFACT_TYPE_INBOX)
+    manifest, form = _parse(data, "anchor", ARTIFACT_TYPE_INBOX)
     get = manifest.annotations.get
-    recipient, kind = get(protocol.INBOX_RECIPIENT, ""), get(protocol.INBOX_KIND)
+    recipient, kind = get(INBOX_RECIPIENT, ""), get(INBOX_KIND)
     try:
-        day = datetime.strptime(get(protocol.INBOX_DATE, ""), "%Y%m%d").replace(tzinfo=UTC).date()
+        day = datetime.strptime(get(INBOX_DATE, ""), "%Y%m%d").replace(tzinfo=UTC).date()
     except ValueError as error:
-        raise ProtocolError(f"anchor: {protocol.INBOX_DATE}: {error}") from error
+        raise ProtocolError(f"anchor: {INBOX_DATE}: {error}") from error
     if not FIRST_TIME.year <= day.year <= LAST_TIME.year:
-        raise ProtocolError(
-            f"anchor: {protocol.INBOX_DATE}: {day}; a day from 1970 to 9998 expected"
-        )
+        raise ProtocolError(f"anchor: {INBOX_DATE}: {day}; a day from 1970 to 9998 expected")
     expected, descriptor = ManifestBuilder.inbox_anchor(recipient, day, kind, form=form).build()
     if (
         data != expected
@@ -377,20 +406,20 @@ def _parse(data: bytes, what: str, artifact_type: str) -> tuple[Manifest, Manife
         raise ProtocolError(f"{what}: media type {manifest.media_type}; an OCI manifest expected")
     form: ManifestForm = "artifact"
     said = manifest.artifact_type
-    annotated = manifest.annotations.get(protocol.ARTIFACT_TYPE)
+    annotated = manifest.annotations.get(ARTIFACT_TYPE)
     if said is None and _is(manifest.config, IMAGE_CONFIG):
         said, form = annotated, "image"
     if said != artifact_type:
         raise ProtocolError(f"{what}: artifact type {said!r:.100}; {artifact_type} expected")
     if annotated not in (None, said):
         raise ProtocolError(
-            f"{what}: {protocol.ARTIFACT_TYPE} is {annotated!r:.100}; the artifact type is {said}"
+            f"{what}: {ARTIFACT_TYPE} is {annotated!r:.100}; the artifact type is {said}"
         )
     return manifest, form
 
 
 def _is(descriptor: Descriptor, expected: Descriptor) -> bool:
-    """Return whether media type, digest and size are those expected."""
+    """Return whether media type, digest and size are the expected ones."""
     return (descriptor.media_type, descriptor.digest, descriptor.size) == (
         expected.media_type,
         expected.digest,
@@ -405,11 +434,11 @@ def _describe(data: bytes, artifact_type: str, annotations: Mapping[str, str]) -
 
 
 def _parse_chunks(layers: Sequence[Descriptor], header: MessageHeader) -> tuple[ChunkLayer, ...]:
-    """Return the chunks by index, after every rule that needs no fetching.
+    """Check all rules of the chunks that need no other content; return the chunks by index.
 
-    1. as many layers as announced, each index once
-    2. media types that say what `compression` says
-    3. sizes that add up, and that no layer can exceed
+    1. There are as many layers as announced, and each index occurs once.
+    2. The media types agree with `compression`.
+    3. The sizes add up, and each chunk fits into its layer.
     """
     if len(layers) != header.chunk_count:
         raise ProtocolError(
@@ -429,19 +458,19 @@ def _parse_chunks(layers: Sequence[Descriptor], header: MessageHeader) -> tuple[
 
 
 def _parse_chunk(layer: Descriptor, header: MessageHeader, where: str) -> ChunkLayer:
-    expected = protocol.CHUNK_MEDIA_TYPES[header.compression]
+    expected = CHUNK_MEDIA_TYPES[header.compression]
     if layer.media_type != expected:
         raise ProtocolError(f"{where}: media type {layer.media_type!r:.100}; {expected} expected")
-    protocol.check_annotations(layer.annotations, where)
-    index = layer.annotations.get(protocol.CHUNK_INDEX)
-    size = layer.annotations.get(protocol.CHUNK_SIZE)
-    if index is None or (size is None and header.version != protocol.COMPAT_VERSION):
-        missing = protocol.CHUNK_INDEX if index is None else protocol.CHUNK_SIZE
+    check_annotations(layer.annotations, where)
+    index = layer.annotations.get(CHUNK_INDEX)
+    size = layer.annotations.get(CHUNK_SIZE)
+    if index is None or (size is None and header.version != COMPAT_VERSION):
+        missing = CHUNK_INDEX if index is None else CHUNK_SIZE
         raise ProtocolError(f"{where}: annotation {missing} is missing")
     limit = header.chunk_bytes if header.chunk_bytes > 0 else header.total_bytes
     chunk_bytes = None
     if size is not None:
-        what = f"{where}: {protocol.CHUNK_SIZE}"
+        what = f"{where}: {CHUNK_SIZE}"
         chunk_bytes = parse_count(size, what, limit=min(limit, header.total_bytes))
     chunk = ChunkLayer(layer, parse_chunk_index(index), chunk_bytes)
     most = max_layer_bytes(chunk.bound(header))
@@ -462,24 +491,25 @@ def _check_total(chunks: Sequence[ChunkLayer], header: MessageHeader) -> None:
 
 
 def max_layer_bytes(chunk_bytes: int) -> int:
-    """Return the most bytes a layer may have whose chunk has at most `chunk_bytes`.
+    """Return the largest size of a layer whose chunk has at most `chunk_bytes`.
 
-    What does not shrink grows by up to 23 % in one common compressor (isal at level 0); the tar
-    adds its header (with extensions), end and padding. More is refused before it is fetched.
+    Readers refuse larger layers before they fetch them. Incompressible data grows by up to 23 % in
+    one common compressor (isal at level 0); the tar adds its header (with extensions), end and
+    padding.
     """
     return chunk_bytes + chunk_bytes // 4 + 65_536
 
 
 def _is_compat(annotations: Mapping[str, str], what: str) -> bool:
-    """Return whether this is version 1.0, which may leave its version out."""
-    version = annotations.get(protocol.VERSION, protocol.COMPAT_VERSION)
+    """Return whether this is version 1.0, in which the version may be absent."""
+    version = annotations.get(VERSION, COMPAT_VERSION)
     if not is_readable_version(version):
         raise ProtocolError(f"{what}: version {version!r:.50}; this program reads 1.x")
-    return version == protocol.COMPAT_VERSION
+    return version == COMPAT_VERSION
 
 
 def _status(annotations: Mapping[str, str]) -> ReceiptStatus:
-    text = annotations.get(protocol.RECEIPT_STATUS)
+    text = annotations.get(RECEIPT_STATUS)
     if text == "accepted":
         return "accepted"
     if text == "rejected":
@@ -488,7 +518,7 @@ def _status(annotations: Mapping[str, str]) -> ReceiptStatus:
 
 
 def _receipt_time(annotations: Mapping[str, str], *, lenient: bool) -> datetime | None:
-    text = annotations.get(protocol.CREATED_AT)
+    text = annotations.get(CREATED_AT)
     try:
         return None if text is None else parse_time(text)
     except ProtocolError:

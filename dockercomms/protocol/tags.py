@@ -1,6 +1,7 @@
-"""The grammar of tags: what a tag of an inbox or of receipts says, and how it is made.
+"""The grammar of the tags of inboxes and receipts.
 
-The builders and `parse_tag` are each other's inverse.
+`parse_tag` is the inverse of the builders.
+
 Source: SPEC.md section 5.
 """
 
@@ -23,7 +24,8 @@ ReceiptStatus = Literal["accepted", "rejected"]
 def recipient_tag(recipient: str) -> str:
     """Return the 26 characters that stand for `recipient` in tags.
 
-    Lower-case base32hex of the SHA-256 of its UTF-8 bytes: no trimming, no folding.
+    They are lower-case base32hex of the SHA-256 of the UTF-8 bytes, without trimming or folding.
+
     Source: SPEC.md section 5.
     """
     hashed = hashlib.sha256(recipient.encode("utf-8", "surrogatepass")).digest()
@@ -35,19 +37,19 @@ TagKind = Literal["bell", "anchor", "message", "message-1.0", "receipts-anchor",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxTag:
-    """What a tag of an inbox, or of a sender's receipts, says."""
+    """The parts of a tag of an inbox, or of a sender's receipts."""
 
     kind: TagKind
     recipient_tag: str
     day: date | None = None
     milliseconds: int | None = None
-    """Milliseconds of the UTC day; None for 1.0 messages, whose third field is random."""
+    """Milliseconds of the UTC day; `None` for 1.0 messages, whose third field is random."""
     head: str | None = None
     """The first 16 hex digits of the manifest's digest (of the receipt's rid)."""
 
     @property
     def published(self) -> datetime | None:
-        """The moment of publication, None where the tag does not say."""
+        """The time of publication; `None` if the tag has no time."""
         if self.day is None or self.milliseconds is None:
             return None
         midnight = datetime.combine(self.day, time(0), tzinfo=UTC)
@@ -57,7 +59,7 @@ class InboxTag:
 BUNDLE_PREFIX = "bundle-"
 RECEIPT_PREFIX = "receipt-"
 HEAD_DIGITS = 12
-"""Hex digits of a message's digest behind these prefixes."""
+"""Number of hex digits of a message's digest behind these prefixes."""
 
 _DAY = r"(?P<day>[0-9]{8})"
 _STAMP = r"(?P<ms>0[0-9a-f]{7})-(?P<head>[0-9a-f]{16})"
@@ -70,7 +72,7 @@ _DAY_MILLISECONDS = 86_400_000
 
 
 def bell_tag(rt: str) -> str:
-    """Return the tag that is moved to the newest message."""
+    """Return the tag that senders move to the newest message."""
     return f"inbox-{rt}"
 
 
@@ -85,45 +87,45 @@ def receipts_anchor_tag(rt: str, day: date) -> str:
 
 
 def message_tag(rt: str, published: datetime, digest: Digest) -> str:
-    """Return the tag under which a message is published at `published`."""
+    """Return the tag of a message that is published at `published`."""
     return f"inbox-{rt}-{_stamp(published)}-{digest.partition(':')[2][:16]}"
 
 
 def receipts_tag(rt: str, published: datetime, rid: str) -> str:
-    """Return the tag under which a receipt is found in bulk by the message's sender."""
+    """Return the tag by which the message's sender finds a receipt together with all others."""
     return f"receipts-{rt}-{_stamp(published)}-{rid}"
 
 
 def receipt_prefix(message: Digest) -> str:
-    """Return the beginning of the tags of receipts of one message."""
+    """Return the common prefix of the tags of receipts of one message."""
     return f"{RECEIPT_PREFIX}{digest_head(message)}-"
 
 
 def receipt_tag(message: Digest, at: datetime, rid: str) -> str:
-    """Return the tag under which a receipt of one message is found."""
+    """Return the tag of a receipt of one message."""
     return f"{receipt_prefix(message)}{int(at.timestamp())}-{rid[:6]}"
 
 
 def bundle_prefix(message: Digest) -> str:
-    """Return the beginning of the tags of bundles of one message."""
+    """Return the common prefix of the tags of bundles of one message."""
     return f"{BUNDLE_PREFIX}{digest_head(message)}-"
 
 
 def bundle_tag(message: Digest, at: datetime, layer: Digest) -> str:
-    """Return the tag under which a bundle of one message is found."""
+    """Return the tag of a bundle of one message."""
     tail = layer.partition(":")[2][:6]
     return f"{bundle_prefix(message)}{int(at.timestamp())}-{tail}"
 
 
 def digest_head(digest: Digest) -> str:
-    """Return the digits of a message's digest in the tags of its receipts and bundles."""
+    """Return the digits of a message's digest that the tags of its receipts and bundles contain."""
     return digest.partition(":")[2][:HEAD_DIGITS]
 
 
 def parse_tag(tag: str) -> InboxTag | None:
-    """Return what `tag` says, None if it is no tag of an inbox or of bulk receipts.
+    """Return the parts of `tag`; `None` if it is no tag of an inbox or of a sender's receipts.
 
-    Any tag with the prefix of an inbox may be a 1.0 message's, whatever follows.
+    Any tag with the prefix of an inbox may belong to a 1.0 message.
     """
     match = _INBOX_TAG.fullmatch(tag)
     if match is not None:
@@ -151,7 +153,7 @@ def _inbox_tag(match: re.Match[str]) -> InboxTag:
 
 
 def _stamped(match: re.Match[str], day: date, kind: TagKind) -> InboxTag | None:
-    """Return a tag with time and head; None if no day has that many milliseconds."""
+    """Return a tag with time and head; `None` if no day has that many milliseconds."""
     milliseconds = int(match["ms"], 16)
     if milliseconds >= _DAY_MILLISECONDS:
         return None
@@ -165,7 +167,7 @@ def _stamped(match: re.Match[str], day: date, kind: TagKind) -> InboxTag | None:
 
 
 def _day(text: str | None) -> date | None:
-    """Return the day in eight digits, None where there is no such day from 1970 to 9998."""
+    """Return the day in eight digits; `None` if it is no day from 1970 to 9998."""
     try:
         day = None if text is None else date.fromisoformat(f"{text[:4]}-{text[4:6]}-{text[6:]}")
     except ValueError:
@@ -174,7 +176,7 @@ def _day(text: str | None) -> date | None:
 
 
 def receipt_id(message: Digest, recipient: str, status: ReceiptStatus) -> str:
-    """Return the rid: the same for every receipt of one outcome, so that retries fold.
+    """Return the rid, which all receipts of one outcome share, so that a retry adds no receipt.
 
     Source: SPEC.md section 10.
     """
@@ -195,16 +197,16 @@ def _stamp(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRef:
-    """What may be a message: a tag, a digest, or both."""
+    """A possible message: a tag, a digest, or both."""
 
     tag: str | None = None
     digest: Digest | None = None
     head: str | None = field(init=False, compare=False)
-    """The first 16 hex digits of the digest, or those that the tag says it has."""
+    """The first 16 hex digits of the digest, or those in the tag."""
     legacy: bool = field(init=False, compare=False)
-    """Only a 1.0 tag is known, which says nothing of the digest and may be moved."""
+    """Only a 1.0 tag is known: it does not contain the digest, and it may move."""
     published: datetime | None = field(init=False, compare=False)
-    """When it was published, by its tag; of 1.0 tags the day's first moment."""
+    """The time of publication in the tag; for 1.0 tags the day's first moment."""
 
     def __post_init__(self) -> None:
         said = None if self.tag is None else parse_tag(self.tag)

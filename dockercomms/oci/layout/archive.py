@@ -1,7 +1,7 @@
-"""A registry in a tar of an OCI image layout, as other tools call `oci-archive:`.
+"""A registry in a tar of an OCI image layout (`oci-archive:` of other tools).
 
-It is read in place. What is written waits beside it until `close`, which puts the whole new tar in
-the place of the old one; see `oci.archive_files`.
+Reads go to the tar. Writes go into a folder beside it, until `close` replaces the tar by a new one;
+see `oci.layout.archive_files`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class ArchiveRegistry(LayoutRegistry):
         return ArchiveFiles(folder, create=create)
 
     def make(self) -> None:
-        """Make sure that there will be an archive, if only an empty one."""
+        """Have `close` write an archive even if it stays empty."""
         if not self._files.exists():
             self._files.prepare()
             self._files.mark_changed()
 
     def close(self) -> None:
-        """Put what was written into the archive; may be called again.
+        """Write all changes into the archive; a second call does no harm.
 
         Raises:
-            LocalIOError: it cannot be written. The archive is as it was before, and what was
-                written waits beside it for the next run that writes.
+            LocalIOError: the archive cannot be written. It stays as it was; the changes stay beside
+                it for the next run that writes.
         """
         try:
             self._files.commit()
@@ -43,5 +43,5 @@ class ArchiveRegistry(LayoutRegistry):
             self._files.abandon()
 
     def abandon(self) -> None:
-        """Leave the archive as it was, and what was written beside it for a later run."""
+        """Leave the archive as it was; the changes stay beside it for a later run."""
         self._files.abandon()

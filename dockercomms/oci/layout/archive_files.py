@@ -2,15 +2,15 @@
 
 ```
 FILE.tar                     the layout; under this name it is always whole
-.FILE.tar.work/              what this run, or one that was killed, has added; an image layout
-    base                     which FILE.tar it was begun on
-    .dockercomms/...         as in `layout_files`; its lock is held as long as somebody writes
+.FILE.tar.work/              an image layout with the additions of this run, or of a killed one
+    base                     identifies the FILE.tar to which they belong
+    .dockercomms/...         as in `oci.layout.files`; a writer holds its lock until it is done
 ```
 
-Nothing is unpacked, and no name in the tar is ever a path: its members are known by their offsets.
-The first write makes the folder beside it, where new content waits with the new index. `commit`
-writes a new tar from both and renames it over the old one. A run that is killed leaves the folder,
-and the next one that writes goes on with what is in it.
+The archive is never unpacked, and no name in the tar is used as a path: members are found by their
+offsets. The first write makes the folder beside the tar, for new content and the new index.
+`commit` writes a new tar from both and renames it over the old one. A killed run leaves the folder,
+and the next run that writes continues with it.
 
 Source: image-spec v1.1.1, image-layout.md.
 """
@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 MAX_ARCHIVE_ENTRIES = 500_000
-"""Members of one archive: as many messages as an index can name have fewer."""
+"""Members of one archive. The largest index lists fewer messages than that."""
 
 _DOCKER_SAVE = re.compile(r"manifest\.json|repositories|[0-9a-f]{64}/(?:layer\.tar|json|VERSION)")
-"""Members of a tar of `docker save`; since Docker 25 an image layout stands beside them.
+"""Members of a tar of `docker save`. Since Docker 25 the tar also holds an image layout.
 Source: moby image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"."""
 
 _BLOB = re.compile(r"blobs/([a-z0-9]+(?:[+._-][a-z0-9]+)*)/([0-9a-zA-Z=_-]+)")
@@ -70,7 +70,7 @@ _END_BYTES = 2 * _BLOCK_BYTES
 
 @dataclass(slots=True)
 class ArchiveTable:
-    """Where in a tar everything is."""
+    """The places of the contents of a tar."""
 
     blobs: dict[Digest, tuple[int, int]] = field(default_factory=dict)
     """Offset and size of each content."""
@@ -79,15 +79,15 @@ class ArchiveTable:
 
 
 def read_table(stream: BinaryIO, *, where: str) -> ArchiveTable:
-    """Return where everything is in the tar `stream`; `where` names it in errors.
+    """Return the places of all contents of the tar `stream`; errors name it `where`.
 
-    Every member is looked at, so that a tar that is cut or hostile is known before anything of it
-    is used. Members that no image layout has are passed over.
+    Reads all headers before any content is used, so that truncated and hostile tars are found
+    first. Ignores members that do not belong to an image layout.
 
     Raises:
-        ProtocolError: not an uncompressed tar; one that ends early; or one with links, names that
-            lead out of it, or two indexes.
-        LimitError: more members than `MAX_ARCHIVE_ENTRIES`, or a larger index than is read.
+        ProtocolError: the tar is compressed, truncated, or has links, two indexes or names that
+            lead out of it; or the stream is no tar.
+        LimitError: more members than `MAX_ARCHIVE_ENTRIES`, or the index is too large.
     """
     table = ArchiveTable()
     link, is_docker = "", False
@@ -131,9 +131,9 @@ class ArchiveFiles(LayoutFiles):
     """The files of one archive. Safe for several threads; one process at a time writes.
 
     Args:
-        file: Where the archive is, or is to be.
-        create: Whether the first write makes it where it is not.
-        lock_wait_seconds: How long another process may be writing.
+        file: The path of the archive.
+        create: Whether the first write may make a missing archive.
+        lock_wait_seconds: Longest wait for another process that writes.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class ArchiveFiles(LayoutFiles):
     # --- reading ---------------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Return whether there is an archive, or one that is being made."""
+        """Return whether the archive exists, or a run has begun to make it."""
         self._take_over()
         if self._lock_file is not None:
             return True
@@ -196,7 +196,7 @@ class ArchiveFiles(LayoutFiles):
         return self._is_added(digest) or self._in_base(digest) is not None
 
     def _is_added(self, digest: Digest) -> bool:
-        """Return whether the content waits beside the archive."""
+        """Return whether the content is in the folder beside the archive."""
         self._take_over()
         return self._lock_file is not None and super().has_blob(digest)
 
@@ -216,7 +216,7 @@ class ArchiveFiles(LayoutFiles):
             return self._stream is not None or self.file.exists()
 
     def _base(self) -> BinaryIO:
-        """Return the archive that was there when it was first looked at."""
+        """Return the archive as it was at the first access."""
         if self._stream is None:
             with local_errors(str(self.file)):
                 try:
@@ -252,12 +252,12 @@ class ArchiveFiles(LayoutFiles):
     # --- writing ---------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the folder beside the archive, or go on with that of a run that was killed.
+        """Make the folder beside the archive, or continue with that of a killed run.
 
         Raises:
-            LocalIOError: it cannot be made; another process is writing; or there is no archive,
-                and none may be made.
-            ProtocolError: what is there is no archive of ours to read.
+            LocalIOError: the folder cannot be made; another process is writing; or the archive is
+                missing and must not be made.
+            ProtocolError: the file is not an archive of an image layout.
         """
         with self._mutex:
             if self._lock_file is not None:
@@ -269,14 +269,14 @@ class ArchiveFiles(LayoutFiles):
             self._enter(self._acquired())
 
     def _take_over(self) -> None:
-        """Go on, once, with what a run has left that was killed; one that lives is left alone."""
+        """Continue, once, with the folder of a killed run; leave that of a running one alone."""
         with self._mutex:
             if self._looked or self._lock_file is not None:
                 return
             self._looked = True
             if not (self._may_create and (self.folder / "base").exists()):
                 return
-            from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `layout_files`
+            from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `files`
 
             lock = FileLock(self._private / "lock")
             try:
@@ -284,7 +284,7 @@ class ArchiveFiles(LayoutFiles):
             except (Timeout, OSError):
                 return
             if not (self._private / "incoming").is_dir():
-                lock.release()  # whoever held it has finished, and removed the folder
+                lock.release()  # the former holder has finished, and removed the folder
                 return
             if self._has_base():
                 self._read_table()
@@ -302,7 +302,7 @@ class ArchiveFiles(LayoutFiles):
             raise
 
     def _acquired(self) -> FileLock:
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `layout_files`
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `files`
 
         lock_file = self._private / "lock"
         lock = FileLock(lock_file)
@@ -313,7 +313,7 @@ class ArchiveFiles(LayoutFiles):
                 try:
                     lock.acquire(timeout=self._lock_wait_seconds, poll_interval=LOCK_POLL_SECONDS)
                 except FileNotFoundError:
-                    continue  # whoever held it has removed the folder
+                    continue  # the holder has removed the folder
                 except Timeout as error:
                     raise LocalIOError(
                         f"{self.file}: {holder_of(lock_file)} has been writing it for "
@@ -324,7 +324,7 @@ class ArchiveFiles(LayoutFiles):
                 lock.release()
 
     def _was_replaced(self) -> bool:
-        """Return whether another process has put a new archive there since it was looked at."""
+        """Return whether another process has replaced the archive since the first access."""
         if self._stream is None:
             return False
         with local_errors(str(self.file)):
@@ -333,7 +333,7 @@ class ArchiveFiles(LayoutFiles):
             )
 
     def _begin(self) -> None:
-        """Take over what an earlier run left, if the archive is still the one it began with."""
+        """Take over the folder of an earlier run if the archive is still the same."""
         with local_errors(f"{self.file}: archive cannot be written"):
             mark = self.folder / "base"
             now = self._base_mark()
@@ -349,7 +349,7 @@ class ArchiveFiles(LayoutFiles):
             self._write_index(self._index)
 
     def _base_mark(self) -> str:
-        """Return what tells one archive of this name from another."""
+        """Return a text that tells archives under this name apart."""
         if not self._has_base():
             return "none"
         state = os.fstat(self._base().fileno())
@@ -357,7 +357,7 @@ class ArchiveFiles(LayoutFiles):
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other threads out; other processes are kept out from `prepare` on."""
+        """Exclude other threads; `prepare` has already excluded other processes."""
         with self._mutex:
             yield
 
@@ -389,17 +389,17 @@ class ArchiveFiles(LayoutFiles):
         """Do nothing: `commit` writes the index into the archive."""
 
     def mark_changed(self) -> None:
-        """Have `commit` write the archive even if it is as it was."""
+        """Have `commit` write the archive even without changes."""
         with self._mutex:
             self._changed = True
 
     # --- the end ---------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Put the new archive in the place of the old one; nothing where nothing has changed.
+        """Replace the archive by the new one if there are changes.
 
         Raises:
-            LocalIOError: it cannot be written; what is there stays, and so does what was added.
+            LocalIOError: the archive cannot be written; it and the additions stay as they are.
         """
         with self._mutex:
             if self._lock_file is None:
@@ -413,7 +413,7 @@ class ArchiveFiles(LayoutFiles):
             self._release(done=True)
 
     def abandon(self) -> None:
-        """Leave the archive as it is, and what was added for a later run."""
+        """Leave the archive as it is, and the additions for a later run."""
         with self._mutex:
             if self._lock_file is not None:
                 self._release(done=not self._changed)
@@ -423,7 +423,7 @@ class ArchiveFiles(LayoutFiles):
     def _release(self, *, done: bool = False) -> None:
         lock, self._lock_file = self._lock_file, None
         try:
-            if done:  # what cannot be removed says by its mark that it is of no use any more
+            if done:  # the mark in a folder that cannot be removed shows that it is out of date
                 shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             self._forget()
@@ -438,7 +438,7 @@ class ArchiveFiles(LayoutFiles):
         self._changed = self._looked = False
 
     def _pieces(self) -> Iterator[bytes]:
-        """Yield the bytes of the new archive: what says what it is, then the contents."""
+        """Yield the bytes of the new archive: `oci-layout` and index first, then the contents."""
         index = self.index().to_bytes()
         yield from _member("oci-layout", len(LAYOUT_BYTES), (LAYOUT_BYTES,))
         yield from _member("index.json", len(index), (index,))
@@ -450,7 +450,7 @@ class ArchiveFiles(LayoutFiles):
         yield bytes(_END_BYTES)
 
     def contents(self) -> Iterator[tuple[Digest, float]]:
-        """See `LayoutFiles.contents`; what is in the archive is as old as it."""
+        """See `LayoutFiles.contents`; contents of the archive have the archive's age."""
         added = dict(super().contents())
         yield from added.items()
         if not self._has_base():
@@ -466,7 +466,7 @@ _HINT = "an uncompressed tar of an OCI image layout is expected, as 'dockercomms
 
 
 class _Part(io.RawIOBase):
-    """A part of a file as a stream of its own; several may be read at once."""
+    """A part of a file as a stream of its own; several parts can be read at once."""
 
     def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
         super().__init__()

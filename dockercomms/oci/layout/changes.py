@@ -1,8 +1,8 @@
-"""The changes of an image layout that its `index.json` does not have yet.
+"""The changes of an image layout that are not yet in its `index.json`.
 
-A push into a large layout would have to write megabytes of `index.json`. It appends one line here
-instead, and the line is on the disk before the push returns; `LayoutFiles` writes `index.json` when
-the lines have grown to a part of it, and when the layout is closed.
+A push into a large layout would have to write megabytes of `index.json`. Instead it appends one
+line to this file, durably, before it returns. `LayoutFiles` writes `index.json` when the lines have
+grown to a share of its size, and when the layout is closed.
 
 ```
 <32 hex digits that no other file of changes has>
@@ -10,9 +10,9 @@ the lines have grown to a part of it, and when the layout is closed.
 <CRC-32 of the rest, 8 hex digits> {"untag":"v1"}
 ```
 
-Each line says what holds from then on, so that an `index.json` that has it already stays as it is:
-a crash between the new `index.json` and the end of this file does no harm, and neither does another
-tool that writes `index.json`. A line that a crash cut off is none, and is overwritten.
+To apply a line twice changes no more than once. So a crash between the new `index.json` and the
+removal of this file does no harm, and other tools may write `index.json`. Readers ignore a line
+that a crash truncated, and the next writer overwrites it.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ _MODE = 0o666
 
 @dataclass(frozen=True, slots=True)
 class ReadChanges:
-    """What was read of the file: its name for itself, how far, and the changes."""
+    """The state of the file when it was read: its name, the length read, and the changes."""
 
     name: bytes = b""
-    """Empty where there is no file."""
+    """The first line; empty if there is no file."""
     end: int = 0
     changes: tuple[Change, ...] = ()
 
 
 class ChangesFile:
-    """The file of changes; only who holds the layout's lock may append or remove.
+    """The file of changes; only the holder of the layout's lock may append or remove.
 
     Args:
-        path: Where it is, if there are changes.
-        like: The shared folder that says who may read and write it; None: the umask does.
+        path: Its path; the file may be missing.
+        like: The shared folder from which the file takes its permissions; `None`: the umask
+            decides.
     """
 
     def __init__(self, path: Path, *, like: Path | None = None) -> None:
@@ -60,10 +61,10 @@ class ChangesFile:
         self._like = like
 
     def read(self, before: ReadChanges | None = None) -> ReadChanges:
-        """Return the changes, those behind `before` only if that was read of the same file.
+        """Return the changes: only those behind `before` if that is a state of the same file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         try:
             stream = open_regular(self._path)
@@ -81,10 +82,10 @@ class ChangesFile:
         return ReadChanges(name, start + length, changes)
 
     def append(self, changes: Sequence[Change], read: ReadChanges) -> ReadChanges:
-        """Add changes behind what was read, durably; return how far the file goes now.
+        """Append changes to the state `read`, durably; return the new state.
 
         Raises:
-            OSError: they could not be added, and were not.
+            OSError: the file cannot be written; it has none of the changes.
         """
         lines = b"".join(map(_line, changes))
         name = read.name or os.urandom(16).hex().encode() + b"\n"
@@ -110,7 +111,7 @@ class ChangesFile:
         return ReadChanges(name, (start or _NAME_BYTES) + len(lines))
 
     def remove(self) -> None:
-        """Forget the changes, which `index.json` has now; nothing where there are none.
+        """Remove the file, if there is one, because `index.json` has its changes now.
 
         Raises:
             OSError: the file cannot be removed.
@@ -119,7 +120,7 @@ class ChangesFile:
 
 
 def encoded_size(changes: Sequence[Change]) -> int:
-    """Return how many bytes changes take in the file."""
+    """Return the number of bytes of the changes in the file."""
     return sum(len(_line(change)) for change in changes)
 
 
@@ -129,7 +130,7 @@ def _line(change: Change) -> bytes:
 
 
 def _parsed(data: bytes) -> tuple[tuple[Change, ...], int]:
-    """Return the changes in `data` up to the first line that is not whole, and their length."""
+    """Return the changes in `data` before the first incomplete line, and their length."""
     changes: list[Change] = []
     length = 0
     for line in data.splitlines(keepends=True):

@@ -1,23 +1,23 @@
-"""The files of an image layout: how they are found, written and kept whole.
+"""The files of an image layout: finding, writing and locking them.
 
 ```
 FOLDER/oci-layout            {"imageLayoutVersion":"1.0.0"}
 FOLDER/index.json            replaced as a whole, under the lock
 FOLDER/blobs/<alg>/<hex>     content, renamed into place when it is whole and on the disk
-FOLDER/.dockercomms/         ours alone; readers and other tools need nothing in it
-    lock                     held by whoever changes index.json or removes a blob
-    changes                  what index.json of a large layout does not have yet
+FOLDER/.dockercomms/         for this program only; other tools do not need it
+    lock                     held while a process changes index.json or removes a blob
+    changes                  changes that index.json of a large layout does not have yet
     incoming/                content that is being written
     uploads/<id>             upload sessions
 ```
 
-Readers take no lock: they open one generation of `index.json`, whole, what `changes` adds to it,
-and content whose name is its digest. A crash at any point leaves either the old or the new index,
-and at most a file in `incoming`, which a later writer removes.
+Readers take no lock: they open one whole generation of `index.json`, add the lines of `changes`,
+and read content whose name is its digest. A crash at any point leaves either the old or the new
+index, and at most a file in `incoming`, which a later writer removes.
 
-An `index.json` of up to `SMALL_INDEX_BYTES` has every push when that returns. A larger one has it
-when the layout is closed; a push appends to `changes` meanwhile, which costs the same however many
-manifests there are (see `layout_changes`).
+An `index.json` of up to `SMALL_INDEX_BYTES` is written with each push. A larger one is written when
+the layout is closed; until then pushes append to `changes`, at the same cost for any number of
+manifests (see `oci.layout.changes`).
 
 Source: image-spec v1.1.1, image-layout.md.
 """
@@ -70,38 +70,39 @@ LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}'
 PRIVATE_FOLDER = ".dockercomms"
 
 LOCK_WAIT_SECONDS = 60.0
-"""How long another process may hold the lock; a change takes milliseconds."""
+"""Longest wait for another process that holds the lock; a change takes milliseconds."""
 
 MAX_INDEX_BYTES = 64 * 2**20
-"""The largest index.json: some 150,000 manifests; a larger one takes seconds to read."""
+"""The largest index.json: some 150,000 manifests. A larger one takes seconds to read."""
 
 SMALL_INDEX_BYTES = 16 * 2**10
-"""An index.json of up to 40 manifests or so is written with each push, and read whole by every
-other process after it: of 250 manifests, that trebles what a push costs four senders at once."""
+"""Up to this size, about 40 manifests, each push writes the whole index.json, and each other
+process reads all of it again. With 250 manifests that makes a push of four concurrent senders
+three times as expensive."""
 
 CHANGES_SHARE = 8
-"""index.json is written when the changes beside it have a share of its size. So a push into a
-layout of any size writes so many times its own entry, on the average."""
+"""index.json is written when the changes have grown to one part in this number of its size. On
+average a push into a layout of any size then writes this multiple of its own entry."""
 
 _READ_ATTEMPTS = 100
 
 INCOMING_SECONDS = 24 * 3600.0
-"""A file being written that got no byte for so long belongs to a dead process."""
+"""A file in `incoming` that did not grow for this time belongs to a dead process."""
 
 UPLOAD_SECONDS = 7 * 24 * 3600.0
-"""How long an upload session waits to be resumed; distribution purges after a week as well."""
+"""The lifetime of an unfinished upload session; distribution also purges after a week."""
 
 _FILE_MODE = 0o666
 _SESSION = re.compile(r"[0-9a-f]{32}")
 MAX_LAYOUT_FILE_BYTES = 4096
-"""The largest `oci-layout`, which holds a version and nothing else."""
+"""The largest `oci-layout`: it contains only a version."""
 
 
 def check_layout_version(data: bytes, *, where: str) -> None:
-    """Refuse the content of an `oci-layout` that is of another version.
+    """Refuse the content of an `oci-layout` of another version.
 
     Raises:
-        ProtocolError: it is, or is no JSON object with a version.
+        ProtocolError: it is no JSON object with a version, or the version is another one.
 
     Source: image-spec v1.1.1, image-layout.md, "oci-layout file".
     """
@@ -114,11 +115,11 @@ def check_layout_version(data: bytes, *, where: str) -> None:
 class NewFile:
     """A file that gets its name only when it is whole and on the disk.
 
-    Left without `publish`, it is removed.
+    It is removed if the block ends without `publish`.
 
     Args:
-        folder: Where it is written.
-        like: The shared folder that says who may read and write it.
+        folder: The folder for the unfinished file.
+        like: The shared folder from which the file takes its permissions.
     """
 
     def __init__(self, folder: Path, *, like: Path) -> None:
@@ -135,7 +136,7 @@ class NewFile:
         return os.fstat(self._handle)
 
     def publish(self, target: Path) -> None:
-        """Make the content durable, then name it `target`, replacing what is there."""
+        """Make the content durable, then name it `target`, replacing an existing file."""
         sync_file(self._handle)
         self.path.replace(target)
         sync_folder(target.parent)
@@ -157,10 +158,10 @@ class LayoutFiles:
     """The files of one layout; safe for several threads and several processes.
 
     Args:
-        folder: Where the layout is, or is to be.
-        create: Whether the first write makes it where it is not.
-        private: Whether that is for this user alone.
-        lock_wait_seconds: How long another process may hold the lock.
+        folder: The path of the layout.
+        create: Whether the first write may make a missing layout.
+        private: Whether only this user may access a new layout.
+        lock_wait_seconds: Longest wait for another process that holds the lock.
     """
 
     def __init__(
@@ -187,21 +188,21 @@ class LayoutFiles:
         self._changes = ChangesFile(self._private / "changes", like=folder)
         self._index_lock = threading.RLock()
         self._debt: weakref.finalize[..., LayoutFiles] | None = None
-        """Settles at the end of the process, where changes were written and nobody closes this."""
+        """Writes changes to `index.json` at the end of the process, unless the caller closes."""
 
     # --- reading ---------------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Return whether there is a layout."""
+        """Return whether the layout exists."""
         with local_errors(str(self._index_path)):
             return self._index_path.exists()
 
     def index(self) -> LayoutIndex:
-        """Return the index as it is now; parsed only when it has changed.
+        """Return the current index; parses it only after a change.
 
         Raises:
             NameUnknown: there is no layout.
-            ProtocolError: `index.json` or `oci-layout` is malformed; names the file.
+            ProtocolError: `index.json` or `oci-layout` is malformed; the error names the file.
         """
         if self._batch is not None:
             return self._batch
@@ -215,7 +216,7 @@ class LayoutFiles:
         raise LocalIOError(f"{self._index_path}: changed by others faster than it can be read")
 
     def _read_index(self) -> tuple[tuple[int, int, int], ReadChanges, LayoutIndex] | None:
-        """Return `index.json` with the changes beside it; None if both changed meanwhile."""
+        """Return `index.json` with the changes beside it; `None` if both changed meanwhile."""
         try:
             state = self._index_path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -225,7 +226,7 @@ class LayoutFiles:
             read = self._changes.read(cached[1])
             if read.name == cached[1].name or not cached[1].name:
                 return (cached[0], _bare(read), _changed(cached[2], read.changes))
-        # The changes come first: who writes index.json removes them afterwards.
+        # Read the changes first: a writer of index.json removes them afterwards.
         read = self._changes.read()
         generation, index = self._parse_index()
         if self._changes.read(read).name != read.name:
@@ -248,7 +249,7 @@ class LayoutFiles:
         return _generation(state), parse_layout_index(data, where=str(self._index_path))
 
     def blob_path(self, digest: Digest) -> Path:
-        """Return where the content with `digest` is, or would be.
+        """Return the path of the content with `digest`, which may be missing.
 
         Source: image-spec v1.1.1, image-layout.md, "Blobs".
         """
@@ -259,7 +260,7 @@ class LayoutFiles:
         """Return a stream of the content with `digest`, unchecked, and its size.
 
         Raises:
-            BlobUnknown, NameUnknown: not there.
+            BlobUnknown, NameUnknown: there is no such content.
         """
         if digest in self._batch_removed:
             raise self._missing(digest)
@@ -274,7 +275,7 @@ class LayoutFiles:
         """Return the size of the content with `digest`.
 
         Raises:
-            BlobUnknown, NameUnknown: not there.
+            BlobUnknown, NameUnknown: there is no such content.
         """
         if digest in self._batch_removed:
             raise self._missing(digest)
@@ -285,7 +286,7 @@ class LayoutFiles:
                 raise self._missing(digest) from None
 
     def has_blob(self, digest: Digest) -> bool:
-        """Return whether content with `digest` is there."""
+        """Return whether the layout has content with `digest`."""
         with local_errors(f"{self.folder}: {digest}"):
             return digest not in self._batch_removed and self.blob_path(digest).exists()
 
@@ -295,7 +296,7 @@ class LayoutFiles:
         return BlobUnknown(f"{self.folder}: no blob {digest}")
 
     def _no_layout(self) -> NameUnknown:
-        """Return the error; other programs' folders are named, with what makes a layout of them."""
+        """Return the error for a missing layout; folders of other programs get a hint."""
         what, hint = "no image layout there", None
         if os.path.isfile(self.folder / "manifest.json"):  # noqa: PTH113 - never an error itself
             if os.path.isfile(self.folder / "version"):  # noqa: PTH113 - the same
@@ -318,11 +319,11 @@ class LayoutFiles:
     # --- writing ---------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the layout if it is missing and may be made; before every write.
+        """Make a missing layout if this is allowed; writers call it before each write.
 
         Raises:
-            LocalIOError: it is missing and may not be made, or cannot be.
-            ProtocolError: the folder holds an `index.json` that is no layout's.
+            LocalIOError: the layout is missing, and must not or cannot be made.
+            ProtocolError: the folder holds an `index.json` of another kind.
         """
         if self._ready:
             return
@@ -347,25 +348,25 @@ class LayoutFiles:
         with local_errors(f"{self.folder}: image layout cannot be made"):
             make_folder(self.folder / "blobs" / "sha256", like=self.folder)
             self._write(self.folder / "oci-layout", LAYOUT_BYTES)
-            # The index comes last: a folder that has one is a whole layout.
+            # Write the index last: a folder that has one is a whole layout.
             self._write(self._index_path, EMPTY_INDEX.to_bytes())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock: nobody else changes the index or removes content meanwhile.
+        """Hold the lock, so that other writers wait.
 
         Raises:
-            LocalIOError: somebody else held it for `LOCK_WAIT_SECONDS`, or it cannot be made.
+            LocalIOError: another process held it for `LOCK_WAIT_SECONDS`, or it cannot be made.
         """
         if self._batch_thread == threading.get_ident():
             yield
             return
-        # Not needed for reading, and costs as much to import as the rest of the layout.
+        # Readers do not need it, and its import takes as long as the rest of the layout's.
         from filelock import Timeout  # noqa: PLC0415
 
         with self._lock:
             with local_errors(f"{self.folder}: image layout cannot be locked"):
-                # Whoever may write in the folder may take the lock.
+                # All users who may write in the folder may take the lock.
                 mode = self.folder.stat().st_mode & _FILE_MODE
                 lock_file = self._private / "lock"
                 try:
@@ -382,10 +383,10 @@ class LayoutFiles:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Have what the block changes written to the index once, at its end, whatever ends it.
+        """Write all changes of the index in the block once, at its end, even after an error.
 
-        Only this thread may change the index meanwhile: nobody else gets the lock, so keep it
-        short. A process that is killed within leaves the old index.
+        Only this thread may change the index meanwhile, and other processes wait for the lock, so
+        keep the block short. A process that is killed within the block leaves the old index.
         """
         self.prepare()
         with self.locked():
@@ -420,9 +421,9 @@ class LayoutFiles:
             self.publish_blob(new, digest)
 
     def remove_blob(self, digest: Digest) -> None:
-        """Remove the content with `digest`; nothing if it is not there."""
+        """Remove the content with `digest`, if it exists."""
         if self._batch is not None:
-            self._batch_removed.add(digest)  # no crash may leave an entry without its content
+            self._batch_removed.add(digest)  # after a crash, each entry must still have its content
             return
         with local_errors(f"{self.folder}: {digest}"):
             self.blob_path(digest).unlink(missing_ok=True)
@@ -440,16 +441,16 @@ class LayoutFiles:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the lock of a layout that is there; see `locked`."""
+        """Hold the lock of an existing layout; see `locked`."""
         self.prepare()
         with self.locked():
             yield
 
     def change(self, change: Change) -> bool:
-        """Make a change of the index durable; only while holding the lock.
+        """Make a change of the index durable; the caller holds the lock.
 
         Returns:
-            Whether it changed anything.
+            False if the index already was so.
 
         Raises:
             LimitError: `index.json` would be larger than `MAX_INDEX_BYTES`.
@@ -467,7 +468,7 @@ class LayoutFiles:
         return True
 
     def _store(self, index: LayoutIndex, changes: Sequence[Change]) -> None:
-        """Write what is new to `changes`, or all of it to `index.json`."""
+        """Append to `changes`, or write the whole `index.json`."""
         cached = self._cached
         if cached is None:
             raise AssertionError("internal: an index that was not read")
@@ -483,7 +484,7 @@ class LayoutFiles:
             return
         try:
             read = self._changes.append(changes, read)
-        except OSError:  # perhaps another user's, who lets nobody write
+        except OSError:  # perhaps the file of another user, without write permission
             self._write_index(index)
             return
         if self._debt is None:
@@ -500,17 +501,17 @@ class LayoutFiles:
         self._cached = (generation, ReadChanges(), index)
 
     def settle(self) -> None:
-        """Have `index.json` say all that this process has changed, for other tools.
+        """Write the changes of this process to `index.json`, for other tools.
 
         Raises:
-            LocalIOError, LimitError: it cannot be written; our own readers see the changes still.
+            LocalIOError, LimitError: it cannot be written; our own readers still see the changes.
         """
         debt, self._debt = self._debt, None
         if debt is not None and debt.detach():
             self.write_changes()
 
     def write_changes(self) -> None:
-        """Have `index.json` say the changes of all processes; nothing where there are none.
+        """Write the changes of all processes to `index.json`, if there are any.
 
         Raises:
             LocalIOError, LimitError, NameUnknown: it cannot be written.
@@ -521,12 +522,12 @@ class LayoutFiles:
                 self._write_index(index)
 
     def _write(self, path: Path, data: bytes) -> tuple[int, int, int]:
-        """Replace a small file as a whole; returns its generation."""
+        """Replace a small file as a whole; return its generation."""
         with self.new_file() as new:
             new.write(data)
             with contextlib.suppress(FileNotFoundError):
-                # Two generations within one tick of the file system's clock, the second in the
-                # inode that the first freed, would look the same to `index`.
+                # To `index`, two generations look the same if they fall within one tick of the file
+                # system's clock and the second reuses the inode of the first.
                 before = path.stat().st_mtime_ns
                 now = new.stat()
                 if now.st_mtime_ns <= before:
@@ -537,12 +538,12 @@ class LayoutFiles:
         return generation
 
     def _sweep(self) -> None:
-        """Remove what dead processes left, by the age of a file just made: the server's clock."""
+        """Remove files of dead processes, by comparison with a new file: the server's clock."""
         with self.new_file() as new:
             now = new.stat().st_mtime
         for name, seconds in (("incoming", INCOMING_SECONDS), ("uploads", UPLOAD_SECONDS)):
             for path in (self._private / name).iterdir():
-                # Another process may sweep as well, and a file of another user's may have to stay.
+                # Another process may sweep at the same time, or a file may belong to another user.
                 with contextlib.suppress(OSError):
                     if now - path.stat().st_mtime > seconds:
                         path.unlink()
@@ -562,7 +563,7 @@ class LayoutFiles:
         """Return the file of an upload session.
 
         Raises:
-            UploadUnknown: not a name that a session can have.
+            UploadUnknown: no session has such a name.
         """
         if _SESSION.fullmatch(session) is None:
             raise UploadUnknown(f"not an upload session: {session!r:.100}")
@@ -570,7 +571,7 @@ class LayoutFiles:
 
 
 class LayoutSession:
-    """An upload session in a file; see `stored.UploadSession`."""
+    """An upload session in a file; see `oci.content.UploadSession`."""
 
     def __init__(self, files: LayoutFiles, session: str) -> None:
         self.id = session
@@ -578,12 +579,12 @@ class LayoutSession:
         self._path = files.upload_path(session)
 
     def size(self) -> int:
-        """Return the bytes received."""
+        """Return the number of bytes received."""
         with self._errors():
             return self._path.stat().st_size
 
     def append(self, data: bytes, offset: int) -> None:
-        """Add `data` at `offset`; all of it or nothing."""
+        """Add all of `data` at `offset`; if that fails, add no byte of it."""
         with self._errors():
             handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
             try:
@@ -593,7 +594,8 @@ class LayoutSession:
                 try:
                     write_all(handle, data)
                 except OSError:
-                    # A full disk takes a part; without it the session can go on later.
+                    # A full disk stores a part of the data. Without it the session can continue
+                    # later.
                     os.ftruncate(handle, offset)
                     raise
             finally:
@@ -620,7 +622,7 @@ class LayoutSession:
         return blob_descriptor(digest, size)
 
     def discard(self) -> None:
-        """End the session; nothing if it is gone."""
+        """End the session, if it exists."""
         with self._errors():
             self._path.unlink(missing_ok=True)
 
@@ -638,7 +640,7 @@ def _random_name() -> str:
 
 
 def _settle(folder: Path) -> None:
-    """Write the index of a layout that nobody has closed."""
+    """Write the index of a layout that the caller did not close."""
     with contextlib.suppress(DockerCommsError):
         LayoutFiles(folder, create=False).write_changes()
 

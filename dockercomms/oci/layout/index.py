@@ -1,14 +1,14 @@
-"""`index.json` of an image layout: its entries, and what a push or a deletion makes of them.
+"""The entries of `index.json` of an image layout, and their changes by pushes and deletions.
 
-Nothing here touches a file. An index is a value: a change returns another one. What this module
-does not know in an entry or beside the entries is kept, so that other tools find it again.
+This module accesses no file. An index is an immutable value: a change returns another one. It keeps
+all fields that it does not know, so that other tools find them again.
 
-An entry stands for a manifest under one tag, or under none. Every stored manifest has at least one
-entry, so that tools which collect garbage see it, or is in an image index that has one; a tag that
-moves leaves an entry without a tag behind. Our own entries also carry the manifest's artifact
-type, and where it has a subject, that subject's digest under `ANNOTATION_SUBJECT`. The latter only
-says which manifests need not be read to answer "what refers to X": the answer itself is taken from
-the manifests, never from entries.
+An entry stands for a manifest under one tag, or without a tag. Each stored manifest has at least
+one entry, or is in an image index that has one, so that garbage collectors of other tools keep it.
+When a tag moves, its former manifest keeps an entry without a tag. Our own entries also carry the
+manifest's artifact type, and the digest of its subject under `ANNOTATION_SUBJECT`. That digest only
+saves reading manifests while we list referrers: the list itself comes from the manifests, never
+from entries.
 
 Source: image-spec v1.1.1, image-layout.md, "index.json file".
 """
@@ -36,15 +36,15 @@ from dockercomms.platforms.records import dataclass
 _log = logging.getLogger("dockercomms.oci")
 
 ANNOTATION_SUBJECT = "dev.dockercomms.layout.subject"
-"""Where our entries say which manifest theirs refers to; a hint, see the module's text."""
+"""The annotation of our entries with the subject's digest; a hint only, see the module's text."""
 
 _MIN_DEAD = 1024
-"""So many entries of former versions are kept at least before the others are copied."""
+"""The remaining entries are copied only when at least so many entries have been removed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexEntry:
-    """One entry: what it says, and the JSON object it came from or will be written as."""
+    """One entry, and its JSON object."""
 
     descriptor: Descriptor
     fields: Mapping[str, object]
@@ -56,16 +56,16 @@ class IndexEntry:
 
     @property
     def tag(self) -> str | None:
-        """The tag, None for an entry without one."""
+        """The tag; `None` for an entry without one."""
         return self.descriptor.annotations.get(ANNOTATION_REF_NAME)
 
     @property
     def subject(self) -> str | None:
-        """The subject's digest as the entry claims it, None where it claims nothing."""
+        """The subject's digest as the entry claims it; `None` without a claim."""
         return self.descriptor.annotations.get(ANNOTATION_SUBJECT)
 
     def untagged(self) -> IndexEntry:
-        """Return this entry without its tag, with all else that it has."""
+        """Return this entry without its tag, otherwise unchanged."""
         annotations = dict(self.descriptor.annotations)
         annotations.pop(ANNOTATION_REF_NAME, None)
         fields = {**self.fields, "annotations": annotations}
@@ -80,9 +80,9 @@ class ListedManifest:
 
     descriptor: Descriptor
     names: tuple[str, ...]
-    """Its tags, and names that are no tags, such as docker.io/library/app:v1."""
+    """Its tags, and other names, such as docker.io/library/app:v1."""
     subject: str | None
-    """The digest that our own entries give for what it refers to."""
+    """The subject's digest in our own entries."""
 
     @property
     def digest(self) -> Digest:
@@ -91,19 +91,19 @@ class ListedManifest:
 
     @property
     def has_tag(self) -> bool:
-        """Whether a tag names it."""
+        """Whether one of the names is a tag."""
         return any(map(is_valid_tag, self.names))
 
 
 class _Entries:
-    """The entries of all versions of one index, and where they are found; only ever added to."""
+    """The entries of all versions of one index, with lookup tables; entries are only added."""
 
     def __init__(self, entries: Iterable[IndexEntry]) -> None:
         self.entries: list[IndexEntry] = []
         self._texts: list[bytes] = []
         self.born: list[int] = []
         self.died: list[float] = []
-        """The first version without the entry, infinity while there is none."""
+        """The first version without the entry; infinity if it is in the newest version."""
         self.by_digest: dict[Digest, list[int]] = {}
         self.by_tag: dict[str, list[int]] = {}
         self.by_subject: dict[str | None, list[int]] = {}
@@ -123,17 +123,17 @@ class _Entries:
             self.by_tag.setdefault(entry.tag, []).append(number)
 
     def text(self, number: int) -> bytes:
-        """Return an entry as JSON, which is made once: each small push writes all of them."""
+        """Return an entry as JSON, made only once because each small push writes all entries."""
         while len(self._texts) <= number:
             self._texts.append(canonical_json(self.entries[len(self._texts)].fields))
         return self._texts[number]
 
 
 class LayoutIndex:
-    """The entries of an `index.json`, found by tag, digest and subject. Never changed once made.
+    """An immutable version of the entries of an `index.json`, found by tag, digest and subject.
 
-    A change returns another version, which shares the entries of this one: it costs as much as it
-    changes, however many entries there are.
+    A change returns another version, which shares the entries of this one. Its cost depends on the
+    size of the change, not on the number of entries.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class LayoutIndex:
     ) -> None:
         self._fields = fields or {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX}
         self.unread = unread
-        """The JSON of entries that are no descriptors; it stays where it is."""
+        """The JSON of entries that are no descriptors; it keeps its place."""
         self._all = _Entries(entries)
         self._version = 0
         self._tags: list[str] | None = None
@@ -158,8 +158,7 @@ class LayoutIndex:
     def tagged(self, tag: str) -> IndexEntry | None:
         """Return the entry under `tag`.
 
-        Two entries of one tag are allowed by the image-spec; the later one counts, as for oras.
-
+        The image-spec allows two entries of one tag; the later one counts, as in oras.
         Source: image-spec v1.1.1, annotations.md (`org.opencontainers.image.ref.name`).
         """
         numbers = self._all.by_tag.get(tag, ())
@@ -204,8 +203,8 @@ class LayoutIndex:
         """Return entries that name no subject, and the mark behind them.
 
         Args:
-            seen: The mark of an earlier call; only entries added since are returned, where that
-                was a version of this index.
+            seen: The mark of an earlier call. If that was at a version of this index, only the
+                entries added since are returned.
         """
         numbers = self._all.by_subject.get(None, [])
         begin = seen[1] if seen[0] is self._all else 0
@@ -215,8 +214,8 @@ class LayoutIndex:
     def tags(self) -> list[str]:
         """Return the tags in bytewise order.
 
-        Other tools write whole image names under the same annotation; what could not be a
-        registry's tag is not listed, though `tagged` finds it.
+        Other tools write whole image names under the same annotation. They are not listed if they
+        are no valid tag, but `tagged` finds them.
         """
         if self._tags is None:
             tags = {entry.tag for entry in self.entries if entry.tag is not None}
@@ -226,9 +225,9 @@ class LayoutIndex:
     def with_manifest(
         self, descriptor: Descriptor, tags: Sequence[str], *, subject: Digest | None = None
     ) -> LayoutIndex:
-        """Return the index after a push: under each of `tags`, or without a tag if there are none.
+        """Return the index after a push: under each of `tags`, or without a tag if `tags` is empty.
 
-        Returns `self` where that changes nothing.
+        Returns `self` if the push changes no entry.
         """
         held = self.manifest(descriptor.digest)
         if held is not None and self._holds(descriptor, tags, held):
@@ -242,13 +241,13 @@ class LayoutIndex:
         return self._changed((tag,), None, ())
 
     def without_manifest(self, digest: Digest) -> LayoutIndex:
-        """Return the index without the manifest and every tag on it."""
+        """Return the index without the manifest and all its tags."""
         return self._next(list(self._alive(self._all.by_digest.get(digest, ()))), ())
 
     def without_loose(self, digests: Iterable[Digest]) -> LayoutIndex:
         """Return the index without the entries of `digests` that have neither tag nor subject.
 
-        Returns `self` where there is none.
+        Returns `self` if there are no such entries.
         """
         numbers = [
             number
@@ -260,7 +259,7 @@ class LayoutIndex:
         return self._next(gone, ()) if gone else self
 
     def changed_by(self, change: Mapping[str, object]) -> LayoutIndex:
-        """Return the index after one change, as `layout_changes` keeps it; `self` if it has none.
+        """Return the index after one change of `oci.layout.changes`; `self` if it has it already.
 
         Raises:
             ProtocolError: it is no change.
@@ -280,7 +279,7 @@ class LayoutIndex:
                 raise ProtocolError(f"not a change of an index: {change!r:.200}")
 
     def to_bytes(self) -> bytes:
-        """Return `index.json` as compact JSON, members that are not ours included."""
+        """Return `index.json` as compact JSON, with the fields of other tools."""
         members = {name: canonical_json(value) for name, value in self._fields.items()}
         numbers = self._alive(range(len(self._all.entries)))
         entries = [*map(self._all.text, numbers), *map(canonical_json, self.unread)]
@@ -288,7 +287,7 @@ class LayoutIndex:
         return b"{%b}" % b",".join(b"%b:%b" % (canonical_json(n), v) for n, v in members.items())
 
     def _alive(self, numbers: Iterable[int]) -> Iterator[int]:
-        """Yield those of `numbers` that this version has."""
+        """Yield those of `numbers` that are in this version."""
         born, died, version = self._all.born, self._all.died, self._version
         return (number for number in numbers if born[number] <= version < died[number])
 
@@ -297,8 +296,8 @@ class LayoutIndex:
     ) -> LayoutIndex:
         """Take `freed` tags from their manifests, and put `added` entries of `pushed` at the end.
 
-        A manifest whose last tag goes keeps one entry without a tag; entries of manifests that
-        this does not concern stay as they are, whoever wrote them.
+        A manifest that loses its last tag keeps one entry without a tag. Entries of all other
+        manifests stay as they are.
         """
         entries = self._all.entries
         gone = {n for tag in freed for n in self._alive(self._all.by_tag.get(tag, ()))}
@@ -314,7 +313,7 @@ class LayoutIndex:
         return self._next(gone, [*idle, *added])
 
     def _next(self, gone: Collection[int], added: Sequence[IndexEntry]) -> LayoutIndex:
-        """Return the next version. Only one thread at a time may make one."""
+        """Return the next version; only one thread at a time may call this."""
         shared = self._all
         is_newest = self._version == shared.last
         if not is_newest or shared.dead > len(shared.entries) // 2 + _MIN_DEAD:
@@ -343,14 +342,10 @@ EMPTY_INDEX = LayoutIndex(())
 
 
 def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
-    """Return the index in `data`; entries that are no descriptors are counted in the log.
-
-    Args:
-        data: The content of an `index.json`.
-        where: Names the file in errors.
+    """Return the index in `data`; the log counts entries that are no descriptors.
 
     Raises:
-        ProtocolError: not an image index.
+        ProtocolError: `data` is no image index; the error names the file `where`.
 
     Source: image-spec v1.1.1, image-layout.md, "index.json file".
     """
@@ -358,7 +353,7 @@ def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
     if not isinstance(fields, dict):
         raise ProtocolError(f"{where}: a JSON object expected")
     manifests = fields.get("manifests")
-    # A fresh layout of Go's encoder has null for no manifests.
+    # Go's encoder writes an empty list of a new layout as null.
     if not isinstance(manifests, list) and ("manifests" not in fields or manifests is not None):
         raise ProtocolError(f"{where}: no list of manifests, so not an index")
     if fields.get("schemaVersion") != 2 or isinstance(fields["schemaVersion"], bool):  # noqa: PLR2004
@@ -367,7 +362,7 @@ def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
     if listed.problem is not None:
         _log.warning("%s", listed.problem)
     entries = (IndexEntry(found, item) for found, item in listed.entries if isinstance(item, dict))
-    fields["manifests"] = None  # its place; the entries have the rest
+    fields["manifests"] = None  # keeps the position of the key; `entries` has the list
     return LayoutIndex(entries, fields, listed.unread)
 
 

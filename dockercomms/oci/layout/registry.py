@@ -1,24 +1,21 @@
-"""A registry in an OCI image-layout folder, which any other tool can read.
+"""A registry in an OCI image-layout folder, which all other tools can read.
 
-One folder holds one repository; the repository's name in each call is ignored. Several threads and
-several processes may write at once, and readers never wait for them: see `oci.layout_files`.
+One folder holds one repository; the methods ignore the repository's name. Several threads and
+several processes may write at once without blocking readers: see `oci.layout.files`.
 
-A push costs about as much in a layout of 20,000 messages as in one of 1,000, and so does "what
-refers to X" (measured: 12.5 and 7.9 ms, in memory on a busy machine). A new process reads
-`index.json` once, 35 µs for each entry. An `index.json` of more than 256 KiB says all that was
-pushed when the layout is closed; until then it may lag, and a file beside it has the rest (see
-`oci.layout_changes`). "What refers to X" also reads each manifest whose entry says nothing of a
-subject, once in a process.
+A push and a list of referrers cost about as much with 20,000 messages as with 1,000 (measured: 12.5
+and 7.9 ms, in memory on a busy machine). A new process reads `index.json` once, 35 µs for each
+entry. A large `index.json` may lag behind until the layout is closed; `oci.layout.changes` has the
+rest. The first list of referrers in a process also reads each manifest whose entry names no
+subject.
 
-The lock is this package's own: another tool that writes into the layout at the same moment knows
-nothing of it, and the later `index.json` of the two stays.
+Only this package uses its lock: if another tool writes into the layout at the same moment, the
+later `index.json` of the two stays.
 
-Removing from a layout what nothing in it refers to any more.
-
-A registry has its own garbage collection; a folder has only its users. What is younger than a day
-stays: somebody may be about to refer to it, and a send that was interrupted is continued for so
-long. Whoever finds an old blob there and refers to it a moment later gets the store's "unknown
-blob", as at a registry, and sends it again.
+`sweep_layout` removes unreferenced content, since a folder has no garbage collector. Content
+younger than a day stays: a push may be about to refer to it, and an interrupted send can resume for
+that long. A sender that refers to an older blob a moment after its removal gets the error "unknown
+blob", as at a registry, and pushes the blob again.
 
 Source: image-spec v1.1.1, image-layout.md.
 """
@@ -78,7 +75,7 @@ from dockercomms.platforms.clock import Clock, SystemClock
 from dockercomms.platforms.files import local_errors
 from dockercomms.platforms.records import dataclass
 
-# The interface names the repository in each call; a layout has but one.
+# The interface names the repository in each call; a layout has only one.
 # ruff: noqa: ARG002
 
 
@@ -90,12 +87,12 @@ class LayoutRegistry:
     """Implements `oci.interface.Registry` over an image-layout folder.
 
     Args:
-        folder: Where the layout is, or is to be.
-        create: Whether the first write makes it where it is missing; else that write raises
-            LocalIOError. Reading a missing layout raises NameUnknown either way.
-        private: Whether the folder is then made for this user alone.
-        clock: What `server_time` tells.
-        max_remembered: How many manifests' facts are kept in memory; the oldest go first.
+        folder: The path of the layout.
+        create: Whether the first write makes a missing layout; otherwise that write raises
+            LocalIOError. Reading a missing layout always raises NameUnknown.
+        private: Whether only this user may access a new layout.
+        clock: The clock of `server_time`.
+        max_remembered: Number of manifests whose facts stay in memory; the oldest go first.
     """
 
     def __init__(
@@ -114,7 +111,7 @@ class LayoutRegistry:
         self._facts: dict[Digest, ManifestFacts | None] = {}
         self._facts_lock = threading.Lock()
         self._subjects: dict[Digest, Digest | None] = {}
-        """Which manifests refer to what, of those whose entry does not say so."""
+        """The subject of each manifest whose entry does not name it."""
         self._referring: dict[Digest, list[Digest]] = {}
         self._unread: dict[Digest, IndexEntry] = {}
         self._seen: tuple[object, int] = (None, 0)
@@ -125,7 +122,7 @@ class LayoutRegistry:
         return LayoutFiles(folder, create=create, private=private)
 
     def exists(self) -> bool:
-        """Return whether the layout is there."""
+        """Return whether the layout exists."""
         return self._files.exists()
 
     # --- reading ---------------------------------------------------------------------------------
@@ -206,7 +203,7 @@ class LayoutRegistry:
     ) -> Descriptor:
         """See `Writer.push_manifest`; it is on the disk when this returns.
 
-        As at a registry, what the manifest is made of has to be there, its subject has not.
+        As at a registry, the blobs and child manifests must exist; the subject need not.
         """
         descriptor, facts = check_manifest(
             data, media_type, tags=tuple(tags), digest=digest, what=str(self._folder)
@@ -218,7 +215,7 @@ class LayoutRegistry:
             size=descriptor.size,
             artifact_type=facts.artifact_type,
         )
-        # The lock also keeps what is checked and written here from being deleted meanwhile.
+        # The lock also prevents the deletion of the checked content meanwhile.
         with self._files.locked():
             for part in (*facts.required, *facts.manifests):
                 if not self._files.has_blob(part):
@@ -230,14 +227,14 @@ class LayoutRegistry:
         return descriptor
 
     def fold(self, digest: Digest) -> None:
-        """List the manifests of the image index `digest` there only, as other tools do.
+        """Remove the entries of the manifests of the image index `digest`, as other tools do.
 
-        crane takes a layout without being told more only if it lists one thing. Each stays to be
-        found by its digest; those with a tag or a subject, and those that do not say their own
-        media type, stay listed.
+        Without further options, crane accepts only a layout that lists one manifest. Each manifest
+        can still be found by its digest. Manifests with a tag or a subject, and those without a
+        media type of their own, stay listed.
 
         Raises:
-            ManifestUnknown: no such index.
+            ManifestUnknown: there is no such index.
         """
         facts = self._facts_of(self.resolve_manifest("", digest))
         children = () if facts is None else facts.manifests
@@ -251,15 +248,15 @@ class LayoutRegistry:
             self._files.change({"unlist": named})
 
     def batch(self) -> AbstractContextManager[None]:
-        """Return the block in which `index.json` is not written before its end.
+        """Return a context manager that writes `index.json` only at the end of its block.
 
-        For many manifests at once, whose content is in place. Other writers wait meanwhile; other
-        threads must not write manifests.
+        For many manifests whose content is in place. Other writers wait meanwhile; other threads
+        must not write manifests.
         """
         return self._files.batch()
 
     def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
-        """See `Writer.mount_blob`: a layout's repositories are all one."""
+        """See `Writer.mount_blob`: all repository names mean this layout."""
         try:
             return self.resolve_blob(repository, digest)
         except NotFoundError:
@@ -273,7 +270,7 @@ class LayoutRegistry:
     def resume_upload(
         self, repository: str, session: str, *, offset: int | None = None, chunk_size: int = 0
     ) -> BlobUpload:
-        """See `Writer.resume_upload`; another process may have begun the session."""
+        """See `Writer.resume_upload`; also continues sessions of other processes."""
         found = LayoutSession(self._files, session)
         size = found.size()
         return StoredUpload(found, size if offset is None else offset, chunk_size)
@@ -281,7 +278,7 @@ class LayoutRegistry:
     # --- deleting --------------------------------------------------------------------------------
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
-        """See `Deleter.delete_blob`. A listed manifest is no blob, and is not deleted here."""
+        """See `Deleter.delete_blob`; does not delete manifests."""
         self._existing()
         with self._files.locked():
             if self._files.index().manifest(digest) is not None:
@@ -295,7 +292,7 @@ class LayoutRegistry:
         with self._files.locked():
             if self._files.index().manifest(digest) is None:
                 raise ManifestUnknown(f"{self._folder}: no manifest {digest}")
-            # First the entry: a reader may find an entry's content gone, but no crash leaves one.
+            # Remove the entry first: after a crash, each entry must still have its content.
             self._files.change({"remove": digest})
             self._files.remove_blob(digest)
 
@@ -308,15 +305,15 @@ class LayoutRegistry:
 
     @property
     def files(self) -> LayoutFiles:
-        """The files, for what works on all of them."""
+        """The files, for functions that work on all of them."""
         return self._files
 
     def needed(self) -> set[Digest]:
-        """Return the digests of all manifests that are listed, and of all that they refer to.
+        """Return the digests of all listed manifests and of all content that they refer to.
 
         Raises:
-            NameUnknown: there is no layout.
-            IntegrityError, ProtocolError: a manifest is damaged, or an entry cannot be read.
+            NameUnknown: there is no layout. IntegrityError, ProtocolError: a manifest is damaged,
+                or an entry cannot be read.
         """
         needed: set[Digest] = set()
         index = self._files.index()
@@ -333,7 +330,7 @@ class LayoutRegistry:
             needed.add(digest)
             try:
                 size = self._files.blob_size(digest)
-                # An index may list content that is no manifest, of any size
+                # An index may list content of any size that is no manifest.
                 found = None if size > MAX_MANIFEST_BYTES else blob_descriptor(digest, size)
                 facts = None if found is None else self._facts_of(found)
             except NotFoundError:
@@ -346,7 +343,7 @@ class LayoutRegistry:
     # --- listing ---------------------------------------------------------------------------------
 
     def listed(self) -> list[ListedManifest]:
-        """Return the manifests of `index.json` in its order, whether they have a name or not.
+        """Return the manifests of `index.json` in its order, with or without names.
 
         Raises:
             NameUnknown: there is no layout.
@@ -362,7 +359,7 @@ class LayoutRegistry:
         page_size: int | None = None,
         limit: int | None = None,
     ) -> Iterator[str]:
-        """See `Lister.tags`: in bytewise order, and `start_after` is obeyed."""
+        """See `Lister.tags`: in bytewise order, beginning behind `start_after`."""
         pages = self.tag_pages(repository, start_after=start_after, page_size=page_size)
         return flat_tags(pages, limit)
 
@@ -410,10 +407,10 @@ class LayoutRegistry:
         return True
 
     def close(self) -> None:
-        """Have `index.json` say all that was pushed; may be called again.
+        """Write all pushes to `index.json`; a second call does no harm.
 
-        Where it cannot be written now, what was pushed stays beside it, where this program finds
-        it: no push has failed.
+        If `index.json` cannot be written now, the pushes stay in the file of changes, where this
+        program finds them.
         """
         with contextlib.suppress(LocalIOError, LimitError):
             self._files.settle()
@@ -442,8 +439,8 @@ class LayoutRegistry:
     def _nested(self, digest: Digest) -> Descriptor:
         """Return the descriptor of a manifest that has no entry of its own.
 
-        Other tools list an image index only, and its manifests in it. Content counts as such a
-        manifest if it says so itself.
+        Some tools list only an image index and not its manifests. Content counts as such a manifest
+        if its media type says so.
         """
         try:
             size = self._files.blob_size(digest)
@@ -459,9 +456,9 @@ class LayoutRegistry:
         return (facts.media_type if facts is not None else None) or ""
 
     def _unclaimed(self, index: LayoutIndex, digest: Digest) -> list[IndexEntry]:
-        """Return the entries of manifests that refer to `digest` where their entry does not say so.
+        """Return the entries that do not name `digest` but whose manifests refer to it.
 
-        Each manifest whose entry names no subject is read once.
+        Reads each manifest once whose entry names no subject.
         """
         with self._subjects_lock:
             self._seen, new = index.unclaimed(self._seen)
@@ -469,7 +466,7 @@ class LayoutRegistry:
             for found, entry in (self._unread | fresh).items():
                 facts = self._facts_or_none(entry.descriptor.bare())
                 if facts is None and not self._files.has_blob(found):
-                    self._unread[found] = entry  # its content may come yet
+                    self._unread[found] = entry  # its content may arrive later
                     continue
                 self._unread.pop(found, None)
                 subject = None if facts is None else facts.subject
@@ -480,9 +477,9 @@ class LayoutRegistry:
             return [entry for entry in held if entry is not None and entry.subject != digest]
 
     def _schema_entries(self, index: LayoutIndex, digest: Digest) -> Iterator[IndexEntry]:
-        """Yield what the index under the referrers tag of `digest` names and `index` does not.
+        """Yield the entries of the index under the referrers tag of `digest` that `index` lacks.
 
-        regctl keeps referrers in a layout so.
+        regctl stores referrers in a layout this way.
         """
         listed = index.tagged(referrers_tag(digest))
         entries: tuple[Descriptor, ...] = ()
@@ -490,19 +487,19 @@ class LayoutRegistry:
             entries = () if listed is None else tag_schema_entries(self, "", digest)
         for child in dict.fromkeys(entry.digest for entry in entries):
             if index.manifest(child) is None:
-                # Claims of another tool, one by one: a bad one does not hide the rest.
+                # These are claims of another tool: a wrong one must not hide the others.
                 with contextlib.suppress(NotFoundError, IntegrityError):
                     yield IndexEntry(self._nested(child), {})
 
     def _referrer(self, entry: IndexEntry, digest: Digest) -> Descriptor | None:
-        """Return the answer's entry if the manifest refers to `digest`."""
+        """Return the descriptor of a referrer if the manifest refers to `digest`."""
         descriptor = entry.descriptor.bare()
         try:
             facts = self._facts_of(descriptor)
         except NotFoundError:
             return None
         except IntegrityError:
-            # Damaged content must not hide the rest, nor itself: whoever fetches it will see.
+            # Damaged content must not hide the others nor itself: its reader will get the error.
             facts = ManifestFacts(
                 media_type=None,
                 artifact_type=entry.descriptor.artifact_type,
@@ -519,7 +516,7 @@ class LayoutRegistry:
             return None
 
     def _facts_of(self, descriptor: Descriptor) -> ManifestFacts | None:
-        """Return what the content says, read and checked once; None if it is no manifest."""
+        """Return the facts of the manifest, read and checked once; `None` if it is no manifest."""
         with self._facts_lock:
             if descriptor.digest in self._facts:
                 return self._facts[descriptor.digest]
@@ -535,37 +532,37 @@ class LayoutRegistry:
         return facts
 
     def _existing(self) -> None:
-        """Refuse to delete in a layout that is not there, and make sure of the lock's folder."""
+        """Refuse to delete in a missing layout, and make the lock's folder."""
         self._files.index()
         self._files.prepare()
 
 
 SWEEP_SECONDS = 24 * 3600.0
-"""How old content has to be: an interrupted send is continued for a day."""
+"""Smallest age of removed content: an interrupted send can resume for a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What was removed."""
+    """The number and size of the removed contents."""
 
     blobs: int = 0
     bytes: int = 0
 
 
 def sweep_layout(layout: LayoutRegistry, *, older_than_seconds: float = SWEEP_SECONDS) -> Swept:
-    """Remove the content that no manifest of the layout refers to; nothing from a missing layout.
+    """Remove the content that no manifest of the layout refers to, if the layout exists.
 
     Args:
         layout: The layout, or an archive. Other writers wait meanwhile.
-        older_than_seconds: What is younger stays.
+        older_than_seconds: Younger content stays.
 
     Raises:
-        IntegrityError, ProtocolError: a manifest is damaged, so that nobody knows what it needs;
-            nothing was removed.
-        LocalIOError: it cannot be read or written.
+        IntegrityError, ProtocolError: a manifest is damaged, so that its references are unknown; no
+        content was removed.
+        LocalIOError: a file cannot be read or written.
     """
     try:
-        layout.needed()  # read and remembered, before anybody has to wait
+        layout.needed()  # reads the manifests before other writers have to wait
     except NameUnknown:
         return Swept()
     blobs = size = 0
