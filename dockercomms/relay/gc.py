@@ -139,8 +139,6 @@ class _Seen:
 
 @dataclass(slots=True)
 class _AttachedTags:
-    """The tags of bundles and receipts."""
-
     about: dict[str, list[str]] = field(default_factory=dict)
     """By the head of the digest of the message that they are about."""
     in_bulk: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -309,7 +307,6 @@ class Collector:
                 seen.blind = True
 
     def _attached_tags(self) -> _AttachedTags:
-        """Return the tags of all bundles and receipts."""
         found = _AttachedTags()
         for prefix in ("bundle-", "receipt"):
             for tag in list_tags(self.registry, self.repository, prefix):

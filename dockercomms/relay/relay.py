@@ -1,4 +1,4 @@
-"""A copy of one repository's messages to another; their receipts are copied back by the reverse.
+"""Copies of a repository's messages and receipts, put into another repository.
 
 Messages keep their bytes, so signatures stay valid and receivers recognise duplicates. Tags are
 drawn anew, so receivers who list new tags find a message that is a week late. Source and target

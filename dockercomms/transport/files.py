@@ -171,7 +171,7 @@ class _Planner:
         )
 
     def _add(self, source: str, inside: str, status: os.stat_result) -> bool:
-        """Add one entry; return False if it was left out."""
+        """Add one entry; return False if it is skipped or refused."""
         if stat.S_ISLNK(status.st_mode) and self.packing.links == "skip":
             return False
         reason = self._reason_against(inside, status)

@@ -235,7 +235,6 @@ def shrinks(tar: memoryview | PlacedTar) -> bool:
 
 
 def _sample(tar: memoryview | PlacedTar, at: int, size: int) -> memoryview:
-    """Return up to `size` bytes of `tar` from offset `at`."""
     if isinstance(tar, memoryview):
         return tar[at : at + size]
     room = allocate(min(size, len(tar) - at))

@@ -76,7 +76,7 @@ class Places(Protocol):
 
 
 def places(sink: BinaryIO, total_bytes: int) -> Places:
-    """Return the places of a file that will have `total_bytes` bytes.
+    """Return a writer for a file that will have `total_bytes` bytes.
 
     Raises:
         LocalIOError: the file cannot become that long.

@@ -201,7 +201,6 @@ def _unchanged(payload: Payload) -> Iterator[None]:
 def _tasks(
     pusher: _Pusher, reading: _Reading, stream: BinaryIO, chunk_bytes: int, what: str
 ) -> Iterator[Callable[[], _PushedChunk]]:
-    """Yield a push for each chunk of a stream."""
     for index, chunk in enumerate(reading.chunks(stream, chunk_bytes, pusher.room, what)):
         yield partial(pusher.push, index, chunk)
 
@@ -209,7 +208,6 @@ def _tasks(
 def _tasks_in_place(
     pusher: _Pusher, reading: _Reading, file: PlacedFile, chunk_bytes: int, total_bytes: int
 ) -> Iterator[Callable[[], _PushedChunk]]:
-    """Yield a push for each chunk of a file."""
     for index, start in enumerate(range(0, total_bytes, chunk_bytes)):
         chunk = PlacedChunk(file, start, min(chunk_bytes, total_bytes - start))
         if pusher.goes_raw(index, chunk):

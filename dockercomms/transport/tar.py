@@ -276,7 +276,6 @@ def _read_extension(stream: ByteStream, member: TarMember) -> dict[str, str]:
 
 
 def _parse_pax(data: bytes) -> dict[str, str]:
-    """Return the records of a PAX extension."""
     records: dict[str, str] = {}
     while data:
         head = data.partition(b" ")[0]

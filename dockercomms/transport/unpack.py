@@ -430,7 +430,6 @@ def _check_inside(links: Mapping[str, str]) -> None:
 
 
 def _checked_parts(path: str) -> list[str]:
-    """Return the components of a member's path."""
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise ProtocolError(f"files: path {path!r:.100} is not one inside a folder")
@@ -462,7 +461,6 @@ def _second_line(member: TarMember, path: str) -> None:
 
 
 def _set_time(place: int | Path, member: TarMember) -> None:
-    """Set the time that the sender kept, if any."""
     if member.mtime:
         with tolerated("setting file times"):
             os.utime(place, (member.mtime, member.mtime))

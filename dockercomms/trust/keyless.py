@@ -243,7 +243,7 @@ def _verify_intoto(verifier: Verifier, bundle: Bundle, holder: Holder) -> tuple[
 
 
 def _proof(verifier: Verifier, bundle: Bundle, root: Root, holder: Holder) -> KeylessProof:
-    times = verifier._establish_time(bundle)  # noqa: SLF001 - what it proved it does not return
+    times = verifier._establish_time(bundle)  # noqa: SLF001 - no public method returns them
     return KeylessProof(
         root=root.name,
         identities=holder.identities,
@@ -580,7 +580,6 @@ def timestamp_source(
 
 
 def _limit_time(session: Session, seconds: float) -> None:
-    """Set a timeout of `seconds` for every request of `session`."""
     from requests.adapters import HTTPAdapter  # noqa: PLC0415 - 0.1 s
 
     class Impatient(HTTPAdapter):

@@ -382,7 +382,7 @@ class Owner:
         return self._signer
 
     def known_signer(self) -> SignedBy | None:
-        """Return the signer's name without creating a key or signing in, if it is known."""
+        """Return the signing key or identity, if it is known without creating it or signing in."""
         key = self.own_key() if self._signing.sign and self._signing.keyless is None else None
         return None if key is None else SignedBy("key", key.spki_sha256)
 

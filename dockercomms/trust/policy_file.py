@@ -145,8 +145,6 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Reads each kind of table."""
-
     source: _Source
     folder: Path
 
