@@ -1,1 +1,1 @@
-"""Messages and receipts: sent, received, verified, answered."""
+"""Sending, receiving, verifying and answering messages."""

@@ -1,9 +1,9 @@
-"""The bundles of a message: what refers to it first, then what is tagged for it.
+"""The bundles of a message, found by its referrers and by their tags.
 
-Anybody who may write to the repository can add bundles. One listing is read in parts, those first
-that name a key which may prove the message; a run reads a limited number, and the next run goes on
-behind: `mark` says where. What cannot be read is told and counts as tried; nothing here says what a
-bundle is worth.
+Every client that can write to the repository can add bundles. So bundles that name a trusted key
+are read first, and one run reads a limited number; `Look.mark` tells the next run where to
+continue. A bundle that cannot be read is reported and not read again. This module does not verify
+bundles.
 
 Source: SPEC.md sections 2, 5 and 8.
 """
@@ -51,20 +51,19 @@ from dockercomms.trust.verifier import Verified, verify_receipt
 
 BUNDLE_CONTENT = "dev.sigstore.bundle.content"
 BUNDLE_PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
-"""What cosign writes beside a bundle, and looks for (SPEC.md section 2)."""
+"""The annotations that cosign writes beside a bundle and searches for (SPEC.md section 2)."""
 BUNDLE_SIGNER = "dockercomms.signer"
-"""The `spki_sha256` of the signing key: its bundle is found among many (SPEC.md section 2)."""
+"""The `spki_sha256` of the signing key, to find its bundle among many (SPEC.md section 2)."""
 
 BUNDLES_A_RUN = 20_000
-"""So many bundles of each source are read for one message in a run, and as many more that name a
-key which may prove it: each costs one request and 0.1 ms (SPEC.md 8.4)."""
+"""The most bundles that one run reads for a message in each source, and as many more that name a
+trusted key. Each costs one request and 0.1 ms (SPEC.md 8.4)."""
 
 Source = Literal["referrers", "tags"]
 SOURCES: tuple[Source, ...] = ("referrers", "tags")
 
-
 _FORBIDDEN = frozenset({401, 403, 404, 405, 501})
-"""What a registry answers that does not let tags be listed."""
+"""The statuses of a registry that does not allow listing tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +71,17 @@ class Look:
     """Some of the bundles of one source."""
 
     bundles: tuple[bytes, ...] = field(default=(), repr=False)
-    """Sigstore bundles as JSON, at most `MAX_BUNDLES`, none above `MAX_BUNDLE_BYTES`."""
+    """Sigstore bundles as JSON: at most `MAX_BUNDLES` of at most `MAX_BUNDLE_BYTES`."""
     problems: tuple[str, ...] = ()
-    """Why others could not be read."""
+    """The errors of bundles that could not be read."""
     curable: bool = False
-    """One of these is not there, or came as other bytes than were asked for, which may pass."""
+    """A later run may read one of these: it was missing or damaged."""
     defect: InternalError | None = None
-    """A defect of ours that one of them brought out."""
+    """A defect of ours that one of them met."""
     tried: frozenset[Digest] = frozenset()
-    """The manifests of all of these."""
+    """The manifests of all bundles tried."""
     mark: str = ""
-    """Where the next look goes on; "" if there is nothing behind."""
+    """The position where the next look continues; "" at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,7 @@ class BundleFinder:
     Args:
         registry: The store.
         repository: The repository's name in it.
-        has_referrers: False where the registry is known to have no referrers API, which saves
-            asking for it.
+        has_referrers: False if the registry is known to have no referrers API.
     """
 
     registry: ListingReader
@@ -111,22 +109,22 @@ class BundleFinder:
         limit: int = BUNDLES_A_RUN,
         concurrency: int = 4,
     ) -> Iterator[Look]:
-        """Yield the next bundles of `subject` in one of the two sources, part by part.
+        """Yield the next bundles of `subject` in one source, part by part.
 
-        One listing is made; the bundles of a part are read when it is asked for.
+        Lists once; reads the bundles of a part only when the caller asks for it.
 
         Args:
-            source: Where to look.
+            source: The way to find them.
             subject: The message.
-            after: The `mark` of an earlier look; "" begins anew.
+            after: The `mark` of an earlier look; "" starts from the beginning.
             known: Manifests of bundles that need not be read again.
             signers: The `spki_sha256` of keys: bundles that name one come first.
-            limit: At most so many that name one of these keys, and as many others.
-            concurrency: How many are read at the same time.
+            limit: The most bundles that name one of these keys, and the most others.
+            concurrency: The number of bundles read at the same time.
 
         Raises:
-            AuthError, NetworkError, RegistryError, LocalIOError: the store cannot tell.
-            ProtocolError: what it tells is no list.
+            AuthError, NetworkError, RegistryError, LocalIOError: the store cannot list them.
+            ProtocolError: the store's answer is no list.
         """
         if source == "referrers":
             keys = (f"{_rank(item, signers)} {item.digest}" for item in self._referring(subject))
@@ -146,8 +144,7 @@ class BundleFinder:
     def _look(
         self, refs: Sequence[str], subject: Digest, known: Collection[Digest], concurrency: int
     ) -> Look:
-        """Read the bundles under tags or digests."""
-        if len(refs) == 1:  # a thread takes longer than many a request to a folder
+        if len(refs) == 1:  # starting a thread takes longer than many requests to a folder
             found = [self._try(refs[0], subject, known)]
         else:
             with workers(concurrency) as pool:
@@ -167,7 +164,7 @@ class BundleFinder:
     def _try(
         self, ref: str, subject: Digest, known: Collection[Digest]
     ) -> tuple[Digest | None, bytes | None, DockerCommsError | None]:
-        """Return the digest and the content of a bundle, and why it cannot be read."""
+        """Return the digest and the content of a bundle, or the error of reading it."""
         digest: Digest | None = None
         try:
             with guarded(ref), self._open(ref) as reader:
@@ -177,34 +174,34 @@ class BundleFinder:
             return digest, None, error
         return digest, data, None
 
-    # --- where they are --------------------------------------------------------------------------
+    # --- listing ---------------------------------------------------------------------------------
 
     def _referring(self, subject: Digest) -> Iterator[Descriptor]:
-        """Yield the entries that may be bundles; an index may name what is not there."""
+        """Yield the entries that may be bundles. An index may list missing manifests."""
         try:
             if self.has_referrers is False:
                 entries = iter(tag_schema_entries(self.registry, self.repository, subject))
             else:
-                # A filter would take all where entries have their config's type (ggcr).
+                # No filter: go-containerregistry gives the config's media type as artifact type.
                 entries = readable(self.registry.referrers(self.repository, subject))
             yield from filter(_may_be_bundle, entries)
         except NotFoundError:
             return
 
     def _tags(self, subject: Digest) -> Iterator[str]:
-        """Yield the tags of bundles; none where tags cannot be listed."""
+        """Yield the tags of bundles, unless the registry does not allow listing them."""
         prefix = bundle_prefix(subject)
         try:
             yield from seek_tags(
                 self.registry, self.repository, prefix, start_after=[prefix.removesuffix("-")]
             )
         except LimitError:
-            return  # more tags than anybody can list
+            return  # more pages of tags than we read
         except RegistryError as error:
             if not isinstance(error, AuthError | NotFoundError) and error.status not in _FORBIDDEN:
                 raise
 
-    # --- what they are ---------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------------------
 
     def _open(self, ref: str) -> BlobReader:
         if ":" in ref:  # no tag has a colon
@@ -212,7 +209,7 @@ class BundleFinder:
         return self.registry.get_tag(self.repository, ref)
 
     def _read(self, reader: BlobReader, subject: Digest) -> bytes:
-        """Return the bundle in a manifest, from its layer's descriptor if it stands there.
+        """Return the bundle in a manifest, from its layer's descriptor if it is inline.
 
         Raises:
             ProtocolError: it is no bundle of `subject`, or too large.
@@ -227,21 +224,21 @@ class BundleFinder:
 
 
 def reader_bytes(reader: BlobReader) -> bytes:
-    """Return a manifest's bytes, proven to be those of its digest.
+    """Return a manifest's bytes, verified by its digest.
 
     Raises:
-        IntegrityError: they are not, or there are more than any bundle needs.
+        IntegrityError: another digest, or more than `MAX_BUNDLE_BYTES`.
     """
     data, _ = read_all(reader, MAX_BUNDLE_BYTES)
     return data
 
 
 def layer_content(reader: Reader, repository: str, layer: Descriptor) -> bytes:
-    """Return the content of a layer, proven by its digest; without a request if it is inline.
+    """Return the content of a layer, verified by its digest, without a request if it is inline.
 
     Raises:
-        NotFoundError: there is no such blob.
-        IntegrityError: other content came.
+        NotFoundError: the blob does not exist.
+        IntegrityError: the store sent other content.
     """
     inline = layer.inline()
     if inline is not None:
@@ -252,23 +249,23 @@ def layer_content(reader: Reader, repository: str, layer: Descriptor) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """How far the bundles were read that name a key which is asked for, and how far all others."""
+    """The last keys read: of the bundles that name a trusted key, and of the others."""
 
     named: str = ""
     others: str = ""
 
     @classmethod
     def of(cls, text: str) -> _Marks:
-        """Return the marks in `text`; `str` is the inverse."""
+        """Parse marks; `str` is the inverse."""
         named, _, others = text.partition("\n")
         return cls(named, others)
 
     def __str__(self) -> str:
-        """Return the text that the state keeps."""
+        """Return the marks as the text that the state keeps."""
         return f"{self.named}\n{self.others}"
 
     def moved(self, keys: Iterable[str]) -> _Marks:
-        """Return the marks behind `keys`, which are in their order."""
+        """Return the marks after `keys`, which are in order."""
         marks = self
         for key in keys:
             is_named = key.startswith(_NAMED)
@@ -277,10 +274,10 @@ class _Marks:
 
 
 def _next(keys: Iterable[str], after: _Marks, limit: int) -> tuple[list[str], bool]:
-    """Return the next keys in their order, at most `limit` of either kind, and if there are more.
+    """Return the next keys in order, at most `limit` of each kind, and whether there are more.
 
-    Where nothing is behind the marks, the look begins anew: something may have come in between. Of
-    a list of any length no more is kept than may be taken, twice.
+    After the last key it starts from the beginning, since new keys may have been added. It holds
+    at most 2 x `limit` keys of each kind in memory.
     """
     first: tuple[set[str], set[str]] = (set(), set())
     behind: tuple[set[str], set[str]] = (set(), set())
@@ -296,12 +293,12 @@ def _next(keys: Iterable[str], after: _Marks, limit: int) -> tuple[list[str], bo
 
 
 def named_signer(bundle: SigstoreBundle) -> dict[str, str]:
-    """Return the annotation that names the key which signed; none where a certificate did."""
+    """Return the annotation with the fingerprint of the signing key; empty for a certificate."""
     return {BUNDLE_SIGNER: bundle.hint} if bundle.hint else {}
 
 
 def _may_be_bundle(entry: Descriptor) -> bool:
-    """Return whether an entry says that it is a bundle of a message, or says nothing at all."""
+    """Return whether an entry is marked as a bundle, or has neither a type nor annotations."""
     predicate = entry.annotations.get(BUNDLE_PREDICATE_TYPE)
     if entry.artifact_type == ARTIFACT_TYPE_BUNDLE or predicate is not None:
         return True
@@ -309,11 +306,11 @@ def _may_be_bundle(entry: Descriptor) -> bool:
 
 
 _NAMED, _TAGGED = "0", "1"
-"""The ranks of bundles that name a key which is asked for, and of tags, which tell nothing."""
+"""The ranks of bundles that name a trusted key, and of tags, which name no key."""
 
 
 def _rank(entry: Descriptor, signers: Collection[str]) -> str:
-    """Return what sorts entries: named signers, messages' bundles, others, what says nothing."""
+    """Return the rank of an entry: trusted signers, bundles of messages, other bundles, unknown."""
     if entry.annotations.get(BUNDLE_SIGNER) in signers:
         return _NAMED
     if entry.annotations.get(BUNDLE_PREDICATE_TYPE) == PREDICATE_TYPE_MESSAGE:
@@ -322,14 +319,14 @@ def _rank(entry: Descriptor, signers: Collection[str]) -> str:
 
 
 class ReceiptVerifier:
-    """Judges receipts: one counts as proof only if its signer satisfies its recipient's entry.
+    """A verifier of receipts. A receipt is proof only if the policy trusts its signer for it.
 
     Args:
-        repo: The whole name of the repository they are in.
-        clock: The time.
-        registry: Where they are; by its clock they may be judged as well. None: by ours alone.
-        trust: Whom we believe.
-        rules: What is checked.
+        repo: The whole name of the repository that holds them.
+        clock: The clock of this machine.
+        registry: The store, whose clock judges as well; None: only this machine's does.
+        trust: Our names, keys and policy.
+        rules: The checks of a signature.
     """
 
     def __init__(
@@ -345,21 +342,21 @@ class ReceiptVerifier:
         self._clock = clock
         self._registry = registry
         self._trust = trust
-        # Proof does not grow old, and a receiver's clock that was ahead makes it no less a proof:
-        # both rules are about what is let in.
+        # Both rules protect an inbox. A proof does not expire, and it stays a proof if the clock
+        # of the receiver was ahead.
         self._rules = rules.without(check_age).without(check_not_future)
 
     def prove(self, receipt: Receipt, bundle: bytes, *, is_ours: bool = False) -> Verified:
-        """Return who signed a receipt.
+        """Return the proven signer of a receipt.
 
         Args:
             receipt: The receipt.
             bundle: Its signature.
-            is_ours: It was written here, perhaps under a name that is not among ours today.
+            is_ours: We wrote it, perhaps under a name that is no longer ours.
 
         Raises:
             UnknownSender: the policy does not say how its recipient signs.
-            VerificationError: the bundle does not prove that they wrote it.
+            VerificationError: the bundle is no signature of the recipient.
             ConfigError, LocalIOError: a root cannot be read.
         """
         theirs = None if self._registry is None else self._registry.server_time()
@@ -371,12 +368,12 @@ class ReceiptVerifier:
     def verify(
         self, receipt: Receipt, bundle: bytes, *, is_ours: bool = False
     ) -> tuple[SignatureStatus, Verified | None]:
-        """Return what the bundle of a receipt proves, and who signed it if that is trusted.
+        """Return the status of a receipt's signature, and the signer if it is valid.
 
-        Args are those of `prove`.
+        Takes the arguments of `prove`.
 
         Raises:
-            ConfigError, LocalIOError: a root, or the policy, cannot be read.
+            ConfigError, LocalIOError: a root or the policy cannot be read.
         """
         try:
             return "valid", self.prove(receipt, bundle, is_ours=is_ours)

@@ -1,9 +1,9 @@
-"""A command that is run for a message: argv without a shell, what it is told, how it ended.
+"""The command that a watch runs for each message, without a shell.
 
-The command gets nothing of what a sender chose on its command line, only in its environment. It
-gets our own environment without the secrets that we read there. Its standard input is empty, and
-what it prints goes where our own talk goes. It runs in a process group of its own: what is sent to
-ours does not reach it, and one that does not end in time is killed with all its children.
+The command finds the sender's data only in its environment, never in its arguments. It gets our
+environment without the secrets that we read from there. Its standard input is empty, and its output
+goes where our diagnostics go. It runs in its own process group, so signals to ours do not reach it;
+at its time limit we kill it with all its children.
 
 Source: SPEC.md section 8.
 """
@@ -29,49 +29,49 @@ from dockercomms.protocol.header import MAX_TEXT_BYTES
 from dockercomms.protocol.manifest import Message
 
 DIR_FIELD = "{dir}"
-"""What stands for the message's folder in a command."""
+"""The placeholder for the message's folder in a command."""
 
 DEFAULT_TIMEOUT_SECONDS = 3600
-"""How long a command may run unless said otherwise: one that hangs must not stop an inbox."""
+"""The default time limit of a command: one that hangs must not stop an inbox."""
 
 GRACE_SECONDS = 5.0
-"""How long a command has between being asked to end and being killed."""
+"""The time between asking a command to end and killing it."""
 
 VARIABLES = "DOCKERCOMMS_MSG_"
-"""What the names of the variables begin with that tell a command about its message."""
+"""The prefix of the environment variables that describe the message."""
 
 WITHHELD = frozenset({
     "DOCKERCOMMS_USERNAME", "DOCKERCOMMS_PASSWORD", "DOCKERCOMMS_PASSPHRASE",
     "DOCKERCOMMS_IDENTITY_TOKEN", "DOCKER_AUTH_CONFIG",
-    # What a CI job's identity is asked for with (the library `id`, which sigstore uses)
+    # Requests for the identity of a CI job (read by the library `id`, which sigstore uses)
     "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "SIGSTORE_ID_TOKEN",
     "BUILDKITE_AGENT_ACCESS_TOKEN",
 })  # fmt: skip
-"""The variables with secrets that we read ourselves, and that a command does not get."""
+"""The variables with secrets that we read ourselves; a command does not get them."""
 
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "DOCKERHUB_PUBLIC_PROXY"})
-"""Addresses, withheld if a user name or password is in them."""
+"""Addresses; withheld if they contain a user name or password."""
 
 MAX_REASON_BYTES = MAX_TEXT_BYTES - 100
-"""Of what a command gives as its reason; the rest is for what we say ourselves."""
+"""The most bytes of the command's own reason; the rest is for our words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is run for each message."""
+    """A command to run for each message."""
 
     argv: tuple[str, ...]
-    """The program and its arguments, `{dir}` still in them."""
+    """The program and its arguments, with `{dir}` not yet replaced."""
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     secrets: frozenset[str] = frozenset()
-    """The names of variables that it gets although secrets are in them."""
+    """The names of secret variables that the command gets."""
 
     def words(self, folder: str) -> tuple[str, ...]:
         """Return the program and its arguments for a message in `folder`."""
         return tuple(word.replace(DIR_FIELD, folder) for word in self.argv)
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return what it gets of `environ`: no secret of ours that is not meant for it."""
+        """Return the part of `environ` for the command, without our secrets except `secrets`."""
         return {
             name: value
             for name, value in environ.items()
@@ -81,22 +81,22 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a command ended."""
+    """The end of a command."""
 
     exit_code: int
-    """As shells report it: 128 + the signal's number if one ended it."""
+    """The exit code as shells report it: 128 + the number of the signal that ended it."""
     timed_out: bool = False
     seconds: float = 0.0
     reason: str = ""
-    """What the command itself gave as the reason."""
+    """The reason that the command wrote."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether the command took the message."""
+        """The command accepted the message."""
         return self.exit_code == 0 and not self.timed_out
 
     def __str__(self) -> str:
-        """Return why the message is taken or not, as its sender may read it."""
+        """Return the reason of the receipt, as the sender reads it."""
         if self.timed_out:
             said = f"the command did not end within {self.seconds:.0f} s and was stopped"
         elif self.exit_code:
@@ -117,16 +117,16 @@ def parse_command(
     secrets: Iterable[str] = (),
     path: str | None = None,
 ) -> Command:
-    """Return the command written in `text`, split into words as a POSIX shell does.
+    """Split `text` into words as a POSIX shell does, and return the command.
 
     Args:
-        text: The program and its arguments; no other rule of a shell holds in it.
-        timeout_seconds: How long it may run.
-        secrets: The names of variables that it gets although secrets are in them.
-        path: The folders that programs are looked for in; None: those of the process.
+        text: The program and its arguments; quotes are the only shell syntax in it.
+        timeout_seconds: The time limit.
+        secrets: The names of secret variables that the command gets.
+        path: The folders to search for programs; None: those of the process.
 
     Raises:
-        UsageError: nothing is in it, a quote is not closed, or there is no such program.
+        UsageError: the text is empty, a quote is not closed, or the program does not exist.
     """
     try:
         words = shlex.split(text)
@@ -152,17 +152,17 @@ def variables(
     folder: Path,
     attempt: int,
 ) -> dict[str, str]:
-    """Return what a command is told about its message, by the names of environment variables.
+    """Return the environment variables that describe the message to its command.
 
-    All but SIGNER, the verified name, and what concerns this machine is the sender's claim.
+    The values are the sender's claims, except SIGNER (the verified name) and those of this machine.
 
     Args:
         message: The message.
         signer: The verified name of its sender.
-        repo: Where it came from.
-        files: What it became.
-        folder: Where that is.
-        attempt: How often the command was started for it, this time included.
+        repo: The repository that it came from.
+        files: The delivered files.
+        folder: Their folder.
+        attempt: The number of this start of the command for the message, from 1.
     """
     header = message.header
     told = {
@@ -183,7 +183,7 @@ def variables(
         "FILES": str(len(files)),
         "ATTEMPT": str(attempt),
     }
-    # No variable can hold a NUL, which JSON can; nor may half a character stop a message.
+    # JSON may contain NUL and lone surrogates; environment variables cannot.
     return {
         f"{VARIABLES}{name}": value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
         if name not in {"DIR", "FILE"}
@@ -204,21 +204,21 @@ def run_command(
 ) -> Outcome:
     """Run a command for the message in `folder`, and wait for its end.
 
-    It may write why it takes the message, or does not, into the file that
+    The command may write its reason for accepting or rejecting the message to the file that
     `DOCKERCOMMS_MSG_REASON_FILE` names.
 
     Args:
-        command: What to run.
+        command: The command.
         folder: The message's folder.
-        told: What to add to the environment.
-        clock: Ours.
-        environ: The environment; None: the process' own.
-        output: The descriptor that takes what it prints; None: nobody reads it.
-        keep_open: Descriptors that it inherits beside.
+        told: The variables to add to the environment.
+        clock: The clock of this machine.
+        environ: The environment; None: that of the process.
+        output: The descriptor for its output; None: discard it.
+        keep_open: Further descriptors that it inherits.
 
     Raises:
         LocalIOError: it cannot be started.
-        BaseException: what interrupts the wait; the command is stopped before.
+        BaseException: an interrupt of the wait; the command is stopped before.
     """
     with tempfile.TemporaryDirectory(prefix="dockercomms-") as private:
         reason = Path(private) / "reason"
@@ -249,7 +249,7 @@ def run_command(
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_seconds: float) -> bool:
-    """Wait for the end of a command; return whether it had to be stopped for being late."""
+    """Wait for the end of a command; return whether it was stopped at its time limit."""
     try:
         process.wait(timeout_seconds)
     except subprocess.TimeoutExpired:
@@ -262,7 +262,7 @@ def _wait(process: subprocess.Popen[bytes], timeout_seconds: float) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the command and all its children to end; kill them if they do not."""
+    """Send SIGTERM to the command and its children, and SIGKILL after `GRACE_SECONDS`."""
     _signal_group(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
@@ -273,16 +273,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     try:
         if hasattr(os, "killpg"):
-            # Its group is named by its own number, also after its end, as long as a child lives.
+            # The group keeps its number after the leader's end while a child lives.
             os.killpg(process.pid, number)
         else:
             process.kill()
     except (ProcessLookupError, PermissionError):
-        pass  # all of them have ended
+        pass  # all processes of the group have ended
 
 
 def _reason(path: Path) -> str:
-    """Return what a command wrote as its reason: at most so much of it, on one line."""
+    """Return the reason that a command wrote, shortened to `MAX_REASON_BYTES`, on one line."""
     try:
         with path.open("rb") as reason:
             text = reason.read(MAX_REASON_BYTES).decode("utf-8", "ignore")

@@ -1,10 +1,10 @@
-"""Delivering: a message's payload brought to its place, whole or not at all, once.
+"""Delivery of a payload to disk: complete or not at all, and once.
 
-    temporary --pull, prove, fsync--> path written down --rename--> delivered, receipt stored
+    temporary --pull, prove, fsync--> path recorded --rename--> delivered, receipt stored
 
-What a crash leaves before the rename is a temporary, and rows that say which chunks it holds: the
-next run goes on with it, or removes it when it is a day old. After the rename there is a row that
-says what is where, so that the next run only has to look.
+A crash before the rename leaves a temporary and rows of its chunks; the next run continues it, or
+removes it when it is a day old. After the rename, a row contains the path and the digest, so the
+next run only compares them.
 
 Source: SPEC.md section 8.
 """
@@ -49,41 +49,41 @@ from dockercomms.transport.pull import pull_payload
 from dockercomms.transport.unpack import unpack_files
 
 _BLOCK_BYTES = 512
-"""What `st_blocks` counts, whatever the file system's own blocks are (POSIX, sys/stat.h)."""
+"""The unit of `st_blocks` on every file system (POSIX, sys/stat.h)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveOptions:
-    """Where and how messages are received."""
+    """Options of receiving."""
 
     out: Path = Path()
-    """The folder that takes them; made if it is not there."""
+    """The folder for messages; created if it does not exist."""
     flat: bool = False
-    """Leave out the folder that each message gets."""
+    """Do not create a folder for each message."""
     overwrite: bool = False
-    """Replace files that are there already."""
+    """Replace existing files."""
     stdout: BinaryIO | None = None
-    """Write the payload here instead, once it is proven; at least once."""
+    """Write the verified payload to this stream instead; after a crash once more."""
     receipt: bool = True
-    """Write a receipt for what is delivered."""
+    """Write a receipt for each delivered message."""
     handover: bool = False
-    """A command is to be run for what is delivered; who runs it writes the receipt."""
+    """The caller runs a command for each delivered message and writes the receipt."""
     again: bool = False
-    """Deliver also what was delivered before, or has expired."""
+    """Deliver also messages that were delivered before or have expired."""
     redeliver: bool = False
-    """Deliver also what was received elsewhere, as our own receipts say."""
+    """Deliver also messages that were received elsewhere according to our own receipts."""
     choice: ClockChoice = "both"
-    """Whose time decides."""
+    """The clock that decides about times."""
     concurrency: int = 4
     referrers_index: ReferrersIndex = "auto"
-    """Whether receipts are added to the fallback index."""
+    """When to add receipts to the fallback index."""
     max_total_bytes: int | None = None
-    """Hold larger messages; None: only the disk sets a limit."""
+    """Hold larger messages; None: the disk is the only limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRun:
-    """One message on its way to disk. To be used by whoever holds the lock of its key.
+    """The delivery of one message. The caller must hold the lock of its key.
 
     Every method may raise `LocalIOError`.
     """
@@ -94,23 +94,23 @@ class DeliveryRun:
     options: ReceiveOptions
     leftovers: Leftovers
     signer: str | None = None
-    """The verified name of its sender; None: who sent it is a claim."""
+    """The verified name of its sender; None if the signature is not verified."""
     sign_receipt: bool = False
-    """The receipt is to be signed, when it is published."""
+    """Sign the receipt when it is published."""
     progress: Progress | None = None
 
     @property
     def key(self) -> str:
-        """What this delivery is called beside the state."""
+        """The name of this delivery's lock and notes."""
         return delivery_key(self.me, self.message.digest)
 
     def clocks(self) -> Clocks:
-        """Return what the clocks show by which the message is judged."""
+        """Return the present times of the clocks that judge the message."""
         publisher = self.publisher
         return Clocks(publisher.clock.now(), publisher.registry.server_time(), self.options.choice)
 
     def settle(self) -> tuple[Path, ...] | None:
-        """Finish what an earlier run had put in its place; None if there is nothing of the kind."""
+        """Finish a delivery that an earlier run renamed; None if there is no such delivery."""
         rows, digest = self.publisher.state.inbox, self.message.digest
         known = rows.delivery(self.me, digest)
         if known is None or known.state != "delivering":
@@ -118,24 +118,24 @@ class DeliveryRun:
         if known.path is None or known.payload_digest is None:
             in_place = False
         else:
-            # What another message became is not this one, however much alike they are
+            # An equal file may be the delivery of another message
             in_place = is_in_place(known.path, known.payload_digest) and not rows.is_taken(
                 known.path, but=digest
             )
         if known.path is None or not in_place:
             rows.forget_delivery(self.me, digest)
             return None
-        sync_in_place(known.path)  # that run may have ended before its rename was on the disk
+        sync_in_place(known.path)  # that run may have crashed before its rename was on the disk
         self._finish()
         return files_at(known.path)
 
     def deliver(self) -> tuple[Path, ...]:
-        """Bring the payload to its place and note it as delivered; return the files it became.
+        """Deliver the payload and record it; return the delivered files.
 
         Raises:
-            IntegrityError: the store gave other bytes than were asked for.
-            ProtocolError: the bytes are what the manifest names, and break a rule.
-            NotFoundError: a chunk is missing in the store.
+            IntegrityError: the store sent other bytes than requested.
+            ProtocolError: the bytes match the manifest but break a rule.
+            NotFoundError: a chunk does not exist in the store.
             NetworkError, RegistryError: the store does not answer.
         """
         if self.options.stdout is not None:
@@ -149,10 +149,10 @@ class DeliveryRun:
         self._finish()
         return files_at(final)
 
-    # --- three kinds of places -------------------------------------------------------------------
+    # --- to a file, a folder or a stream ---------------------------------------------------------
 
     def _to_file(self, out: Folder) -> Path:
-        """Pull a file; into a temporary folder that becomes its own, unless it is to lie flat."""
+        """Deliver a file: in a new folder of its own, or in the output folder if `flat` is set."""
         name = safe_filename(self.message.header.display_name)
         if self.options.flat:
             temporary, digest = self._pull_file(out)
@@ -173,7 +173,7 @@ class DeliveryRun:
         return temporary, known or file_digest(folder.path / temporary)
 
     def _to_folder(self, out: Folder) -> Path:
-        """Unpack a tar of files beside its place, then give the whole folder its name at once."""
+        """Unpack a tar of files into a temporary folder, then rename the whole folder."""
         need_space(out.path, 2 * self.message.header.total_bytes, self._what)
         packed, handle = self._temporary(out)
         with os.fdopen(handle, "w+b") as sink:
@@ -189,12 +189,12 @@ class DeliveryRun:
         return self._put_own(out, own, tree_digest(out.path / own))
 
     def _put_own(self, out: Folder, own: str, digest: Digest, *, file: str = "") -> Path:
-        """Give the message's own folder its name, which nothing has yet; return what it became.
+        """Rename the message's own folder to a free name; return the path of the payload.
 
         Args:
-            out: Where it is made.
-            own: Its temporary name.
-            digest: Of the file in it, or of the folder itself.
+            out: The parent folder.
+            own: The temporary name.
+            digest: The digest of the file in it, or of the folder itself.
             file: The file's name; "": the folder is the payload.
         """
         final = put_in_place(
@@ -207,7 +207,7 @@ class DeliveryRun:
         return final / file
 
     def _put_flat(self, out: Folder, own: str) -> Path:
-        """Give what was unpacked the sender's name: the one folder in it becomes itself."""
+        """Move the unpacked files under the sender's name; a single folder of that name moves."""
         name = safe_filename(self.message.header.display_name)
         name = safe_filename(name.removesuffix(TAR_SUFFIX))
         with local_errors(str(out.path / own)), out.enter(own) as unpacked:
@@ -228,7 +228,7 @@ class DeliveryRun:
         )
 
     def _to_stream(self, stream: BinaryIO) -> None:
-        """Write the payload to `stream` once it is proven; after a crash it is written again."""
+        """Write the verified payload to `stream`; after a crash the next run writes it again."""
         with local_errors("temporary file"), tempfile.TemporaryFile() as sink:
             self._pull(sink, Path(tempfile.gettempdir()))
             sink.seek(0)
@@ -246,10 +246,7 @@ class DeliveryRun:
         return f"message {self.message.header.id}"
 
     def _temporary(self, folder: Folder) -> tuple[str, int]:
-        """Return the file in `folder` that takes the payload: an interrupted run's, or a new one.
-
-        Its name, and a descriptor for reading and writing.
-        """
+        """Return the name and the handle of a file in `folder`: an interrupted run's, or new."""
         pulls, now = self.publisher.state.pulls, self.publisher.clock.now()
         known = pulls.path(self.key, now=now)
         if known is not None:
@@ -257,14 +254,14 @@ class DeliveryRun:
             handle = self.leftovers.reopen(folder, known.name) if here else None
             if handle is not None:
                 return known.name, handle
-            pulls.forget(self.key)  # so it is removed with the other leftovers
+            pulls.forget(self.key)  # so it is removed with the other temporaries
         name, handle = self.leftovers.new_file(self.key, folder)
         if len(self.message.chunks) > 1 and self.message.header.payload_digest is not None:
             pulls.begin(self.key, folder.path / name, now=now)
         return name, handle
 
     def _kept_folder(self, out: Folder) -> str | None:
-        """Return the temporary folder in `out` that an interrupted run kept, if there is one."""
+        """Return the temporary folder in `out` that an interrupted run kept, or None."""
         known = self.publisher.state.pulls.path(self.key, now=self.publisher.clock.now())
         if known is None or known.parent.parent != out.path:
             return None
@@ -273,9 +270,9 @@ class DeliveryRun:
 
     @contextlib.contextmanager
     def _kept_if_interrupted(self) -> Iterator[None]:
-        """Keep what has arrived where the line, the registry or the user broke off, else forget it.
+        """Keep the file after a failure of the network or the registry, else forget it.
 
-        Bytes that were wrong, and a disk that is full, are nothing to go on with.
+        A later run cannot continue after wrong bytes or a full disk.
         """
         pulls = self.publisher.state.pulls
         try:
@@ -287,7 +284,7 @@ class DeliveryRun:
             raise
 
     def _pull(self, sink: BinaryIO, folder: Path, journal: PullJournal | None = None) -> None:
-        """Fill `sink` with the proven payload, durably."""
+        """Write the verified payload to `sink`, durably."""
         held = getattr(os.fstat(sink.fileno()), "st_blocks", 0) * _BLOCK_BYTES
         need_space(folder, max(0, self.message.header.total_bytes - held), self._what)
         pull_payload(
@@ -304,7 +301,7 @@ class DeliveryRun:
             sync_file(sink.fileno())
 
     def _out(self) -> Folder:
-        """Open the folder that takes messages, made if need be. It may be a link itself."""
+        """Open the output folder, created if it does not exist. It may be a link itself."""
         with local_errors(f"{self.options.out}: the working directory"):
             out = self.options.out.absolute()
         with local_errors(str(out)):
@@ -312,7 +309,7 @@ class DeliveryRun:
             return Folder.open(out)
 
     def _begin(self, final: Path | None, digest: Digest | None) -> None:
-        """Write down, durably, where the message goes and what will be there."""
+        """Record, durably, the path and the digest of the delivery before the rename."""
         header = self.message.header
         self.publisher.state.inbox.begin_delivery(
             self.me,
@@ -326,10 +323,10 @@ class DeliveryRun:
         )
 
     def _finish(self) -> None:
-        """Note the delivery and who signed the message, and store its receipt: all or nothing."""
+        """Record the delivery, the signer and the receipt in one transaction."""
         state, header = self.publisher.state, self.message.header
         rows, digest = state.inbox, self.message.digest
-        # A clock that is ahead is not believed alone; and no message arrives before it was made
+        # One fast clock must not decide alone; a message cannot arrive before its creation
         now = max(self.clocks().earliest, header.created_at or self.clocks().earliest)
         with rows.batch():
             state.pulls.forget(self.key)
@@ -361,26 +358,26 @@ class DeliveryRun:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The journal of one delivery's file, as `transport` wants it."""
+    """The journal of one delivery's file, for `transport`."""
 
     run: DeliveryRun
 
     def arrived(self) -> frozenset[int]:
-        """Return the chunks that the file holds already."""
+        """Return the chunks that the file contains already."""
         return self.run.publisher.state.pulls.chunks(self.run.key)
 
     def record(self, index: int) -> None:
-        """Note that a chunk is in the file."""
-        if len(self.run.message.chunks) > 1:  # one that is whole needs no note
+        """Record that the file contains a chunk."""
+        if len(self.run.message.chunks) > 1:  # a single chunk cannot be continued
             self.run.publisher.state.pulls.record(self.run.key, index)
 
     def forget(self) -> None:
-        """Believe nothing of the file."""
+        """Discard the record of chunks, since the file's content is wrong."""
         self.run.publisher.state.pulls.forget_chunks(self.run.key)
 
 
 def files_at(path: Path) -> tuple[Path, ...]:
-    """Return the files that a message became: what was delivered at `path`, or is below it."""
+    """Return the files delivered at `path`: itself, or those below it."""
     if not path.is_dir():
         return (path,)
     with local_errors(str(path)):

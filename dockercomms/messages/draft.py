@@ -1,10 +1,8 @@
-"""From an order to a draft: what is asked for, checked, and the message that becomes of it.
+"""Orders, and the messages that are built from them before they are published.
 
-Nothing here asks a registry for anything; `sending` does.
+This module sends no request to a registry, except through `Rehearsal`.
 
 Source: SPEC.md sections 3 and 6.
-
-A registry to rehearse on: it answers like another one and keeps nothing.
 """
 
 from __future__ import annotations
@@ -40,10 +38,10 @@ from dockercomms.trust.signing import SignedBy, Signer
 
 
 class Rehearsal(MemoryRegistry):
-    """Reads and checks every blob that is pushed, and lets it go; asks `real` what it has.
+    """A registry for dry runs: it checks and discards every blob, and asks `real` the questions.
 
     Args:
-        real: The registry whose place this takes.
+        real: The registry that this one stands for.
     """
 
     def __init__(self, real: Reader) -> None:
@@ -51,18 +49,18 @@ class Rehearsal(MemoryRegistry):
         self._real = real
 
     def resolve_blob(self, repository: str, digest: Digest) -> Descriptor:
-        """Ask the real registry."""
+        """Return the descriptor of a blob in the real registry."""
         return self._real.resolve_blob(repository, digest)
 
     def push_blob(
         self,
-        repository: str,  # noqa: ARG002 - nothing is pushed there
+        repository: str,  # noqa: ARG002 - the blob is discarded
         descriptor: Descriptor,
         source: BlobSource,
         *,
         progress: ProgressHook | None = None,
     ) -> Descriptor:
-        """Read the source to its end and check it, as a registry would."""
+        """Read the source to its end and verify it, as a registry does."""
         done = 0
         with source() as stream:
             checked = VerifyingReader(stream, descriptor)
@@ -73,60 +71,60 @@ class Rehearsal(MemoryRegistry):
         return descriptor
 
     def server_time(self) -> datetime | None:
-        """Ask the real registry."""
+        """Return the time of the real registry."""
         return self._real.server_time()
 
 
 MAX_TTL_SECONDS = 10**12
-"""What a reader of ours takes at most: beyond any calendar."""
+"""The most that our parser accepts: beyond any calendar."""
 
 MAX_CONCURRENCY = 64
-"""More chunks at once gain nothing and hold a chunk of memory each."""
+"""More chunks at once are not faster, and each takes its size in memory."""
 
 MAX_CHUNK_BYTES = 2**30
-"""A chunk is held in memory several times over; ten thousand of these are the largest message."""
+"""Memory holds a chunk several times. Ten thousand chunks of this size are the largest message."""
 
 MAX_TITLED_LAYERS = 1000
-"""A title takes 55 bytes; a manifest of 10,000 layers has not the room (SPEC.md section 2.5)."""
+"""A title takes 55 bytes; a manifest of 10,000 layers has no room for it (SPEC.md section 2.5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendOptions:
-    """How a message is sent."""
+    """Options of sending."""
 
     title: str | None = None
     """At most 200 characters."""
     text: str | None = None
     """A note beside the payload, at most 1 KiB."""
     audience: str | None = None
-    """The only repository, by its whole name, from which it is to be accepted; None: any."""
+    """The whole name of the only repository where receivers accept it; None: any."""
     ttl_seconds: int = DEFAULT_TTL_SECONDS
     compress: Compress = "auto"
     chunk_bytes: int | None = None
     """Payload bytes in a chunk; None: chosen from the payload's size."""
     concurrency: int = 4
     again: bool = False
-    """Start afresh even if an interrupted send of the same source could be continued."""
+    """Start over even if an interrupted send of the same source could be continued."""
     dry_run: bool = False
-    """Read, cut and compress everything, and write nothing anywhere."""
+    """Read, split and compress the payload without writing anything."""
     clock_skew_ok: bool = False
     """Send even if our clock and the registry's are more than an hour apart."""
     clock_choice: ClockChoice = "both"
-    """Whose time the message is built by: ours, unless it is "registry"."""
+    """The clock of the message's times: ours, unless it is "registry"."""
     referrers_index: ReferrersIndex = "auto"
     manifest_form: FormChoice = "auto"
     thread_id: str | None = None
-    """What the messages of one conversation share."""
+    """The id shared by the messages of a conversation."""
     in_reply_to: Digest | None = None
     """The message that this one answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A payload that is in a repository: what the next message with it need not push."""
+    """A payload that a repository contains, so the next message need not push it again."""
 
     key: tuple[object, ...]
-    """Equal for the same source, read, cut and compressed in the same way."""
+    """Equal for the same source, read, split and compressed in the same way."""
     pushed: Pushed
     repo: str
     repository: str
@@ -134,7 +132,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """A message that is published (after a dry run: as it would be)."""
+    """A published message, or after a dry run the message that would be published."""
 
     id: str
     digest: Digest
@@ -145,22 +143,22 @@ class Sent:
     total_bytes: int
     chunks: int
     reused_chunks: int
-    """Chunks that were there already and were not sent."""
+    """Chunks that the registry had already."""
     expires_at: datetime
     sealed: bool = False
     signed: SignedBy | None = None
     sent_before: bool = False
-    """An earlier run published it, and was broken off before it ended."""
+    """An interrupted earlier run published it."""
     content: Content | None = field(default=None, repr=False, compare=False)
-    """Where its payload is; None for a stream, which nobody can read again."""
+    """The payload in the repository; None for a stream, which cannot be read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to be sent, by whom, to whom, and how.
+    """A request to send a payload.
 
-    Raises (when it is made):
-        UsageError: a name is missing, or a number or text cannot be sent.
+    Raises (in the constructor):
+        UsageError: a name is missing, or a number or text is not allowed.
         LimitError: the title or text is too long.
     """
 
@@ -173,7 +171,7 @@ class Order:
     def __post_init__(self) -> None:
         _check_names(self)
         _check_numbers(self.options)
-        # Everything but the payload's figures, so that no limit is found only after the upload.
+        # Checks all but the payload's figures, to find errors before the upload.
         try:
             self.header("0" * 36, _SOME_DAY).to_annotations()
         except ProtocolError as error:
@@ -181,11 +179,11 @@ class Order:
 
     @property
     def rt(self) -> str:
-        """What stands for the recipient in tags."""
+        """The recipient's name in tags."""
         return recipient_tag(self.recipient)
 
     def header(self, message_id: str, now: datetime) -> MessageHeader:
-        """Return all that is known of the header before the payload is read."""
+        """Return the header without the figures of the payload, which are not known yet."""
         short, full = wire_filename(self.payload.filename)
         return MessageHeader(
             id=message_id,
@@ -210,9 +208,9 @@ class Order:
 
     @property
     def content_key(self) -> tuple[object, ...] | None:
-        """What two messages must share to have the same layers; None for streams.
+        """The key that messages with the same layers share; None for streams.
 
-        The release is part of it: another one may encode a chunk differently.
+        It contains the release, since another one may encode a chunk differently.
         """
         if self.payload.source_id is None:
             return None
@@ -220,9 +218,9 @@ class Order:
         return (self.payload.source_id, options.compress, options.chunk_bytes, __version__)
 
     def source_key(self, repo: str) -> str | None:
-        """Return what two runs must share for the second to continue the first; None for streams.
+        """Return the key by which a run finds an interrupted one to continue; None for streams.
 
-        The release is part of it: another one may encode a chunk differently.
+        It contains the release, since another one may encode a chunk differently.
         """
         if self.payload.source_id is None:
             return None
@@ -267,7 +265,7 @@ def _check_names(order: Order) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether `text` has a UTF-8 form; an argument of other bytes has none."""
+    """Return whether `text` can be encoded as UTF-8; arguments of other bytes cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -287,7 +285,7 @@ def _check_numbers(options: SendOptions) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message that is built and not published."""
+    """A message that is built but not published."""
 
     message: Message
     manifest: bytes
@@ -296,7 +294,7 @@ class Draft:
 
     @property
     def pushed(self) -> Pushed:
-        """What `push_payload` returned when this message was built."""
+        """The result of `push_payload` from which this message was built."""
         header = self.message.header
         if header.payload_digest is None:
             raise AssertionError("internal: a message of ours without its payload digest")
@@ -320,20 +318,20 @@ def build_draft(
     sequence: StreamPosition | None = None,
     form: ManifestForm = "artifact",
 ) -> Draft:
-    """Build the manifest, and read it as a receiver will: what we cannot read is never sent.
+    """Build the manifest and parse it as a receiver does, before it is published.
 
     Args:
-        order: What is sent.
+        order: The order.
         message_id: A UUID.
-        pushed: What became of the payload.
-        now: Our time, which becomes the message's.
+        pushed: The layers of the payload.
+        now: The message's time of creation.
         day: The registry's day, whose anchor becomes the message's subject.
-        sequence: Its number among those of its sender; None: it has none.
+        sequence: Its number in the sender's stream; None: it has none.
         form: The form of the manifest, and of that anchor.
 
     Raises:
         LimitError: the manifest is too large; larger chunks make it smaller.
-        ProtocolError: our own parser refuses it.
+        ProtocolError: our own parser rejects it.
     """
     header = replace(
         order.header(message_id, now),
@@ -355,9 +353,9 @@ def build_draft(
 
 
 def _titled(pushed: Pushed) -> Sequence[Descriptor]:
-    """Return the layers with file names, without which `oras pull` writes none of them.
+    """Return the layers with file names, which `oras pull` needs to write them.
 
-    Left out where they would take the room that many layers need (SPEC.md section 3.3).
+    Messages with more than `MAX_TITLED_LAYERS` layers get no names (SPEC.md section 3.3).
     """
     if len(pushed.layers) > MAX_TITLED_LAYERS:
         return pushed.layers
@@ -370,12 +368,12 @@ def _titled(pushed: Pushed) -> Sequence[Descriptor]:
 
 
 def day_anchor(rt: str, day: date, form: ManifestForm = "artifact") -> Descriptor:
-    """Return the descriptor of a day's inbox anchor, as a subject is written."""
+    """Return the descriptor of a day's inbox anchor, in the form of a subject."""
     return ManifestBuilder.inbox_anchor(rt, day, form=form).build()[1].bare()
 
 
 def sent_of(draft: Draft, *, repo: str, tag: str, signer: Signer | None) -> Sent:
-    """Return what there is to say of a message under `tag`."""
+    """Return the result of sending a draft under `tag`."""
     header = draft.message.header
     if header.expires is None:
         raise AssertionError("internal: a message of ours that never expires")

@@ -1,14 +1,12 @@
-"""The first look at an inbox: messages that we received elsewhere are not received once more.
+"""The first look at an inbox, which leaves out messages that we received elsewhere.
 
-A state without any row of an inbox is new, or was lost. What the first look finds may have been
-received by another machine of ours, or by this one before. Receipts signed by a key of ours prove
-it:
+A state without rows of an inbox is new, or its file was lost. Another machine of ours, or this one
+before the loss, may have received the messages. Receipts signed by our keys prove that:
 
-1. all tags of receipts are listed once; those that may be for these messages are read
-2. each is verified; only our own keys count, and what the policy says of our own name
-3. a message with such a receipt becomes `elsewhere`; a receipt that proves nothing changes nothing
-
-Where tags cannot be listed, each message is asked for what refers to it.
+1. List all tags of receipts once, and read those that may answer these messages. If the registry
+   does not list tags, ask for the referrers of each message.
+2. Verify each receipt; only our own keys and the policy's entry for our own name count.
+3. Give each message with a valid receipt the state `elsewhere`.
 
 Source: SPEC.md section 7.7.
 """
@@ -57,64 +55,64 @@ from dockercomms.trust.owner import Trust
 from dockercomms.trust.verifier import Verified, verify_receipt
 
 MAX_ASKED_MESSAGES = 500
-"""The most messages that one look asks for what refers to them, where tags cannot be listed."""
+"""The most messages whose referrers one look asks for, if the registry does not list tags."""
 
 MAX_FAILED_MESSAGES = 3
-"""After so many whose receipts the registry did not let us have, one look asks for no others."""
+"""After so many failures of the network, one look reads no more receipts."""
 
 _TAG = re.compile(r"receipt-(?P<head>[0-9a-f]{12})-.*-(?P<rid>[0-9a-f]{6})")
 _STATUSES: tuple[ReceiptStatus, ...] = ("accepted", "rejected")
 
 _RULES = RULES.without(check_age).without(check_not_future)
-"""A proof does not grow old, and our own clock may have been wrong."""
+"""A proof does not expire, and our own clock may have been wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstLook:
-    """What a first look found out of the entries of an inbox."""
+    """The result of a first look at the entries of an inbox."""
 
     left: Sequence[Entry]
-    """Those that are to be received."""
+    """Entries to receive."""
     elsewhere: Sequence[Entry] = ()
-    """Those with a receipt of ours."""
+    """Entries with a valid receipt of ours."""
     waiting: Sequence[tuple[Entry, DockerCommsError]] = ()
-    """Those whose receipts could not be read now, and why: they are not received yet."""
+    """Entries whose receipts cannot be read now, with the error: not received yet."""
     unproven: int = 0
-    """How many have a receipt that no key of ours proves."""
+    """The number of messages whose receipts have no valid signature of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the receipts of one message say."""
+    """The receipts of one message, judged."""
 
     proof: tuple[Receipt, Verified] | None = None
     claimed: bool = False
-    """There is a receipt, whoever wrote it."""
+    """A receipt exists, by any writer."""
     error: DockerCommsError | None = None
     asked: bool = True
-    """False where this look had asked for enough already."""
+    """False if this look sent no request for it, because of a limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnReceipts:
-    """Finds the messages of an inbox that a key of ours has acknowledged."""
+    """A search for messages of an inbox that our keys have acknowledged."""
 
     registry: ListingReader
     repository: str
     clock: Clock
     trusts: Callable[[], Sequence[Trust]]
-    """Gives a trust for each of our keys, when a receipt is there to be verified."""
+    """Returns a trust for each of our keys; called when a receipt is to be verified."""
     concurrency: int = 4
 
     def look(self, inbox: Inbox, entries: Sequence[Entry], *, complete: bool) -> FirstLook:
-        """Return which of the entries to receive; rows of the others say that we received them.
+        """Return the entries to receive, and mark the others as received elsewhere.
 
-        After the first look, which may take several runs, all entries are returned as they are.
+        After the first look, which may take several runs, all entries are returned.
 
         Args:
             inbox: The inbox.
-            entries: What it lists, read.
-            complete: The inbox was polled completely, and `entries` is all that it lists.
+            entries: Its entries, read.
+            complete: The inbox was polled completely, and `entries` has all its entries.
 
         Raises:
             ConfigError, LocalIOError, UsageError: the policy, the keys or the state.
@@ -126,7 +124,7 @@ class OwnReceipts:
             entry.digest: entry
             for entry in entries
             if entry.digest is not None and entry.header is not None and entry.state != "refused"
-            # `ack` of a message that was only listed says nothing of another machine
+            # `ack` of a message that was only listed does not mean that another machine has it
             if not inbox.has_answered(entry.digest)
         }
         answers = self._answers(inbox, list(asked)) if asked else {}
@@ -137,7 +135,7 @@ class OwnReceipts:
                 found.append(asked[digest])
         waiting = [(asked[digest], one.error) for digest, one in answers.items() if one.error]
         out = {digest for digest, one in answers.items() if one.proof or one.error or not one.asked}
-        # What the limit of a run left unread is not checked yet; a failure is told by `fetch`
+        # Rows left unread by the limit of a run are not checked yet; `fetch` raises failures
         late = {entry.key for entry in unread if not inbox.has_failed(entry)}
         complete = complete and not inbox.waiting and len(asked) < MAX_FETCHED_MANIFESTS
         if complete and not waiting and not unread and all(one.asked for one in answers.values()):
@@ -150,12 +148,11 @@ class OwnReceipts:
         )
 
     def _answers(self, inbox: Inbox, messages: Sequence[Digest]) -> dict[Digest, _Answer]:
-        """Return what the receipts of each message say."""
         refs: dict[Digest, list[str] | None]
         try:
             refs = {**self._tagged(inbox, messages)}
         except (NetworkError, RegistryError, ProtocolError, LimitError):
-            refs = dict.fromkeys(messages[:MAX_ASKED_MESSAGES])  # each is asked by itself
+            refs = dict.fromkeys(messages[:MAX_ASKED_MESSAGES])  # ask for each one's referrers
         if not refs:
             return {}
         trusts = self.trusts()
@@ -180,10 +177,10 @@ class OwnReceipts:
         left = set(refs if None not in refs.values() else messages) - set(answers)
         return {**answers, **{message: _Answer(asked=False) for message in left}}
 
-    # --- where receipts are ----------------------------------------------------------------------
+    # --- listing ---------------------------------------------------------------------------------
 
     def _tagged(self, inbox: Inbox, messages: Sequence[Digest]) -> dict[Digest, list[str]]:
-        """Return the tags that may be receipts of messages, by one listing for all of them."""
+        """Return the tags that may be receipts of messages, from one listing."""
         by_head: dict[str, list[Digest]] = {}
         for message in messages:
             by_head.setdefault(digest_head(message), []).append(message)
@@ -195,8 +192,8 @@ class OwnReceipts:
                 for message in () if match is None else by_head.get(match["head"], ()):
                     tags.setdefault(message, []).append(tag)
         except NotFoundError:
-            return {}  # no such repository any more
-        # Those that end as ours do come first: so many are read of a message, and no more.
+            return {}  # the repository was deleted
+        # Tags that end like ours come first, since only `MAX_BUNDLES` of a message are read.
         return {
             message: [tag for _, tag in sorted((tag[-6:] not in ours, tag) for tag in found)]
             for message, found in tags.items()
@@ -204,7 +201,7 @@ class OwnReceipts:
         }
 
     def _read(self, tags: Sequence[str]) -> Iterator[Receipt]:
-        """Yield the receipts under tags, each once."""
+        """Yield the receipts under tags, without repeats."""
         seen: set[Digest] = set()
         for tag in tags[:MAX_BUNDLES]:
             try:
@@ -215,7 +212,7 @@ class OwnReceipts:
                     seen.add(found.digest)
                     yield parse_receipt(data)
             except (NotFoundError, ProtocolError):
-                continue  # removed meanwhile, damaged on its way, or no receipt
+                continue  # deleted meanwhile, damaged on the way, or no receipt
 
     def _referring(self, message: Digest) -> Iterator[Receipt]:
         """Yield the receipts that refer to a message."""
@@ -234,7 +231,7 @@ class OwnReceipts:
             except (NotFoundError, ProtocolError):
                 continue
 
-    # --- what they prove -------------------------------------------------------------------------
+    # --- verifying -------------------------------------------------------------------------------
 
     def _judge(
         self,
@@ -255,7 +252,7 @@ class OwnReceipts:
         return _Answer(claimed=claimed)
 
     def _proof(self, repo: str, receipt: Receipt, trusts: Sequence[Trust]) -> Verified | None:
-        """Return who of us signed a receipt, None if nobody of us did."""
+        """Return the key or identity of ours that signed a receipt, or None."""
         if len(receipt.layers) != 1 or receipt.layers[0].size > MAX_BUNDLE_BYTES:
             return None
         try:
@@ -263,7 +260,7 @@ class OwnReceipts:
         except (NotFoundError, ProtocolError):
             return None
         for trust in trusts:
-            # A receipt is for the sender of its message: whoever that is, we have written it.
+            # We wrote a receipt to the sender of its message, whatever that name is.
             terms = replace(trust, me=(*trust.me, receipt.sender)).terms(repo, self.clock)
             try:
                 return verify_receipt(receipt, [bundle], terms, rules=_RULES)
@@ -273,18 +270,18 @@ class OwnReceipts:
 
 
 def _rids(message: Digest, me: str) -> frozenset[str]:
-    """Return how the tags of our own receipts for a message end."""
+    """Return the ends of the tags of our own receipts for a message."""
     return frozenset(receipt_id(message, me, status)[:6] for status in _STATUSES)
 
 
 def _reason(receipt: Receipt, verified: Verified) -> str:
-    """Return how it is known that a message was received elsewhere."""
+    """Return the text of the proof that a message was received elsewhere."""
     when = "" if receipt.created_at is None else f" {receipt.created_at:%Y-%m-%d %H:%MZ}"
     return f"{receipt.status}{when}, says a receipt signed by {verified.signer}"
 
 
 def tell_first_look(look: FirstLook, inbox: Inbox, on_notice: NoticeHook | None) -> None:
-    """Say what a first look found, if it found anything."""
+    """Report the result of a first look, unless it is empty."""
     if on_notice is None:
         return
     if look.elsewhere:
