@@ -1,12 +1,12 @@
-"""Settings from defaults < user file < project file < environment < flags.
+"""The settings of the command line: defaults < user file < project file < environment < flags.
 
-Only the command line reads these; the library takes values. The user's file is
-`$XDG_CONFIG_HOME/dockercomms/config.toml` (`--config` or `DOCKERCOMMS_CONFIG` names another), the
-project's is `.dockercomms.toml` in the current folder or above it, up to the top of its checkout. A
-project file comes with a checkout, so it may choose how messages are packed, but not who the user
-is, nor anything that weakens a connection, chooses a file on this machine, or names a program. Its
-repository counts only after the user allowed that very file, and never before one that a file
-names which the user named.
+Only the command line reads them; the library takes values. The user's file is
+`$XDG_CONFIG_HOME/dockercomms/config.toml` (`--config` or `DOCKERCOMMS_CONFIG` names another). The
+project's file is `.dockercomms.toml` in the current folder or above it, up to the top of its
+checkout. A project file comes with a checkout, so it may choose how messages are packed. It may not
+set the user's name, weaken a connection, choose a local file, or name a program. Its repository
+counts only after the user allowed that very file, and never overrides a repository in a file that
+the user named.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ PROJECT_FILE = ".dockercomms.toml"
 DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_CONCURRENCY = 4
 MAX_CONCURRENCY = 64
-"""Connections beyond this only queue up at the registry."""
+"""More connections only wait in the registry's queue."""
 DEFAULT_KEY = "default"
 MAX_DURATION_SECONDS = 100 * 366 * 86_400
-"""A hundred years: a date this far ahead still fits into every calendar we compute with."""
+"""A hundred years: a time so far ahead still fits into the calendar of Python."""
 MAX_SIZE_BYTES = 2**63 - 1
-"""The largest offset a file has on any supported system."""
+"""The largest file offset on any supported system."""
 
 _UNIT_SECONDS = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
@@ -59,82 +59,83 @@ _LAYOUT_REPO = re.compile(r"(oci-layout:|oci-archive:|oci:(?!//)|ocidir://)(.+)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a command needs to know that is not its own argument."""
+    """The settings of a command, beside its own arguments."""
 
     repo: str | None = None
-    """None: the user's own mailbox folder."""
+    """Default: the user's own mailbox folder."""
     me: str | None = None
-    """None: no login name could be found either."""
+    """Default: the login name, if the system knows one."""
     format: Format = "text"
     plain_http: bool | None = None
-    """None: HTTPS first, plain HTTP for loopback only."""
+    """Default: HTTPS first, plain HTTP for loopback only."""
     insecure: bool = False
     ca_file: str | None = None
     authfile: str | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     timeout: float = DEFAULT_TIMEOUT_SECONDS
-    """Seconds a single answer may take."""
+    """The longest time for a single answer, in seconds."""
     concurrency: int = DEFAULT_CONCURRENCY
     ttl_seconds: int = DEFAULT_TTL_SECONDS
     compress: Compress = "auto"
     chunk_bytes: int | None = None
-    """None: chosen from the payload's size."""
+    """Default: depends on the payload's size."""
     keep_mtime: bool = False
     out: str = "."
     flat: bool = False
     receipt: bool = True
     discovery: Discovery = "auto"
-    """How messages are looked for."""
+    """The way to find messages."""
     referrers_index: ReferrersIndex = "auto"
-    """Whether the fallback index of the tag schema is written."""
+    """When to write the fallback index of the tag schema."""
     manifest_form: FormChoice = "auto"
-    """How manifests say what they are."""
+    """Where manifests state their type."""
     clock: TrustedClock = "both"
-    """Whose time decides; "both": where they differ, the message is held."""
+    """The clock that decides; "both" holds a message if the clocks disagree."""
     trust: str | None = None
-    """The trust file; None: `trust.toml` beside the user's own configuration."""
+    """The trust file. Default: `trust.toml` beside the user's configuration."""
     sign: bool = True
     key: str = DEFAULT_KEY
-    """The name of the key to sign with."""
+    """The name of the signing key."""
     keyless: bool = False
-    """Sign as an identity instead."""
+    """Sign with an identity instead of a key."""
     identity_token: str | None = None
-    """The file of an identity token."""
+    """The file with an identity token."""
     token: str | None = field(default=None, repr=False)
-    """The token itself."""
+    """The identity token itself."""
     interactive: bool = False
     """Sign in through a browser."""
     trusted_root: str | None = None
     signing_config: str | None = None
-    """Another Sigstore than the public one: both are given, or neither."""
+    """Set both or neither, for a private Sigstore."""
     timestamp: str | None = None
-    """Address of the RFC 3161 authority that attests to the time of key signatures."""
+    """The address of the RFC 3161 authority that timestamps key signatures."""
     default_registry: str | None = None
-    """The host of a reference without one, for `reg`; None: that is an error."""
+    """The host of a reference without a host, for `reg`; without it such a reference is an error.
+    """
     hub_proxy: str | None = None
-    """Address of what is read in place of Docker Hub, for `reg`."""
+    """The address of a proxy of Docker Hub for reads, for `reg`."""
     registry_chunk_bytes: int | None = None
-    """The largest piece of a blob in one request, for `reg`; None: no limit of ours."""
+    """The largest piece of a blob in one request, for `reg`. Default: no limit of ours."""
     retry_seconds: int | None = None
-    """How long one request of `reg` is tried, in all; None: as its retry policy says."""
+    """The time for all tries of one request of `reg`. Default: by its retry policy."""
     repo_is_named: bool = True
-    """The user named `repo`: by a flag, a variable or their own file. Off: a project file that
-    they allowed."""
+    """True if a flag, a variable or the user's own file set `repo`; False for an allowed project
+    file."""
     not_allowed: tuple[str, str] | None = None
-    """A project file that the user did not allow, and the repository that it names."""
+    """A project file that the user has not allowed, and the repository that it names."""
     origins: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Field name to where its value came from: a file, a variable, `flag` or `login name`."""
+    """The source of each field's value: a file, a variable, `flag` or `login name`."""
 
 
-# --- how values are spelled ----------------------------------------------------------------------
+# --- the spelling of values ----------------------------------------------------------------------
 
 
 def duration_seconds(text: str) -> int:
     """Return the seconds in `text`: `7d`, `1d12h`, `90m`, `45` (seconds) or ISO 8601's `P7D`.
 
     Raises:
-        ValueError: anything else, nothing at all, or more than a hundred years.
+        ValueError: another form, zero, or more than a hundred years.
     """
     compact = "".join(text.split())
     match = _DURATION.fullmatch(compact) or _ISO_DURATION.fullmatch(compact)
@@ -154,7 +155,7 @@ def size_bytes(text: str) -> int:
     """Return the bytes in `text`: `16MiB` and `16M` count in 1024s, `16MB` in 1000s.
 
     Raises:
-        ValueError: anything else, zero, or more than a file can hold.
+        ValueError: another form, zero, or more than a file can hold.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -168,8 +169,8 @@ def size_bytes(text: str) -> int:
 
 
 Spelling = Callable[[object, Path | None], object]
-"""Takes what stands in a file or variable and the folder relative paths start from (None: the
-current one); returns the value of the field, or raises ValueError saying what is expected."""
+"""A function from the value in a file or variable, and the base folder of relative paths, to the
+value of the field. It raises ValueError with the expected form."""
 
 
 def _text(value: object, _: Path | None) -> str:
@@ -198,7 +199,7 @@ def _path(value: object, base: Path | None) -> str:
 
 
 def _out(value: object, base: Path | None) -> str:
-    """Read an output folder, which stays relative to where the command is run."""
+    """Read an output folder; a relative path starts from the current folder."""
     return str(_home(_text(value, base)))
 
 
@@ -220,7 +221,7 @@ def _flag(value: object, _: Path | None) -> bool:
 
 def _duration(value: object, _: Path | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(  # noqa: TRY004 - a wrong value, whoever wrote it
+        raise ValueError(  # noqa: TRY004 - a wrong value in a file or variable
             f"a duration such as 7d or 90 (seconds) expected, got {value!r:.60}"
         )
     return duration_seconds(str(value))
@@ -255,7 +256,7 @@ def _one_of(*words: str) -> Spelling:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """One setting: its name in a file, its field, and who may set it."""
+    """One setting: its name in a file, its field, and whether a project file may set it."""
 
     name: str
     field: str
@@ -269,7 +270,7 @@ class _Key:
 
 _KEYS = (
     _Key("repo", "repo", _repo),
-    # Who the user is must not depend on the folder they are in.
+    # The user's name must not depend on the current folder.
     _Key("me", "me", _text, in_project=False),
     _Key("format", "format", _one_of(*FORMATS)),
     _Key("concurrency", "concurrency", _concurrency),
@@ -282,7 +283,7 @@ _KEYS = (
     _Key("referrers_index", "referrers_index", _one_of(*REFERRERS_INDEX)),
     _Key("manifest_form", "manifest_form", _one_of(*FORM_CHOICES)),
     _Key("registry.chunk_size", "registry_chunk_bytes", _size),
-    # A checkout must not choose where a stranger's files land, nor weaken or tap a connection.
+    # A checkout must not choose the folder for received files, nor weaken or tap a connection.
     _Key("recv.out", "out", _out, in_project=False),
     _Key("recv.flat", "flat", _flag, in_project=False),
     _Key("plain_http", "plain_http", _flag, in_project=False),
@@ -311,7 +312,7 @@ _NEVER_IN_PROJECT = frozenset({"key", "keys", "trust", "hook", "hooks", "helper"
 
 
 Allowed = Callable[[Path, bytes], bool]
-"""Says whether the user allowed a project file with that content to name the repository."""
+"""Returns whether the user allowed a project file with that content to name the repository."""
 
 
 def load(
@@ -320,19 +321,19 @@ def load(
     environ: Mapping[str, str],
     folder: Path,
     named: str | None = None,
-    allowed: Allowed = lambda path, data: False,  # noqa: ARG005 - none is allowed
+    allowed: Allowed = lambda path, data: False,  # noqa: ARG005 - allows no file
 ) -> Settings:
     """Return the settings for one command.
 
     Args:
-        flags: Field name to value, already read; what was not given is absent.
+        flags: Field name to parsed value; only of the flags on the command line.
         environ: The environment.
-        folder: Where the command is run: a project file is looked for here and above.
-        named: The file to read as the user's own; None: as the environment says.
-        allowed: Asked about a project file that names the repository.
+        folder: The current folder; the search for a project file starts here.
+        named: The user's file. Default: by the environment.
+        allowed: Called for a project file that names the repository.
 
     Raises:
-        ConfigError: a file or variable is wrong; says which, which line, and what is expected.
+        ConfigError: a file or variable is wrong; names it, the line and the expected form.
         UsageError: a user name without a password.
     """
     values: dict[str, object] = {}
@@ -347,7 +348,7 @@ def load(
         for name, value, origin in layer:
             if origin == str(project) and name in ("repo", "not_allowed"):
                 if "repo" in values and _names_user_file(environ, named):
-                    continue  # the user named the file that names it
+                    continue  # the user named the other file
                 if name == "not_allowed":
                     not_allowed = (str(project), str(value))
                     continue
@@ -376,7 +377,7 @@ Layer = Iterator[tuple[str, object, str]]
 
 
 def user_file(environ: Mapping[str, str], *, named: str | None = None) -> Path | None:
-    """Return where the user's own file is, whether or not it exists; None: they have no home.
+    """Return the path of the user's file, which may not exist, if the user has a home folder.
 
     Args:
         environ: The environment.
@@ -396,8 +397,8 @@ def project_file(
 ) -> Path | None:
     """Return the nearest project file from `folder` up to the top of its checkout, if any.
 
-    Without a checkout only `folder` itself counts: a file planted above, in /tmp say, must not
-    redirect what is sent from below it. One that is named as the user's own is none.
+    Without a checkout only `folder` itself counts: a file planted above it, for example in /tmp,
+    must not redirect messages. The file that the user named as their own is no project file.
     """
     above = (folder, *folder.parents)
     tops = (index for index, place in enumerate(above) if _is_there(place / ".git"))
@@ -412,7 +413,7 @@ def project_file(
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether `path` exists; False in a folder that this user may not enter."""
+    """Return whether `path` exists; False in a folder without permission to enter."""
     try:
         return path.exists()
     except PermissionError:
@@ -423,7 +424,7 @@ def project_repo(path: Path) -> tuple[bytes, str | None]:
     """Return the content of a project file and the repository that it names, if any.
 
     Raises:
-        ConfigError: it is wrong.
+        ConfigError: the file is wrong.
     """
     data = _read(path)
     found = dict(_parse(path, data, project=True))
@@ -440,7 +441,7 @@ def _user_file(environ: Mapping[str, str], named: str | None) -> Layer:
     if path is None:
         return
     with local_errors(str(path), base="XDG_CONFIG_HOME"):
-        exists = path.exists()  # not is_file: /dev/null is how to have no configuration
+        exists = path.exists()  # not is_file: /dev/null stands for an empty configuration
     if exists:
         yield from _file(path, project=False)
     elif _names_user_file(environ, named):
@@ -470,13 +471,13 @@ def _environment(environ: Mapping[str, str]) -> Layer:
 
 
 def _file(path: Path, *, project: bool, allowed: Allowed | None = None) -> Layer:
-    """Yield what a file sets; the repository of a project file as `not_allowed`, unless it is.
+    """Yield the settings of a file; the repository of a forbidden project file as `not_allowed`.
 
     Raises:
-        ConfigError: not readable, not TOML, an unknown key, a key this file may not set, or a
-            value that is wrong.
+        ConfigError: the file is unreadable or not TOML, a key is unknown or not allowed in this
+            file, or a value is wrong.
     """
-    data = _read(path)  # once: what is judged is what is used
+    data = _read(path)  # once: check and use the same bytes
     for name, value in _parse(path, data, project=project):
         counts = name != "repo" or allowed is None or allowed(path, data)
         yield name if counts else "not_allowed", value, str(path)
@@ -492,7 +493,7 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, data: bytes, *, project: bool) -> Iterator[tuple[str, object]]:
     """Yield the field and value of each key in a file, as `_file`."""
     try:
-        text = data.decode("utf-8-sig")  # Notepad and PowerShell begin files with a mark
+        text = data.decode("utf-8-sig")  # Notepad and PowerShell write a byte order mark
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
@@ -525,9 +526,9 @@ def _flatten(document: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 
 def _line_of(text: str, name: str) -> int:
-    """Return the number of the line that sets `name`; the parser does not tell.
+    """Return the number of the line that sets `name`, since the parser keeps no numbers.
 
-    Follows table headers; an inline table is found by its own name. The first line if all fails.
+    It follows table headers, and finds an inline table by its name. Default: the first line.
     """
     table, _, leaf = name.rpartition(".")
     wanted = {(table, leaf), ("", name), ("", table), (name, "")}
@@ -546,12 +547,12 @@ def _line_of(text: str, name: str) -> int:
 
 
 def _plain_key(text: str) -> str:
-    """Return a dotted key without quotes and without blanks around its dots."""
+    """Return a dotted key without quotes and without spaces around its dots."""
     return ".".join(part.strip().strip("\"'") for part in text.split("."))
 
 
 def _login_name(environ: Mapping[str, str]) -> str | None:
-    """Return the name of the user who runs this, None where the system knows none."""
+    """Return the login name of the user, if the system knows one."""
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         if environ.get(variable):
             return environ[variable]

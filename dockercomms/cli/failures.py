@@ -1,7 +1,7 @@
-"""From an exception to three lines and an exit code.
+"""The text of three lines and the exit code for an exception.
 
-What failed is said per class, why it failed by the exception itself, and what to do next by the
-exception or, where it has no hint of its own, per class. Nothing here looks into a message.
+The class gives the first line, the exception the reason. The next step is the exception's hint,
+else that of the class. No code here parses a message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERNAL_ERROR = 1
 SAME_AGAIN = "run the same command again; it goes on where it stopped"
 
 Explanation = tuple[str, str, tuple[str, ...]]
-"""What failed, why, and what to do next, one line or several."""
+"""The failure, the reason, and the lines with the next steps."""
 INTERRUPTION: Explanation = ("interrupted", "a signal asked to stop", (SAME_AGAIN,))
 
 _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
@@ -105,15 +105,15 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
 
 
 def exit_code_of(failures: list[errors.DockerCommsError]) -> int:
-    """Return the code for several failures: that of their class if it is one, else 7."""
+    """Return the exit code for several failures: that of their class if it is one, else 7."""
     codes = {failure.exit_code for failure in failures}
     return codes.pop() if len(codes) == 1 else errors.PartialError.exit_code
 
 
 def exit_code_of_some(failures: list[errors.DockerCommsError], *, others: bool) -> int:
-    """Return the code where some objects failed: 7 if others did not, else as `exit_code_of`.
+    """Return the exit code after failures: 7 if other objects succeeded, else as `exit_code_of`.
 
-    Where defects of ours are all that failed it is 1, whatever else went well.
+    If all failures are defects of dockercomms it is 1, even if other objects succeeded.
     """
     defects = [isinstance(failure, errors.InternalError) for failure in failures]
     if all(defects):
@@ -122,19 +122,19 @@ def exit_code_of_some(failures: list[errors.DockerCommsError], *, others: bool) 
 
 
 def is_counted(mailbox: Mailbox, error: errors.DockerCommsError) -> bool:
-    """Return whether a failure counts: a defect of ours does in the run that first meets it."""
+    """Return whether a failure counts: a defect counts only in the first run that meets it."""
     return not isinstance(error, errors.InternalError) or mailbox.is_first(error)
 
 
 def exit_code_of_poll(poll: PollResult | None) -> int:
-    """Return the code of a pass that found nothing: 0, unless it could not look everywhere."""
+    """Return the exit code of a poll without messages: 0, unless a way to find messages failed."""
     if poll is None or poll.complete or not poll.errors:
         return 0
     return exit_code_of([error for _, error in poll.errors])
 
 
 def is_hang_up(error: errors.DockerCommsError | None) -> bool:
-    """Return whether whoever reads our standard output went away.
+    """Return whether the reader of our standard output went away.
 
     Only a local write counts: a registry that breaks a connection is a network error.
     """
@@ -142,25 +142,25 @@ def is_hang_up(error: errors.DockerCommsError | None) -> bool:
 
 
 def explain(error: errors.DockerCommsError) -> Explanation:
-    """Return what to say of an error of ours."""
+    """Return the lines for an error of ours."""
     what, hint = next(_MEANINGS[cls] for cls in type(error).__mro__ if cls in _MEANINGS)
     return what, _why(error), tuple((error.hint or hint).splitlines())
 
 
 def _why(error: errors.DockerCommsError) -> str:
-    # Most messages say the address themselves
+    # Most messages contain the address.
     if isinstance(error, errors.RegistryError) and error.url and error.url not in error.message:
         answer = " ".join(part for part in (str(error.status or ""), error.code) if part)
         return f"{error.method} {error.url}: {answer or 'no answer'}: {error.message}".strip()
-    if isinstance(error, errors.VerificationError):  # a line for each bundle
+    if isinstance(error, errors.VerificationError):  # one line for each bundle
         return "; ".join(line.strip() for line in error.message.splitlines())
     return error.message
 
 
 def local_error(error: OSError) -> errors.LocalIOError:
-    """Return the error for a local file, or for a standard output that takes no more.
+    """Return the error for a local file, or for a closed or full standard output.
 
-    Results are written when the work is done: to run the command again would do it twice.
+    The command prints results after its work is done, so a second run would repeat the work.
     """
     if error.filename is not None:
         return errors.LocalIOError(f"{error.filename}: {error.strerror or error}")
@@ -172,7 +172,7 @@ def local_error(error: OSError) -> errors.LocalIOError:
 
 
 def explain_usage(error: click.ClickException) -> tuple[str, tuple[str, ...]]:
-    """Return why click refuses a command line, and what to do next."""
+    """Return click's reason to refuse a command line, and the next steps."""
     from click import NoSuchOption
 
     text = error.format_message()
@@ -185,7 +185,7 @@ def explain_usage(error: click.ClickException) -> tuple[str, tuple[str, ...]]:
 
 
 def explain_internal(error: BaseException) -> Explanation:
-    """Return what to say of an exception that nobody foresaw."""
+    """Return the lines for an unexpected exception."""
     return (
         "internal error: this is a defect of dockercomms",
         f"{type(error).__name__}: {error}",

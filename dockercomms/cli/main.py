@@ -1,7 +1,7 @@
-"""The way in: `dockercomms` and `python -m dockercomms`.
+"""The entry point of `dockercomms` and `python -m dockercomms`.
 
-Importing this module imports nothing but the version and what writes a line, so that
-`dockercomms --version`, which scripts and prompts call, costs little more than Python itself.
+This module imports only the version and the function that writes a line: scripts and prompts call
+`dockercomms --version`, which costs little more than the start of Python.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dockercomms.cli.session import MailboxFactory
 
 INTERRUPTED = 130
-"""As `failures.INTERRUPTED`, for a Ctrl-C that comes before that can be imported."""
+"""Equals `failures.INTERRUPTED`, for a Ctrl-C before that can be imported."""
 
 
 def main(
@@ -26,8 +26,8 @@ def main(
     """Run one command line and end the process.
 
     Args:
-        arguments: The command line without the program's name; None: the process' own.
-        mailbox_factory: Opens mailboxes; None: `Mailbox`.
+        arguments: The command line without the program's name. Default: the process' own.
+        mailbox_factory: Opens mailboxes. Default: `Mailbox`.
 
     Raises:
         SystemExit: always, with the exit code.
@@ -41,7 +41,7 @@ def main(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except RuntimeError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # while a class was made
+        if isinstance(error.__cause__, KeyboardInterrupt):  # during the creation of a class
             sys.exit(INTERRUPTED)
         raise
     code = run(words, process_session(mailbox_factory))
@@ -51,14 +51,14 @@ def main(
 
 
 def process() -> NoReturn:
-    """Run the command line of this process and end it; what `dockercomms` is.
+    """Run the command line of this process and end the process with `os._exit`.
 
-    Taking the interpreter apart, module by module, takes 50 to 80 ms where a verb has loaded what
-    it needs, which is a quarter of a small `send`. Everything that is to be closed is closed by
-    then, so the process just ends, unless somebody traces it or threads are left to be waited for.
+    The normal exit of Python takes 50 to 80 ms after a verb has loaded its modules, a quarter of a
+    small `send`. The verb has closed its files by then, so the process ends at once, except under a
+    tracer or with running threads.
 
     Raises:
-        SystemExit: it has to end the long way.
+        SystemExit: the process must end the normal way.
     """
     try:
         main()
@@ -69,7 +69,7 @@ def process() -> NoReturn:
 
 
 def _leave(code: int) -> None:
-    """End the process; return where that needs the interpreter's own way."""
+    """End the process at once; return if it must end the normal way."""
     import atexit
     import os
     import signal
@@ -82,16 +82,16 @@ def _leave(code: int) -> None:
             if stream is not None:
                 stream.flush()
     except (OSError, ValueError):
-        return  # Python says so, in its own way
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done, and told: there is nothing to stop
-    atexit._run_exitfuncs()  # noqa: SLF001 - as the long way does
+        return  # Python reports it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the result is printed: too late to interrupt
+    atexit._run_exitfuncs()  # noqa: SLF001 - as Python's exit does
     os._exit(code)
 
 
 def _leave_at_once(code: int) -> None:
-    """End the process if threads are left, which Python would wait for: they may hang in a request.
+    """End the process if threads are left that may hang in a request: Python would wait for them.
 
-    Whatever they do, what is on disk is right: that holds for a process that is killed, too.
+    Files on disk are consistent at any time, as they must be for a killed process.
     """
     import contextlib
     import os
@@ -107,10 +107,10 @@ def _leave_at_once(code: int) -> None:
 
 
 def _write_version() -> bool:
-    """Write the version; False if that fails, which the long way then reports."""
+    """Write the version; return False on failure, which the caller reports the normal way."""
     try:
         write_line(sys.stdout, f"dockercomms {__version__}")
         sys.stdout.flush()
-    except (OSError, AttributeError):  # AttributeError: started without a standard output
+    except (OSError, AttributeError):  # AttributeError: no standard output
         return False
     return True

@@ -1,8 +1,6 @@
-"""What the verbs have in common: value types, the options of all of them, and their help.
+"""The common parts of the verbs: value types, common options, help and log output.
 
-Importing this module must stay cheap: every `--help` needs it.
-
-Show the library's log on standard error: warnings and notes once, all with `--verbose`.
+Every `--help` imports this module, so it must load fast.
 """
 
 from __future__ import annotations
@@ -19,16 +17,16 @@ if TYPE_CHECKING:
     from dockercomms.cli.session import Session
 
 _MOST_NOTES = 1000
-"""So many notes are told apart: a watch runs for months."""
+"""The number of different notes that are remembered: a watch runs for months."""
 
 
 @contextlib.contextmanager
 def shown_log(session: Session) -> Iterator[None]:
-    """Show the log of `dockercomms.*` while the body runs.
+    """Show the log of `dockercomms.*` during the block: warnings and notes, all with `--verbose`.
 
-    A note is shown once, however often it is logged: a watch meets the same file system at each
-    look. Of warnings of one kind the first is shown, and at the end how many there were more: each
-    message of a repository may have a list that cannot be read whole.
+    Each note is shown once: a watch meets the same file system at every poll. Of the warnings of
+    one kind the first is shown, and their count at the end: every message of a repository may have
+    an unreadable list.
     """
     import logging
 
@@ -38,10 +36,10 @@ def shown_log(session: Session) -> Iterator[None]:
     warned: dict[str, int] = {}
 
     class ToTerminal(logging.Handler):
-        """Writes what a log record says, made safe for a terminal."""
+        """A log handler that writes records with terminal escapes spelled out."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            """Write one line, and the traceback of a defect of ours."""
+            """Write one line, and the traceback of a defect."""
             text = record.getMessage()
             if record.levelno >= logging.INFO and text not in told and len(told) < _MOST_NOTES:
                 told.add(text)
@@ -86,7 +84,7 @@ else:  # before click 8.3 the class takes no arguments
     _IntType = _TimeType = _TextType = click.ParamType
 
 FORMATS = ("text", "json", "jsonl")
-"""As `config.FORMATS`, which a help text has no time to import; a test holds them together."""
+"""A copy of `config.FORMATS`, because importing that slows the help; a test compares the two."""
 COMPRESS = ("auto", "zstd", "gzip")
 CLOCKS = ("both", "own", "registry")
 LINKS = ("keep", "skip", "follow")
@@ -98,7 +96,7 @@ HELP_COLUMNS = 100
 
 
 class _Quantity(_IntType):
-    """A value that `dockercomms.config` knows how to read from a string."""
+    """A value that `dockercomms.cli.config` parses."""
 
     def __init__(self, name: str, reader: str) -> None:
         self.name = name
@@ -115,7 +113,7 @@ class _Quantity(_IntType):
 
 
 class _Since(_TimeType):
-    """A moment: so long ago, or an RFC 3339 time, or a date (its first moment, in UTC)."""
+    """A time: an age, an RFC 3339 time, or a date (its first moment, in UTC)."""
 
     name = "time"
 
@@ -149,7 +147,7 @@ class _Since(_TimeType):
 
 
 class _Name(_TextType):
-    """A text that is not blank: a recipient of "" is a mistake nobody would hear of."""
+    """A text that is not blank: a message to the recipient "" would be lost without an error."""
 
     name = "text"
 
@@ -160,9 +158,9 @@ class _Name(_TextType):
 
 
 class _Recipient(_Name):
-    """A name to send to; what looks like several, a file or a pattern is refused.
+    """A recipient; refuses a value that looks like several names, a file or a pattern.
 
-    Each would be one name, and a message that is addressed to it never arrives.
+    A message to such a name would never arrive.
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -186,7 +184,7 @@ RECIPIENT = _Recipient()
 
 
 class Option(click.Option):
-    """An option; names in `former` work as well but are not shown."""
+    """An option; the names in `former` also work but the help leaves them out."""
 
     def __init__(
         self, declarations: Sequence[str], *, former: Sequence[str] = (), **attributes: Any
@@ -211,25 +209,25 @@ def option(*declarations: str, **attributes: Any) -> Callable[[_Decorated], _Dec
 
 
 def discovery_option() -> Callable[[_Decorated], _Decorated]:
-    """Return the option of verbs that look for messages."""
+    """Return the option of verbs that find messages."""
     return option("--discovery", type=click.Choice(DISCOVERY), metavar="HOW",
                   help="Search by: tags, referrers (may miss some), auto.")  # fmt: skip
 
 
 def clock_option() -> Callable[[_Decorated], _Decorated]:
-    """Return the option of verbs that judge messages by the time."""
+    """Return the option of verbs that check the time of messages."""
     return option("--clock", type=click.Choice(CLOCKS), metavar="WHOSE",
                   help="Clock that decides: both, own or registry.")  # fmt: skip
 
 
 def index_option() -> Callable[[_Decorated], _Decorated]:
-    """Return the option of verbs that write what refers to a message."""
+    """Return the option of verbs that write referrers of a message."""
     return option("--referrers-index", type=click.Choice(REFERRERS_INDEX), metavar="HOW",
                   help="Fallback index: auto, never or always.")  # fmt: skip
 
 
 def form_option() -> Callable[[_Decorated], _Decorated]:
-    """Return the option of verbs that write manifests of a form of their own choice."""
+    """Return the option of verbs that may write manifests in either form."""
     return option("--manifest-form", type=click.Choice(FORM_CHOICES), metavar="HOW",
                   help="Manifest form: artifact, image or auto.")  # fmt: skip
 
@@ -250,8 +248,8 @@ def packing_options(command: _Decorated) -> _Decorated:
 def common_options() -> list[click.Parameter]:
     """Return the options that may stand before or after any verb.
 
-    None of them has a default here: one that was not given must not hide one that was given on
-    the other side of the verb, or that a file sets.
+    They have no defaults here: a default would override the same option on the other side of the
+    verb, or in a file.
     """
     return [
         Option(["--repo", "-R", "repo"], type=NAME, metavar="R",
@@ -283,7 +281,7 @@ def common_options() -> list[click.Parameter]:
 
 
 COMMON = frozenset(str(parameter.name) for parameter in common_options())
-"""Parameter names of the common options."""
+"""The parameter names of the common options."""
 
 _COMMON_HELP = (
     "--repo R, --me NAME, --config FILE, --format text|json|jsonl, --json, -q, -v,",
@@ -293,19 +291,19 @@ _COMMON_HELP = (
 
 
 class Verb(click.Command):
-    """A command that takes the common options and is called with its session.
+    """A command that takes the common options and calls its function with the session.
 
-    Its function gets the session first and what is its own by keyword. A parameter named like a
-    field of `Settings` is a flag that overrides that setting, and is found in `session.settings`.
+    The function gets the session first, and its own parameters by keyword. A parameter named like a
+    field of `Settings` is a flag that overrides that setting; read it from `session.settings`.
 
     Args:
         example: Command lines for the help, without indentation.
     """
 
     of_all_verbs: ClassVar[frozenset[str]] = COMMON
-    """Names of the parameters that every verb of the program has."""
+    """The parameters that every verb of the program has."""
     shared: ClassVar[frozenset[str]] = COMMON
-    """Parameters that the help mentions in `shared_help` only."""
+    """The parameters that the help mentions in `shared_help` only."""
     shared_help: ClassVar[tuple[str, ...]] = _COMMON_HELP
 
     def __init__(self, *, example: str, **attributes: Any) -> None:
@@ -315,14 +313,14 @@ class Verb(click.Command):
 
     @classmethod
     def shared_options(cls) -> list[click.Parameter]:
-        """Return the options that every verb of this kind takes."""
+        """Return the options that every verb of this class takes."""
         return common_options()
 
     def invoke(self, ctx: click.Context) -> int:
-        """Call the function; returns the exit code.
+        """Call the function; return the exit code.
 
         Raises:
-            Anything the function raises.
+            Any exception of the function.
         """
         session: Session = ctx.obj
         own = session.begin(ctx)
@@ -354,7 +352,7 @@ def _write_shared(formatter: click.HelpFormatter, lines: Sequence[str]) -> None:
 
 
 def write_example(formatter: click.HelpFormatter, example: str) -> None:
-    """Write command lines as they are, one a line."""
+    """Write each command line on a line of its own, without wrapping."""
     with formatter.section("Example"):
         for line in example.splitlines():
             formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
@@ -374,13 +372,13 @@ def verb(
 
 
 class VerbTable(click.Group):
-    """A group that knows its verbs by a table, and imports one only to run it.
+    """A group with a table of verbs; it imports the module of a verb only to run the verb.
 
     Args:
         verbs: Verb to module (below `dockercomms.cli`) and one-line help. The module holds
             `<verb>_command`.
         example: Command lines for the help, without indentation.
-        nested: Whether it is a verb itself; its help then has the common options in short.
+        nested: True for a group below the program; its help has the common options in short.
     """
 
     def __init__(
@@ -401,7 +399,7 @@ class VerbTable(click.Group):
         return list(self.verbs)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a verb's command, None if there is no such verb."""
+        """Return the command of a verb, if there is such a verb."""
         if cmd_name not in self.verbs:
             return None
         module = import_module(f"dockercomms.cli.{self.verbs[cmd_name][0]}")
@@ -417,7 +415,7 @@ class VerbTable(click.Group):
         self.format_commands(ctx, formatter)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of verbs, importing none of them."""
+        """Write the table of verbs without an import of their modules."""
         with formatter.section("Verbs"):
             formatter.write_dl([(name, text) for name, (_, text) in self.verbs.items()])
 

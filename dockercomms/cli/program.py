@@ -1,7 +1,8 @@
-"""The table of verbs, and the edge at which every exception becomes an exit code.
+"""The table of verbs, and the function that turns every exception into an exit code.
 
-A verb is a row of `VERBS` and a module that is imported when the verb is used. The module holds
-`<verb>_command`: a command made by `options.verb`, or an `options.VerbTable` of such commands.
+A verb is a row of `VERBS` and a module that the program imports when the verb is used. The module
+holds `<verb>_command`: a command made by `options.verb`, or an `options.VerbTable` of such
+commands.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ dockercomms recv --me bob"""
 
 
 def program() -> VerbTable:
-    """Return the whole command line."""
+    """Return the whole command line as a click command."""
     version = click.version_option(__version__, message="%(prog)s %(version)s")
     return version(
         VerbTable(
@@ -72,9 +73,9 @@ def program() -> VerbTable:
 
 
 def run(arguments: Sequence[str], session: Session) -> int:
-    """Run one command line; returns its exit code.
+    """Run one command line; return its exit code.
 
-    Nothing is raised: whatever happens is said in three lines on standard error and has a code.
+    It raises no exception: each becomes three lines on standard error and an exit code.
     """
     try:
         with _termination_interrupts():
@@ -93,8 +94,8 @@ def run(arguments: Sequence[str], session: Session) -> int:
         _give_up_stdout(session)
         local = failures.local_error(error)
         return _tell(session, error, failures.explain(local), local.exit_code)
-    except Exception as error:  # noqa: BLE001 - the edge: nobody above could say it better
-        if isinstance(error.__cause__, KeyboardInterrupt):  # Python says so of classes being made
+    except Exception as error:  # noqa: BLE001 - the outermost function reports all errors
+        if isinstance(error.__cause__, KeyboardInterrupt):  # raised while a class was made
             return _tell(session, error, failures.INTERRUPTION, failures.INTERRUPTED)
         return _tell(session, error, failures.explain_internal(error), failures.INTERNAL_ERROR)
 
@@ -104,9 +105,9 @@ def _dispatch(arguments: Sequence[str], session: Session) -> int:
 
     Raises:
         click.ClickException: the command line is wrong.
-        Anything the verb raises.
+        Any exception of the verb.
     """
-    # click's own `main` would turn an interrupt into another exception and print a line.
+    # click's own `main` would replace the exception of an interrupt and print a line.
     line = program()
     instruction = session.environ.get(COMPLETE_VARIABLE)
     if instruction:
@@ -125,7 +126,7 @@ def _dispatch(arguments: Sequence[str], session: Session) -> int:
 
 
 def _tell_usage(session: Session, error: click.ClickException) -> int:
-    """Say why the command line is wrong; the bare program's name gets the help instead."""
+    """Print why the command line is wrong; for the bare program's name print the help."""
     from dockercomms.errors import UsageError
 
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -146,31 +147,31 @@ def _tell(session: Session, error: BaseException, said: failures.Explanation, co
             session.stderr.write("".join(traceback.format_exception(error)))
             session.stderr.flush()
     except OSError:
-        pass  # standard error is gone: the exit code has to say it alone
+        pass  # standard error is closed: only the exit code is left
     return code
 
 
 def _hang_up(session: Session) -> int:
-    """End quietly, because the reader went away, as `| head` does; returns the exit code."""
+    """End quietly after the reader went away, as with `| head`; return the exit code."""
     _give_up_stdout(session)
     return DockerCommsError.exit_code
 
 
 def _give_up_stdout(session: Session) -> None:
-    """Throw away what is buffered: Python would complain at exit, and change the exit code."""
+    """Discard buffered output: Python would complain at exit, and change the exit code."""
     try:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, session.stdout.fileno())
         os.close(nothing)
     except OSError:
-        pass  # not a real file: nothing is flushed at exit either
+        pass  # not a real file: Python does not flush it at exit
 
 
 @contextlib.contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that whatever stops us leaves the same order behind."""
+    """Treat SIGTERM like Ctrl-C, so that both leave files in the same state."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
+        yield  # only the main thread may set signal handlers
         return
     former = signal.signal(signal.SIGTERM, _interrupt)
     try:

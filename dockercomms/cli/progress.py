@@ -1,4 +1,4 @@
-"""How a transfer goes: a bar on a terminal, a line per ten percent elsewhere, nothing with -q."""
+"""The progress of transfers: a bar on a terminal, a line per ten percent elsewhere."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 LINE_EVERY_PERCENT = 10
 LINE_EVERY_SECONDS = 10.0
-"""For streams of unknown length, which have no percents."""
+"""The interval for streams of unknown length, which have no percentage."""
 SHOWN_BYTES = 16 * 2**20
-"""Less than this is over before a bar is seen."""
+"""The smallest transfer with a meter: a smaller one ends before a bar is seen."""
 
 Hook = Callable[[int, int], None]
 
 
 class Meter(AbstractContextManager["Meter"]):
-    """Shows nothing; the others show more. `show` may be called from several threads.
+    """A meter without output, and the base of the others. `show` is safe for several threads.
 
     One meter serves several transfers in turn: `finish` ends one, the next event begins another.
     """
 
     def show(self, event: ProgressEvent) -> None:
-        """Take what has happened."""
+        """Show the progress of an event."""
 
     def finish(self) -> None:
-        """End the transfer; must be called before anything else is written to the terminal."""
+        """End the transfer; call it before any other output to the terminal."""
 
     def __exit__(
         self,
@@ -45,12 +45,12 @@ class Meter(AbstractContextManager["Meter"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End what is still going on."""
+        """End the transfer that still runs."""
         self.finish()
 
 
 class LineMeter(Meter):
-    """A line for every ten percent; for a stream of unknown length, one in ten seconds."""
+    """A meter that writes a line per ten percent, or per ten seconds if the size is unknown."""
 
     def __init__(self, screen: Screen, clock: Clock, label: str) -> None:
         self._screen = screen
@@ -66,7 +66,7 @@ class LineMeter(Meter):
         self._reused: set[int] = set()
 
     def show(self, event: ProgressEvent) -> None:
-        """Say it if another tenth is done."""
+        """Write a line if another tenth is complete."""
         with self._lock:
             if event.reused:
                 self._reused.add(event.chunk)
@@ -93,13 +93,13 @@ class LineMeter(Meter):
         return f"{self._label}: {', '.join(parts)}"
 
     def finish(self) -> None:
-        """Forget the transfer, so that the next one starts at nothing."""
+        """Reset the meter for the next transfer."""
         with self._lock:
             self._begin()
 
 
 class BarMeter(Meter):
-    """A bar with rate, time left and reused chunks, which vanishes at the end."""
+    """A bar with rate, remaining time and reused chunks, removed at the end."""
 
     def __init__(self, screen: Screen, label: str) -> None:
         self._screen = screen
@@ -109,7 +109,7 @@ class BarMeter(Meter):
         self._reused: set[int] = set()
 
     def show(self, event: ProgressEvent) -> None:
-        """Move the bar, which appears with the first event."""
+        """Update the bar; the first event shows it."""
         with self._lock:
             if event.reused:
                 self._reused.add(event.chunk)
@@ -127,7 +127,7 @@ class BarMeter(Meter):
             )
 
     def finish(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         with self._lock:
             bar, self._bar = self._bar, None
             self._reused = set()
@@ -137,7 +137,7 @@ class BarMeter(Meter):
 
 
 def meter_for(screen: Screen, clock: Clock, label: str) -> Meter:
-    """Return the meter that fits: none with -q, a bar where the terminal can redraw a line."""
+    """Return a silent meter with -q, a bar on a terminal that can redraw a line, else lines."""
     if screen.quiet:
         return Meter()
     return BarMeter(screen, label) if screen.moves() else LineMeter(screen, clock, label)
@@ -171,13 +171,13 @@ def _bar(screen: Screen) -> Progress:
 
 @contextmanager
 def metering(session: Session, label: str) -> Iterator[Hook]:
-    """Yield a hook that shows how far a transfer is, if it is one that takes a while."""
+    """Yield a progress hook that shows a meter for large transfers."""
     with meter_for(session.screen_of("text"), session.clock, label) as meter:
         yield hook_of(meter)
 
 
 def hook_of(meter: Meter) -> Hook:
-    """Return the hook that tells `meter` of bytes done and bytes in all."""
+    """Return a progress hook that passes finished and total bytes to `meter`."""
     from dockercomms.transport.journal import ProgressEvent
 
     def show(done: int, total: int) -> None:
@@ -185,6 +185,6 @@ def hook_of(meter: Meter) -> Hook:
             return
         meter.show(ProgressEvent(done_bytes=done, total_bytes=total, chunk=0, reused=False))
         if done >= total:
-            meter.finish()  # the next blob begins at nothing
+            meter.finish()  # the next blob begins at zero
 
     return show

@@ -1,7 +1,7 @@
-"""The JSON objects that the verbs print, one function for each: `spec/schema` describes them.
+"""The JSON objects that the verbs print, one function for each.
 
-Their keys are a promise: other programs parse them. A key may be added within `/v1`, none is
-renamed or removed.
+Other programs parse them, so their keys are stable: within `/v1` a key may be added, but not
+renamed or removed. Source: `spec/schema`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Record = Mapping[str, object]
 
 
 def time_or_none(moment: datetime | None) -> str | None:
-    """Return `moment` as it stands on the wire, None for None."""
+    """Return `moment` in the format of the protocol, if there is one."""
     return None if moment is None else format_time(moment)
 
 
@@ -108,7 +108,7 @@ def outbox_record(entry: OutboxEntry) -> Record:
 
 
 def show_record(entry: InboxEntry) -> Record:
-    """Return the object of `show`: that of `inbox` and the note."""
+    """Return the object of `show`: that of `inbox`, and the note."""
     return {**inbox_record(entry), "schema": "dockercomms/show/v1", "text": entry.text}
 
 
@@ -134,7 +134,7 @@ def received_record(received: Received) -> Record:
 
 
 def watched_record(watched: Watched) -> Record:
-    """Return an object of `watch`: that of `recv`, and what came of the command."""
+    """Return an object of `watch`: that of `recv`, and the command's result."""
     received, outcome = watched.received, watched.outcome
     command = None
     if outcome is not None:
@@ -154,7 +154,7 @@ def watched_record(watched: Watched) -> Record:
 
 
 def error_record(error: DockerCommsError) -> Record:
-    """Return what a message that failed says under `error`."""
+    """Return the value of `error` for a failed message."""
     return {"exit_code": error.exit_code, "kind": error.kind, "message": error.message}
 
 
@@ -187,7 +187,7 @@ def receipt_record(receipt: ReceiptEntry) -> Record:
 
 
 def relayed_record(done: Relayed, verb: str) -> Record:
-    """Return an object of `relay`, `export` or `import`, which is in `verb`."""
+    """Return an object of `relay`, `export` or `import`; `verb` says which."""
     return {
         "schema": f"dockercomms/{verb}/v1",
         "kind": done.kind,

@@ -1,7 +1,7 @@
-r"""What is written to the terminal: the only place that does.
+r"""Terminal output; only this module writes to the terminal.
 
-Data goes to standard output, talk to standard error. Text that somebody else chose passes through
-`visible` first. Importing this module is cheap: `dockercomms --version` needs it.
+Data goes to standard output, notes and errors to standard error. Text of other people passes
+through `visible` first. `dockercomms --version` imports this module, so it must load fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHORT_ID_CHARACTERS = 8
-"""As many as name the folder that a message's files land in."""
+"""The length of the id in the folder name of a message."""
 
 _NAMED_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LATIN_1 = 0x100
@@ -28,9 +28,9 @@ _BASIC_PLANE = 0x10000
 def visible(text: str) -> str:
     r"""Return `text` with everything that is not a printable character spelled out, as `\x1b`.
 
-    That takes in terminal escapes (C0, C1, ESC), line breaks, tabs, characters that turn the
-    writing direction or have no width, and halves of surrogate pairs. Safe on any terminal, one
-    line, and a cell of tab-separated values.
+    That includes terminal escapes (C0, C1, ESC), line breaks, tabs, characters that change the
+    writing direction or have no width, and halves of surrogate pairs. The result is safe on any
+    terminal, on one line, and in a cell of tab-separated values.
     """
     if text.isprintable():
         return text
@@ -47,7 +47,7 @@ def _escape(char: str) -> str:
 
 
 def human_bytes(count: int) -> str:
-    """Return `count` bytes as a person reads it: 12 B, 1.5 MiB."""
+    """Return `count` bytes for people: 12 B, 1.5 MiB."""
     if count < 1024:  # noqa: PLR2004 - the unit itself
         return f"{count} B"
     size = float(count)
@@ -59,12 +59,12 @@ def human_bytes(count: int) -> str:
 
 
 def human_time(moment: datetime | None) -> str:
-    """Return `moment` to the minute, in UTC: 2026-11-20 20:44Z; "-" for None."""
+    """Return `moment` to the minute, in UTC: 2026-11-20 20:44Z; "-" without one."""
     return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%MZ")
 
 
 def shown_sender(claimed: str, verified: str | None) -> str:
-    """Return who sent something: the verified name, or what is only claimed, as a claim."""
+    """Return the verified name of a sender, or the claimed name marked as a claim."""
     if verified is not None:
         return verified
     return f"{claimed} (claimed)" if claimed else ""
@@ -78,7 +78,7 @@ def count_of(number: int, noun: str) -> str:
 def shell_words(words: Iterable[str]) -> str:
     r"""Return a line that a POSIX shell splits into `words`.
 
-    Words that hold what a terminal would obey are spelled `$'...'`, which bash and zsh read.
+    Words with control characters are written as `$'...'`, which bash and zsh read.
     """
     from shlex import quote
 
@@ -93,27 +93,27 @@ def shell_words(words: Iterable[str]) -> str:
 
 
 def to_json(record: Mapping[str, object]) -> str:
-    """Return one line of JSON in pure ASCII, which no terminal obeys and any locale can write."""
+    """Return one line of JSON in ASCII, which is safe on any terminal and in any locale."""
     import json
 
     return json.dumps(record, ensure_ascii=True, allow_nan=False)
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """Write one line; what the stream's encoding cannot hold is spelled out."""
+    """Write one line; spell out characters outside the stream's encoding."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 class Screen:
-    """The two streams of one command, and how data is to look on them.
+    """The two streams of one command, and the format of data on them.
 
     Args:
-        stdout: Where data goes.
-        stderr: Where talk goes.
+        stdout: The stream for data.
+        stderr: The stream for notes, warnings and errors.
         environ: For NO_COLOR, FORCE_COLOR and TERM.
         style: `text`, `json` (one document) or `jsonl` (an object a line).
-        quiet: Notes and progress are left out; warnings, errors and data are not.
+        quiet: Leave out notes and progress; keep warnings, errors and data.
     """
 
     def __init__(
@@ -134,26 +134,26 @@ class Screen:
 
     @property
     def is_json(self) -> bool:
-        """Whether data is JSON of either kind."""
+        """Return whether data is written as JSON or JSON lines."""
         return self.style != "text"
 
     @property
     def is_table(self) -> bool:
-        """Whether data is laid out for a person: text, to a terminal."""
+        """Return whether data is laid out for people: text, to a terminal."""
         return not self.is_json and self.stdout.isatty()
 
     def colours(self, stream: TextIO) -> bool:
-        """Return whether `stream` takes colours: https://no-color.org, then FORCE_COLOR."""
+        """Return whether to use colours on `stream`: https://no-color.org, then FORCE_COLOR."""
         if self._environ.get("NO_COLOR") or self._environ.get("TERM") == "dumb":
             return False
         return bool(self._environ.get("FORCE_COLOR")) or stream.isatty()
 
     def moves(self) -> bool:
-        """Return whether talk may redraw its line: a terminal that is not a dumb one."""
+        """Return whether standard error is a terminal that can redraw a line."""
         return self.stderr.isatty() and self._environ.get("TERM") != "dumb"
 
     def data(self, line: str) -> None:
-        """Write one line of data, and let it be seen at once by what reads it."""
+        """Write one line of data, and flush it."""
         write_line(self.stdout, line)
         self.stdout.flush()
 
@@ -162,11 +162,11 @@ class Screen:
         self.data("\t".join(visible(cell) for cell in cells))
 
     def divert(self, to: Callable[[str], object] | None) -> None:
-        """Let notes pass through what redraws the terminal's last line; None ends that."""
+        """Write notes through `to`, which redraws the terminal's last line; `None` ends that."""
         self._diverted = to
 
     def note(self, line: str) -> None:
-        """Say something that may be left out with `-q`."""
+        """Write a note, except with `-q`."""
         if self.quiet:
             return
         if self._diverted is not None:
@@ -176,11 +176,11 @@ class Screen:
             self.stderr.flush()
 
     def warn(self, line: str) -> None:
-        """Say something that has to be said."""
+        """Write a warning."""
         self._label("warning", "yellow", line)
 
     def failure(self, what: str, why: str, hints: Sequence[str]) -> None:
-        """Write an error: what failed, why, and what to do next, a line each."""
+        """Write an error: the failure, the reason and the next steps, a line each."""
         self._label("error", "red", what)
         self._label("why", "bold", why)
         for hint in hints:
@@ -198,7 +198,7 @@ class Screen:
         write_line(self.stderr, f"{shown} {visible(line)}")
 
     def console(self, stream: TextIO) -> Console:
-        """Return a rich console on `stream` that reads no markup and guesses nothing."""
+        """Return a rich console on `stream` without markup and automatic highlighting."""
         from rich.console import Console
 
         columns = self._environ.get("COLUMNS", "")
@@ -213,7 +213,7 @@ class Screen:
         )
 
     def listing(self, columns: Sequence[str]) -> Listing:
-        """Return a listing; `columns` head the table a person sees."""
+        """Return a listing; `columns` are the headings of the table for people."""
         return Listing(self, columns)
 
     def details(self, record: Mapping[str, object], rows: Iterable[tuple[str, str]]) -> None:
@@ -231,8 +231,8 @@ class Screen:
 class Listing(AbstractContextManager["Listing"]):
     """Rows of one kind: a JSON array, JSON lines, tab-separated values, or a table at the end.
 
-    All but the table are written as they come. An array is closed also when an error ends the
-    listing, so that what was written can be parsed.
+    All but the table are written row by row. An error that ends the listing also closes the array,
+    so that the output can be parsed.
     """
 
     def __init__(self, screen: Screen, columns: Sequence[str]) -> None:
@@ -249,7 +249,7 @@ class Listing(AbstractContextManager["Listing"]):
         Args:
             record: The row as JSON.
             cells: The row as tab-separated values.
-            shown: The row in the table, a cell for each column; None: it has no place there.
+            shown: The row in the table, a cell for each column. Default: not in the table.
         """
         screen = self._screen
         if screen.style == "jsonl":
@@ -281,7 +281,7 @@ class Listing(AbstractContextManager["Listing"]):
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in self._columns:
-            # Folding keeps every character: a name that is cut can pass for another one.
+            # Folding keeps every character: two long names may differ only at their end.
             table.add_column(column, overflow="fold", no_wrap=column in {"ID", "SIZE"})
         for row in self._rows:
             table.add_row(*(visible(cell) for cell in row))

@@ -1,8 +1,7 @@
-"""One command line: its surroundings, its flags, and what they add up to.
+"""The state of one command line: its streams, flags and settings, and its signals.
 
-Ctrl-C held back for the moment between a thing that is done and the line that says so.
-
-Whoever is told "interrupted, run it again" about a message that is published sends it twice.
+SIGINT is held between the publication of a message and the line that reports it: a user who reads
+"interrupted, run it again" about a published message would send it twice.
 """
 
 from __future__ import annotations
@@ -39,29 +38,29 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Holds SIGINT and SIGTERM back; of two that come, the second interrupts at once."""
+    """Holds SIGINT and SIGTERM; a second signal interrupts at once."""
 
     def __init__(self) -> None:
         self._former: dict[int, Any] = {}
         self._came = False
 
     def hold(self) -> None:
-        """Hold back what comes from now on; nothing happens where they are held already."""
+        """Hold signals from now on, if they are not held already."""
         if self._former or threading.current_thread() is not threading.main_thread():
-            return  # no other thread may say what a signal does
+            return  # only the main thread may set signal handlers
         self._came = False
         for number in _NUMBERS:
             self._former[number] = signal.signal(number, self._note)
 
     def release(self) -> bool:
-        """Let signals interrupt again; return whether one came."""
+        """Let signals interrupt again; return whether one arrived."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
         return self._came
 
     def obey(self) -> None:
-        """Let signals interrupt again, and interrupt if one came."""
+        """Let signals interrupt again; interrupt if one arrived."""
         if self.release():
             raise KeyboardInterrupt
 
@@ -75,7 +74,7 @@ PASSPHRASE_VARIABLE = "DOCKERCOMMS_PASSPHRASE"  # noqa: S105 - a name
 
 
 class MailboxFactory(Protocol):
-    """Opens a mailbox; `Mailbox` itself is one."""
+    """A function that opens a mailbox, such as `Mailbox` itself."""
 
     def __call__(
         self,
@@ -94,21 +93,21 @@ class MailboxFactory(Protocol):
         on_retry: RetryHook | None,
         on_notice: NoticeHook | None,
     ) -> Mailbox:
-        """Return the mailbox of `me` in `repo`; it is closed as a context manager."""
+        """Return the mailbox of `me` in `repo`; the caller closes it as a context manager."""
         ...
 
 
 class Session:
-    """What one command works with. The streams are arguments so that tests can bring their own.
+    """The streams, flags and settings of one command. Tests pass their own streams.
 
     Args:
         stdin: The bytes a command may read.
-        stdout: Where data goes; its `buffer` takes bytes.
-        stderr: Where talk goes.
+        stdout: The stream for data; its `buffer` takes bytes.
+        stderr: The stream for notes, warnings and errors.
         environ: The environment.
-        folder: The folder the command is run in; None: the process' own.
-        clock: The time; None: the machine's.
-        mailbox_factory: Opens mailboxes; None: `Mailbox`.
+        folder: The current folder of the command. Default: the process' own.
+        clock: The time. Default: the machine's.
+        mailbox_factory: Opens mailboxes. Default: `Mailbox`.
     """
 
     def __init__(
@@ -135,9 +134,9 @@ class Session:
         self.interrupts = Interrupts()
 
     def begin(self, ctx: click.Context) -> dict[str, Any]:
-        """Take the flags of a verb and of the groups above it; returns the verb's own parameters.
+        """Take the flags of a verb and of the groups above it; return the verb's own parameters.
 
-        The nearer to the verb, the stronger.
+        A flag nearer to the verb overrides the same flag of a group.
         """
         from dataclasses import fields
 
@@ -159,12 +158,12 @@ class Session:
 
     @property
     def verbose(self) -> bool:
-        """Whether to say more."""
+        """Return whether `--verbose` was given."""
         return bool(self._common.get("verbose"))
 
     @property
     def plain_style(self) -> str:
-        """How data is to look as far as the flags say, without reading any file."""
+        """Return the output format of the flags, without reading a file."""
         if self._common.get("as_json"):
             return "json"
         return str(self._common.get("format") or "text")
@@ -209,7 +208,7 @@ class Session:
 
     @property
     def folder(self) -> Path:
-        """The folder that the command is run in."""
+        """The current folder of the command."""
         from pathlib import Path
 
         if self._folder is not None:
@@ -217,10 +216,10 @@ class Session:
         try:
             return Path.cwd()
         except FileNotFoundError:
-            return Path()  # it was removed: there is no project file, and no relative path
+            return Path()  # it was removed: no project file, no relative paths
 
     def _is_allowed(self, path: Path, data: bytes) -> bool:
-        """Return whether the user allowed a project file; False where nothing can remember it."""
+        """Return whether the user allowed a project file; False without a readable state."""
         from dockercomms.errors import NoHomeError
 
         try:
@@ -238,12 +237,12 @@ class Session:
 
     @cached_property
     def repo(self) -> str | None:
-        """The repository that flags and settings name; None: the user's own mailbox folder.
+        """The repository of flags and settings; the user's own mailbox folder if it is `None`.
 
-        Says so where it is a project file that names it, or would.
+        It writes a note if a project file names the repository, or would if it were allowed.
 
         Raises:
-            ConfigError: none but a project file does, which the user did not allow.
+            ConfigError: only a project file that the user has not allowed names a repository.
         """
         chosen = self.settings
         if chosen.not_allowed is not None:
@@ -279,20 +278,20 @@ class Session:
 
     @property
     def reads_password(self) -> bool:
-        """Whether standard input holds a password, and so cannot hold anything else."""
+        """Return whether a password is read from standard input, which excludes other uses."""
         return bool(self._common.get("password_stdin"))
 
     @cached_property
     def screen(self) -> Screen:
-        """The two streams, with the looks that flags and settings ask for."""
+        """The two streams, in the format of flags and settings."""
         return self.screen_of(self.settings.format)
 
     def screen_of(self, style: str) -> Screen:
-        """Return the two streams with data in `style`, without reading any file."""
+        """Return the two streams with data in `style`, without reading a file."""
         return self._screen(self.stdout, style)
 
     def screen_on(self, data: TextIO) -> Screen:
-        """Return a screen whose data goes to `data`, because standard output holds content."""
+        """Return a screen that writes data to `data`, because standard output has the content."""
         return self._screen(data, self.settings.format)
 
     def _screen(self, data: TextIO, style: str) -> Screen:
@@ -302,14 +301,14 @@ class Session:
         return Screen(data, self.stderr, environ=self.environ, style=style, quiet=quiet)
 
     def tell_failure(self, what: str, error: DockerCommsError) -> None:
-        """Say that one of several things failed, in three lines, and go on."""
+        """Report the failure of one of several objects, in three lines."""
         from dockercomms.cli.failures import explain
 
         meaning, why, hints = explain(error)
         self.screen_of("text").failure(f"{self.verb}: {what}: {meaning}", why, hints)
 
     def tell_withheld(self, what: str, error: DockerCommsError) -> None:
-        """Say that the policy holds something back, and what would let it in."""
+        """Report that the policy holds a message, and the command that would accept it."""
         from dockercomms.cli.failures import explain
 
         _, why, hints = explain(error)
@@ -318,14 +317,14 @@ class Session:
             self.screen.note(f"hint: {hint}")
 
     def connection(self, repo: str | None = None) -> ConnectionSettings:
-        """Return how the settings say that a registry is reached.
+        """Return the connection settings for a registry.
 
-        User name and password of flags and environment go only to a host that the user named: by
-        a flag, an argument, a variable or their own configuration. Not to the address of a
-        recipient, nor to the repository of a project file.
+        The user name and password of flags and environment go only to a host that the user named by
+        a flag, an argument, a variable or their own configuration. They do not go to the address of
+        a recipient, nor to the repository of a project file.
 
         Args:
-            repo: The repository; None: the command line names it.
+            repo: The repository. Default: the command line names it.
         """
         from dockercomms.oci.stores import ConnectionSettings
 
@@ -348,7 +347,7 @@ class Session:
         )
 
     def _has_named(self, repo: str) -> bool:
-        """Return whether the user named the host of `repo`; a folder has none."""
+        """Return whether the user named the host of `repo`; True for a folder."""
         from dockercomms.oci.stores import parse_repo
 
         host, named = parse_repo(repo).host, self.settings.repo
@@ -366,14 +365,14 @@ class Session:
         verify: bool = True,
         accept_new: bool = False,
     ) -> Mailbox:
-        """Open a mailbox as the settings say.
+        """Open a mailbox with the settings.
 
         Args:
-            meter: Shows how transfers go.
-            repo: Instead of the repository that the settings name; an argument names it.
-            address: The same; the trust file names it.
-            sender: Who the user is where nothing else says so: the name to send as.
-            verify: Whether senders have to prove who they are.
+            meter: Shows the progress of transfers.
+            repo: A repository from an argument, instead of that of the settings.
+            address: A repository from the trust file, instead of that of the settings.
+            sender: The name to send as, if settings and trust file have no name.
+            verify: Verify the signatures of senders.
             accept_new: Trust the keys of new senders from the first message on.
 
         Raises:
@@ -408,10 +407,10 @@ class Session:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Who the user is: as said, else by the trust file, else the login name.
+        """The user's names: from the settings, else from the trust file, else the login name.
 
         Raises:
-            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+            ConfigError, LocalIOError: the trust file is malformed, or cannot be read.
         """
         chosen = self.settings
         if chosen.origins.get("me") in {None, "login name"}:
@@ -421,12 +420,12 @@ class Session:
         return () if chosen.me is None else (chosen.me,)
 
     def address_of(self, recipient: str) -> str | None:
-        """Return where somebody receives, by the trust file; None: as flags and settings say.
+        """Return a recipient's address in the trust file, if it has one.
 
-        What the command line or the environment says goes before it.
+        A repository on the command line or in the environment overrides it.
 
         Raises:
-            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+            ConfigError, LocalIOError: the trust file is malformed, or cannot be read.
         """
         if self.settings.origins.get("repo") in {"flag", "DOCKERCOMMS_REPO"}:
             return None
@@ -434,10 +433,10 @@ class Session:
         return None if entry is None else entry.address
 
     def policy(self) -> Policy:
-        """Return what the trust file says; the empty policy where there can be none.
+        """Return the policy of the trust file; an empty policy for a user without a folder for it.
 
         Raises:
-            ConfigError, LocalIOError: the trust file is wrong, or cannot be read.
+            ConfigError, LocalIOError: the trust file is malformed, or cannot be read.
         """
         from dockercomms.trust.policy import Policy
         from dockercomms.trust.policy_file import load_policy
@@ -447,7 +446,7 @@ class Session:
 
     @property
     def _readable_trust_file(self) -> Path | None:
-        """The trust file; None where the user has no folder for it."""
+        """The path of the trust file, if the user has a folder for it."""
         from dockercomms.errors import NoHomeError
 
         try:
@@ -457,7 +456,11 @@ class Session:
 
     @property
     def trust_file(self) -> Path:
-        """The trust file; NoHomeError where the user has no folder for it."""
+        """The path of the trust file.
+
+        Raises:
+            NoHomeError: the user has no folder for it.
+        """
         from pathlib import Path
 
         from dockercomms.trust.owner import default_trust_file
@@ -466,7 +469,7 @@ class Session:
         return default_trust_file(self.environ) if named is None else Path(named)
 
     def owner(self) -> Owner:
-        """Return who the user is: their keys, and whom they believe."""
+        """Return the owner with the keys and the trust of the settings."""
         from dockercomms.errors import NoHomeError
         from dockercomms.trust.keys import default_keys_folder
         from dockercomms.trust.owner import Owner
@@ -474,7 +477,7 @@ class Session:
         try:
             keys = default_keys_folder(self.environ)
         except NoHomeError:
-            keys = None  # who only verifies needs none; who signs is told then
+            keys = None  # verification needs no keys; signing reports the error later
         return Owner(
             self.names or None,
             keys=keys,
@@ -484,7 +487,7 @@ class Session:
         )
 
     def signing(self) -> SigningOptions:
-        """Return what the settings say to sign with."""
+        """Return the signing options of the settings."""
         from pathlib import Path
 
         from dockercomms.errors import UsageError
@@ -511,14 +514,14 @@ class Session:
         )
 
     def public_root(self) -> tuple[str, RootAge | None]:
-        """Return the age of the public Sigstore's root: in words, and None if it is unusable."""
+        """Return the age of the public Sigstore's root as text, and as a value if it is usable."""
         from dockercomms.cli.render import count_of
         from dockercomms.errors import DockerCommsError
         from dockercomms.trust.roots import public_root_age
 
         try:
             found = public_root_age(self.environ)
-        except DockerCommsError as error:  # the verb that needs the root says why it is unusable
+        except DockerCommsError as error:  # the verb that needs the root reports the error
             return f"unusable: {error.message}", None
         newest = f"newest key of {found.newest:%Y-%m-%d}"
         if found.updated is None:
@@ -527,7 +530,7 @@ class Session:
         return f"updated {found.updated:%Y-%m-%d}, {count_of(days, 'day')} ago, {newest}", found
 
     def trust(self, *, verify: bool = True, accept_new: bool = False) -> TrustOptions:
-        """Return whom the settings say to believe."""
+        """Return the trust options of the settings."""
         from dockercomms.trust.owner import TrustOptions
 
         flags = (("--repo", self.settings.repo), ("--me", self.settings.me))
@@ -540,18 +543,18 @@ class Session:
         )
 
     def _is_flag(self, flag: str) -> bool:
-        """Return whether the command line itself had `flag`."""
+        """Return whether `flag` was on the command line."""
         return self.settings.origins.get(flag.removeprefix("--")) == "flag"
 
     def passphrase(self, name: str, *, new: bool = False) -> str | None:
-        """Return the passphrase of a key: from the environment, else asked for on the terminal.
+        """Return the passphrase of a key from the environment, else from a prompt on the terminal.
 
         Args:
-            name: What the key is called.
-            new: It is chosen now, so it is asked for twice.
+            name: The name of the key.
+            new: The user chooses it now: ask twice.
 
         Raises:
-            UsageError: what was typed the second time is something else.
+            UsageError: the second input differs from the first.
         """
         given = self.environ.get(PASSPHRASE_VARIABLE)
         if given or not self.stdin.isatty():
@@ -566,7 +569,7 @@ class Session:
         return typed or None
 
     def tell_retry(self, event: RetryEvent) -> None:
-        """Say that something failed and will be tried again."""
+        """Report a failed try before the next one."""
         most = "" if event.max_attempts is None else f" of {event.max_attempts}"
         self.screen.note(
             f"attempt {event.attempt}{most} failed: {event.error}; "
@@ -574,15 +577,15 @@ class Session:
         )
 
     def tell_defects(self, mailbox: Mailbox) -> int:
-        """Tell the defects that were met at single objects first now; return the exit code."""
+        """Report the new defects at single objects; return the exit code."""
         for error in mailbox.defects:
             self.tell_failure(error.what, error)
         return error.exit_code if mailbox.defects else 0
 
     def _tell_notice(self, notice: Notice) -> None:
-        """Say what matters to everybody; how a registry was coped with, only if asked to."""
+        """Write important notices; those about workarounds for a registry only with `--verbose`."""
         if notice.kind == "published":
-            self.interrupts.hold()  # until the line that says so is out
+            self.interrupts.hold()  # until the line about it is written
         if notice.kind in {
             "clock-skew",
             "elsewhere",
@@ -597,7 +600,7 @@ class Session:
             self.screen.note(notice.text)
 
     def tell_poll(self, poll: PollResult | None) -> None:
-        """Say what a poll could not do; nothing about what it could."""
+        """Report the failures of a poll."""
         if poll is None:
             return
         if poll.repository_missing:
@@ -613,7 +616,7 @@ class Session:
             self.screen.warn(f"looking by {way} failed, the inbox may hold more: {error}")
 
     def tell_waiting(self, candidates: int) -> None:
-        """Say how many candidates a run left for the next one, if any."""
+        """Report the number of candidates that a run left for the next one, if any."""
         from dockercomms.protocol.header import MAX_FETCHED_MANIFESTS
 
         if candidates:
@@ -624,7 +627,7 @@ class Session:
 
 
 def process_session(mailbox_factory: MailboxFactory | None = None) -> Session:
-    """Return the session of this process, with the streams it was started with."""
+    """Return the session of this process, with the streams of its start."""
     import os
 
     return Session(
@@ -637,7 +640,7 @@ def process_session(mailbox_factory: MailboxFactory | None = None) -> Session:
 
 
 def _text(stream: TextIO | None) -> TextIO:
-    """Return the stream, or nothing's own where the process was started without it (`>&-`)."""
+    """Return the stream, or the null device if the process was started without it (`>&-`)."""
     import os
 
     return stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - open to the end

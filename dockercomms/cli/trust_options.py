@@ -1,6 +1,6 @@
 """The options of verbs that sign, and of verbs that check signatures.
 
-Importing this module must stay cheap: `--help` needs it.
+Every `--help` imports this module, so it must load fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Decorator = Callable[[_Decorated], _Decorated]
 
 
 def sign_options(function: _Decorated) -> _Decorated:
-    """Add what a verb needs that signs with a key, or as the settings say."""
+    """Add the options of a verb that signs with a key, or by the settings."""
     return _add(function, [
         option("--sign/--no-sign", default=None, help="Attach a signature.  [default: yes]"),
         option("--key", type=NAME, metavar="NAME",
@@ -33,7 +33,7 @@ def sign_options(function: _Decorated) -> _Decorated:
 
 
 def identity_options(function: _Decorated) -> _Decorated:
-    """Add what a verb needs that signs as an identity."""
+    """Add the options of a verb that signs with an identity."""
     return _add(function, [
         option("--identity-token", type=click.Path(readable=False), metavar="FILE",
                help="Identity token.  [default: the CI job's]"),
@@ -47,7 +47,7 @@ def identity_options(function: _Decorated) -> _Decorated:
 
 
 def trust_options(function: _Decorated) -> _Decorated:
-    """Add what a verb needs that checks who wrote a message or receipt."""
+    """Add the options of a verb that verifies messages or receipts."""
     return _add(function, [
         option("--no-verify", is_flag=True,
                help="Skip signature checks (sender names are unverified)."),
@@ -56,7 +56,7 @@ def trust_options(function: _Decorated) -> _Decorated:
 
 
 def pin_option() -> _Decorator[Any]:
-    """Return the option of the verbs that may pin a new sender's key."""
+    """Return the option of verbs that may pin a new sender's key."""
     return option("--accept-new", is_flag=True, help="Trust a new sender's key from now on.")
 
 
@@ -73,10 +73,10 @@ def _add(function: _Decorated, decorators: Sequence[_Decorator[Any]]) -> _Decora
 
 
 def warn_unverified(session: Session, *, no_verify: bool, accept_new: bool = False) -> None:
-    """Say aloud that nobody checks anything.
+    """Warn that signatures are not verified.
 
     Raises:
-        UsageError: new senders are to be trusted, and nothing is to be checked.
+        UsageError: the flags ask to trust new senders, and to skip verification.
     """
     if no_verify and accept_new:
         from dockercomms.errors import UsageError
@@ -89,7 +89,7 @@ def warn_unverified(session: Session, *, no_verify: bool, accept_new: bool = Fal
 
 
 def refuse_network(session: Session, *, offline: bool, repo: str | None = None) -> None:
-    """Refuse a repository that needs the network, if there is to be none.
+    """Refuse a repository that needs the network, with the option that forbids it.
 
     Raises:
         UsageError: it does.

@@ -1,1 +1,1 @@
-"""The verbs that look at this machine only: keys, trust, config, completion, version."""
+"""Verbs for this machine only: keys, trust, config, completion, version."""

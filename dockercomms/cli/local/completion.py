@@ -1,7 +1,4 @@
-"""`completion`: the script that makes a shell complete verbs and options.
-
-`version`: what takes part, for a report of a defect.
-"""
+"""`completion` prints a shell's completion script; `version` prints the versions for a report."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "dockercomms/version/v1"
 PARTS = ("click", "cryptography", "oras", "rich", "sigstore", "zstandard", "isal")
-"""Distributions whose version matters when something goes wrong; isal may be absent."""
+"""Distributions that a report of a defect names; isal may be absent."""
 
 
 @verb("version", example="dockercomms version --json")
@@ -86,6 +83,6 @@ def completion_command(session: Session, *, shell: str) -> None:
     cls = get_completion_class(shell)
     if cls is None:
         raise AssertionError(f"internal: no completion for {shell}")
-    # Not `source()`: for bash it starts a bash to ask for its version.
+    # `source()` would start a bash to ask for its version.
     maker = cls(program(), {}, PROGRAM_NAME, COMPLETE_VARIABLE)
     session.screen_of("text").data((maker.source_template % maker.source_vars()).strip("\n"))

@@ -1,4 +1,4 @@
-"""`config`: which project files may name the repository."""
+"""`config`: the project files that may name the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keys`: the keys that you sign with, and those of others kept at hand."""
+"""`keys`: the user's signing keys, and the public keys of others."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _export_private(session: Session, key: StoredKey, *, i_know: bool) -> None:
     """Print a key pair for use in another program.
 
     Raises:
-        UsageError: it is somebody else's public key, or the user does not say that they know.
+        UsageError: it is another person's public key, or the user did not accept the risk.
     """
     from dockercomms.trust.keys import read_key_file
 

@@ -1,4 +1,4 @@
-"""`trust`: the address book, and who may sign as whom."""
+"""`trust`: the addresses of senders, and the keys and identities that sign for them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def add_command(
 
 
 def _public_key(session: Session, word: str) -> PublicKey:
-    """Return the key in a file, or one that is kept under that name."""
+    """Return the key in a file, or an imported key of that name."""
     from dockercomms.trust.keys import KeyStore, PublicKey, default_keys_folder
 
     if not Path(word).exists() and "/" not in word:
@@ -187,7 +187,7 @@ def revoke_command(
 def _revoked(
     session: Session, name: str | None, spki: str | None, identity: str | None
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the keys and identities that are meant."""
+    """Return the keys and identities to revoke."""
     if name is None:
         return [] if spki is None else [spki], [] if identity is None else [identity]
     sender = session.policy().sender(name)
@@ -293,7 +293,7 @@ def _rights(sender: Sender) -> str:
 
 
 def _note_rest(session: Session, policy: Policy) -> None:
-    """Say what else the file says."""
+    """Print the other settings of the trust file."""
     counts = [count_of(len(policy.senders), "name")]
     if policy.revoked:
         counts.append(f"{len(policy.revoked)} revoked")
