@@ -1,8 +1,10 @@
-"""The rows of candidates: what discovery found in a repository, and what became of it.
+"""The rows of candidates: the messages that discovery found in a repository, with their states.
 
-Found by a tag, a candidate's row is keyed by the whole tag until the manifest's bytes were read;
-then it is joined to the row of their digest. `held` and `refused` belong to one repository,
-deliveries to all. Source: SPEC.md section 7.
+A candidate found by a tag is keyed by the whole tag until its manifest has been read. Then it is
+joined to the row of the manifest's digest. The states `held` and `refused` belong to one
+repository, deliveries to all.
+
+Source: SPEC.md section 7.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from dockercomms.state.deliveries import DeliveryRows, head_of, storable
 EntryState = Literal["new", "delivering", "delivered", "held", "refused", "elsewhere"]
 
 KEEP_UNSEEN = timedelta(days=30)
-"""How long a candidate is remembered that no complete pass sees: it was deleted."""
+"""A candidate that no complete pass has seen for this long was deleted from the registry."""
 
 MAX_GROUP_ROWS = 4
-"""Of the digests that begin alike, and of the tags with the same head, so many are read in a run:
-anybody who can push can make more of them."""
+"""The number of rows that a run reads of digests that begin alike, or of tags with the same head.
+Anybody with push rights can add more of them."""
 
 REFRESH_SEEN = timedelta(hours=12)
-"""How old `last_seen` gets before it is written anew: an idle poll must write no rows."""
+"""The age at which `last_seen` is written anew: an idle poll must write no rows."""
 
 SCHEMA = (
     # `state` is one of EntryState, or "joined": a 1.0 tag whose message has a row of its own.
@@ -70,8 +72,8 @@ MIGRATIONS = {
             WHERE state = 'refused' AND reason_kind = 'malformed'""",
     )
 }
-"""6: up to then one odd answer of a registry could refuse a sound message for good. Judged anew, a
-message that is malformed is refused again."""
+"""6: before, one wrong answer of a registry could refuse a valid message for good. These rows are
+judged anew; a malformed message is refused again."""
 
 _FOUND = """CREATE TEMP TABLE IF NOT EXISTS found
     (digest TEXT, tag TEXT, head TEXT, legacy INTEGER, published REAL)"""
@@ -81,11 +83,11 @@ _JOIN_FOUND = """UPDATE temp.found SET digest = COALESCE(
             AND c.head = found.head AND c.proven AND c.key = c.digest LIMIT 1),
         (SELECT d.digest FROM deliveries AS d WHERE d.me = :me AND d.head = found.head LIMIT 1))
     WHERE digest IS NULL AND head IS NOT NULL"""
-"""A tag's d16 stands for a digest only where bytes with that digest were read: an index may name
+"""A tag's d16 stands for a digest only after bytes with that digest were read: an index may name
 digests that do not exist, and would hide the tag's message with them."""
 
 _LATER = "NULLIF(MAX(COALESCE(published, 0), COALESCE(excluded.published, 0)), 0)"
-"""Of several tags the latest counts: one that is backdated hides no message from `since`."""
+"""The latest of several tags counts: a backdated tag hides no message from `since`."""
 
 _ADD_FOUND = f"""INSERT INTO candidates
         (me, repo, key, tag, digest, head, legacy, state, published, first_seen, last_seen)
@@ -119,7 +121,7 @@ _UNREAD = f"""COALESCE(expires > :live, 1) AND (state = 'new' AND header IS NULL
                 OR next_try > :now + {LAST_RETRY_SECONDS} AND reason_kind != 'future'
                 OR tries < :eager AND next_try IS NOT NULL
                 AND reason_kind NOT IN ('tag', 'future')))"""  # noqa: S608 - a constant
-"""Which rows have to be fetched: `reading.is_retried` says the same of held ones."""
+"""The rows that must be fetched; `inbox.read.is_retried` is the same rule for held rows."""
 
 _NEXT_UNREAD = f"""
     WITH message AS (
@@ -140,17 +142,17 @@ _NEXT_UNREAD = f"""
             / CASE queue WHEN 0 THEN 2 ELSE 1 END AS turn
         FROM queued ORDER BY turn, queue LIMIT :limit)
     SELECT message FROM turn ORDER BY again, published, message"""  # noqa: S608 - constants
-"""The order in which candidates are read, in the one place that decides it (SPEC.md 7.6).
+"""The order in which candidates are read; only this statement decides it (SPEC.md 7.6).
 
-There are four queues: those that referrers or a tag schema list, those for which a bundle is
-tagged, others known by tags only, and others that failed before. Of five turns the first has two
-and each of the others one; where a queue is empty the others have its turns. Within a queue the one
-that waits longest comes first, so whoever goes on adding candidates never keeps back one that was
-there before. Those whose turn it is are read oldest first, and those last that failed before."""
+There are four queues: candidates listed by referrers or a tag schema, candidates with a tagged
+bundle, others known by tags only, and those that failed before. Of five turns the first queue has
+two and each other queue one; the other queues take the turns of an empty queue. Within a queue the
+candidate that waits longest comes first, so that a sender who keeps adding candidates cannot delay
+older ones. The chosen candidates are read oldest first, and those that failed before come last."""
 
 _BUNDLED = "CREATE TEMP TABLE IF NOT EXISTS bundled (head TEXT PRIMARY KEY)"
-"""The first 12 hex digits of digests for which a bundle is tagged; not in memory, for there may be
-a million, nor kept: who tags and removes them tells nobody."""
+"""The first 12 hex digits of digests that have a tagged bundle. A temporary table: there may be a
+million, and they may change before the next run."""
 
 _UNREAD_GROUP = " UNION ALL ".join(
     f"""SELECT * FROM (SELECT * FROM candidates WHERE me = :me AND repo = :repo AND {which}
@@ -161,7 +163,7 @@ _UNREAD_GROUP = " UNION ALL ".join(
         "key = :message AND head IS NULL",
     )
 )
-"""The rows of one message that have to be fetched, digests before tags."""
+"""The rows of one message that must be fetched, digests before tags."""
 
 _RECEIVABLE = " UNION ALL ".join(
     f"""SELECT * FROM (SELECT * FROM candidates WHERE me = :me AND repo = :repo AND {which}
@@ -184,44 +186,44 @@ _SET_STATE = """UPDATE candidates SET state = :state, reason_kind = :kind, reaso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One row: something in a repository that may be a message."""
+    """One row: an object in a repository that may be a message."""
 
     me: str
     repo: str
     key: str
-    """The digest, or the whole tag while the bytes under it have not been read."""
+    """The digest, or the whole tag before its manifest has been read."""
     tag: str | None
     digest: Digest | None
     head: str | None
     """The first 16 hex digits of the digest, or those that the tag claims."""
     legacy: bool
-    """The row is of a 1.0 tag, which may come to point at another manifest."""
+    """The row is of a 1.0 tag, which may move to another manifest."""
     proven: bool
     """Bytes with this digest were read."""
     state: EntryState
     reason_kind: str
     reason: str
     tries: int
-    """How often it failed or was held."""
+    """The number of times that it failed or was held."""
     next_try: datetime | None
-    """When a held row is due again; None: not by time alone."""
+    """When a held row is due again; `None`: not by time alone."""
     reported: bool
     """The user was told that it is held or refused."""
     header: Mapping[str, str] | None = field(hash=False)
-    """The annotations of the message header, once its manifest was read."""
+    """The annotations of the message header, after its manifest was read."""
     published: datetime | None
     first_seen: datetime
 
 
 class InboxRows(DeliveryRows):
-    """The candidates of every inbox, and the deliveries that they share.
+    """The table `candidates`, and the deliveries that all inboxes share.
 
-    Each method is one transaction, on disk when it returns. Every method may raise
-    `LocalIOError` (see `Database`).
+    Each method is one transaction, on disk when it returns. Every method may raise `LocalIOError`
+    (see `Database`).
     """
 
     def add(self, me: str, repo: str, refs: Iterable[MessageRef], *, now: datetime) -> None:
-        """Remember what discovery found; what is known already stays as it is."""
+        """Add the candidates that discovery found; known rows stay as they are."""
         found = [
             (ref.digest, ref.tag, ref.head, ref.legacy, to_unix(ref.published)) for ref in refs
         ]
@@ -246,15 +248,15 @@ class InboxRows(DeliveryRows):
         published_after: datetime | None = None,
         unreported: bool = False,
     ) -> list[Candidate]:
-        """Return rows, oldest first; those that failed before come after those that did not.
+        """Return rows, oldest first; rows that failed before come last.
 
         Args:
             me: The recipient.
             repo: The repository.
             states: Only rows in these states.
-            unexpired_at: Leave out what has expired by then, as far as that is known.
-            published_after: Leave out what was published earlier, as far as that is known.
-            unreported: Leave out what the user was told about.
+            unexpired_at: Leave out rows that are known to have expired by then.
+            published_after: Leave out rows that are known to be published earlier.
+            unreported: Leave out rows that the user was told about.
         """
         marks = ", ".join("?" * len(states))
         rows = self._database.rows(
@@ -278,15 +280,15 @@ class InboxRows(DeliveryRows):
         kinds: Collection[str],
         eager_tries: int,
     ) -> list[list[Candidate]]:
-        """Return the rows that are to be read next, in groups that may be one message each.
+        """Return the rows to read next, in groups that may be one message each.
 
         Args:
             me: The recipient.
             repo: The repository.
             now: The time.
-            live: Leave out what has expired by then, as far as that is known.
+            live: Leave out rows that are known to have expired by then.
             since: Leave out messages whose tags are all older.
-            limit: At most so many groups, each of at most `MAX_GROUP_ROWS` digests and tags.
+            limit: The maximum number of groups, each of at most `MAX_GROUP_ROWS` digests and tags.
             kinds: The reasons of held rows that reading may cure.
             eager_tries: Held rows that failed fewer times are tried before they are due.
         """
@@ -312,11 +314,11 @@ class InboxRows(DeliveryRows):
         ]
 
     def set_bundled(self, heads: Iterable[str], *, anew: bool) -> None:
-        """Note that bundles are tagged for digests that begin so, as long as this state is open.
+        """Record that bundles are tagged for digests with these heads, while this state is open.
 
         Args:
             heads: The first 12 hex digits of each.
-            anew: Whether what was noted before is forgotten.
+            anew: Delete the earlier heads.
         """
         with self._database.transaction(durable=False) as connection:
             connection.execute(_BUNDLED)
@@ -326,7 +328,7 @@ class InboxRows(DeliveryRows):
             connection.executemany("INSERT OR IGNORE INTO temp.bundled VALUES (?)", values)
 
     def count_unread(self, me: str, repo: str, *, live: datetime | None) -> int:
-        """Return how many candidates were never read, apart from what expired by `live`."""
+        """Return the number of candidates never read, without those that expired by `live`."""
         row = self._database.row(
             """SELECT COUNT(DISTINCT COALESCE(head, key)) AS number FROM candidates
                 WHERE me = ? AND repo = ? AND state = 'new' AND header IS NULL AND tries = 0
@@ -344,14 +346,14 @@ class InboxRows(DeliveryRows):
         published_after: datetime | None = None,
         limit: int,
     ) -> list[Candidate]:
-        """Return what was read and is to be delivered or reported, at most `limit` of each state.
+        """Return rows that were read and are to be delivered or reported.
 
         Args:
             me: The recipient.
             repo: The repository.
-            unexpired_at: Leave out what has expired by then, as far as that is known.
-            published_after: Leave out what was published earlier, as far as that is known.
-            limit: At most so many to be delivered, so many held, and so many refused ones.
+            unexpired_at: Leave out rows that are known to have expired by then.
+            published_after: Leave out rows that are known to be published earlier.
+            limit: The maximum number of rows to deliver, of held and of refused rows, each.
         """
         values = {
             "me": me,
@@ -399,7 +401,7 @@ class InboxRows(DeliveryRows):
         return [_candidate(row) for row in rows]
 
     def knows(self, me: str, repo: str, digest: Digest) -> bool:
-        """Return whether a row stands for `digest`, be it by a tag's d16."""
+        """Return whether a row stands for `digest`, also if only by a tag's d16."""
         row = self._database.row(
             """SELECT 1 FROM candidates WHERE me = :me AND repo = :repo AND head = :head
                UNION ALL SELECT 1 FROM candidates
@@ -409,17 +411,18 @@ class InboxRows(DeliveryRows):
         return row is not None
 
     def pending(self, me: str, repo: str, *, now: datetime, alive_at: datetime) -> bool:
-        """Return whether a row is new, or held and due: what a watcher may not sleep on.
+        """Return whether a row is new, or held and due, so that a watcher must not wait.
 
         Args:
             me: The recipient.
             repo: The repository.
-            now: The time. What waits an hour longer than anything does was held by a clock that
-                was ahead, and is due.
-            alive_at: What has expired by then is passed over.
+            now: The time. A row that would wait an hour longer than the longest wait was held by a
+                clock that was ahead; it counts as due.
+            alive_at: Leave out rows that have expired by then.
         """
         row = self._database.row(
-            # Two searches by state: as one it reads every row of an inbox, 65 ms of 100,000.
+            # Two searches by state: one search for both reads all rows of an inbox, 65 ms for
+            # 100,000.
             f"""SELECT 1 FROM candidates WHERE me = :me AND repo = :repo
                 AND state IN ('new', 'delivering') AND COALESCE(expires > :alive_at, 1)
                UNION ALL SELECT 1 FROM candidates WHERE me = :me AND repo = :repo
@@ -441,15 +444,15 @@ class InboxRows(DeliveryRows):
         header: Mapping[str, str] | None = None,
         expires: datetime | None = None,
     ) -> None:
-        """Join the row `key` to that of `digest`, which the bytes under it have.
+        """Join the row `key` to the row of `digest`, after its bytes were read.
 
         Args:
             me: The recipient.
             repo: The repository.
-            key: The tag or digest under which they were read.
+            key: The tag or digest under which the bytes were read.
             digest: Their digest; from now on the row's key.
             now: The time.
-            header: The message's annotations, None if the bytes are no message.
+            header: The message's annotations, `None` if the bytes are no message.
             expires: When the message expires.
         """
         with self._database.transaction() as connection:
@@ -484,15 +487,16 @@ class InboxRows(DeliveryRows):
                 )
 
     def set_new(self, me: str, repo: str, key: str, *, tried: int = 0) -> None:
-        """Note that nothing stands against a row that was held; delivered rows stay delivered.
+        """Make a held or refused row new again; delivered rows stay delivered.
 
-        What was reported stays so, lest a fault that comes and goes be told each time.
+        The mark `reported` stays, so that the user is not told again of a fault that comes and
+        goes.
 
         Args:
             me: The recipient.
             repo: The repository.
             key: The row's key.
-            tried: Is added to the row's tries: 1 where it could not be read.
+            tried: Added to the row's tries: 1 if the row could not be read.
         """
         self._database.execute(
             """UPDATE candidates SET state = 'new', next_try = NULL, tries = tries + ?
@@ -508,7 +512,7 @@ class InboxRows(DeliveryRows):
         *,
         states: Collection[EntryState] = ("held", "refused"),
     ) -> None:
-        """Make new what is in one of `states` for one of these reasons; it stays reported."""
+        """Make rows in `states` with one of these reasons new; they stay reported."""
         marks = ", ".join("?" * len(reason_kinds))
         state_marks = ", ".join("?" * len(states))
         self._database.execute(
@@ -528,18 +532,18 @@ class InboxRows(DeliveryRows):
         *,
         next_try: datetime | None = None,
     ) -> None:
-        """Hold a row; `key` is the digest once its bytes were read. Delivered rows stay so.
+        """Hold a row; `key` is the digest if its bytes were read. Delivered rows stay delivered.
 
-        It counts as reported only if it was reported for the same kind of reason.
+        The mark `reported` stays only if the kind of the reason is the same.
         """
         self._set_state(me, repo, key, "held", kind=reason_kind, reason=reason, next_try=next_try)
 
     def set_refused(self, me: str, repo: str, key: str, reason_kind: str, reason: str) -> None:
-        """Refuse a row for good; `key` is the digest. Delivered rows stay so."""
+        """Refuse a row for good; `key` is the digest. Delivered rows stay delivered."""
         self._set_state(me, repo, key, "refused", kind=reason_kind, reason=reason)
 
     def set_elsewhere(self, me: str, repo: str, digest: Digest, reason: str) -> None:
-        """Note that a message was received elsewhere; what is delivered here stays so."""
+        """Record that a message was received elsewhere; messages delivered here stay delivered."""
         self._set_state(me, repo, digest, "elsewhere", kind="elsewhere", reason=reason)
 
     def _set_state(
@@ -565,7 +569,7 @@ class InboxRows(DeliveryRows):
         self._database.execute(_SET_STATE, values)
 
     def set_reported(self, me: str, repo: str, keys: Collection[str]) -> None:
-        """Note that the user was told about rows that are held or refused."""
+        """Record that the user was told about held or refused rows."""
         with self._database.transaction() as connection:
             connection.executemany(
                 "UPDATE candidates SET reported = 1 WHERE me = ? AND repo = ? AND key = ?",
@@ -573,7 +577,7 @@ class InboxRows(DeliveryRows):
             )
 
     def legacy_tags(self, me: str, repo: str, *, limit: int) -> dict[str, Digest]:
-        """Return at most `limit` 1.0 tags with the digest they had; the longest unchecked first."""
+        """Return at most `limit` 1.0 tags with their last digests; the longest unchecked first."""
         rows = self._database.rows(
             """SELECT key, digest FROM candidates WHERE me = ? AND repo = ? AND state = 'joined'
                 ORDER BY checked, key LIMIT ?""",
@@ -584,7 +588,7 @@ class InboxRows(DeliveryRows):
     def check_legacy(
         self, me: str, repo: str, tags: Collection[str], *, moved: bool, now: datetime
     ) -> None:
-        """Note that 1.0 tags were looked at again; those that have `moved` are new candidates."""
+        """Record a new check of 1.0 tags; those that have `moved` become new candidates."""
         change = ", state = 'new', digest = NULL" if moved else ""
         with self._database.transaction() as connection:
             connection.executemany(
@@ -593,9 +597,9 @@ class InboxRows(DeliveryRows):
             )
 
     def sweep(self, me: str, repo: str, *, now: datetime) -> None:
-        """Forget candidates that no complete pass has seen for a long time, and old deliveries.
+        """Delete candidates that no complete pass has seen for a long time, and old deliveries.
 
-        To be called after a complete pass over the whole inbox only.
+        Call it only after a complete pass over the whole inbox.
         """
         self._database.execute(
             """DELETE FROM candidates WHERE me = ? AND repo = ? AND last_seen < ?

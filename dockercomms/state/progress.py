@@ -1,4 +1,4 @@
-"""What is known of a repository, and how far discovery got in an inbox.
+"""The rows of repositories and inboxes: abilities of registries, and the progress of discovery.
 
 Source: SPEC.md section 7.
 """
@@ -34,18 +34,18 @@ SCHEMA = (
         bell_searched_at REAL,
         PRIMARY KEY (me, repo)
     )""",
-    # Below what a registry refused in one request; believed as long as the capabilities.
+    # The size that a registry refused in one request; trusted as long as the capabilities.
     """CREATE TABLE IF NOT EXISTS pieces (
         host TEXT PRIMARY KEY,
         largest INTEGER NOT NULL,
         noted_at REAL NOT NULL
     ) WITHOUT ROWID""",
-    # For good: the image form is taken everywhere, so that asking again would only cost a refusal.
+    # Never expires: every registry takes the image form, and a new try would only cost a refusal.
     """CREATE TABLE IF NOT EXISTS image_forms (
         repo TEXT PRIMARY KEY,
         needed INTEGER NOT NULL
     ) WITHOUT ROWID""",
-    # A row as long as nobody has found out which of its messages were received elsewhere.
+    # A row stays until a run has found the messages of this inbox that were received elsewhere.
     """CREATE TABLE IF NOT EXISTS first_looks (
         me TEXT NOT NULL,
         repo TEXT NOT NULL,
@@ -62,27 +62,26 @@ SCHEMA = (
 
 
 ImageForm = Literal["needed", "seen"]
-"""What is known of the image form (SPEC.md 2.9) in a repository: it takes no other, or it has
-messages in it."""
+"""The image form (SPEC.md 2.9) in a repository: it takes no other, or has messages in it."""
 
 BELIEVED = timedelta(days=1)
-"""How long it is believed what a repository can do; registries are upgraded."""
+"""The time for which known abilities of a repository are trusted; registries are upgraded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a repository was found able to do; None where nobody knows yet."""
+    """The known abilities of a repository; `None` for an unknown one."""
 
     referrers: bool | None = None
     seek: bool | None = None
-    """Tags come in byte order, and `last` is obeyed."""
+    """The registry lists tags in byte order, and obeys `last`."""
     bell: bool | None = None
-    """The bell tag may be moved."""
+    """The registry lets senders move the bell tag."""
     probed_at: datetime | None = None
-    """When the first of this was found out; all of it is asked again after a day."""
+    """When the first of these was found; all of them are asked for again after a day."""
 
     def believed(self, now: datetime) -> Capabilities:
-        """Return what of this is not too old; nothing either if our clock was set back since."""
+        """Return the abilities, or unknown ones after a day or if our clock was set back."""
         age = None if self.probed_at is None else now - self.probed_at
         if age is not None and timedelta(0) <= age < BELIEVED:
             return self
@@ -91,10 +90,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far discovery got in one inbox."""
+    """The progress of discovery in one inbox."""
 
     bell: Digest | None = None
-    """What the bell said before the last complete pass."""
+    """The digest under the bell tag before the last complete pass."""
     day: date | None = None
     """The registry's day at the start of the last complete pass."""
     reconciled_at: datetime | None = None
@@ -102,14 +101,14 @@ class Progress:
     full_pass_at: datetime | None = None
     """When the last complete pass over the whole inbox was."""
     bell_searched_at: datetime | None = None
-    """When a digest that only the bell named was searched for last."""
+    """When discovery last searched for a digest that only the bell tag named."""
 
 
 class PieceLimits:
-    """The `pieces` as `oci.pushing.PieceMemory`: what cannot be read or written is not known.
+    """The table `pieces` as `PieceMemory` of the uploads; errors of the file count as unknown.
 
     Args:
-        rows: Holds them.
+        rows: The rows.
         clock: The time.
     """
 
@@ -118,13 +117,13 @@ class PieceLimits:
         self._clock = clock
 
     def largest_piece(self, host: str, /) -> int | None:
-        """Return the bytes; see `ProgressRows.largest_piece`."""
+        """Return the size in bytes; see `ProgressRows.largest_piece`."""
         with contextlib.suppress(LocalIOError):
             return self._rows.largest_piece(host, self._clock.now())
         return None
 
     def note_largest_piece(self, host: str, size: int, /) -> None:
-        """Remember the bytes; see `ProgressRows.note_largest_piece`."""
+        """Record the size in bytes; see `ProgressRows.note_largest_piece`."""
         with contextlib.suppress(LocalIOError):
             self._rows.note_largest_piece(host, size, self._clock.now())
 
@@ -139,7 +138,7 @@ class ProgressRows:
         self._database = database
 
     def capabilities(self, repo: str) -> Capabilities:
-        """Return what is known of a repository."""
+        """Return the known abilities of a repository."""
         row = self._database.row("SELECT * FROM repositories WHERE repo = ?", (repo,))
         if row is None:
             return Capabilities()
@@ -151,7 +150,7 @@ class ProgressRows:
         )
 
     def set_capabilities(self, repo: str, capabilities: Capabilities) -> None:
-        """Replace what is known of a repository."""
+        """Replace the known abilities of a repository."""
         self._database.execute(
             "INSERT OR REPLACE INTO repositories VALUES (?, ?, ?, ?, ?)",
             (
@@ -164,26 +163,26 @@ class ProgressRows:
         )
 
     def largest_piece(self, host: str, now: datetime) -> int | None:
-        """Return the most bytes that a registry takes in one request, as found out in a day."""
+        """Return the most bytes that a registry takes in one request, as found in the last day."""
         row = self._database.row("SELECT * FROM pieces WHERE host = ?", (host,))
         if row is None or not 0 <= to_unix(now) - row["noted_at"] < BELIEVED.total_seconds():
             return None
         return int(row["largest"])
 
     def note_largest_piece(self, host: str, size: int, now: datetime) -> None:
-        """Note the most bytes that a registry takes in one request."""
+        """Record the most bytes that a registry takes in one request."""
         values = (host, size, to_unix(now))
         self._database.execute("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)", values)
 
     def image_form(self, repo: str) -> ImageForm | None:
-        """Return whether a repository needs our manifests in image form, or has some."""
+        """Return the state of the image form in a repository, `None` if unknown."""
         row = self._database.row("SELECT needed FROM image_forms WHERE repo = ?", (repo,))
         if row is None:
             return None
         return "needed" if row["needed"] else "seen"
 
     def note_image_form(self, repo: str, how: ImageForm) -> None:
-        """Note that manifests in image form were seen, or that a repository takes no others."""
+        """Record that manifests in image form were seen, or that a repository takes no others."""
         if self.image_form(repo) in (how, "needed"):
             return
         self._database.execute(
@@ -191,7 +190,7 @@ class ProgressRows:
         )
 
     def progress(self, me: str, repo: str) -> Progress:
-        """Return how far discovery got in the inbox of `me` in `repo`."""
+        """Return the progress of discovery in the inbox of `me` in `repo`."""
         row = self._database.row("SELECT * FROM inboxes WHERE me = ? AND repo = ?", (me, repo))
         if row is None:
             return Progress()
@@ -204,7 +203,7 @@ class ProgressRows:
         )
 
     def set_progress(self, me: str, repo: str, progress: Progress) -> None:
-        """Replace how far discovery got; to be called after the candidates were written."""
+        """Replace the progress of discovery; call it after the candidates were written."""
         self._database.execute(
             "INSERT OR REPLACE INTO inboxes VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
@@ -219,7 +218,7 @@ class ProgressRows:
         )
 
     def begin_first_look(self, me: str, repo: str, *, now: datetime) -> None:
-        """Note that the inbox is looked at for the first time, unless it has been before."""
+        """Record that the first look at the inbox begins, unless the inbox is known."""
         if self._database.row("SELECT 1 FROM inboxes WHERE me = ? AND repo = ?", (me, repo)):
             return
         self._database.execute(
@@ -229,21 +228,21 @@ class ProgressRows:
         )
 
     def is_first_look(self, me: str, repo: str) -> bool:
-        """Return whether the first look at the inbox has not ended."""
+        """Return whether the first look at the inbox has begun and not ended."""
         sql = "SELECT 1 FROM first_looks WHERE me = ? AND repo = ?"
         return self._database.row(sql, (me, repo)) is not None
 
     def end_first_look(self, me: str, repo: str) -> None:
-        """Note that the first look at the inbox has ended."""
+        """Record that the first look at the inbox has ended."""
         self._database.execute("DELETE FROM first_looks WHERE me = ? AND repo = ?", (me, repo))
 
     def anchors(self, me: str, repo: str) -> frozenset[date]:
-        """Return the days of which an anchor was seen."""
+        """Return the days whose anchors were seen."""
         rows = self._database.rows("SELECT day FROM anchors WHERE me = ? AND repo = ?", (me, repo))
         return frozenset(date.fromisoformat(row["day"]) for row in rows)
 
     def set_anchors(self, me: str, repo: str, days: Collection[date]) -> None:
-        """Replace the days of which an anchor was seen; writes only if they differ."""
+        """Replace the days whose anchors were seen; write only if they differ."""
         if self.anchors(me, repo) == frozenset(days):
             return
         with self._database.transaction() as connection:

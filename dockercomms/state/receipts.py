@@ -1,6 +1,7 @@
-"""Receipts: those this machine writes, and those it found for what it sent.
+"""The rows of receipts: those that this machine writes, and those found for sent messages.
 
-A receipt's bytes are here before anybody else can see them, so that a retry sends the same ones.
+A receipt's bytes are stored before they are published, so that a retry sends the same bytes.
+
 Source: SPEC.md section 10.
 """
 
@@ -63,32 +64,32 @@ class ReceiptRow:
     """The message's recipient."""
     message: Digest
     sender_tag: str
-    """The recipient tag of the message's sender, for whom the receipt is."""
+    """The recipient tag of the message's sender, who gets the receipt."""
     rid: str
     status: ReceiptStatus
     reason: str
     manifest: bytes = field(repr=False)
     digest: Digest
     to_sign: bool = False
-    """It is to be signed before anybody sees it, which changes manifest and digest."""
+    """The receipt must be signed before it is published, which changes manifest and digest."""
     bundle: bytes | None = field(default=None, repr=False)
     """The signature in its layer, until it is published."""
     number: int = 0
-    """Counts up with every receipt that is stored."""
+    """Counts up with every stored receipt."""
     published: datetime | None = None
     tries: int = 0
     next_try: datetime | None = None
-    """When it may be tried again; None: at any time."""
+    """When it may be tried again; `None`: at any time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiptsProgress:
-    """How far the search for receipts in bulk got."""
+    """The progress of the search for receipts in bulk."""
 
     day: date | None = None
     """The registry's day at the last complete pass."""
     full_pass_at: datetime | None = None
-    """The end of the last complete pass over all of them."""
+    """The end of the last complete pass over all receipts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class ReceiptRows:
     # --- ours ------------------------------------------------------------------------------------
 
     def store(self, row: ReceiptRow) -> ReceiptRow:
-        """Keep a receipt that is about to be published; returns it with its number."""
+        """Store a receipt before its publication; return it with its number."""
         with self.database.transaction() as connection:
             number = connection.execute(
                 """INSERT INTO receipts
@@ -125,9 +126,9 @@ class ReceiptRows:
         return replace(row, number=number)
 
     def record_final(self, row: ReceiptRow) -> ReceiptRow:
-        """Keep a receipt, signed or not, as it will be published; its bytes never change again.
+        """Store the final bytes of a receipt, signed or not; they never change again.
 
-        Returns what is kept: where another process was faster, its bytes, not these.
+        Returns the stored row: that of another process if it stored its bytes first.
         """
         with self.database.transaction() as connection:
             connection.execute(
@@ -141,11 +142,11 @@ class ReceiptRows:
         return _receipt_row(kept)
 
     def has_written(self, digest: Digest) -> bool:
-        """Return whether this machine wrote the receipt with `digest`, wherever it is now."""
+        """Return whether this machine wrote the receipt with `digest`, in any repository."""
         return self.database.row("SELECT 1 FROM receipts WHERE digest = ?", (digest,)) is not None
 
     def last(self, repo: str, me: str, message: Digest) -> ReceiptRow | None:
-        """Return what was said last about a message."""
+        """Return the last receipt for a message."""
         row = self.database.row(
             """SELECT * FROM receipts WHERE repo = ? AND me = ? AND message = ?
                 ORDER BY number DESC LIMIT 1""",
@@ -154,7 +155,7 @@ class ReceiptRows:
         return None if row is None else _receipt_row(row)
 
     def pending(self, repo: str, me: str, *, now: datetime) -> tuple[ReceiptRow, ...]:
-        """Return the receipts that are not published yet and may be tried, oldest first."""
+        """Return the unpublished receipts that may be tried now, oldest first."""
         rows = self.database.rows(
             """SELECT * FROM receipts WHERE repo = ? AND me = ? AND published IS NULL
                 AND (next_try IS NULL OR next_try <= ?) ORDER BY number""",
@@ -163,19 +164,19 @@ class ReceiptRows:
         return tuple(_receipt_row(row) for row in rows)
 
     def record_published(self, number: int, *, now: datetime) -> None:
-        """Note that a receipt is published."""
+        """Record that a receipt is published."""
         self.database.execute(
             "UPDATE receipts SET published = ?, bundle = NULL WHERE number = ?",
             (to_unix(now), number),
         )
 
     def record_failed(self, number: int, *, next_try: datetime | None, counts: bool = True) -> None:
-        """Note that publishing a receipt failed, and when it may be tried again.
+        """Record that publishing a receipt failed, and when it may be tried again.
 
         Args:
             number: The receipt.
-            next_try: When; None: by the next run.
-            counts: Whether the next wait becomes longer for it.
+            next_try: When; `None`: by the next run.
+            counts: Make the next wait longer.
         """
         self.database.execute(
             "UPDATE receipts SET tries = tries + ?, next_try = ? WHERE number = ?",
@@ -183,14 +184,14 @@ class ReceiptRows:
         )
 
     def next_try(self, number: int) -> datetime | None:
-        """Return when a receipt that waits may be tried again; None: by the next run."""
+        """Return when a waiting receipt may be tried again; `None`: by the next run."""
         row = self.database.row("SELECT next_try FROM receipts WHERE number = ?", (number,))
         return None if row is None else from_unix(row["next_try"])
 
-    # --- those for what was sent -----------------------------------------------------------------
+    # --- those for sent messages ----------------------------------------------------------------
 
     def progress(self, repo: str, me: str) -> ReceiptsProgress:
-        """Return how far the search in bulk got."""
+        """Return the progress of the search in bulk."""
         row = self.database.row(
             "SELECT * FROM receipt_passes WHERE repo = ? AND me = ?", (repo, me)
         )
@@ -202,7 +203,7 @@ class ReceiptRows:
         )
 
     def set_progress(self, repo: str, me: str, progress: ReceiptsProgress) -> None:
-        """Replace how far the search in bulk got; call it after `add_found`, never before."""
+        """Replace the progress of the search in bulk; call it after `add_found`, never before."""
         self.database.execute(
             "INSERT OR REPLACE INTO receipt_passes VALUES (?, ?, ?, ?)",
             (
@@ -214,14 +215,14 @@ class ReceiptRows:
         )
 
     def known_tags(self, repo: str, me: str) -> frozenset[str]:
-        """Return the tags whose receipts are kept here."""
+        """Return the tags of the stored receipts."""
         rows = self.database.rows(
             "SELECT tag FROM found_receipts WHERE repo = ? AND me = ?", (repo, me)
         )
         return frozenset(row["tag"] for row in rows)
 
     def add_found(self, repo: str, me: str, found: Mapping[str, bytes]) -> None:
-        """Keep the manifests found under tags."""
+        """Store the manifests found under tags."""
         with self.database.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO found_receipts VALUES (?, ?, ?, ?)",
@@ -229,7 +230,7 @@ class ReceiptRows:
             )
 
     def drop_found(self, repo: str, me: str, tags: Iterable[str]) -> None:
-        """Forget tags that are not there any more."""
+        """Delete tags that the registry no longer has."""
         with self.database.transaction() as connection:
             connection.executemany(
                 "DELETE FROM found_receipts WHERE repo = ? AND me = ? AND tag = ?",

@@ -1,7 +1,7 @@
-"""Runs of `send`: who got the message already, until whoever started the run has been told.
+"""The rows of `send` runs: the recipients already served, until the caller knows the result.
 
-A run may have several recipients. It ends when its caller knows that all of them were served. A
-run that was killed before, or that failed for one of them, is repeated: a recipient who was served
+A run may have several recipients. It ends when its caller knows that all of them were served. If an
+earlier run was killed or failed for one recipient, the user repeats it: a recipient who was served
 gets no second message (SPEC.md section 6.2).
 """
 
@@ -38,7 +38,7 @@ SCHEMA = (
 
 @dataclass(frozen=True, slots=True)
 class SendRun:
-    """One run: its recipients, and a lock that says that it is alive."""
+    """One run: its recipients, and a lock that shows that it is alive."""
 
     id: str
     recipients: str
@@ -56,7 +56,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class SendRuns:
-    """The table above. Each method is one transaction, on disk when it returns.
+    """The table `served`. Each method is one transaction, on disk when it returns.
 
     Every method may raise `LocalIOError` (see `Database`).
     """
@@ -72,14 +72,14 @@ class SendRuns:
             yield run
 
     def served(self, run: SendRun, source: str, *, now: datetime) -> Served | None:
-        """Return what an unfinished run to the same recipients published of a source.
+        """Return the message that an unfinished run to the same recipients published of a source.
 
-        It becomes this run's own. A run that is alive is never joined; after 24 hours a run counts
-        as finished.
+        The message moves to this run. A run that is alive is never joined; after 24 hours a run
+        counts as finished.
 
         Args:
             run: The run that asks.
-            source: What stands for source, recipient and options.
+            source: The key of source, recipient and options.
             now: The time.
         """
         since = now - timedelta(seconds=CONTINUE_SEND_SECONDS)
@@ -90,7 +90,7 @@ class SendRuns:
             (source, run.recipients, to_unix(since)),
         ):
             with try_lock(self._lock_path(row["run"])) as is_dead:
-                # A run that ended since the query has removed its row, and is not to be joined.
+                # A run that ended since the query has deleted its row, and must not be joined.
                 taken = is_dead and self.database.execute(
                     "UPDATE served SET run = ? WHERE send = ? AND run = ?",
                     (run.id, row["send"], row["run"]),
@@ -103,7 +103,7 @@ class SendRuns:
     def record(
         self, run: SendRun, send: str, source: str, served: Served, *, now: datetime
     ) -> None:
-        """Keep what was published, until the run ends."""
+        """Store a published message until the run ends."""
         self.database.execute(
             "INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -119,13 +119,13 @@ class SendRuns:
         )
 
     def forget(self, source: str) -> None:
-        """Let the source be sent once more."""
+        """Delete the row of a source, so that it can be sent again."""
         self.database.execute("DELETE FROM served WHERE source = ?", (source,))
 
     def end(self, run: SendRun) -> None:
-        """Note that whoever started the run knows that all recipients were served.
+        """Record that the caller knows the result: all recipients were served.
 
-        A power failure may take it: then the next run finds that they were.
+        A power failure may lose this; the next run then finds that they were served.
         """
         with self.database.transaction(durable=False) as connection:
             connection.execute("DELETE FROM served WHERE run = ?", (run.id,))

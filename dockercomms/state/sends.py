@@ -1,8 +1,8 @@
-"""What a sender remembers: unfinished sends, blobs and anchors known to be at a registry.
+"""The rows of sends: unfinished sends, and the blobs and anchors that a registry has.
 
-A send has a row from its first byte to its publication. While its sender lives it holds the file
-lock that is named by the row's id; a row that nobody holds is one that was interrupted, and is
-continued by the next send of the same source (SPEC.md section 6).
+A send has a row from its first byte to its publication. While its sender lives, it holds the file
+lock named by the row's id. A row without a holder is of an interrupted send, which the next send of
+the same source continues (SPEC.md section 6).
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ SCHEMA = (
 )
 
 KEEP_BLOBS = timedelta(days=7)
-"""How long it is remembered that a registry had a blob; after that it is pushed without asking."""
+"""The time for which a confirmed blob is trusted; later it is pushed without asking."""
 
 KEEP_ANCHORS = timedelta(days=2)
-"""An anchor is written to on its own day only; the second day covers a send that is continued."""
+"""Senders write to an anchor on its own day only; the second day covers a continued send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class SendRow:
     started: datetime
     built: datetime | None = None
     manifest: bytes | None = None
-    """The message, once it is built; its bytes never change any more."""
+    """The message, after it is built; its bytes never change again."""
     bundle: bytes | None = None
     """The message's signature, if it is signed."""
     digest: Digest | None = None
@@ -117,15 +117,15 @@ class Sends:
     ) -> Iterator[SendRow]:
         """Yield the row of an interrupted send of the same source, or a new one; hold its lock.
 
-        A send that another process or thread is at work on is never joined.
+        A send of another living process or thread is never joined.
 
         Args:
             repo: The repository.
-            source: What stands for source, recipient and options; None: never continued.
-            sender: Who sends.
-            recipient: To whom.
+            source: The key of source, recipient and options; `None`: never continued.
+            sender: The sender.
+            recipient: The recipient.
             now: The time; a send is continued for 24 h from its build, or from its start.
-            again: Forget interrupted sends of the same source instead of continuing one.
+            again: Delete interrupted sends of the same source instead of continuing one.
         """
         self._sweep(now)
         with contextlib.ExitStack() as stack:
@@ -153,7 +153,7 @@ class Sends:
         now: datetime,
         bundle: bytes | None = None,
     ) -> None:
-        """Keep the message's bytes and its anchor's day, before anybody else can see them."""
+        """Store the message's bytes and its anchor's day, before they are published."""
         self.database.execute(
             """UPDATE sends SET manifest = ?, digest = ?, day = ?, built = ?, bundle = ?, tag = NULL
                 WHERE id = ?""",
@@ -161,11 +161,11 @@ class Sends:
         )
 
     def record_tag(self, send: str, tag: str) -> None:
-        """Keep the tag under which the message is about to be published."""
+        """Store the tag under which the message is about to be published."""
         self.database.execute("UPDATE sends SET tag = ? WHERE id = ?", (tag, send))
 
     def record_published(self, send: str, *, now: datetime) -> None:
-        """Note that the message is published, and drop what only its publication needed."""
+        """Record that the message is published, and delete the data that only publishing needed."""
         with self.database.transaction() as connection:
             connection.execute(
                 """UPDATE sends SET published = ?, source = NULL, manifest = NULL, bundle = NULL
@@ -175,7 +175,7 @@ class Sends:
             connection.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
 
     def forget(self, send: str) -> None:
-        """Drop a send that cannot be continued."""
+        """Delete a send that cannot be continued."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
             connection.execute("DELETE FROM sends WHERE id = ?", (send,))
@@ -209,9 +209,9 @@ class Sends:
         send: str = "",
         chunks: dict[int, Descriptor] | None = None,
     ) -> None:
-        """Keep which blobs the repository was seen to have, and which layers chunks became.
+        """Store the blobs that the repository was seen to have, and the layers of chunks.
 
-        A power failure may take it; then the registry is asked again.
+        A power failure may lose these; then the registry is asked again.
         """
         with self.database.transaction(durable=False) as connection:
             connection.executemany(
@@ -236,21 +236,21 @@ class Sends:
     # --- anchors ---------------------------------------------------------------------------------
 
     def anchor(self, repo: str, tag: str) -> Digest | None:
-        """Return which manifest was last seen, or put, under an anchor's tag."""
+        """Return the digest of the manifest last seen, or put, under an anchor's tag."""
         row = self.database.row(
             "SELECT digest FROM anchor_tags WHERE repo = ? AND tag = ?", (repo, tag)
         )
         return None if row is None else Digest(row["digest"])
 
     def record_anchor(self, repo: str, tag: str, digest: Digest, *, now: datetime) -> None:
-        """Note that an anchor is there."""
+        """Record that the registry has an anchor."""
         self.database.execute(
             "INSERT OR REPLACE INTO anchor_tags VALUES (?, ?, ?, ?)",
             (repo, tag, digest, to_unix(now)),
         )
 
     def forget_store(self, repo: str) -> None:
-        """Believe nothing about a repository that has lost what was there."""
+        """Delete all rows about the content of a repository that has lost content."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM blobs WHERE repo = ?", (repo,))
             connection.execute("DELETE FROM anchor_tags WHERE repo = ?", (repo,))
@@ -266,7 +266,7 @@ class Sends:
         *,
         forget: bool,
     ) -> SendRow | None:
-        """Return the oldest unfinished row of the source that nobody holds, its lock on `stack`."""
+        """Return the oldest unfinished row of the source with a free lock, held on `stack`."""
         ids = self.database.rows(
             """SELECT id FROM sends WHERE repo = ? AND source = ? AND published IS NULL
                 AND COALESCE(built, started) > ? ORDER BY started, id""",
@@ -293,8 +293,8 @@ class Sends:
     def _new_id(self, stack: contextlib.ExitStack) -> str:
         """Return the id of a new row, its lock on `stack`.
 
-        The lock comes first: a row without a living holder counts as interrupted. One whose file
-        a `_sweep` saw before we held it is given up.
+        The lock comes first: a row without a living holder counts as interrupted. An id is dropped
+        if `_sweep` opened its lock file before we held it.
         """
         while True:
             found = str(uuid.uuid4())
@@ -309,7 +309,7 @@ class Sends:
         )
 
     def _sweep(self, now: datetime) -> None:
-        """Drop what is too old to be of use; asks first, so that the usual send writes nothing."""
+        """Delete old rows. Reads first, so that the usual send writes no rows."""
         old = to_unix(now - timedelta(seconds=CONTINUE_SEND_SECONDS))
         for row in self.database.rows(
             "SELECT id FROM sends WHERE published IS NULL AND COALESCE(built, started) <= ?", (old,)
@@ -319,7 +319,9 @@ class Sends:
                     self.forget(row["id"])
         paths = list(self._folder.glob("*.lock"))
         if paths:
-            # Of processes that were killed. Never that of a row that is still to be continued: who
+            # Remove the lock files of killed processes, but not those of unfinished rows: a process
+            # that continues such a row now would take us for its living sender, and send a second
+            # message.
             # runs it again meanwhile would take us for its living sender, and send another message.
             rows = self.database.rows("SELECT id FROM sends WHERE published IS NULL")
             unfinished = {row["id"] for row in rows}
@@ -347,10 +349,10 @@ class Sends:
 
 @dataclass(slots=True)
 class SendJournal:
-    """One send's journal, as `transport` wants it. Safe for several threads.
+    """One send's journal for `transport`. Safe for several threads.
 
-    A confirmation is only a time that saves a request, so it waits in memory for the next chunk
-    that is recorded, or for `flush`: a transaction is dearer than the request.
+    A confirmation is only a time that saves a request, so it waits in memory for the next recorded
+    chunk, or for `flush`: a transaction costs more than the request.
     """
 
     sends: Sends
@@ -367,7 +369,7 @@ class SendJournal:
         return self.sends.confirmed(self.repo, digest) if waiting is None else to_unix(waiting)
 
     def confirm(self, digest: Digest) -> None:
-        """Note that the store has the blob now."""
+        """Record that the store has the blob now."""
         with self._lock:
             self._waiting[digest] = self.clock.now()
 
@@ -376,13 +378,13 @@ class SendJournal:
         return self.sends.chunk(self.send, index)
 
     def record_chunk(self, index: int, descriptor: Descriptor) -> None:
-        """Keep the layer that chunk `index` became."""
+        """Store the layer of chunk `index`."""
         self.sends.record(
             self.repo, confirmed=self._taken(), send=self.send, chunks={index: descriptor}
         )
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the waiting confirmations."""
         waiting = self._taken()
         if waiting:
             self.sends.record(self.repo, confirmed=waiting)

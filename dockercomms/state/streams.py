@@ -1,8 +1,10 @@
-"""Numbers of messages: those drawn for what is sent, and those seen in what was verified.
+"""The rows of message numbers: those drawn for sent messages, and those seen in verified ones.
 
 Each state draws a random stream for each sender, recipient and repository, and numbers its messages
-from 1. A number that was drawn and never published is declared void by the next message, so that a
-receiver sees a gap only where a message was withheld or lost. Source: SPEC.md section 9.
+from 1. The next message declares the numbers void that were drawn and never published, so that a
+receiver sees a gap only where a message was withheld or lost.
+
+Source: SPEC.md section 9.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ SCHEMA = (
         last INTEGER NOT NULL,
         PRIMARY KEY (repo, sender, recipient)
     ) WITHOUT ROWID""",
-    # `abandoned`: its send has failed. `declared`: the message that calls the number void.
+    # `abandoned`: its send has failed. `declared`: the message that declares the number void.
     """CREATE TABLE IF NOT EXISTS open_numbers (
         stream TEXT NOT NULL,
         number INTEGER NOT NULL,
@@ -53,7 +55,7 @@ SCHEMA = (
 )
 
 ABANDONED_AFTER = timedelta(minutes=10)
-"""A number is published seconds after it is drawn; later its process was killed, or is hung."""
+"""A message is published seconds after its number is drawn; later, its process is dead or hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +63,14 @@ class Gap:
     """Messages of a sender that did not arrive, before one that did."""
 
     sender: str
-    """Its verified name."""
+    """The sender's verified name."""
     missing: int
     message: str
     """The id of the message after the gap."""
     digest: Digest
-    """That of its manifest."""
+    """That message's manifest digest."""
     seen: datetime
-    """When that one was verified."""
+    """When that message was verified."""
 
 
 class StreamRows:
@@ -80,14 +82,14 @@ class StreamRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # --- what is sent ----------------------------------------------------------------------------
+    # --- sent messages ---------------------------------------------------------------------------
 
     def draw(
         self, message: str, repo: str, sender: str, recipient: str, *, now: datetime
     ) -> StreamPosition:
-        """Return the number of a message that is about to be built; it is never drawn again.
+        """Draw a number for a message that is about to be built; it is never drawn again.
 
-        With it come the numbers before it that are void: drawn, and not published.
+        The result includes the void numbers before it: drawn, and not published.
         """
         key = (repo, storable(sender), storable(recipient))
         with self._database.transaction() as connection:
@@ -117,13 +119,13 @@ class StreamRows:
         )
 
     def abandon(self, message: str) -> None:
-        """Note that a message was not published, so that the next one calls its number void."""
+        """Record that a message was not published, so that the next one voids its number."""
         self._database.execute(
             "UPDATE open_numbers SET abandoned = 1 WHERE message = ?", (message,)
         )
 
     def publish(self, message: str) -> None:
-        """Note that a message is published: its number is used, and what it declares is said."""
+        """Record that a message is published, and with it the void numbers that it declares."""
         if self._database.row(
             "SELECT 1 FROM open_numbers WHERE message = ? OR declared = ?", (message, message)
         ):
@@ -131,7 +133,7 @@ class StreamRows:
                 "DELETE FROM open_numbers WHERE message = ? OR declared = ?", (message, message)
             )
 
-    # --- what arrives ----------------------------------------------------------------------------
+    # --- received messages -----------------------------------------------------------------------
 
     def record(
         self,
@@ -143,7 +145,7 @@ class StreamRows:
         message: str,
         now: datetime,
     ) -> None:
-        """Note the number of a message whose sender was verified; the first one with it stays."""
+        """Record the number of a verified message; the first message with a number stays."""
         key = (me, storable(sender), position.stream, position.number)
         if self._database.row(
             "SELECT 1 FROM seen_numbers WHERE me = ? AND sender = ? AND stream = ? AND number = ?",
@@ -157,7 +159,7 @@ class StreamRows:
         )
 
     def gaps(self, me: str) -> list[Gap]:
-        """Return what did not arrive between the first and the last that did, oldest first."""
+        """Return the gaps between the first and the last message that arrived, oldest first."""
         rows = self._database.rows(
             "SELECT * FROM seen_numbers WHERE me = ? ORDER BY sender, stream, number", (me,)
         )
@@ -186,13 +188,13 @@ class StreamRows:
         return sorted(found, key=lambda gap: gap.seen)
 
     def sweep(self, *, now: datetime) -> None:
-        """Forget numbers that were seen as long ago as deliveries are remembered."""
+        """Delete numbers that were seen longer ago than deliveries are kept."""
         old = now - timedelta(seconds=KEEP_DELIVERED_SECONDS)
         self._database.execute("DELETE FROM seen_numbers WHERE seen < ?", (to_unix(old),))
 
 
 def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Return increasing numbers as ranges, the newest ones if there are too many to be said."""
+    """Return increasing numbers as ranges, only the newest ones if there are too many."""
     found: list[tuple[int, int]] = []
     for number in numbers:
         if found and found[-1][1] == number - 1:

@@ -1,7 +1,9 @@
-"""What the trust policy made of messages: who signed what, and how far their bundles were tried.
+"""The rows of the trust policy: results of signature checks, and bundles already tried.
 
-Deliveries of verified messages are kept by (recipient, signer, message id), so that a signer who
-uses an id twice for two messages is found out. Source: SPEC.md sections 7 and 8.
+Deliveries of verified messages are stored by (recipient, signer, message id), to detect a signer
+who uses an id for two messages.
+
+Source: SPEC.md sections 7 and 8.
 """
 
 from __future__ import annotations
@@ -51,11 +53,11 @@ SCHEMA = (
 
 @dataclass(frozen=True, slots=True)
 class JudgedRow:
-    """What checking a message's signature gave last."""
+    """The last result of the check of a message's signature."""
 
     status: str
     signer: str | None = None
-    """The verified name; None where nobody is proven."""
+    """The verified name; `None` if the signer is not verified."""
 
 
 class TrustRows:
@@ -70,14 +72,14 @@ class TrustRows:
     # --- the policy ------------------------------------------------------------------------------
 
     def policy(self, me: str, repo: str) -> str | None:
-        """Return the fingerprint of the policy that rows were judged by, None before the first."""
+        """Return the fingerprint of the policy that judged the rows, `None` before the first."""
         row = self._database.row(
             "SELECT fingerprint FROM policies WHERE me = ? AND repo = ?", (me, repo)
         )
         return None if row is None else str(row["fingerprint"])
 
     def set_policy(self, me: str, repo: str, fingerprint: str) -> None:
-        """Note which policy rows are judged by from now on, and forget what another one made."""
+        """Record the policy that judges rows from now on, and delete the results of another one."""
         with self._database.transaction() as connection:
             for table in ("judgements", "bundle_marks"):
                 connection.execute(f"DELETE FROM {table} WHERE me = ? AND repo = ?", (me, repo))  # noqa: S608 - constants
@@ -88,14 +90,14 @@ class TrustRows:
     # --- judgements ------------------------------------------------------------------------------
 
     def judged(self, me: str, repo: str) -> dict[Digest, JudgedRow]:
-        """Return what was made of the messages of an inbox, by their digests."""
+        """Return the results for the messages of an inbox, by their digests."""
         rows = self._database.rows(
             "SELECT digest, status, signer FROM judgements WHERE me = ? AND repo = ?", (me, repo)
         )
         return {Digest(row["digest"]): JudgedRow(row["status"], row["signer"]) for row in rows}
 
     def judgement(self, me: str, repo: str, digest: Digest) -> JudgedRow | None:
-        """Return what was made of one message, None if nobody asked yet."""
+        """Return the result for one message, `None` if it was never checked."""
         row = self._database.row(
             "SELECT status, signer FROM judgements WHERE me = ? AND repo = ? AND digest = ?",
             (me, repo, digest),
@@ -103,7 +105,7 @@ class TrustRows:
         return None if row is None else JudgedRow(row["status"], row["signer"])
 
     def set_judgement(self, me: str, repo: str, digest: Digest, judged: JudgedRow) -> None:
-        """Keep what was made of a message; writes only what is new."""
+        """Store the result for a message; write only a new one."""
         if self.judgement(me, repo, digest) == judged:
             return
         self._database.execute(
@@ -120,7 +122,7 @@ class TrustRows:
     # --- how far bundles were tried --------------------------------------------------------------
 
     def mark(self, me: str, repo: str, digest: Digest, source: str) -> str:
-        """Return behind which bundle of `source` the next look goes on; "" is the start."""
+        """Return the mark of the last bundle of `source` that was tried; "" is the start."""
         row = self._database.row(
             "SELECT mark FROM bundle_marks WHERE me = ? AND repo = ? AND digest = ? AND source = ?",
             (me, repo, digest, source),
@@ -128,7 +130,7 @@ class TrustRows:
         return "" if row is None else str(row["mark"])
 
     def set_mark(self, me: str, repo: str, digest: Digest, source: str, mark: str) -> None:
-        """Keep how far the bundles of `source` were tried; writes only what is new."""
+        """Store the mark of the last bundle of `source` that was tried; write only a new one."""
         if self.mark(me, repo, digest, source) == mark:
             return
         self._database.execute(
@@ -139,7 +141,7 @@ class TrustRows:
     # --- ids that signers used -------------------------------------------------------------------
 
     def signed(self, me: str, signer: str, message_id: str) -> Digest | None:
-        """Return which message of `signer` with this id was delivered, None if none was."""
+        """Return the digest of the delivered message of `signer` with this id, if any."""
         row = self._database.row(
             "SELECT digest FROM signed_ids WHERE me = ? AND signer = ? AND message_id = ?",
             (me, storable(signer), storable(message_id)),
@@ -156,16 +158,16 @@ class TrustRows:
         expires: datetime | None,
         at: datetime,
     ) -> None:
-        """Note that a verified message was delivered; the first one under an id stays."""
+        """Record that a verified message was delivered; the first one under an id stays."""
         self._database.execute(
             "INSERT OR IGNORE INTO signed_ids VALUES (?, ?, ?, ?, ?, ?)",
             (me, storable(signer), storable(message_id), digest, to_unix(expires), to_unix(at)),
         )
 
     def sweep(self, me: str, repo: str, *, now: datetime) -> None:
-        """Forget what no candidate stands for any more, and ids as long as deliveries are kept.
+        """Delete results without a candidate, and ids older than deliveries are kept.
 
-        To be called after rows of candidates were swept.
+        Call it after rows of candidates were deleted.
         """
         with self._database.transaction() as connection:
             for table in ("judgements", "bundle_marks"):
