@@ -1,4 +1,4 @@
-"""The outbox: what was sent, and what became of each message as far as its receipts tell.
+"""The messages that were sent from here, each with the answer of its recipient.
 
 Example:
     >>> from dockercomms.messages.outbox import answers
@@ -22,14 +22,14 @@ from dockercomms.state.outbox import OutboxRow
 FIRST_WAIT_SECONDS = 1.0
 WAIT_GROWTH = 1.5
 MAX_WAIT_SECONDS = 15.0
-"""Who waits for an answer asks at once, then ever less often: one request each time."""
+"""Waits between polls for an answer, each with jitter; each poll costs one request."""
 
 Fate = Literal["accepted", "rejected", "silent", "expired"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEntry:
-    """One message that was sent from here, and what became of it."""
+    """A message that was sent from here, with its answer."""
 
     id: str
     digest: Digest
@@ -44,20 +44,20 @@ class OutboxEntry:
     published_at: datetime
     expires_at: datetime
     fate: Fate
-    """silent: no proven answer so far; expired: and nobody can receive it any more."""
+    """silent: no verified answer yet; expired: no verified answer, and the message has expired."""
     receipt: ReceiptEntry | None = None
-    """The answer, proven or claimed: a claim leaves the message silent."""
+    """The answer, verified or claimed. A claim leaves the message silent."""
 
     @property
     def proven(self) -> bool:
-        """Whether the recipient's own signature says so."""
+        """The recipient's signature is verified."""
         return self.receipt is not None and self.receipt.signature_status == "valid"
 
 
 def answers(receipts: Iterable[ReceiptEntry]) -> dict[Digest, ReceiptEntry]:
-    """Return the receipt that counts for each message: the newest that is proven.
+    """Return the receipt that counts for each message: the newest verified one.
 
-    Where nothing is proven it is the newest claim; a signature that is invalid claims nothing.
+    Without a verified receipt it is the newest claim. Invalid signatures are ignored.
     """
     found: dict[Digest, ReceiptEntry] = {}
     for receipt in receipts:
@@ -70,7 +70,7 @@ def answers(receipts: Iterable[ReceiptEntry]) -> dict[Digest, ReceiptEntry]:
 
 
 def _rank(receipt: ReceiptEntry) -> tuple[bool, float, bool]:
-    """Return what receipts are ordered by; of two in one millisecond a rejection counts."""
+    """Return the sort key of a receipt. A rejection wins over an acceptance in one millisecond."""
     created = receipt.created_at
     age = float("-inf") if created is None else created.timestamp()
     return receipt.signature_status == "valid", age, receipt.status == "rejected"
@@ -83,13 +83,13 @@ def list_outbox(
     now: datetime,
     claims: bool = False,
 ) -> list[OutboxEntry]:
-    """Return what was sent with what became of it, in the order of `rows`.
+    """Return the sent messages with their answers, in the order of `rows`.
 
     Args:
-        rows: What was sent.
-        receipts: The receipts there are.
+        rows: The sent messages.
+        receipts: The known receipts.
         now: The time.
-        claims: An answer that is not proven counts as well.
+        claims: An unverified answer counts too.
     """
     known = answers(receipts)
     return [_entry(row, known.get(row.digest), now, claims=claims) for row in rows]
@@ -127,20 +127,20 @@ def wait_for_answers(
     clock: Clock,
     claims: bool = False,
 ) -> dict[Digest, ReceiptEntry]:
-    """Return what became of `messages`, as soon as that is proven for all of them.
+    """Return the answers to `messages`, as soon as each has a verified one.
 
-    After `seconds` it is what there is: proofs, and claims where there is no proof.
+    After `seconds` it returns the answers so far: verified ones, else claims.
 
     Args:
-        look: Returns the receipts there are.
-        messages: What was sent.
-        seconds: How long to wait.
-        clock: The time.
-        claims: An answer that is not proven ends the wait as well.
+        look: Returns the known receipts.
+        messages: The sent messages.
+        seconds: The longest wait.
+        clock: The clock to wait by.
+        claims: An unverified answer counts too.
 
     Raises:
-        NetworkError, TooManyRequests: and the last look failed.
-        RegistryError: the registry refuses to be looked at.
+        NetworkError, TooManyRequests: the last poll failed.
+        RegistryError: the registry refuses the search.
     """
     until = clock.monotonic() + seconds
     pause = FIRST_WAIT_SECONDS

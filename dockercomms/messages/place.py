@@ -1,8 +1,8 @@
-"""Where a payload lands: temporaries that never stay for ever, and names nothing is replaced at.
+"""The places of payloads on disk: temporaries and final names.
 
-A temporary is written down, on the disk, before it is made, under the key of its delivery, whose
-lock its maker holds while it lives. So what a killed process or a power failure left behind is
-known, and is removed by the next run that gets the lock, in whatever folder it is.
+The path of a temporary is recorded on disk before it is created, under the key of its delivery. The
+process that creates it holds the lock of that key. So the next run that gets the lock finds and
+removes temporaries left by a killed process or a power failure, in any folder.
 
 Source: SPEC.md section 8.
 """
@@ -37,32 +37,32 @@ from dockercomms.transport.merging import check_links, check_merge, links_below,
 from dockercomms.transport.names import numbered
 
 TEMPORARY = re.compile(r"\.dockercomms-[0-9a-f]{16}\.part")
-"""What a temporary is called; nothing else is ever removed as one."""
+"""The names of temporaries; files with other names are never removed."""
 
 MAX_NUMBER = 10_000
-"""So many files of one name in a folder are not a coincidence."""
+"""The most numbered names that are tried for a file in a folder."""
 
 _MAKES: dict[str, Literal["temporary", "folder"]] = {"t": "temporary", "d": "folder"}
 
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What deliveries make on disk, written down in files beside the state. Thread safe.
+    """The files that deliveries create, recorded in notes beside the state. Thread safe.
 
     Args:
-        folder: Where locks and notes are kept; made when it is needed.
-        kept: Gives the temporary of a delivery that the next run goes on with, if there is one.
+        folder: The folder of locks and notes; created when needed.
+        kept: Returns the temporary of a delivery that the next run continues, or None.
     """
 
     folder: Path
-    kept: Callable[[str], Path | None] = lambda key: None  # noqa: ARG005 - nothing is kept
+    kept: Callable[[str], Path | None] = lambda key: None  # noqa: ARG005 - keeps no temporary
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Yield whether the delivery `key` is ours alone; what an earlier run left is removed.
+        """Lock the delivery `key`; yield False if another process holds the lock.
 
-        What this block leaves behind by an error is removed as well. What is to be gone on with
-        stays either way.
+        Removes the temporaries of earlier runs, and at the end those of this one, except one to
+        continue (`kept`).
         """
         with try_lock(self.folder / f"{key}.lock") as held:
             if not held:
@@ -75,11 +75,11 @@ class Leftovers:
                 self._remove(key)
 
     def holder(self, key: str) -> str:
-        """Return who has claimed the delivery `key`, in words."""
+        """Return the words for the process that holds the lock of `key`."""
         return holder_of(self.folder / f"{key}.lock")
 
     def sweep(self) -> None:
-        """Remove what deliveries left behind whose maker does not live any more."""
+        """Remove the temporaries of all deliveries whose process has ended."""
         with local_errors(str(self.folder)):
             keys = {path.stem for path in self.folder.glob("*.*")}
         for key in sorted(keys):
@@ -88,20 +88,20 @@ class Leftovers:
                     self._remove(key)
 
     def new_file(self, key: str, folder: Folder) -> tuple[str, int]:
-        """Return the name of a new temporary file in `folder`, and its descriptor.
+        """Create a temporary file in `folder`; return its name and descriptor.
 
         Raises:
-            LocalIOError: it cannot be made.
+            LocalIOError: it cannot be created.
         """
         name = self._name_temporary(key, folder)
         with local_errors(str(folder.path / name)):
             return name, folder.create(name, mode=0o666)
 
     def new_folder(self, key: str, folder: Folder) -> str:
-        """Return the name of a new temporary folder in `folder`.
+        """Create a temporary folder in `folder`; return its name.
 
         Raises:
-            LocalIOError: it cannot be made.
+            LocalIOError: it cannot be created.
         """
         name = self._name_temporary(key, folder)
         with local_errors(str(folder.path / name)):
@@ -114,7 +114,7 @@ class Leftovers:
         return name
 
     def _note(self, key: str, temporary: Path) -> None:
-        """Write down, durably, what is to be made next."""
+        """Record, durably, the path of a temporary before it is created."""
         note = self.folder / f"{key}.made"
         with local_errors(str(note)):
             is_new = not note.exists()
@@ -126,10 +126,10 @@ class Leftovers:
                 sync_folder(self.folder)
 
     def reopen(self, folder: Folder, name: str) -> int | None:
-        """Return a descriptor of a temporary that was kept; None if it is not there any more.
+        """Return a descriptor of a kept temporary; None if it does not exist or is unsafe.
 
-        Nothing is believed of what is in it. It has to be a file of the right name, of this user
-        alone: whoever else could write to it could do so after it is proven.
+        It must be a regular file with one link, owned by this user: another user could change it
+        after the content is verified. The caller verifies the content.
         """
         if not TEMPORARY.fullmatch(name):
             return None
@@ -145,22 +145,22 @@ class Leftovers:
         return None
 
     def _remove(self, key: str) -> None:
-        """Remove all that is noted under `key`, the newest first, then the note.
+        """Remove the temporaries recorded under `key`, the newest first, then the note.
 
-        What is to be gone on with stays, and its folder, and both stay noted; so does what cannot
-        be removed now, and stops nothing.
+        The temporary to continue stays, with its folder. Those that cannot be removed now stay
+        recorded.
         """
         note = self.folder / f"{key}.made"
         with contextlib.suppress(OSError):
             lines = note.read_bytes().split(b"\0")[:-1]
             kept = self.kept(key)
             stays = []
-            for line in filter(None, reversed(lines)):  # zeros are what a power failure left of it
+            for line in filter(None, reversed(lines)):  # a power failure may leave zeros
                 path, kind = Path(os.fsdecode(line[1:])), _MAKES.get(chr(line[0]))
                 if kept is not None and kept in (path, path / kept.name) and kept.exists():
                     stays.append(line)
                 elif _remove_made(path, kind):
-                    sync_folder(path.parent)  # before its note goes: it must not come back
+                    sync_folder(path.parent)  # first: a temporary without a note is never removed
             if not stays:
                 note.unlink(missing_ok=True)
             elif len(stays) < len(lines):
@@ -173,11 +173,11 @@ class Leftovers:
 
 
 def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> bool:
-    """Remove a temporary, or a folder if nothing is in it; return whether it was there."""
+    """Remove a temporary, or an empty folder; return whether it existed."""
     if not os.path.lexists(path):
         return False
     if kind == "folder":
-        with contextlib.suppress(OSError):  # somebody else uses it by now, or removed it
+        with contextlib.suppress(OSError):  # not empty, or removed meanwhile
             path.rmdir()
             return True
     elif kind == "temporary" and TEMPORARY.fullmatch(path.name):
@@ -190,17 +190,17 @@ def _remove_made(path: Path, kind: Literal["temporary", "folder"] | None) -> boo
 
 
 def delivery_key(me: str, digest: Digest) -> str:
-    """Return what one delivery is called beside the state."""
+    """Return the name of a delivery's lock and notes."""
     return hashlib.sha256(f"{me}\0{digest}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def is_own_folder(folder: Path, short_id: str) -> bool:
-    """Return whether a folder is called as one that a message with `short_id` gets for itself."""
+    """Return whether a folder has the name of one created for the message `short_id`."""
     return re.fullmatch(rf"{re.escape(short_id)}(?: \(\d+\))?", folder.name) is not None
 
 
 def need_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Refuse to begin what the disk has no room for.
+    """Check that the disk has room.
 
     Raises:
         LocalIOError: fewer bytes are free than needed.
@@ -223,22 +223,21 @@ def put_in_place(
     overwrite: bool = False,
     announce: Callable[[Path], None],
 ) -> Path:
-    """Give a temporary file or folder its final name in `folder`, and return that path.
+    """Rename a temporary file or folder to a final name in `folder`; return its path.
 
-    Without `overwrite` nothing that is there is touched: the next free number is taken. With it
-    a file replaces a file or link, and a folder is merged into a folder (`merge_folder`).
+    Without `overwrite` an existing file stays, and the next free number is appended to the name.
+    With it a file replaces a file or link, and a folder is merged into a folder (`merge_folder`).
 
     Args:
-        source: The folder that the temporary is in.
-        temporary: Its name; it is complete and durable.
-        folder: Where it goes.
-        name: What it is to be called.
+        source: The folder that contains the temporary.
+        temporary: The name of the temporary, which is complete and durable.
+        folder: The destination.
+        name: The wanted name.
         overwrite: See above.
-        announce: Called with the final path before anything is there.
+        announce: Called with the final path before the rename.
 
     Raises:
-        PlaceError: what is there does not let itself be replaced.
-        LocalIOError: it cannot be renamed.
+        PlaceError: the existing file or folder cannot be replaced.
     """
     with local_errors(str(folder.path / name)):
         is_folder = source.is_folder(temporary)
@@ -256,8 +255,8 @@ def put_in_place(
                     source.rename_new(temporary, folder, final)
             except FileExistsError:
                 if not overwrite and source.status(temporary) is not None:
-                    continue  # somebody was faster
-                # A network file system may rename and lose the answer; the next run settles it.
+                    continue  # another process took the name
+                # A network file system may rename and lose the answer; the next run checks it.
                 raise
             folder.sync()
             return folder.path / final
@@ -265,7 +264,7 @@ def put_in_place(
 
 
 def _check_fits(source: Folder, temporary: str, folder: Folder, name: str) -> None:
-    """Check that `_replace` may do its work."""
+    """Check that `_replace` is allowed."""
     found, place = folder.status(name), folder.path / name
     if found is None:
         return
@@ -281,7 +280,7 @@ def _check_fits(source: Folder, temporary: str, folder: Folder, name: str) -> No
 
 
 def _replace(source: Folder, temporary: str, folder: Folder, name: str) -> None:
-    """Put a file in the place of a file or link, or the files of a folder into a folder."""
+    """Replace a file or link by a file, or merge a folder into a folder."""
     if not source.is_folder(temporary):
         source.replace(temporary, folder, name)
     elif folder.status(name) is None:
@@ -292,20 +291,20 @@ def _replace(source: Folder, temporary: str, folder: Folder, name: str) -> None:
 
 
 def check_alone(folder: Folder, name: str) -> None:
-    """Check that no link in the folder `name` leads out of it: it is to stand without the rest.
+    """Check that no link in the folder `name` leads out of it, as it is moved without the rest.
 
     Raises:
-        PlaceError: one does.
-        LocalIOError: it cannot be read.
+        PlaceError: a link leads out.
+        LocalIOError: the folder cannot be read.
     """
     with local_errors(str(folder.path / name)):
         check_links(links_below(folder.path / name), {}, name)
 
 
 def sync_in_place(final: Path) -> None:
-    """Make the path `final` of a delivery durable, and all names in it if it is a folder.
+    """Make a delivery at `final` durable, with all names below it if it is a folder.
 
-    A file's own folder got its name in the same delivery, so two folders above are synced.
+    The same delivery may have created the parent folder, so its parent is synced too.
 
     Raises:
         LocalIOError: a folder cannot be synced.
@@ -322,7 +321,7 @@ def file_digest(path: Path) -> Digest:
     """Return the sha256 digest of a regular file's content.
 
     Raises:
-        LocalIOError: it is none, or cannot be read.
+        LocalIOError: it is no regular file, or cannot be read.
     """
     hashed = hashlib.sha256()
     with local_errors(str(path)), open_regular(path) as stream:
@@ -334,8 +333,8 @@ def file_digest(path: Path) -> Digest:
 def tree_digest(folder: Path) -> Digest:
     """Return a digest over the names, kinds, sizes and link targets below `folder`.
 
-    Content is left out: a folder gets its name only when all that is in it is durable, so a tree
-    of the right shape is the whole one.
+    Without the content: a folder gets its name only after all its content is durable, so a tree
+    with this digest is complete.
 
     Raises:
         LocalIOError: it cannot be read.
@@ -357,7 +356,7 @@ def tree_digest(folder: Path) -> Digest:
 
 
 def tree(folder: Path) -> list[Path]:
-    """Return all that is below `folder`, sorted; links are not followed.
+    """Return the paths of all files and folders below `folder`, sorted, without following links.
 
     Raises:
         OSError: it cannot be read.
@@ -373,7 +372,7 @@ def _raise(error: OSError) -> None:
 
 
 def is_in_place(path: Path, digest: Digest) -> bool:
-    """Return whether what was to be delivered to `path` is there, and whole."""
+    """Return whether a complete delivery with `digest` is at `path`."""
     if path.is_symlink():
         return False
     try:

@@ -1,7 +1,7 @@
-"""Putting manifests where others find them: anchors, tags, the bell, the fallback index.
+"""Publication of manifests: anchors, tags, the bell and the fallback index.
 
-Nothing here decides what is published; `sending` and `receipts` do. Publication is one PUT of a
-manifest with its tag; whatever comes after it is best effort and never makes it undone.
+`send` and `receipts` decide which manifests to publish. One PUT of a manifest with its tag is the
+publication; the steps after it are best effort, and their failure does not undo it.
 
 Source: SPEC.md sections 5 and 6.
 """
@@ -55,71 +55,70 @@ from dockercomms.state.progress import Capabilities
 from dockercomms.trust.bundle import parse_bundle_json
 
 ReferrersIndex = Literal["auto", "never", "always"]
-"""Whether the fallback index is written: where the registry has no referrers API, or as said."""
+"""When to write the fallback index; auto: if the registry has no referrers API."""
 
 FormChoice = Literal["auto", "artifact", "image"]
-"""The form of manifests (SPEC.md 2.9): one of the two, or the one that the registry takes."""
+"""The form of manifests (SPEC.md 2.9); auto: the one that the registry accepts."""
 
 _FORM_STATUSES = frozenset({400, 405, 415})
-"""How registries refuse artifact types that they do not know: GitLab and Quay with 400 or 415, ECR
-with 405."""
+"""Statuses of registries that refuse unknown artifact types: GitLab, Quay 400 or 415; ECR 405."""
 
 REFUSED_STATUSES = frozenset({400, 403, 409, 412})
-"""How registries refuse to move a tag: immutable tags (ECR, Harbor), tag policies, conditions."""
+"""Statuses that refuse to move a tag: immutable tags (ECR, Harbor), tag policies, conditions."""
 
 _UNMOVABLE_STATUSES = REFUSED_STATUSES | {405}
 
 
 def was_refused(error: RegistryError) -> bool:
-    """Return whether a PUT was refused as it stands, so that the tag's content decides."""
+    """Return whether the registry refused to move a tag, so the tag's present digest decides."""
     return error.status in REFUSED_STATUSES
 
 
 def bundle_layer(content: bytes) -> Descriptor:
-    """Return the layer of a bundle's manifest; a small one stands in it, which saves a request."""
+    """Return the layer of a bundle's manifest; a small bundle is inline, which saves a request."""
     layer = Descriptor.of(content, MEDIA_TYPE_BUNDLE_CONFIG)
     return replace(layer, data=content) if len(content) <= MAX_INLINE_BYTES else layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """One repository to publish in, and what is known of it. Safe for several threads."""
+    """A repository to publish in, with its state. Safe for several threads."""
 
     registry: Registry
     repository: str
     repo: str
-    """The repository's canonical name: what the state knows it by."""
+    """The repository's canonical name, its key in the state."""
     state: State
     clock: Clock
     on_notice: NoticeHook | None = None
     index: ReferrersIndex = "auto"
-    """Whether receipts are added to the fallback index."""
+    """When to add receipts to the fallback index."""
     manifest_form: FormChoice = "auto"
-    """The form of manifests; auto: the image form where the repository refuses the other."""
+    """The form of manifests; auto: the image form if the repository refuses the artifact form."""
 
     def notify(self, kind: NoticeKind, text: str) -> None:
-        """Hand a notice to the caller's hook."""
+        """Pass a notice to the caller's hook."""
         if self.on_notice is not None:
             self.on_notice(Notice(kind, text))
 
     def now(self) -> datetime:
-        """Return the time of publication: the registry's clock, ours before its first answer."""
+        """Return the time of publication by the registry's clock, or by ours before its answer."""
         return self.registry.server_time() or self.clock.now()
 
-    # --- what must be there before ---------------------------------------------------------------
+    # --- before publication ----------------------------------------------------------------------
 
     def form(self) -> ManifestForm:
-        """Return the form in which manifests are written now."""
+        """Return the form in which manifests are written."""
         if self.manifest_form != "auto":
             return self.manifest_form
         needed = self.state.progress.image_form(self.repo) == "needed"
         return "image" if needed else "artifact"
 
     def learns_image_form(self, error: RegistryError) -> bool:
-        """Return whether a manifest was refused for its form; then the image form is used now.
+        """Test whether a manifest was refused for its form; if so, use the image form from now on.
 
-        Each form of one manifest that nobody looks for is pushed by its digest: only where the
-        artifact form is refused and the image form is taken was the form the reason.
+        It pushes a sample manifest in each form, by its digest. The form was the reason only if the
+        registry refuses the artifact form and accepts the image form.
         """
         if error.status not in _FORM_STATUSES or self.manifest_form != "auto":
             return False
@@ -141,19 +140,19 @@ class Publisher:
         return True
 
     def _push_sample(self, form: ManifestForm) -> None:
-        """Push a manifest like ours, with a subject, that no receiver takes for anything."""
+        """Push a manifest like ours, with a subject, that receivers ignore."""
         subject = ManifestBuilder(ARTIFACT_TYPE_INBOX, form=form).build()[1].bare()
         sample = ManifestBuilder(ARTIFACT_TYPE_INBOX, subject, {VERSION: PROTOCOL_VERSION})
         data, _ = sample.in_form(form).build()
         self.registry.push_manifest(self.repository, data, MEDIA_TYPE_MANIFEST)
 
     def ensure_config(self, form: ManifestForm | None = None, *, ask: bool = False) -> None:
-        """Make sure that the blobs are there which every manifest of ours names.
+        """Push the config blobs that our manifests name, unless the registry has them.
 
-        Once seen they are believed to stay: the day's anchor refers to them.
+        Once confirmed they count as present, since the day's anchor refers to them.
 
         Args:
-            form: The form of manifests; None: that of now.
+            form: The form of manifests; None: the present one.
             ask: Ask the registry in any case.
         """
         self._ensure_blob(EMPTY_CONFIG, EMPTY_CONFIG_BYTES, ask=ask)
@@ -178,23 +177,23 @@ class Publisher:
         *,
         form: ManifestForm | None = None,
     ) -> Descriptor:
-        """Make sure that a day's anchor is under its tag; returns its descriptor.
+        """Ensure that a day's anchor is under its tag; return its descriptor.
 
-        It is asked for once a day; another manifest under that tag is overwritten, and where that
-        is refused the anchor is pushed by its digest alone. So it is where the tag has the same
-        anchor in the other form, which other senders rely on.
+        Asks the registry once a day. It overwrites another manifest under that tag. If the registry
+        refuses that, or the tag has the same anchor in the other form, which other senders rely on,
+        the anchor is pushed by its digest alone.
 
         Args:
             rt: The recipient's part of tags.
             day: The day.
             kind: "receipts" for the receipts anchor.
-            form: Its form; None: that of now.
+            form: Its form; None: the present one.
         """
         form = form or self.form()
         builder = ManifestBuilder.inbox_anchor(rt, day, kind, form=form)
         data, descriptor = builder.build()
         tag = anchor_tag(rt, day) if kind is None else receipts_anchor_tag(rt, day)
-        # Without an answer of the registry so far its clock is unknown, so it is asked anyway.
+        # Without any answer of the registry its clock is unknown, so ask it anyway.
         if (
             self.state.sends.anchor(self.repo, tag) == descriptor.digest
             and self.registry.server_time() is not None
@@ -224,7 +223,7 @@ class Publisher:
         *,
         form: ManifestForm | None = None,
     ) -> datetime:
-        """Return the moment of publication, now, when the anchor of its day is there."""
+        """Return the time of publication, now, after ensuring the anchor of its day."""
         while True:
             now = self.now()
             self.ensure_anchor(rt, now.date(), kind, form=form)
@@ -233,7 +232,7 @@ class Publisher:
                 return drawn
 
     def hear_clock(self, rt: str) -> None:
-        """Ask the registry something if it has not answered yet, so that its clock is known."""
+        """Send a request if the registry has not answered yet, to learn its time."""
         if self.registry.server_time() is None:
             self.holds(bell_tag(rt), EMPTY_CONFIG.digest)
 
@@ -250,10 +249,10 @@ class Publisher:
             return None
 
     def put(self, data: bytes, *, tag: str) -> None:
-        """Put a manifest under `tag`; one that is there already, and may not be moved, is fine.
+        """Put a manifest under `tag`, which may point at it already and be immutable.
 
         Raises:
-            RegistryError: refused, and the tag is not this manifest's.
+            RegistryError: refused, and the tag does not point at this manifest.
         """
         try:
             self.registry.push_manifest(self.repository, data, MEDIA_TYPE_MANIFEST, tags=(tag,))
@@ -262,7 +261,7 @@ class Publisher:
                 raise
 
     def push_layer(self, content: bytes) -> None:
-        """Push the blob of a bundle; it may stand in its manifest as well."""
+        """Push the blob of a bundle, even if the manifest has it inline."""
         layer = bundle_layer(content)
         self.registry.push_blob(self.repository, layer, lambda: io.BytesIO(content))
 
@@ -276,11 +275,11 @@ class Publisher:
         fresh: bool,
         form: ManifestForm | None = None,
     ) -> Digest:
-        """Push the signature `bundle` about `subject`, which may come after it; return its digest.
+        """Push the signature `bundle` of `subject` before or after it; return the bundle's digest.
 
-        Its index on registries without the referrers API is one PUT if it is `fresh`: nobody else
-        knows the digest of a message that is not published, and no earlier run of ours wrote there.
-        Otherwise what is in the index stays; where it may not be moved, the bundle's tag will do.
+        On registries without the referrers API, `fresh` writes the fallback index by one PUT: no
+        other client knows the digest of an unpublished message. Otherwise the entry is appended. If
+        the registry refuses to move the index's tag, receivers find the bundle by its own tag.
         """
         self.push_layer(bundle)
         layer = bundle_layer(bundle)
@@ -289,7 +288,7 @@ class Publisher:
             BUNDLE_PREDICATE_TYPE: predicate_type,
             VERSION: PROTOCOL_VERSION,
         }
-        with suppress(ProtocolError):  # a receiver judges what is no bundle
+        with suppress(ProtocolError):  # receivers judge a bundle that we cannot parse
             annotations |= named_signer(parse_bundle_json(bundle))
         builder = replace(ManifestBuilder.bundle(subject, annotations, layer), subject=subject)
         data, entry = builder.in_form(form or self.form()).build()
@@ -299,7 +298,7 @@ class Publisher:
         return entry.digest
 
     def _index_bundle(self, subject: Digest, entry: Descriptor, *, fresh: bool) -> None:
-        """Have the fallback index of `subject` hold `entry`."""
+        """Write `entry` into the fallback index of `subject`."""
         try:
             if fresh:
                 put_index(self.registry, self.repository, subject, (entry,))
@@ -310,10 +309,10 @@ class Publisher:
                 raise
             self.notify("not-indexed", f"{self.repo}: the index of {subject}: {error}")
 
-    # --- best effort, after it -------------------------------------------------------------------
+    # --- after publication, best effort ----------------------------------------------------------
 
     def ring_bell(self, rt: str, data: bytes) -> None:
-        """Move the recipient's bell to the message `data`; a refusal is remembered for a day."""
+        """Move the recipient's bell to the message `data`; remember a refusal for a day."""
         known = self._capabilities()
         if known.bell is False:
             return
@@ -329,7 +328,7 @@ class Publisher:
             self.notify("no-bell", f"{self.repo}:{bell_tag(rt)}: not moved: {error}")
 
     def add_to_index(self, subject: Digest, entry: Descriptor, mode: ReferrersIndex) -> None:
-        """Append `entry` to the fallback index of `subject`, where there is to be one."""
+        """Append `entry` to the fallback index of `subject`, if `mode` asks for it."""
         try:
             if mode == "never" or (mode == "auto" and self.has_referrers()):
                 return
@@ -350,7 +349,7 @@ class Publisher:
         return self.state.progress.capabilities(self.repo).believed(self.clock.now())
 
     def has_referrers(self) -> bool:
-        """Return whether the registry has the referrers API; asks it once a day."""
+        """Return whether the registry has the referrers API. Asks it once a day."""
         known = self._capabilities()
         if known.referrers is not None:
             return known.referrers

@@ -1,9 +1,8 @@
-"""Receipts: written once for an outcome, whatever crashes in between.
+"""Receipts: written once for each status of a message, even after a crash.
 
-What a receipt says is in the state together with the delivery. It is signed when it is published
-first: a service that signs may be slow, and a delivery waits for nobody. From then on its bytes are
-kept, and sent again unchanged; its tags are drawn each time. `receipts_listing` finds the receipts
-of others.
+The delivery stores the receipt in the same transaction. It is signed only when it is first
+published, since a signing service may be slow and a delivery must not wait for it. Later tries send
+the same bytes under newly drawn tags. `receipts_list` finds the receipts of others.
 
 Source: SPEC.md section 10.
 
@@ -80,14 +79,14 @@ __all__ = [
 ]
 
 DENIED_WAIT = timedelta(hours=1)
-"""How long to wait after a registry denied a receipt twice, or nothing could be signed; doubles
-each time: many may only read, and a service that is silent costs half a minute. After one denial
-the next run tries again, since something on the way may have denied it."""
+"""The wait after a registry denied a receipt twice, or the signing failed; it doubles each time.
+Many users may only read, and a silent signing service costs half a minute. After one denial the
+next run tries again, since a proxy may have denied it."""
 
 MAX_DENIED_WAIT = timedelta(days=1)
 
 _WAITED_FOR = (AuthError, SigningError)
-"""What is bound to fail again soon."""
+"""Errors that are likely to occur again soon."""
 
 
 def build_receipt(
@@ -99,18 +98,18 @@ def build_receipt(
     at: datetime,
     form: ManifestForm | None = None,
 ) -> tuple[bytes, Digest]:
-    """Return the bytes of an unsigned receipt for `message`, read back, and their digest.
+    """Build an unsigned receipt for `message` and parse it; return its bytes and digest.
 
     Args:
         message: The message.
-        status: Its fate.
-        reason: Why; "" leaves it out.
-        verified: Whether its signature was verified.
-        at: When it was delivered, or acknowledged.
-        form: Its form; None: that of the message, which its registry took.
+        status: "accepted" or "rejected".
+        reason: The reason; "" leaves it out.
+        verified: The message's signature was verified.
+        at: The time of the delivery or the answer.
+        form: Its form; None: that of the message, which its registry accepted.
 
     Raises:
-        ProtocolError: an annotation is longer than may be sent.
+        ProtocolError: an annotation is too long.
     """
     header = message.header
     annotations = {
@@ -132,13 +131,13 @@ def build_receipt(
 
 
 def sign_receipt(data: bytes, signer: Signer) -> tuple[bytes, Digest, bytes]:
-    """Return the signed form of the unsigned receipt in `data`, its digest, and its bundle.
+    """Sign the receipt in `data`; return the signed receipt, its digest and its bundle.
 
-    The bundle is the layer; a small one stands in the manifest as well.
+    The bundle is the layer, inline if it is small.
 
     Raises:
-        SigningError: a service that is needed refuses, or does not answer.
-        VerificationError: the bundle does not satisfy our own verifier.
+        SigningError: a signing service refuses, or does not answer.
+        VerificationError: our own verifier rejects the bundle.
     """
     receipt = parse_receipt(data)
     if receipt.subject is None:
@@ -163,12 +162,12 @@ def store_receipt(
     at: datetime,
     to_sign: bool = False,
 ) -> ReceiptRow:
-    """Keep a receipt that is to be published, or return the one that said the same last.
+    """Store a receipt to be published, unless the last one has the same status and reason.
 
-    A reason of its own is something new to say; none is not.
+    A call without a reason accepts any earlier reason. Returns the stored row.
     """
     recipient = message.header.recipient
-    with state.inbox.batch():  # another process may be about to say the same
+    with state.inbox.batch():  # another process may be storing the same receipt
         last = state.receipts.last(repo, recipient, message.digest)
         if last is not None and last.status == status and reason in ("", last.reason):
             return last
@@ -198,17 +197,17 @@ def publish_receipt(
     signer: Signer | None = None,
     later: Callable[[Callable[[], None]], None] | None = None,
 ) -> Digest:
-    """Put a stored receipt under its two tags, then into the message's index; return its digest.
+    """Put a stored receipt under its two tags and into the message's index; return its digest.
 
     Args:
         publisher: The repository.
         row: The receipt.
         signer: Signs it, if it is to be signed.
-        later: Takes what is left when the receipt is published, which is best effort: the index.
-            None: it is done here.
+        later: Takes the job that remains after publication (the index, best effort). None: this
+            function does it.
 
     Raises:
-        SigningError: it is to be signed, and cannot be now.
+        SigningError: it must be signed, but cannot be now.
         RegistryError, NetworkError: it cannot be published now. It stays stored, and a later run
             publishes it.
     """
@@ -246,15 +245,15 @@ def _index(publisher: Publisher, row: ReceiptRow) -> None:
 
 
 def _repair(publisher: Publisher, row: ReceiptRow) -> None:
-    """Believe nothing that was known of the store, and make sure of the blobs that are named."""
+    """Discard the knowledge of the store, and push the config blobs that the receipt names."""
     publisher.state.sends.forget_store(publisher.repo)
     publisher.ensure_config(parse_receipt(row.manifest).form, ask=True)
 
 
 def _signed(publisher: Publisher, row: ReceiptRow, signer: Signer | None) -> ReceiptRow:
-    """Return the row as it will be published; nobody has seen one that is still to be signed.
+    """Sign a row that is to be signed; return the row to publish.
 
-    Two processes may sign one at once; whoever writes it down first has signed it.
+    Of two processes that sign it at once, the first to record its signature wins.
     """
     if not row.to_sign:
         return row
@@ -276,7 +275,7 @@ def _put(publisher: Publisher, row: ReceiptRow) -> None:
 
 
 def _next_try(error: DockerCommsError, tries: int, now: datetime) -> datetime | None:
-    """Return when to try again: the next run, but not soon where it is bound to fail again."""
+    """Return the time of the next try, None for the next run."""
     before = tries - 1 if isinstance(error, AuthError) else tries
     if not isinstance(error, _WAITED_FOR) or before < 0:
         return None
@@ -287,10 +286,10 @@ def _next_try(error: DockerCommsError, tries: int, now: datetime) -> datetime | 
 def publish_pending(
     publisher: Publisher, me: str, *, signer: Signer | None = None
 ) -> tuple[DockerCommsError, ...]:
-    """Publish the receipts that earlier runs stored and could not publish.
+    """Publish the receipts that earlier runs could not publish; return the errors.
 
-    Without a signer those that are to be signed wait on. Returns the errors; after one about
-    credentials or the network no further one is tried.
+    Without a signer, those to be signed stay stored. An error of credentials or the network ends
+    the run of tries.
     """
     errors: list[DockerCommsError] = []
     for row in publisher.state.receipts.pending(publisher.repo, me, now=publisher.clock.now()):
@@ -325,27 +324,26 @@ def write_receipt(
     signer: Signer | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Digest:
-    """Write a receipt for `message` and return its digest; what was said last is not said twice.
+    """Write a receipt for `message`, unless the last one says the same; return its digest.
 
     Args:
         registry: The store.
         repository: The repository's name in it.
         message: The message.
-        repo: The repository's full name, under which the state knows it.
-        state: What is remembered between runs.
-        clock: Ours.
-        at: When the message was delivered; None: now.
-        status: Its fate.
-        reason: Why, at most 1 KiB.
-        verified: Whether its signature was verified.
-        index: Whether the fallback index is written.
-        signer: Signs it; None: it is a claim.
-        on_notice: Called with what the user may want to know.
+        repo: The repository's full name, its key in the state.
+        state: The state of this machine.
+        clock: The clock of this machine.
+        at: The time of the delivery; None: now.
+        status: "accepted" or "rejected".
+        reason: The reason, at most 1 KiB.
+        verified: The message's signature was verified.
+        index: When to write the fallback index.
+        signer: Signs it; None: it stays an unsigned claim.
+        on_notice: Called with notices for the user.
 
     Raises:
         UsageError: the reason is too long, or not UTF-8.
-        SigningError: it stays stored, as below.
-        RegistryError, NetworkError: it stays stored, to be published by a later run.
+        SigningError, RegistryError, NetworkError: it stays stored, and a later run publishes it.
     """
     _check_reason(reason)
     publisher = Publisher(
@@ -385,27 +383,27 @@ def acknowledge(
     signer: Signer | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Digest:
-    """Say to its sender what became of the message `digest`; return the receipt's digest.
+    """Answer the message `digest` with a receipt; return the receipt's digest.
 
     Args:
         registry: The store.
         repository: The repository's name in it.
         digest: The message's manifest.
-        status: Its fate; another one than was said last makes a new receipt.
-        repo: The repository's full name, under which the state knows it.
+        status: "accepted" or "rejected"; a change of it makes a new receipt.
+        repo: The repository's full name, its key in the state.
         me: The recipient.
-        state: What is remembered between runs.
-        clock: Ours.
-        reason: Why, at most 1 KiB.
-        index: Whether the fallback index is written.
-        signer: Signs the receipt; None: it is a claim.
-        on_notice: Called with what the user may want to know.
+        state: The state of this machine.
+        clock: The clock of this machine.
+        reason: The reason, at most 1 KiB.
+        index: When to write the fallback index.
+        signer: Signs the receipt; None: it stays an unsigned claim.
+        on_notice: Called with notices for the user.
 
     Raises:
-        UsageError: the message is for somebody else, or the reason cannot be sent.
+        UsageError: the message has another recipient, or the reason is not allowed.
         ManifestUnknown: no such message.
         ProtocolError: not a message.
-        SigningError, RegistryError, NetworkError: it stays stored, to be published by a later run.
+        SigningError, RegistryError, NetworkError: it stays stored, and a later run publishes it.
     """
     data, _ = read_all(registry.get_manifest(repository, digest), MAX_MANIFEST_BYTES)
     message = parse_message(data)
@@ -430,7 +428,7 @@ def acknowledge(
 
 
 def _was_verified(state: State, me: str, repo: str, digest: Digest) -> bool:
-    """Return whether the message's signature satisfied our policy when it was asked about last."""
+    """Return whether the last check of the message's signature succeeded."""
     judged = state.trust.judgement(me, repo, digest)
     return judged is not None and judged.signer is not None
 

@@ -1,7 +1,7 @@
-"""Finding receipts: in bulk for all that somebody sent, or for one message.
+"""The search for receipts: for all messages of a sender, or for one message.
 
-In bulk they are found by their tags, as messages are, and kept in the state: a tag is read once. A
-receipt is its writer's claim; it counts as proof if its signature satisfies the trust entry of the
+A search for all lists tags and keeps their receipts in the state, so each tag is read once. A
+receipt is its writer's claim. It is proof only if its signature satisfies the trust entry of the
 message's recipient.
 
 Source: SPEC.md section 10.
@@ -56,33 +56,33 @@ from dockercomms.trust.owner import SignatureStatus
 from dockercomms.trust.verifier import Verified
 
 MAX_ASKED_MESSAGES = 500
-"""The most messages that are asked for one by one, the newest: two requests each."""
+"""The most messages to ask for one by one, the newest: two requests each."""
 
 ProblemHook = Callable[[str], None]
-"""Takes why something that should be a receipt is none."""
+"""Takes the error of a receipt that cannot be read."""
 
 
 _OLDER_MARKS = 2
-"""Anchors tried before the list is read from further back."""
+"""Older anchors tried as marks before the list is read from further back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiptEntry:
-    """A receipt, as its writer claims it."""
+    """A receipt, with its writer's claims."""
 
     digest: Digest
     message: Digest
     id: str
-    """The message's id; "" where a 1.0 program left it out and it was not sent from here."""
+    """The message's id; "" if a 1.0 program left it out and we did not send the message."""
     sender: str
-    """Who wrote the receipt: the message's recipient."""
+    """The writer of the receipt: the message's recipient."""
     status: ReceiptStatus
     claimed_verified: bool
     reason: str
     created_at: datetime | None
     signature_status: SignatureStatus = "none"
     signer: str | None = None
-    """The verified name of who wrote it; None: all of this is a claim."""
+    """The verified name of the writer; None: the receipt is a claim."""
 
 
 def list_receipts(
@@ -99,29 +99,29 @@ def list_receipts(
     on_problem: ProblemHook | None = None,
     on_defect: Callable[[InternalError], object] | None = None,
 ) -> list[ReceiptEntry]:
-    """Return the receipts for what `me` sent, oldest first, one for each outcome.
+    """Return the receipts for the messages of `me`, oldest first, one for each outcome.
 
-    What is proven hides no claim to the same, and no claim hides it. Where tags may not be listed,
-    each message that was sent from here is asked for what refers to it.
+    Verified receipts and claims are listed beside each other. If the registry does not list tags,
+    each message sent from here is asked for its referrers.
 
     Args:
         registry: The store.
         repository: The repository's name in it.
-        repo: The repository's full name, under which the state knows it.
+        repo: The repository's full name, its key in the state.
         me: The sender of the messages.
-        state: What is remembered between runs.
-        clock: Ours.
-        message: Only those for one message: a prefix of its id or digest. A whole digest is
-            looked for without knowing it.
-        wanted: Without `message`: only those for these.
-        verifier: Says who signed them; None: nobody asks.
-        on_problem: Called for what should be a receipt and cannot be read.
-        on_defect: Called where a receipt brings out a defect of ours; the others are listed.
+        state: The state of this machine.
+        clock: The clock of this machine.
+        message: Only receipts of this message: a prefix of its id or digest. A whole digest need
+            not be known here.
+        wanted: Without `message`: only receipts of these messages.
+        verifier: Verifies signatures; None: they stay unchecked.
+        on_problem: Called for a receipt that cannot be read.
+        on_defect: Called if a receipt met a defect of ours; the others are listed.
 
     Raises:
-        NotFoundError: no message that was sent begins so.
-        UsageError: several do.
-        RegistryError, NetworkError: the registry cannot tell.
+        NotFoundError: no sent message begins with the prefix.
+        UsageError: several messages begin with it.
+        RegistryError, NetworkError: the registry cannot list them.
     """
     search = _Search(
         registry, repository, repo, me, state, clock, on_problem=on_problem, on_defect=on_defect
@@ -137,9 +137,9 @@ def list_receipts(
 
 
 def _fold(entries: Iterable[ReceiptEntry]) -> list[ReceiptEntry]:
-    """Return the newest entry for each outcome, since several machines may write one each.
+    """Return the newest entry of each outcome and signature status, oldest first.
 
-    Only those of one signature status are folded: anybody can write what is not proven.
+    Several machines may write one each. An unverified receipt must not replace a verified one.
     """
     newest: dict[tuple[str, SignatureStatus], ReceiptEntry] = {}
     for entry in entries:
@@ -174,7 +174,7 @@ class _Search:
     # --- in bulk ---------------------------------------------------------------------------------
 
     def in_bulk(self, wanted: Collection[Digest] | None = None) -> list[Receipt]:
-        """Return every receipt for `me`: by tags or, where those may not be listed, one by one."""
+        """Return the receipts for `me` by tags, or one by one if the registry lists no tags."""
         rows = self.state.outbox.rows(self.repo)
         sent = [row.digest for row in rows if row.sender == self.me]
         try:
@@ -184,15 +184,15 @@ class _Search:
             if error.status not in LISTING_FORBIDDEN or not asked:
                 raise
             return [found for one in asked[-MAX_ASKED_MESSAGES:] for found in self.for_message(one)]
-        if wanted is None:  # who waits for a proof is not answered by a claim
+        if wanted is None:  # a caller that waits for a proof needs no 1.0 claims
             answered = {one.message for one in found if one.subject is not None}
             found += self._of_1_0([one for one in sent if one not in answered])
         return found
 
     def _of_1_0(self, unanswered: Sequence[Digest]) -> list[Receipt]:
-        """Return the receipts that 1.0 programs wrote, which tag them by the message alone.
+        """Return the receipts of 1.0 programs, whose tags name only the message.
 
-        One seek over the tags of receipts from the first message on.
+        Lists the tags of receipts once, from the first message on.
         """
         asked = [receipt_prefix(one) for one in unanswered[-MAX_ASKED_MESSAGES:]]
         if not asked:
@@ -213,11 +213,11 @@ class _Search:
         return list(self._kept(read.values()))
 
     def _by_tags(self) -> list[Receipt]:
-        """Return every receipt under a tag for `me`, reading only those not read before.
+        """Return every receipt under a tag for `me`, reading only new tags.
 
-        1. the tags since the day before the last complete pass; once a day all of them
-        2. what is under the new ones
-        3. rows first, then how far the search got
+        1. List the tags since the day before the last complete pass; once a day list all.
+        2. Read the new ones.
+        3. Write the rows, then the progress.
         """
         rows = self.state.receipts
         progress = rows.progress(self.repo, self.me)
@@ -236,7 +236,7 @@ class _Search:
         return list(self._kept(rows.found(self.repo, self.me)))
 
     def _kept(self, found: Iterable[bytes]) -> Iterator[Receipt]:
-        """Yield the receipts that are kept; an earlier release may have kept what is none now."""
+        """Yield the receipts of the state, except those that this release cannot parse."""
         for data in found:
             try:
                 with guarded("a receipt in the state"):
@@ -247,7 +247,7 @@ class _Search:
                 self._meet(error)
 
     def _is_due(self, progress: ReceiptsProgress) -> bool:
-        """Return whether all tags are to be listed again."""
+        """Return whether all tags must be listed again."""
         if progress.full_pass_at is None or progress.day is None:
             return True
         age = (self.clock.now() - progress.full_pass_at).total_seconds()
@@ -261,7 +261,7 @@ class _Search:
         marks = [f"receipts-{rt}"]
         before = self.registry.server_time()
         if progress.day is not None and not whole:
-            # A clock that was ahead for one look must not hide what comes
+            # A clock that was ahead once must not hide later receipts
             today = (before or self.clock.now()).date()
             since = min(progress.day, today) - timedelta(days=1)
             days = {said.day for tag in known if (said := parse_tag(tag)) and said.day}
@@ -272,7 +272,7 @@ class _Search:
                 seek_tags(self.registry, self.repository, f"receipts-{rt}-", start_after=marks)
             )
         except NotFoundError:
-            listed = {}  # no such repository: nobody has sent anything yet
+            listed = {}  # no such repository: it has no receipts yet
         today = (before or self.registry.server_time() or self.clock.now()).date()
         tags = [tag for tag in listed if (said := parse_tag(tag)) and said.kind == "receipts"]
         return tags, today
@@ -280,12 +280,11 @@ class _Search:
     def _read_new(
         self, tags: Iterable[str], messages: frozenset[Digest] = frozenset()
     ) -> dict[str, bytes]:
-        """Return what is under `tags`; nothing for what is no receipt for `me`, for good.
+        """Return the manifests of receipts under `tags`; b"" for those that are no receipt of ours.
 
-        A receipt is for `me` if it says so, or if it is for one of `messages`.
-
-        A receipt's tag does not name its digest: what is none counts as that only when a second
-        answer names the same digest. Else the next run reads it again.
+        A receipt is ours if its sender is `me`, or if it is for one of `messages`. The tag does not
+        name the digest, so b"" needs a second answer with the same digest. Without it the next run
+        reads the tag again.
         """
         found: dict[str, bytes] = {}
         for tag in tags:
@@ -296,7 +295,7 @@ class _Search:
             except InternalError as error:
                 self._meet(error)
                 continue
-            except BadAnswer as error:  # it proves nothing of the receipt: the next run asks again
+            except BadAnswer as error:  # the receipt may be sound: the next run reads it again
                 self._report(tag, error)
                 continue
             if data is None:
@@ -315,7 +314,7 @@ class _Search:
             return False
 
     def _parsed(self, data: bytes, ref: str) -> Receipt | None:
-        """Return the receipt in `data`; what is none is reported."""
+        """Parse the receipt in `data`; report a failure."""
         try:
             return parse_receipt(data)
         except ProtocolError as error:
@@ -326,10 +325,10 @@ class _Search:
         if self.on_problem is not None:
             self.on_problem(f"{self.repo}: {ref}: no receipt that can be read: {error.message}")
 
-    # --- what they prove -------------------------------------------------------------------------
+    # --- verifying -------------------------------------------------------------------------------
 
     def entry(self, receipt: Receipt, verifier: ReceiptVerifier | None) -> ReceiptEntry:
-        """Return the entry of a receipt, its signature checked if `verifier` can."""
+        """Return the entry of a receipt, verified if there is a verifier."""
         status: SignatureStatus = "unchecked" if receipt.layers else "none"
         verified: Verified | None = None
         if receipt.layers and verifier is not None:
@@ -352,7 +351,7 @@ class _Search:
         )
 
     def _sent_id(self, message: Digest) -> str:
-        """Return the id of a message that was sent from here, "" of another."""
+        """Return the id of a message that was sent from here, else ""."""
         return next((row.id for row in self.state.sends.published(self.repo, message)), "")
 
     def _verify(
@@ -370,9 +369,9 @@ class _Search:
         return verifier.verify(receipt, bundle, is_ours=is_ours)
 
     def _is_recipients(self, receipt: Receipt) -> bool:
-        """Return whether the message was sent to who wrote the receipt, as far as that is known.
+        """Return whether we sent the message, as far as we know, to the writer of the receipt.
 
-        Somebody else whom the policy trusts can sign a receipt for any message, in their own name.
+        Another trusted sender can sign a receipt for any message in their own name.
         """
         sent = self.state.sends.published(self.repo, receipt.message)
         said = (receipt.message_id, receipt.recipient)
@@ -381,7 +380,7 @@ class _Search:
     # --- for one message -------------------------------------------------------------------------
 
     def for_message(self, message: Digest) -> list[Receipt]:
-        """Return the receipts of one message: what refers to it, and what is tagged for it."""
+        """Return the receipts of one message, found by its referrers and by their tags."""
         found: dict[Digest, Receipt] = {}
         for digest in self._referring(message):
             self._keep(found, partial(self._read_digest, digest), digest, message)
@@ -395,7 +394,7 @@ class _Search:
         except RegistryError as error:
             if error.status not in LISTING_FORBIDDEN:
                 raise
-            tags = {}  # what refers to it was asked for, and answered
+            tags = {}  # the referrers were listed before
         for tag in islice(tags, MAX_FETCHED_MANIFESTS):
             self._keep(found, partial(self._read_tag, tag), tag, message)
         return list(found.values())
@@ -407,7 +406,7 @@ class _Search:
         ref: str,
         message: Digest,
     ) -> None:
-        """Add what `read` returns, if it is a receipt of that message."""
+        """Add the result of `read` to `found`, if it is a receipt of that message."""
         try:
             with guarded(ref):
                 data = read()
@@ -450,7 +449,7 @@ class _Search:
                     if _may_be_receipt(entry):
                         yield entry.digest
         except NotFoundError:
-            return  # neither the repository nor the message need to be there
+            return  # the repository or the message was deleted
         except InternalError as error:
             self._meet(error)
 
@@ -458,16 +457,16 @@ class _Search:
         try:
             return _read_manifest(self.registry.get_tag(self.repository, tag))
         except NotFoundError:
-            return None  # removed meanwhile
+            return None  # deleted meanwhile
         except IntegrityError as error:
-            self._report(tag, error)  # damaged on its way: the next run reads it again
+            self._report(tag, error)  # damaged on the way: the next run reads it again
             return None
 
     def _read_digest(self, digest: Digest) -> bytes | None:
         try:
             return _read_manifest(self.registry.get_manifest(self.repository, digest))
         except NotFoundError:
-            return None  # an index may name what is not there
+            return None  # an index may list missing manifests
         except IntegrityError as error:
             self._report(digest, error)
             return None
@@ -478,9 +477,9 @@ def _read_manifest(reader: BlobReader) -> bytes:
 
 
 def _may_be_receipt(entry: Descriptor) -> bool:
-    """Return whether an entry says that it is a receipt, or says nothing at all.
+    """Return whether an entry is marked as a receipt, or has neither a type nor annotations.
 
-    go-containerregistry gives the config's media type for the artifact type.
+    go-containerregistry gives the config's media type as the artifact type.
     """
     if entry.artifact_type == ARTIFACT_TYPE_RECEIPT or RECEIPT_FOR in entry.annotations:
         return True

@@ -1,14 +1,14 @@
-"""One round of receiving: put right what a crash left, look, and receive one after another.
+"""One round of receiving over the inboxes of a recipient, one for each of their names.
 
-Somebody with several names has several inboxes in a repository; a round goes over all of them.
-
-The next message is judged while one is delivered, and the last one is indexed beside it:
+A round cleans up after crashed runs, polls, and receives one message after another. It verifies the
+next message while the receipt of the last one is published, and adds to the fallback index
+meanwhile:
 
     deliver 1 -> receipt 1  -> deliver 2 -> receipt 2 -> ...
-                 judge 2       index 1      judge 3
+                 verify 2      index 1      verify 3
 
-A message is judged when the one before it is delivered, so that whoever uses an id twice is found
-out; the index is best effort, and nothing waits for it.
+A message is verified only after the delivery of the one before it, to detect a sender who uses an
+id twice. The index is best effort.
 """
 
 from __future__ import annotations
@@ -91,15 +91,15 @@ T = TypeVar("T")
 Key = TypeVar("Key")
 
 FRESH_SECONDS = 60.0
-"""What was judged earlier is judged anew: whoever loops over a round may take their time."""
-_THREADS = 2  # one judges, one indexes
+"""The age at which a verdict is renewed: the caller may pause between two results."""
+_THREADS = 2  # one verifies, one writes indexes
 
 
 class Overlap(contextlib.AbstractContextManager["Overlap[Key, T]"], Generic[Key, T]):
-    """The threads of one round, and what they do. To be used by one thread.
+    """The work beside the main thread of one round. To be used by one thread.
 
-    When the block ends so has what was begun, but where its caller left, perhaps by Ctrl-C: then
-    each of the two is waited for a second at most.
+    At the end of the block it waits for its jobs; after Ctrl-C, or if the caller closes the
+    generator, for at most `GRACE_SECONDS` each.
     """
 
     def __init__(self) -> None:
@@ -126,11 +126,11 @@ class Overlap(contextlib.AbstractContextManager["Overlap[Key, T]"], Generic[Key,
             self._late.result()
 
     def expect(self, following: tuple[Key, Callable[[], T]] | None) -> None:
-        """Note what may be done, if anything, beside the receipt of this message."""
+        """Set the work to start after the delivery of the present message, if any."""
         self._expected = following
 
     def delivered(self) -> None:
-        """Begin what was noted, if anything was: what it looks at is in the state by now."""
+        """Start the work that was set: its input is in the state now."""
         if self._expected is not None:
             key, work = self._expected
             self._expected = None
@@ -138,17 +138,17 @@ class Overlap(contextlib.AbstractContextManager["Overlap[Key, T]"], Generic[Key,
             self._begun_at = time.monotonic()
 
     def result(self, key: Key, work: Callable[[], T]) -> T:
-        """Return what `work` does, or raise it; it may have been begun under that key."""
+        """Return or raise the result of `work`, which may have been started under that key."""
         begun, self._begun = self._begun, None
         if begun is None:
             return work()
-        begun[1].exception()  # what nobody asked for is not left running
+        begun[1].exception()  # wait for its end, even if the result is not used
         if begun[0] != key or time.monotonic() - self._begun_at > FRESH_SECONDS:
             return work()
         return begun[1].result()
 
     def later(self, job: Callable[[], None]) -> None:
-        """Do something that nothing waits for: beside the next message, now if there is none."""
+        """Run a job beside the next message, or now if there is no next one."""
         if self._late is not None:
             self._late.result()
             self._late = None
@@ -164,7 +164,7 @@ class Overlap(contextlib.AbstractContextManager["Overlap[Key, T]"], Generic[Key,
 
 
 def with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
-    """Yield each item and the one after it, which is asked for before its turn."""
+    """Yield each item with the next one, which is requested in advance."""
     following = iter(items)
     item = next(following, None)
     while item is not None:
@@ -174,7 +174,7 @@ def with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
 
 
 MAX_FAILURES = 9
-"""After so many such messages in one round no further is tried: each may take minutes."""
+"""The most such messages in a round; then it ends, since each may take minutes."""
 
 _HELD_ONLY: tuple[EntryState, ...] = ("held",)
 
@@ -191,18 +191,18 @@ _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
     HELD_INTERNAL: InternalError,
     HELD_CLOCK: ClocksDiffer,
 }
-"""What it is to a program that a message is held; anything else breaks the protocol."""
+"""The error class for each reason to hold a message; others are a `ProtocolError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An inbox, and who judges what is in it."""
+    """An inbox with the verifier of its messages."""
 
     inbox: Inbox
     verifier: Verifier | None = None
-    """None: nobody asks who sent it."""
+    """None: signatures stay unchecked."""
     receipts: OwnReceipts | None = None
-    """Finds what was received elsewhere; None: nobody asks."""
+    """Finds messages that were received elsewhere; None: they are not searched."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -217,12 +217,12 @@ class Round:
     options: ReceiveOptions
     progress: Progress | None = None
     signer: Signer | None = None
-    """Signs receipts; None: they are claims."""
+    """Signs receipts; None: they stay unsigned claims."""
     on_notice: NoticeHook | None = None
     last_poll: PollResult | None = field(default=None, init=False)
-    """How the look at the repository went."""
+    """The result of the last poll."""
     held_before: list[Received] = field(default_factory=list, init=False)
-    """What is still held back and was reported by an earlier round, so that it is not yielded."""
+    """Held messages that an earlier round reported, so this one does not yield them."""
 
     def receive(
         self,
@@ -233,25 +233,25 @@ class Round:
         complete: bool = False,
         watching: bool = False,
     ) -> Iterator[Received]:
-        """Receive what is new, or `ids`; yields what became of each message.
+        """Receive new messages, or `ids`; yield the result of each.
 
-        1. temporaries of runs that were killed go, receipts that had to wait are published
-        2. new messages come before held ones, each oldest first; a delivery that an earlier run
-           had nearly finished is one of the new
-        3. one that fails never stops the others; it is reported once, with `ids` or
-           `options.again` every time; those that the registry did not let us have come after the
-           other new ones in the next round
+        1. Remove temporaries of killed runs, and publish receipts that earlier runs could not.
+        2. Receive new messages, then held ones, each oldest first. A delivery that an earlier run
+           began is a new message.
+        3. If a message fails, continue with the others. Report it once; with `ids` or
+           `options.again` every time. In the next round, messages that the registry failed to
+           deliver come after the other new ones.
 
         Args:
             ids: Only these; each the start of an id or digest.
             max: Stop after so many deliveries.
-            since: Only what was created later.
-            complete: Look at the whole repository, whatever is known already.
-            watching: Stop after the bell if it is silent and nothing else is due.
+            since: Only messages created later.
+            complete: Search the whole repository, even parts known already.
+            watching: Stop after the bell if it has not changed and no other work is due.
 
         Raises:
             UsageError: `max` is not positive.
-            RegistryError, NetworkError: the registry did not let itself be looked at.
+            RegistryError, NetworkError: the registry did not answer the search.
             LocalIOError: the state cannot be used.
         """
         if max is not None and max < 1:
@@ -294,7 +294,7 @@ class Round:
                     return
 
     def _answers(self, box: Box) -> bool:
-        """Return whether the registry answers for an inbox, whatever it says."""
+        """Return whether the registry answers a small request about an inbox."""
         try:
             self.registry.resolve_tag(self.repository, bell_tag(recipient_tag(box.inbox.me)))
         except NotFoundError:
@@ -311,18 +311,18 @@ class Round:
         )
 
     def _reconsider(self, box: Box) -> None:
-        """Make new what is held for a reason that the options of this round take away.
+        """Make held messages new if the options of this round end the reason.
 
-        A policy that rejects such messages is not overruled by them.
+        A message that the policy rejects stays refused.
         """
         fallen = set() if box.verifier is not None else set(POLICY_KINDS)
         if not self.options.flat:
-            fallen.add(HELD_PLACE)  # a folder of its own has place for all that it holds
+            fallen.add(HELD_PLACE)  # a folder of its own has room for every name
         inbox = box.inbox
         self.state.inbox.reconsider(inbox.me, inbox.repo, fallen, states=_HELD_ONLY)
 
     def _is_due(self, box: Box, entry: Entry, *, insist: bool) -> bool:
-        """Return whether a message is tried, and not only reported."""
+        """Return whether to receive a message, rather than only report it."""
         if entry.state == "refused":
             return False
         if entry.state != "held" or entry.retried or insist:
@@ -330,13 +330,13 @@ class Round:
         if entry.reason_kind == HELD_LIMIT and entry.header is not None:
             size, limit = entry.header.total_bytes, self.options.max_total_bytes
             return not is_too_large(size, limit, proven=box.inbox.is_meant(entry))
-        # A listing that held it said why, but not what to do: that is said when it is judged
+        # A listing that held it did not show the hint; verifying it again does
         return not entry.reported and entry.reason_kind in POLICY_KINDS
 
     def _following(
         self, following: tuple[Box, Entry] | Received | None, *, insist: bool
     ) -> tuple[Entry, Callable[[], Examined]] | None:
-        """Return the next message, if it is one to be examined, and how that is done."""
+        """Return the next message with the call that examines it, or None."""
         if following is None or isinstance(following, Received):
             return None
         box, entry = following
@@ -367,7 +367,7 @@ class Round:
                 yield self.boxes[number], entry
 
     def _judge(self, inbox: Inbox, entries: Sequence[Entry]) -> None:
-        """Have the signatures of messages checked, to know which of several is meant."""
+        """Verify messages with the same id, to choose between them."""
         verifier = next(box.verifier for box in self.boxes if box.inbox is inbox)
         if isinstance(verifier, MessageVerifier):
             judge_entries(inbox, entries, verifier, insist=True)
@@ -375,7 +375,7 @@ class Round:
     def _first_look(
         self, box: Box, entries: Sequence[Entry], *, complete: bool
     ) -> Iterator[Entry | Received]:
-        """Yield what to receive: on a new state not what was received elsewhere."""
+        """Yield the entries to receive; on a new state without those received elsewhere."""
         if box.receipts is None or self.options.again or self.options.redeliver:
             yield from entries
             return
@@ -388,7 +388,7 @@ class Round:
     def _receive_one(
         self, box: Box, entry: Entry, overlap: Overlap[Entry, Examined], *, insist: bool
     ) -> Received | None:
-        """Receive or report one message; None if there is nothing new to say of it."""
+        """Receive or report one message; None if the user knows the result already."""
         if not self._is_due(box, entry, insist=insist):
             known = entry.reported and not insist
             if entry.state == "refused":
@@ -412,19 +412,19 @@ class Round:
         return self._told(result, known=known)
 
     def _told(self, result: Received, *, known: bool) -> Received | None:
-        """Return `result`, None if the user knows it; what is held is noted then."""
+        """Return `result`; if the user knows it, add it to `held_before` and return None."""
         if not known:
             return result
         self.held_before.append(result)
         return None
 
     def _is_reported(self, entry: Entry) -> bool:
-        """Return whether the user was told already of what holds a message back now."""
+        """Return whether the user has seen why a message is held or refused."""
         row = self.state.inbox.candidate(entry.me, entry.repo, entry.key)
         return row is not None and row.state in ("held", "refused") and row.reported
 
     def publisher(self, inbox: Inbox) -> Publisher:
-        """Return what publishes in the repository of an inbox."""
+        """Return a publisher for the repository of an inbox."""
         return Publisher(
             registry=self.registry,
             repository=self.repository,
@@ -445,13 +445,13 @@ class Round:
 
 
 def _held_back(entry: Entry) -> Received:
-    """Return the report of a message that is not tried: refused for good, or held."""
+    """Return the result for a refused or held message that is not tried."""
     kind = _HELD_ERRORS.get(entry.reason_kind, ProtocolError)
     return _failed(entry, kind(f"{entry.digest or entry.key}: {entry.reason}"))
 
 
 def _failed(entry: Entry, error: DockerCommsError) -> Received:
-    """Return the report of a message that is not tried, because of `error`."""
+    """Return the result for a message that failed with `error`."""
     header = entry.header
     return Received(
         id="" if header is None else header.id,
@@ -465,7 +465,7 @@ def _failed(entry: Entry, error: DockerCommsError) -> Received:
 
 
 def _turn(entry: Entry) -> int:
-    """Return the place of an entry's kind: a new one that failed, now or before, comes later."""
+    """Return the sort key of an entry: new, then new after a failure, then others."""
     if entry.state not in ("new", "delivering"):
         return 2
     return int(entry.reported or entry.header is None)
@@ -473,19 +473,19 @@ def _turn(entry: Entry) -> int:
 
 @dataclass(slots=True)
 class _Hope:
-    """Judges after each message whether a round goes on."""
+    """A count of failures that decides whether a round continues."""
 
     in_row: int = 0
-    """Messages in a row that the registry did not let us have."""
+    """Failures of the registry or the network in a row."""
     failures: int = 0
-    """All of them."""
+    """All such failures."""
 
     def after(self, error: DockerCommsError | None, answers: Callable[[], bool]) -> bool:
-        """Return whether the next message is worth trying.
+        """Count a result; return whether to try the next message.
 
         Args:
-            error: Why the last one failed, None if it did not.
-            answers: Asks the registry for something small, after `HOPELESS_FAILURES` in a row.
+            error: The error of the last message, or None.
+            answers: Sends the registry a small request, after `HOPELESS_FAILURES` in a row.
         """
         if not isinstance(error, NetworkError | AuthError | BadAnswer | TooManyRequests):
             self.in_row = 0

@@ -1,16 +1,18 @@
-"""Sending: everything else first, then one PUT, and the message is published.
+"""Sending of a message. One PUT publishes it, after all other required steps.
 
-1. the payload's chunks become blobs; an interrupted send of the same source is continued
-2. every blob that was not confirmed lately is asked for, and pushed again where it is gone
-3. our clock is compared with the registry's
-4. the manifest is built, so its digest is known; our own parser reads it as a receiver will
-5. it is signed, our own verifier reads that as a receiver will, and all of it is kept on disk
-6. the bundle is pushed, and the anchors are made sure of
-7. one PUT of the message with its tag: the publication
-8. the bell and the day's index, best effort
+1. Push the payload's chunks as blobs; continue an interrupted send of the same source.
+2. Ask for every blob that was not confirmed recently, and push missing ones again.
+3. Compare our clock with the registry's.
+4. Build the manifest, and parse it as a receiver does.
+5. Sign it, verify the signature as a receiver does, and keep all on disk.
+6. Push the bundle and ensure the anchors.
+7. PUT the message with its tag: the publication.
+8. Move the bell and append to the day's index, best effort.
 
-A crash or an error before step 7 leaves nothing that a receiver can see, and the next send of the
-same source goes on where this one ended. Source: SPEC.md section 6.
+After a crash or an error before step 7 receivers see no message, and the next send of the same
+source continues.
+
+Source: SPEC.md section 6.
 
 Example:
     >>> import pathlib, tempfile
@@ -91,31 +93,31 @@ def send(
     run: SendRun | None = None,
     on_notice: NoticeHook | None = None,
 ) -> Sent:
-    """Send `payload` to `recipient`; when this returns, the message is published.
+    """Send `payload` to `recipient`; on return the message is published.
 
     Args:
         registry: The store.
         repository: The repository's name in it.
-        payload: What is sent.
-        repo: The repository's full name, under which the state knows it.
-        sender: Who sends, as the receiver will read it: a claim unless it is signed.
-        recipient: To whom; compared byte by byte with the receiver's own name.
-        state: What is remembered between runs.
-        clock: Ours.
-        options: How.
+        payload: The payload.
+        repo: The repository's full name, its key in the state.
+        sender: The sender's name in the message: a claim unless it is signed.
+        recipient: The recipient, byte for byte the receiver's own name.
+        state: The state of this machine.
+        clock: The clock of this machine.
+        options: The options of sending.
         progress: Called as chunks arrive.
         signer: Signs the message; None: it is not signed.
-        like: A message that was sent just now. Where it has the same payload, that is not read
-            and pushed again; from another repository of the same registry it is mounted.
-        run: What it is a part of; whoever opened it ends it (`State.send_runs`). None: it is one of
-            its own, which ends here.
-        on_notice: Called with what the user may want to know.
+        like: A message sent just now. If it has the same payload, that is not read and pushed
+            again; from another repository of the same registry its blobs are mounted.
+        run: The run that contains this message; its opener ends it (`State.send_runs`). None: a
+            run of its own.
+        on_notice: Called with notices for the user.
 
     Raises:
-        UsageError, LimitError: an argument is wrong; nothing was sent.
+        UsageError, LimitError: an argument is wrong.
         LocalIOError: the source cannot be read, or changed while it was sent.
         ConfigError: our clock and the registry's are more than an hour apart.
-        SigningError, VerificationError: it could not be signed; nothing was published.
+        SigningError, VerificationError: the signing failed, and the message is not published.
         RegistryError, NetworkError: the registry refused, or did not answer.
     """
     options = options or SendOptions()
@@ -156,10 +158,10 @@ class _Sending:
     publisher: Publisher
     progress: Progress | None
     content: Content | None = None
-    """A payload that may be this message's, and where it is."""
+    """A payload in a repository that may be the same as this message's."""
 
     def run(self, run: SendRun) -> Sent:
-        """Take every step, going on where an interrupted run of the same source ended."""
+        """Do every step, continuing an interrupted run of the same source."""
         order, publisher = self.order, self.publisher
         sends, source = publisher.state.sends, order.source_key(publisher.repo)
         before = None if source is None else self._sent_before(run, source)
@@ -177,16 +179,16 @@ class _Sending:
                 draft, tag = self._publish(row)
             except BaseException:
                 publisher.state.streams.abandon(row.id)
-                if source is None:  # a stream cannot be read again, so nothing can be continued
+                if source is None:  # a stream cannot be read again, so it cannot be continued
                     sends.forget(row.id)
                 raise
             sent = sent_of(draft, repo=publisher.repo, tag=tag, signer=order.signer)
-            if source is None:  # there is nothing that running it again could go on with
+            if source is None:  # another run could not continue it
                 self._record(row, draft, sent)
                 self.announce(draft)
             else:
                 self.announce(draft)
-                # Only now: whoever is interrupted before is told to run it again, which finds this
+                # Last: an interrupted user runs it again, and that run must find this message
                 with publisher.state.inbox.batch():
                     self._record(row, draft, sent)
                     served = Served(draft.manifest, draft.anchor_day, tag)
@@ -200,9 +202,9 @@ class _Sending:
         return replace(sent, content=content)
 
     def _publish(self, row: SendRow) -> tuple[Draft, str]:
-        """Compose or resume the message and publish it; return it and its tag.
+        """Build or resume the message and publish it; return it and its tag.
 
-        Where the registry refuses the form, the message is built and signed once more in the other.
+        If the registry refuses the form, build and sign the message again in the other form.
         """
         try:
             draft = self.compose(row) if row.manifest is None else self.resume(row)
@@ -210,12 +212,12 @@ class _Sending:
         except RegistryError as error:
             if not self.publisher.learns_image_form(error):
                 raise
-        self.publisher.state.streams.abandon(row.id)  # the first build's number is void
+        self.publisher.state.streams.abandon(row.id)  # the number of the first build is void
         draft = self.compose(row)
         return draft, self.publish(replace(row, tag=None), draft)
 
     def _sent_before(self, run: SendRun, source: str) -> Sent | None:
-        """Return what an unfinished run sent to this recipient, if it has not expired yet."""
+        """Return the message that an unfinished run sent to this recipient, unless expired."""
         publisher, now = self.publisher, self.publisher.clock.now()
         runs = publisher.state.send_runs
         if self.order.options.again:
@@ -233,7 +235,7 @@ class _Sending:
         return replace(sent, sent_before=True)
 
     def _record(self, row: SendRow, draft: Draft, sent: Sent) -> None:
-        """Note that the message is published: it is not continued, and answers may come."""
+        """Record that the message is published, so it is not continued and answers are expected."""
         self.publisher.notify("published", f"message {sent.id} is published")
         state, now, header = self.publisher.state, self.publisher.clock.now(), draft.message.header
         settled = state.clocks.settle(Clocks(now, self.publisher.registry.server_time()))
@@ -258,10 +260,10 @@ class _Sending:
                 now=settled,
             )
 
-    # --- 1 to 5: a message that nobody sees yet --------------------------------------------------
+    # --- 1 to 5: before anything is visible ------------------------------------------------------
 
     def compose(self, row: SendRow) -> Draft:
-        """Push the payload, build the message about it, and keep its bytes."""
+        """Push the payload, build and sign the message, and keep its bytes."""
         publisher, order = self.publisher, self.order
         journal = SendJournal(publisher.state.sends, row.id, publisher.repo, publisher.clock)
         pushed = self._known(journal) or self._push(publisher.registry, journal)
@@ -269,7 +271,7 @@ class _Sending:
         journal.flush()
         publisher.ensure_config()
         sequence = None
-        if order.signer is not None:  # nobody would believe the number of another
+        if order.signer is not None:  # receivers ignore the number of an unsigned message
             sequence = publisher.state.streams.draw(
                 row.id, publisher.repo, order.sender, order.recipient, now=publisher.clock.now()
             )
@@ -287,7 +289,7 @@ class _Sending:
         return draft
 
     def resume(self, row: SendRow) -> Draft:
-        """Take up a message that an earlier run built: its bytes stay, its blobs are checked."""
+        """Continue a message that an earlier run built: keep its bytes, check its blobs."""
         if row.manifest is None or row.day is None:
             raise AssertionError("internal: a built message without its bytes")
         message = parse_message(row.manifest)
@@ -301,7 +303,7 @@ class _Sending:
         return draft
 
     def rehearse(self) -> Sent:
-        """Do all that `send` does to the payload, and write nothing anywhere."""
+        """Read and build everything without writing to the registry or the state."""
         pushed = self._push(Rehearsal(self.publisher.registry), NullJournal())
         draft = self._build(str(uuid.uuid4()), pushed)
         return sent_of(
@@ -325,9 +327,9 @@ class _Sending:
         )
 
     def _known(self, journal: Journal) -> Pushed | None:
-        """Return what another message brought, if all of it is here; None: push it.
+        """Return the layers of `content` if all are in this repository; None: push the payload.
 
-        What is in another repository of the same registry is mounted, where the registry lets us.
+        Mounts those in another repository of the same registry, if the registry allows it.
         """
         content, publisher = self.content, self.publisher
         if content is None or content.key != self.order.content_key:
@@ -344,12 +346,12 @@ class _Sending:
         return None if missing else replace(content.pushed, reused_chunks=len(layers))
 
     def _mounts(self, digest: Digest, source: str) -> Digest | None:
-        """Return `digest` if the registry makes the blob of `source` one of ours."""
+        """Mount the blob `digest` of the repository `source`; return it if that worked."""
         publisher = self.publisher
         try:
             found = publisher.registry.mount_blob(publisher.repository, digest, source=source)
         except RegistryError:
-            return None  # we may not read there any more, say
+            return None  # for example, we may no longer read there
         return None if found is None else digest
 
     def _confirm(self, pushed: Pushed, journal: Journal) -> None:
@@ -367,7 +369,7 @@ class _Sending:
     def _build(
         self, message_id: str, pushed: Pushed, sequence: StreamPosition | None = None
     ) -> Draft:
-        """Build the message by our clock, after comparing it with the registry's."""
+        """Compare the clocks and build the message."""
         self._check_clock()
         return build_draft(
             self.order,
@@ -380,7 +382,7 @@ class _Sending:
         )
 
     def _now(self) -> datetime:
-        """Return the time by the clock that was chosen; by ours unless it was the registry's."""
+        """Return the time by the chosen clock: ours unless it is "registry"."""
         publisher = self.publisher
         is_theirs = self.order.options.clock_choice == "registry"
         return publisher.now() if is_theirs else publisher.clock.now()
@@ -409,7 +411,7 @@ class _Sending:
         publisher.notify("clock-skew", text)
 
     def _sign(self, signer: Signer, draft: Draft) -> bytes:
-        """Sign the draft, and prove that a receiver will see what was signed, and by whom."""
+        """Sign the draft, and verify the bundle as a receiver does."""
         bundle = signer.sign(draft.message, draft.manifest)
         prove_own(
             draft.message,
@@ -436,7 +438,7 @@ class _Sending:
     # --- 6 and 7: publication --------------------------------------------------------------------
 
     def publish(self, row: SendRow, draft: Draft) -> str:
-        """Put the message under its tag; return that. An earlier run's PUT may have arrived."""
+        """Put the message under its tag, unless an earlier run's PUT arrived; return the tag."""
         publisher = self.publisher
         tag = row.tag
         if tag is None or not publisher.holds(tag, draft.message.digest):
@@ -444,7 +446,7 @@ class _Sending:
         return tag
 
     def announce(self, draft: Draft) -> None:
-        """Ring the bell and add to the day's index; best effort."""
+        """Move the bell and append to the day's index, best effort."""
         publisher, order = self.publisher, self.order
         publisher.ring_bell(order.rt, draft.manifest)
         anchor = day_anchor(order.rt, draft.anchor_day, draft.message.form)
@@ -453,9 +455,9 @@ class _Sending:
         )
 
     def _put(self, row: SendRow, draft: Draft) -> str:
-        """Make sure of both anchors, draw the tag, keep it, and put the message under it.
+        """Ensure both anchors, draw and record the tag, and put the message under it.
 
-        A tag that an earlier run drew is drawn anew only if the day has changed.
+        Keeps the tag of an earlier run if its day is today.
         """
         publisher, rt, form = self.publisher, self.order.rt, draft.message.form
         publisher.ensure_anchor(rt, draft.anchor_day, form=form)
@@ -470,12 +472,12 @@ class _Sending:
         return tag
 
     def _repair(self, draft: Draft) -> None:
-        """Ask for every blob and push again what is gone; believe nothing that was known."""
+        """Ask for every blob and push missing ones, ignoring earlier confirmations."""
         self.publisher.state.sends.forget_store(self.publisher.repo)
         self._confirm(draft.pushed, NullJournal())
         self.publisher.ensure_config(draft.message.form, ask=True)
 
 
 def _store_of(place: Publisher | Content) -> str:
-    """Return the registry that a repository is in: what is left of its whole name."""
+    """Return the registry part of a repository's whole name."""
     return place.repo.removesuffix(place.repository)
