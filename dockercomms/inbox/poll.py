@@ -55,8 +55,6 @@ from dockercomms.state.progress import Capabilities, Progress
 
 Discovery = Literal["auto", "referrers", "tags"]
 
-DEFAULT_INTERVAL_SECONDS = 30
-"""The default pause between two looks of a watch."""
 
 FIRST_PASS_DAYS = 30
 """Days whose anchors the first pass asks if the registry does not list tags: four times the default

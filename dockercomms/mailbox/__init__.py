@@ -35,7 +35,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypedDict, Unpack
 
-from dockercomms.inbox.listing import InboxEntry, answer_to
 from dockercomms.mailbox.incoming import Incoming
 from dockercomms.mailbox.outgoing import Outgoing
 from dockercomms.mailbox.whole import Whole
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConnectionSettings",
-    "InboxEntry",
     "Mailbox",
     "SigningOptions",
     "Store",
@@ -133,6 +131,8 @@ class Mailbox(Outgoing, Incoming, Whole):
             ProtocolError: the message cannot be read.
             As `send`.
         """
+        from dockercomms.inbox.listing import answer_to
+
         answer = answer_to(self.show(id))
         return self.send(
             paths,

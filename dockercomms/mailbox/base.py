@@ -144,7 +144,7 @@ class MailboxBase:
                 self._meet(error)
 
     def _tell_not_remembered(self, error: DockerCommsError) -> None:
-        from dockercomms.errors import Notice  # noqa: PLC0415 - rarely used
+        from dockercomms.errors import Notice
 
         if self._on_notice is not None:
             hint = "" if error.hint is None else f" ({error.hint})"

@@ -6,10 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
-from dockercomms.inbox.inbox import Inbox
-from dockercomms.inbox.poll import Discovery
-from dockercomms.messages.verify import MessageVerifier
-from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.stores import Store
 from dockercomms.platforms.clock import Clock, ClockChoice
 from dockercomms.platforms.records import dataclass
@@ -17,9 +13,12 @@ from dockercomms.state import State
 from dockercomms.trust.owner import Owner, Trust
 
 if TYPE_CHECKING:
+    from dockercomms.inbox.inbox import Inbox
+    from dockercomms.inbox.poll import Discovery
     from dockercomms.messages.bundles import ReceiptVerifier
     from dockercomms.messages.elsewhere import OwnReceipts
     from dockercomms.messages.sign import ObjectVerifier
+    from dockercomms.messages.verify import MessageVerifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +51,8 @@ class Desk:
         return [self._inbox(name, audiences, choice) for name in self.owner.names]
 
     def _inbox(self, name: str, audiences: Sequence[str], choice: ClockChoice) -> Inbox:
+        from dockercomms.inbox.inbox import Inbox
+
         if (name, choice) not in self._inboxes:
             self._inboxes[name, choice] = Inbox(
                 self.store.registry,
@@ -76,6 +77,8 @@ class Desk:
         Raises:
             ConfigError, LocalIOError: the trust file, or a trusted root, cannot be read.
         """
+        from dockercomms.messages.verify import MessageVerifier
+
         if not self.owner.verifies:
             return None
         verifier = MessageVerifier(
@@ -102,7 +105,7 @@ class Desk:
         Raises:
             ConfigError, LocalIOError: as `verifier`.
         """
-        from dockercomms.messages.bundles import ReceiptVerifier  # noqa: PLC0415 - few verbs need it
+        from dockercomms.messages.bundles import ReceiptVerifier
 
         owner = self.owner
         if not owner.verifies:
@@ -119,7 +122,7 @@ class Desk:
 
     def own_receipts(self) -> OwnReceipts:
         """Return a finder of the messages that a key of the owner has acknowledged."""
-        from dockercomms.messages.elsewhere import OwnReceipts  # noqa: PLC0415 - the same
+        from dockercomms.messages.elsewhere import OwnReceipts
 
         return OwnReceipts(
             registry=self.store.registry,
@@ -149,7 +152,7 @@ class Desk:
         Raises:
             ConfigError, LocalIOError: as `verifier`.
         """
-        from dockercomms.messages.sign import ObjectVerifier  # noqa: PLC0415 - the same
+        from dockercomms.messages.sign import ObjectVerifier
 
         return ObjectVerifier(
             registry=self.store.registry,
@@ -160,8 +163,3 @@ class Desk:
             trust=self.owner.trust(),
             words=self.owner.words,
         )
-
-    def is_missing_folder(self) -> bool:
-        """Return whether the store is a folder that does not exist before the first write."""
-        registry = self.store.registry
-        return isinstance(registry, LayoutRegistry) and not registry.exists()

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dockercomms.errors import IntegrityError, InternalError, NotFoundError, UsageError
-from dockercomms.inbox.inbox import find_in, poll_all
-from dockercomms.inbox.listing import InboxEntry, inbox_entry
-from dockercomms.inbox.poll import DEFAULT_INTERVAL_SECONDS
-from dockercomms.inbox.read import HELD_INTERNAL
 from dockercomms.mailbox.base import MailboxBase, only_looks
-from dockercomms.messages.verify import judge_entries
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.arguments import checks_arguments
+from dockercomms.protocol.header import DEFAULT_INTERVAL_SECONDS
 from dockercomms.protocol.tags import ReceiptStatus
 
 if TYPE_CHECKING:
     from dockercomms.inbox.entries import Entry
     from dockercomms.inbox.inbox import Inbox
+    from dockercomms.inbox.listing import InboxEntry
     from dockercomms.inbox.poll import PollResult
     from dockercomms.messages.command import Command
     from dockercomms.messages.deliver import ReceiveOptions
@@ -58,6 +55,10 @@ class Incoming(MailboxBase):
             RegistryError, NetworkError: every way to find messages failed; `last_poll` has the
                 errors of single ways.
         """
+        from dockercomms.inbox.inbox import poll_all
+        from dockercomms.inbox.listing import inbox_entry
+        from dockercomms.messages.verify import judge_entries
+
         entries: list[InboxEntry] = []
         shown: list[Gap] = []
         inboxes = self._desk.inboxes()
@@ -90,7 +91,7 @@ class Incoming(MailboxBase):
 
     def _look_elsewhere(self, inbox: Inbox, listed: Sequence[Entry], *, complete: bool) -> bool:
         """Return whether receipts show that messages of the inbox were received elsewhere."""
-        from dockercomms.messages.elsewhere import tell_first_look  # noqa: PLC0415 - it loads the code that publishes
+        from dockercomms.messages.elsewhere import tell_first_look
 
         look = self._desk.own_receipts().look(inbox, listed, complete=complete)
         tell_first_look(look, inbox, self._on_notice)
@@ -98,12 +99,16 @@ class Incoming(MailboxBase):
 
     def _report_defects(self, inbox: Inbox, listed: Sequence[Entry]) -> None:
         """Add the defects at listed messages that no run has reported."""
+        from dockercomms.inbox.read import HELD_INTERNAL
+
         new = [one for one in listed if one.reason_kind == HELD_INTERNAL and not one.reported]
         inbox.mark_reported(new)
         self.defects += [InternalError(one.reason, what=one.digest or one.key) for one in new]
 
     def _find(self, prefix: str) -> tuple[Inbox, Entry]:
         """Return the inbox and the entry of a message; poll if it is not known."""
+        from dockercomms.inbox.inbox import find_in, poll_all
+
         inboxes = self._desk.inboxes()
         try:
             number, entry = find_in(inboxes, prefix, judge=self._judge)
@@ -114,6 +119,8 @@ class Incoming(MailboxBase):
 
     def _judge(self, inbox: Inbox, entries: Sequence[Entry]) -> None:
         """Verify the signatures of messages by the current policy."""
+        from dockercomms.messages.verify import judge_entries
+
         verifier = self._desk.verifier(inbox)
         if verifier is not None:
             judge_entries(inbox, entries, verifier, insist=True)
@@ -127,6 +134,9 @@ class Incoming(MailboxBase):
             UsageError: several do, or `id` is too short.
             RegistryError, NetworkError: the registry does not answer.
         """
+        from dockercomms.inbox.listing import inbox_entry
+        from dockercomms.messages.verify import judge_entries
+
         inbox, entry = self._find(id)
         verifier = self._desk.verifier(inbox)
         if verifier is None:
@@ -177,7 +187,7 @@ class Incoming(MailboxBase):
             SigningError, VerificationError: signing failed; nothing was published.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
-        from dockercomms.messages.sign import sign  # noqa: PLC0415 - unused by `inbox`
+        from dockercomms.messages.sign import sign
 
         signer = self._owner.signer()
         if signer is None:
@@ -211,7 +221,7 @@ class Incoming(MailboxBase):
             SigningError, RegistryError, NetworkError: the receipt stays stored, and a later
                 `receive` publishes it.
         """
-        from dockercomms.messages.receipts import acknowledge  # noqa: PLC0415 - the same
+        from dockercomms.messages.receipts import acknowledge
 
         inbox, entry = self._find(id)
         return acknowledge(
@@ -272,7 +282,7 @@ class Incoming(MailboxBase):
             RegistryError, NetworkError: the poll of the registry failed.
             LocalIOError: the state cannot be used.
         """
-        from dockercomms.messages.deliver import ReceiveOptions  # noqa: PLC0415 - the same
+        from dockercomms.messages.deliver import ReceiveOptions
 
         options = ReceiveOptions(
             out=Path(out),
@@ -297,7 +307,7 @@ class Incoming(MailboxBase):
 
     def _round(self, options: ReceiveOptions) -> Round:
         """Return a round with verifiers of the current policy."""
-        from dockercomms.messages.rounds import Box, Round  # noqa: PLC0415 - the same
+        from dockercomms.messages.rounds import Box, Round
 
         return Round(
             boxes=[
@@ -358,9 +368,9 @@ class Incoming(MailboxBase):
                 that will not pass.
             LocalIOError: the state, or the command, cannot be used.
         """
-        from dockercomms.messages.command import parse_command  # noqa: PLC0415 - the same
-        from dockercomms.messages.deliver import ReceiveOptions  # noqa: PLC0415 - the same
-        from dockercomms.messages.watch import Watcher, WatchOptions  # noqa: PLC0415 - the same
+        from dockercomms.messages.command import parse_command
+        from dockercomms.messages.deliver import ReceiveOptions
+        from dockercomms.messages.watch import Watcher, WatchOptions
 
         if isinstance(command, str):
             command = parse_command(command)

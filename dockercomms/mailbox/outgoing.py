@@ -90,11 +90,11 @@ class Outgoing(MailboxBase):
             SigningError, VerificationError: signing failed; nothing was published.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
-        from dockercomms.errors import Notice  # noqa: PLC0415 - unused by `receive`
-        from dockercomms.messages.draft import SendOptions  # noqa: PLC0415 - the same
-        from dockercomms.messages.send import send  # noqa: PLC0415 - the same
-        from dockercomms.transport.files import Packing  # noqa: PLC0415 - the same
-        from dockercomms.transport.payload import payload_of  # noqa: PLC0415 - the same
+        from dockercomms.errors import Notice
+        from dockercomms.messages.draft import SendOptions
+        from dockercomms.messages.send import send
+        from dockercomms.transport.files import Packing
+        from dockercomms.transport.payload import payload_of
 
         sources = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         payload = payload_of(
@@ -106,7 +106,7 @@ class Outgoing(MailboxBase):
         )
         if not sources and text is not None and not _fits_beside(text):
             text = None  # the note is the payload; only a short one is in the listing as well
-        is_new = not dry_run and self._desk.is_missing_folder()
+        is_new = not dry_run and self._store.is_missing_folder()
         sent = send(
             self._store.registry,
             self._store.repository,
@@ -184,7 +184,7 @@ class Outgoing(MailboxBase):
         *,
         wanted: Collection[Digest] | None = None,
     ) -> list[ReceiptEntry]:
-        from dockercomms.messages.receipts_list import list_receipts  # noqa: PLC0415 - the same
+        from dockercomms.messages.receipts_list import list_receipts
 
         found: list[ReceiptEntry] = []
         missing: NotFoundError | None = None
@@ -214,7 +214,7 @@ class Outgoing(MailboxBase):
         return sorted(found, key=lambda entry: (entry.created_at is not None, entry.created_at))
 
     def _tell_unreadable(self, text: str) -> None:
-        from dockercomms.errors import Notice  # noqa: PLC0415 - the same
+        from dockercomms.errors import Notice
 
         if self._on_notice is not None:
             self._on_notice(Notice("receipt-unreadable", text))
@@ -228,7 +228,7 @@ class Outgoing(MailboxBase):
         Raises:
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
-        from dockercomms.messages.outbox import list_outbox  # noqa: PLC0415 - the same
+        from dockercomms.messages.outbox import list_outbox
 
         rows = self._state.outbox.rows(self.repo)
         senders = dict.fromkeys(row.sender for row in rows)
@@ -255,7 +255,7 @@ class Outgoing(MailboxBase):
         Raises:
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
-        from dockercomms.messages.outbox import wait_for_answers  # noqa: PLC0415 - the same
+        from dockercomms.messages.outbox import wait_for_answers
 
         waited = list(sent) if isinstance(sent, Sequence) else [sent]
         senders = dict.fromkeys(one.sender for one in waited)

@@ -21,7 +21,7 @@ class Whole(MailboxBase):
 
     def collector(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Collector:
         """Return the garbage collector of this repository; see `collect`."""
-        from dockercomms.relay.gc import Collector  # noqa: PLC0415 - rarely used
+        from dockercomms.relay.gc import Collector
 
         return Collector(
             registry=self._store.registry,
@@ -75,7 +75,7 @@ class Whole(MailboxBase):
             concurrency: Parallel copies of blobs.
             progress: Called with the number of bytes of a message that were copied.
         """
-        from dockercomms.relay.relay import Relay  # noqa: PLC0415 - the same
+        from dockercomms.relay.relay import Relay
 
         if target is not None:
             self._remember_pieces(target)

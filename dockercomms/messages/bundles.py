@@ -44,16 +44,14 @@ from dockercomms.protocol.tags import (
     bundle_prefix,
 )
 from dockercomms.transport.window import workers
-from dockercomms.trust.bundle import MAX_BUNDLE_BYTES, SigstoreBundle
+from dockercomms.trust.bundle import (
+    BUNDLE_PREDICATE_TYPE,
+    BUNDLE_SIGNER,
+    MAX_BUNDLE_BYTES,
+)
 from dockercomms.trust.checks import MAX_BUNDLES, RULES, Rules, check_age, check_not_future
 from dockercomms.trust.owner import SignatureStatus, Trust
 from dockercomms.trust.verifier import Verified, verify_receipt
-
-BUNDLE_CONTENT = "dev.sigstore.bundle.content"
-BUNDLE_PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
-"""The annotations that cosign writes beside a bundle and searches for (SPEC.md section 2)."""
-BUNDLE_SIGNER = "dockercomms.signer"
-"""The `spki_sha256` of the signing key, to find its bundle among many (SPEC.md section 2)."""
 
 BUNDLES_A_RUN = 20_000
 """The most bundles that one run reads for a message in each source, and as many more that name a
@@ -290,11 +288,6 @@ def _next(keys: Iterable[str], after: _Marks, limit: int) -> tuple[list[str], bo
                 kept[kind].difference_update(sorted(kept[kind])[limit + 1 :])
     named, others = map(sorted, behind if any(behind) else first)
     return [*named[:limit], *others[:limit]], max(len(named), len(others)) > limit
-
-
-def named_signer(bundle: SigstoreBundle) -> dict[str, str]:
-    """Return the annotation with the fingerprint of the signing key; empty for a certificate."""
-    return {BUNDLE_SIGNER: bundle.hint} if bundle.hint else {}
 
 
 def _may_be_bundle(entry: Descriptor) -> bool:

@@ -18,7 +18,6 @@ from dockercomms.errors import ProtocolError, UsageError
 from dockercomms.messages.publish import FormChoice, ReferrersIndex
 from dockercomms.oci.content import VerifyingReader
 from dockercomms.oci.interface import BlobSource, ProgressHook, Reader
-from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import ANNOTATION_TITLE, READ_BYTES, Descriptor, Digest
 from dockercomms.platforms.clock import ClockChoice
 from dockercomms.platforms.records import dataclass
@@ -37,15 +36,14 @@ from dockercomms.transport.push import Compress, Pushed
 from dockercomms.trust.signing import SignedBy, Signer
 
 
-class Rehearsal(MemoryRegistry):
-    """A registry for dry runs: it checks and discards every blob, and asks `real` the questions.
+class Rehearsal:
+    """A registry for dry runs: it checks and discards every blob, and asks `real` for those it has.
 
     Args:
         real: The registry that this one stands for.
     """
 
     def __init__(self, real: Reader) -> None:
-        super().__init__()
         self._real = real
 
     def resolve_blob(self, repository: str, digest: Digest) -> Descriptor:
@@ -69,10 +67,6 @@ class Rehearsal(MemoryRegistry):
                 if progress is not None:
                     progress(done, descriptor.size)
         return descriptor
-
-    def server_time(self) -> datetime | None:
-        """Return the time of the real registry."""
-        return self._real.server_time()
 
 
 MAX_TTL_SECONDS = 10**12

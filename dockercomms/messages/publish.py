@@ -23,7 +23,6 @@ from dockercomms.errors import (
     ProtocolError,
     RegistryError,
 )
-from dockercomms.messages.bundles import BUNDLE_CONTENT, BUNDLE_PREDICATE_TYPE, named_signer
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import (
     EMPTY_CONFIG,
@@ -52,7 +51,12 @@ from dockercomms.protocol.manifest import ManifestBuilder
 from dockercomms.protocol.tags import anchor_tag, bell_tag, bundle_tag, receipts_anchor_tag
 from dockercomms.state import State
 from dockercomms.state.progress import Capabilities
-from dockercomms.trust.bundle import parse_bundle_json
+from dockercomms.trust.bundle import (
+    BUNDLE_CONTENT,
+    BUNDLE_PREDICATE_TYPE,
+    named_signer,
+    parse_bundle_json,
+)
 
 ReferrersIndex = Literal["auto", "never", "always"]
 """When to write the fallback index; auto: if the registry has no referrers API."""

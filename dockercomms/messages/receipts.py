@@ -33,7 +33,6 @@ from dockercomms.errors import (
 )
 from dockercomms.messages.publish import Publisher, ReferrersIndex, bundle_layer
 from dockercomms.messages.receipts_list import ReceiptEntry, list_receipts
-from dockercomms.messages.sign import prove_own_receipt
 from dockercomms.oci.interface import Registry, read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest
 from dockercomms.oci.tag_schema import put_or_repair
@@ -65,6 +64,7 @@ from dockercomms.protocol.tags import (
 from dockercomms.state import State
 from dockercomms.state.receipts import ReceiptRow
 from dockercomms.trust.signing import Signer
+from dockercomms.trust.verifier import prove_own_receipt
 
 __all__ = [
     "ReceiptEntry",

@@ -53,7 +53,6 @@ from dockercomms.messages.draft import (
     sent_of,
 )
 from dockercomms.messages.publish import Publisher
-from dockercomms.messages.sign import prove_own
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.tag_schema import put_or_repair
@@ -69,9 +68,10 @@ from dockercomms.state.send_runs import SendRun, Served
 from dockercomms.state.sends import SendJournal, SendRow
 from dockercomms.transport.journal import Journal, NullJournal, Progress
 from dockercomms.transport.payload import Payload
-from dockercomms.transport.push import Pushed, confirm_blobs, push_payload
+from dockercomms.transport.push import BlobTarget, Pushed, confirm_blobs, push_payload
 from dockercomms.transport.window import Stop, run_window
 from dockercomms.trust.signing import SignedBy, Signer
+from dockercomms.trust.verifier import prove_own
 
 __all__ = ["Content", "SendOptions", "Sent", "SignedBy", "Signer", "send"]
 
@@ -313,7 +313,7 @@ class _Sending:
             signer=self.order.signer,
         )
 
-    def _push(self, registry: Registry, journal: Journal) -> Pushed:
+    def _push(self, registry: BlobTarget, journal: Journal) -> Pushed:
         options = self.order.options
         return push_payload(
             registry,

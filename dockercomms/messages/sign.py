@@ -20,7 +20,6 @@ Example:
     >>> verify_file(path, bundle, trust=trust, clock=SystemClock()).verified.own
     True
 
-Proving what we sign ourselves, before anybody else sees it: by our own verifier.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +41,6 @@ from dockercomms.errors import (
 )
 from dockercomms.inbox.discover import ListingReader
 from dockercomms.messages.bundles import SOURCES, BundleFinder, ReceiptVerifier, layer_content
-from dockercomms.messages.place import file_digest
 from dockercomms.messages.publish import FormChoice, Publisher, ReferrersIndex
 from dockercomms.messages.verify import MessageVerifier, Withheld
 from dockercomms.oci.interface import Registry, read_all
@@ -60,81 +57,12 @@ from dockercomms.protocol.header import (
 from dockercomms.protocol.manifest import Message, Receipt, kind_of, parse_message, parse_receipt
 from dockercomms.state import State
 from dockercomms.trust import bundle as dsse
-from dockercomms.trust.bundle import SigstoreBundle
-from dockercomms.trust.checks import MAX_BUNDLES, Claim, Terms
-from dockercomms.trust.keyless import SigstoreRoots
+from dockercomms.trust.approvals import verify_approval
+from dockercomms.trust.checks import MAX_BUNDLES
 from dockercomms.trust.owner import Trust
-from dockercomms.trust.policy import Policy, Root, Sender, TrustedIdentity
-from dockercomms.trust.roots import KeylessProof
 from dockercomms.trust.signing import SignedBy, Signer
 from dockercomms.trust.statement import PREDICATE_TYPE_COSIGN_SIGN
-from dockercomms.trust.verifier import Verified, key_of_new_sender, verify_approval, verify_claim
-
-
-def prove_own(
-    message: Message, bundle: bytes, signed_by: SignedBy, *, repo: str, now: datetime
-) -> None:
-    """Prove that a receiver who trusts its signer will take `bundle` for proof of `message`.
-
-    Of a keyless bundle the signer has proven the certificate by its root; here is what it signed.
-
-    Raises:
-        VerificationError: it proves something else, or by another signer.
-    """
-    repo = message.header.audience or repo
-    _prove_claim(Claim.of_message(message), bundle, signed_by, repo=repo, now=now)
-
-
-def prove_own_receipt(receipt: Receipt, bundle: bytes, signed_by: SignedBy) -> None:
-    """Prove that a sender who trusts its signer will take `bundle` for proof of `receipt`.
-
-    Raises:
-        VerificationError: as `prove_own`.
-    """
-    claim = Claim.of_receipt(receipt)
-    if claim.created is None:
-        raise AssertionError("internal: a receipt of ours without a time")
-    _prove_claim(claim, bundle, signed_by, repo="", now=claim.created)
-
-
-def _prove_claim(
-    claim: Claim, bundle: bytes, signed_by: SignedBy, *, repo: str, now: datetime
-) -> None:
-    terms = Terms(
-        policy=Policy(),
-        me=(claim.recipient,),
-        repo=repo,
-        now=now,
-        roots=_SelfProven(signed_by, now),
-    )
-    if signed_by.kind == "key":
-        key, _ = key_of_new_sender(claim, [bundle], terms)
-        if key.spki_sha256 != signed_by.signer:
-            raise VerificationError(
-                f"{claim.title}: signed with {key.spki_sha256}; {signed_by.signer} expected"
-            )
-        return
-    identity = TrustedIdentity(identity=signed_by.signer, issuer=_SelfProven.ISSUER)
-    sender = Sender(name=claim.name, identities=(identity,))
-    verify_claim(claim, [bundle], replace(terms, policy=Policy(senders=(sender,))))
-
-
-class _SelfProven(SigstoreRoots):
-    """Stands for the root that the signer has asked already."""
-
-    ISSUER = "our own signer"
-
-    def __init__(self, signed_by: SignedBy, now: datetime) -> None:
-        super().__init__()
-        self._signer = signed_by.signer
-        self._now = now
-
-    def prove(self, bundle: SigstoreBundle, root: Root) -> KeylessProof:  # noqa: ARG002 - it was proven
-        """Return that the bundle is the signer's, of this moment."""
-        return KeylessProof(
-            root=root.name, identities=(self._signer,), issuer=self.ISSUER, signed_at=self._now
-        )
-
+from dockercomms.trust.verifier import Verified
 
 What = Literal["message", "receipt", "object", "file"]
 
@@ -473,6 +401,8 @@ def sign_file(path: Path, signer: Signer) -> Signature:
         SigningError, VerificationError: nothing was signed.
         LocalIOError: the file cannot be read.
     """
+    from dockercomms.messages.place import file_digest  # noqa: PLC0415 - `send` signs no file
+
     digest = file_digest(path)
     bundle = signer.approve(path.name, digest)
     return Signature(subject=digest, signed_by=signer.signed_by, bundle=bundle)

@@ -40,7 +40,7 @@ from dockercomms.errors import (
     guarded,
 )
 from dockercomms.inbox.inbox import Inbox
-from dockercomms.inbox.poll import DEFAULT_INTERVAL_SECONDS, PollResult
+from dockercomms.inbox.poll import PollResult
 from dockercomms.messages.command import Command, Outcome, run_command, variables
 from dockercomms.messages.deliver import files_at
 from dockercomms.messages.place import delivery_key, is_own_folder
@@ -51,7 +51,7 @@ from dockercomms.oci.images.trees import has_manifest
 from dockercomms.oci.stores import Location
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
-from dockercomms.protocol.header import MessageHeader
+from dockercomms.protocol.header import DEFAULT_INTERVAL_SECONDS, MessageHeader
 from dockercomms.protocol.manifest import Message
 from dockercomms.protocol.tags import ReceiptStatus
 from dockercomms.state.deliveries import Handover

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from dockercomms.errors import DigestMismatch, UsageError
 from dockercomms.oci.interface import Reader, Registry
-from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
 from dockercomms.oci.remote.registry import HTTPRegistry
@@ -28,6 +27,7 @@ from dockercomms.platforms.records import dataclass
 
 if TYPE_CHECKING:
     from dockercomms.oci.auth.credentials import Credentials
+    from dockercomms.oci.layout.registry import LayoutRegistry
     from dockercomms.oci.remote.retry import RateLimiter, RetryHook, RetryPolicy
     from dockercomms.oci.remote.session import Endpoint
 
@@ -178,6 +178,14 @@ class Store:
     registry: Registry
     repository: str
     repo: str
+
+    def is_missing_folder(self) -> bool:
+        """Return whether the store is a folder that does not exist before the first write."""
+        if _endpoint_of(self.registry) is not None:
+            return False
+        from dockercomms.oci.layout.registry import LayoutRegistry  # noqa: PLC0415 - not over HTTP
+
+        return isinstance(self.registry, LayoutRegistry) and not self.registry.exists()
 
 
 def default_mailbox(environ: Mapping[str, str]) -> Path:
@@ -330,6 +338,8 @@ def open_local(
         from dockercomms.oci.layout.archive import ArchiveRegistry  # noqa: PLC0415 - rarely wanted
 
         return ArchiveRegistry(path, create=create, clock=clock)
+    from dockercomms.oci.layout.registry import LayoutRegistry  # noqa: PLC0415 - of no use over HTTP
+
     return LayoutRegistry(path, create=create, private=private, clock=clock)
 
 

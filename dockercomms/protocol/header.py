@@ -120,6 +120,8 @@ UNDERSTOOD_KEYS = frozenset(
 """Keys that this program accepts in `dockercomms.critical` (sealing comes later)."""
 
 # SPEC.md section 3: limits of annotations
+DEFAULT_INTERVAL_SECONDS = 30
+"""The default pause between two looks of a watch."""
 DEFAULT_TTL_SECONDS = 604_800
 MAX_FILENAME_BYTES = 237
 """A 1.0 receiver adds 18 bytes to the name, and a name above 255 bytes stops its whole inbox."""

@@ -43,7 +43,6 @@ from dockercomms.transport.tar import (
     write_header,
 )
 from dockercomms.transport.window import PIECE_BYTES, allocate
-from dockercomms.transport.zstd_frames import FrameReader
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -347,6 +346,8 @@ class _ZstdReader:
     """Reads zstd frames to the end of the source, and checks their checksums."""
 
     def __init__(self, source: ByteStream) -> None:
+        from dockercomms.transport.zstd_frames import FrameReader  # noqa: PLC0415 - a sender reads none
+
         self._frames = FrameReader(source, max_window_bytes=MAX_ZSTD_WINDOW_BYTES)
         self._stream = zstandard.ZstdDecompressor(
             max_window_size=MAX_ZSTD_WINDOW_BYTES

@@ -20,10 +20,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from functools import partial
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Protocol
 
 from dockercomms.errors import DigestInvalid, DigestMismatch, LocalIOError, NotFoundError
-from dockercomms.oci.interface import Registry
+from dockercomms.oci.interface import BlobSource, ProgressHook, Registry
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.files import local_errors
@@ -85,8 +85,25 @@ class Pushed:
     reused_chunks: int
 
 
+class BlobTarget(Protocol):
+    """A store that says which blobs it has, and takes others."""
+
+    def resolve_blob(self, repository: str, digest: Digest) -> Descriptor:
+        """As `Reader.resolve_blob`."""
+
+    def push_blob(
+        self,
+        repository: str,
+        descriptor: Descriptor,
+        source: BlobSource,
+        *,
+        progress: ProgressHook | None = None,
+    ) -> Descriptor:
+        """As `Writer.push_blob`."""
+
+
 def push_payload(
-    registry: Registry,
+    registry: BlobTarget,
     repository: str,
     payload: Payload,
     *,
@@ -312,7 +329,7 @@ class _Expectation:
 class _Pusher:
     """Pushes one chunk at a time. Thread-safe."""
 
-    registry: Registry
+    registry: BlobTarget
     repository: str
     compression: Compression
     journal: Journal

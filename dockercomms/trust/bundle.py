@@ -20,6 +20,13 @@ from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import ARTIFACT_TYPE_BUNDLE
 from dockercomms.trust.statement import base64_bytes, base64_text, json_list, json_object, json_text
 
+BUNDLE_CONTENT = "dev.sigstore.bundle.content"
+BUNDLE_PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
+"""The annotations that cosign writes beside a bundle and searches for (SPEC.md section 2)."""
+BUNDLE_SIGNER = "dockercomms.signer"
+"""The `spki_sha256` of the signing key, to find its bundle among many (SPEC.md section 2)."""
+
+
 PAYLOAD_TYPE_INTOTO = "application/vnd.in-toto+json"
 SIGNED_PREFIX = b"DSSEv1 "
 """The first bytes of every signed pre-authentication encoding."""
@@ -196,3 +203,8 @@ def _timestamps(value: object, where: str) -> tuple[bytes, ...]:
         base64_bytes(json_object(item, where, known=_TIMESTAMP_KEYS).get("signedTimestamp"), where)
         for item in tokens
     )
+
+
+def named_signer(bundle: SigstoreBundle) -> dict[str, str]:
+    """Return the annotation with the fingerprint of the signing key; empty for a certificate."""
+    return {BUNDLE_SIGNER: bundle.hint} if bundle.hint else {}

@@ -43,7 +43,6 @@ from dockercomms.platforms.clock import Clock, ClockChoice
 from dockercomms.platforms.files import base_folder, local_errors
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.manifest import Message, Receipt
-from dockercomms.trust.address_book import AddressBook
 from dockercomms.trust.checks import Claim, Terms
 from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots, timestamp_source
 from dockercomms.trust.keys import DEFAULT_KEY, KeyStore, PublicKey, default_keys_folder
@@ -357,6 +356,8 @@ class Owner:
                 f"{claim.title}: this name is not trusted on first use: "
                 f"{reason or 'only the sender of a message is'}"
             )
+        from dockercomms.trust.address_book import AddressBook  # noqa: PLC0415 - rarely needed
+
         AddressBook(self._file).pin(name, key, recipient=claim.recipient, repo=repo)
         others = [*policy.names_of(key), *(self.names[:1] if key == self.own_key() else ())]
         also = "" if not others else f" WARNING: {others[0]!r:.100} signs with the same key."

@@ -1,4 +1,4 @@
-"""Verification of the bundles of one message or receipt, and of approvals, against the policy.
+"""Verification of the bundles of one message or receipt against the policy.
 
 1. check the claims that need no signature: it is for us and for this repository, and it is
    neither of the future nor too old
@@ -11,17 +11,15 @@
    d. the policy lets that name send such an object to us here
 4. return the first signer for which all checks pass; else report the reason of each bundle
 
-`checks.RULES` has one function for each check. No check uses a network. An approval, by `sign` for
-anything but a message or by cosign (`sign`, `sign-blob`, `attest-blob`), only says that its signer
-approves of the content.
+`checks.RULES` has one function for each check. No check uses a network.
 
-Source: SPEC.md sections 8 to 10; docs/trust.md.
+Source: SPEC.md sections 8 to 10.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 
 from dockercomms.errors import (
@@ -34,23 +32,21 @@ from dockercomms.errors import (
     VerificationError,
     guarded,
 )
-from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.manifest import Message, Receipt
 from dockercomms.trust.bundle import BundleKind, SigstoreBundle, verify
 from dockercomms.trust.checks import (
     RULES,
-    SIGNER_CHECKS,
     Claim,
     Evidence,
     Rules,
-    SignerEvidence,
     Terms,
 )
+from dockercomms.trust.keyless import SigstoreRoots
 from dockercomms.trust.keys import PublicKey
-from dockercomms.trust.material import Material, parse_material, prove_certificate, prove_key
-from dockercomms.trust.policy import Root, Sender, TrustedIdentity, TrustedKey
+from dockercomms.trust.policy import Policy, Root, Sender, TrustedIdentity, TrustedKey
 from dockercomms.trust.roots import KeylessProof
+from dockercomms.trust.signing import SignedBy
 from dockercomms.trust.statement import PREDICATE_TYPE_COSIGN_SIGN, ForeignPredicate, Statement
 
 
@@ -409,108 +405,66 @@ def _proofs(bundle: SigstoreBundle, terms: Terms) -> LazyProofs:
     )
 
 
-def verify_approval(
-    data: bytes,
-    digest: Digest,
-    terms: Terms,
-    *,
-    title: str,
-    predicate_type: str = PREDICATE_TYPE_COSIGN_SIGN,
-) -> Verified:
-    """Return the sender of the policy who approves of the content with `digest`.
+def prove_own(
+    message: Message, bundle: bytes, signed_by: SignedBy, *, repo: str, now: datetime
+) -> None:
+    """Prove that a receiver who trusts its signer will take `bundle` for proof of `message`.
 
-    Args:
-        data: The JSON of one bundle.
-        digest: Of the file, or of the manifest.
-        terms: The policy and the clocks; `me` and `repo` are ignored.
-        title: The name of the content in errors.
-        predicate_type: The required type of a statement; ignored for a plain signature.
+    Of a keyless bundle the signer has proven the certificate by its root; here is what it signed.
 
     Raises:
-        ProtocolError: not a bundle.
-        UnknownSender: no sender of the policy signed it.
-        VerificationError: the signature is invalid, or must not count.
-        ConfigError, LocalIOError: a root is not readable.
+        VerificationError: it proves something else, or by another signer.
     """
-    material = parse_material(data, where=f"{title}: bundle")
-    try:
-        return _verify(material, digest, terms, predicate_type)
-    except VerificationError as error:
-        raise type(error)(f"{title}: {error.message}") from error
+    repo = message.header.audience or repo
+    _prove_claim(Claim.of_message(message), bundle, signed_by, repo=repo, now=now)
 
 
-def _verify(material: Material, digest: Digest, terms: Terms, predicate_type: str) -> Verified:
-    if material.envelope is not None and material.predicate_type != predicate_type:
-        raise VerificationError(
-            f"the bundle says {material.predicate_type!r:.100}; {predicate_type} expected"
-        )
-    claim = Claim(kind="approval", title="", subject=digest)
-    proofs = _approval_proofs(material, digest, terms)
-    reason: VerificationError = UnknownSender("signed by nobody whom the policy knows")
-    for signer, sender in _signers(material, digest, terms, proofs):
-        evidence = SignerEvidence(
-            claim=claim, terms=terms, signer=signer, sender=sender, proofs=proofs
-        )
-        try:
-            for check in SIGNER_CHECKS:
-                check(evidence)
-        except VerificationError as error:
-            reason = error
-            continue
-        return _verified(evidence, material)
-    raise reason
+def prove_own_receipt(receipt: Receipt, bundle: bytes, signed_by: SignedBy) -> None:
+    """Prove that a sender who trusts its signer will take `bundle` for proof of `receipt`.
+
+    Raises:
+        VerificationError: as `prove_own`.
+    """
+    claim = Claim.of_receipt(receipt)
+    if claim.created is None:
+        raise AssertionError("internal: a receipt of ours without a time")
+    _prove_claim(claim, bundle, signed_by, repo="", now=claim.created)
 
 
-def _approval_proofs(material: Material, digest: Digest, terms: Terms) -> LazyProofs:
-    roots = terms.policy.roots
-    return LazyProofs(
-        roots,
-        lambda root: prove_certificate(material, digest, terms.roots, root),
-        lambda: terms.roots.signed_at(material.timestamps, material.signature, roots.values()),
+def _prove_claim(
+    claim: Claim, bundle: bytes, signed_by: SignedBy, *, repo: str, now: datetime
+) -> None:
+    terms = Terms(
+        policy=Policy(),
+        me=(claim.recipient,),
+        repo=repo,
+        now=now,
+        roots=_SelfProven(signed_by, now),
     )
-
-
-def _signers(
-    material: Material, digest: Digest, terms: Terms, proofs: LazyProofs
-) -> Iterator[tuple[TrustedKey | TrustedIdentity, Sender | None]]:
-    """Yield the signers of the policy who made the signature.
-
-    Raises:
-        VerificationError: no root proves the certificate, or the key of the hint did not sign.
-    """
-    senders = terms.policy.senders
-    if material.kind == "keyless":
-        proof = proofs.by_any()
-        for sender in senders:
-            for identity in sender.identities:
-                if identity.identity in proof.identities:
-                    yield identity, sender
+    if signed_by.kind == "key":
+        key, _ = key_of_new_sender(claim, [bundle], terms)
+        if key.spki_sha256 != signed_by.signer:
+            raise VerificationError(
+                f"{claim.title}: signed with {key.spki_sha256}; {signed_by.signer} expected"
+            )
         return
-    keys: list[tuple[TrustedKey, Sender | None]] = []
-    if terms.own_key is not None:
-        keys.append((TrustedKey(key=terms.own_key), None))
-    keys += [(key, sender) for sender in senders for key in sender.keys]
-    broken: VerificationError | None = None
-    for key, holder in keys:
-        try:
-            prove_key(material, digest, key.key)
-        except VerificationError as error:
-            if key.key.spki_sha256 == material.hint:
-                broken = error
-            continue
-        yield key, holder
-    if broken is not None:
-        raise broken
+    identity = TrustedIdentity(identity=signed_by.signer, issuer=_SelfProven.ISSUER)
+    sender = Sender(name=claim.name, identities=(identity,))
+    verify_claim(claim, [bundle], replace(terms, policy=Policy(senders=(sender,))))
 
 
-def _verified(evidence: SignerEvidence, material: Material) -> Verified:
-    signer, proof = evidence.signer, evidence.proof
-    return Verified(
-        name="" if evidence.sender is None else evidence.sender.name,
-        kind=material.kind,
-        signer=signer.key.spki_sha256 if isinstance(signer, TrustedKey) else signer.identity,
-        issuer="" if proof is None else proof.issuer,
-        signed_at=evidence.signed_at,
-        own=evidence.sender is None,
-        approval=True,
-    )
+class _SelfProven(SigstoreRoots):
+    """Stands for the root that the signer has asked already."""
+
+    ISSUER = "our own signer"
+
+    def __init__(self, signed_by: SignedBy, now: datetime) -> None:
+        super().__init__()
+        self._signer = signed_by.signer
+        self._now = now
+
+    def prove(self, bundle: SigstoreBundle, root: Root) -> KeylessProof:  # noqa: ARG002 - it was proven
+        """Return that the bundle is the signer's, of this moment."""
+        return KeylessProof(
+            root=root.name, identities=(self._signer,), issuer=self.ISSUER, signed_at=self._now
+        )

@@ -28,11 +28,11 @@ INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 EAGER = """
 import click, cryptography, filelock, requests, rich, sqlite3, zstandard
-import dockercomms.cli.inbox, dockercomms.cli.receipts, dockercomms.cli.receive
-import dockercomms.cli.send, dockercomms.cli.session, dockercomms.cli.program
-import dockercomms.cli.records, dockercomms.mailbox, dockercomms.config
+import dockercomms.cli.mail.inbox, dockercomms.cli.mail.receipts, dockercomms.cli.mail.receive
+import dockercomms.cli.mail.send, dockercomms.cli.session, dockercomms.cli.program
+import dockercomms.cli.records, dockercomms.mailbox, dockercomms.cli.config
 from dockercomms.oci.remote.session import Session
-from dockercomms.oci.adapter import adapter_class; adapter_class()
+from dockercomms.oci.remote.session import adapter_class; adapter_class()
 """
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from dockercomms.messages.bundles import BUNDLE_PREDICATE_TYPE, BUNDLE_SIGNER
 from dockercomms.messages.publish import bundle_layer
 from dockercomms.messages.verify import judge_entries
 from dockercomms.oci.memory import MemoryRegistry
@@ -19,6 +18,7 @@ from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Digest
 from dockercomms.protocol.header import PREDICATE_TYPE_MESSAGE
 from dockercomms.protocol.manifest import ManifestBuilder, Message
 from dockercomms.protocol.tags import bundle_tag, message_tag, recipient_tag
+from dockercomms.trust.bundle import BUNDLE_PREDICATE_TYPE, BUNDLE_SIGNER
 from tests.fakes.mail import BOB, REPO, REPOSITORY, Mail, message_of
 from tests.fakes.people import ALICE_SIGNS, ALICES, Judging, sign_as_others_do
 from tests.fakes.watched import WatchedRegistry

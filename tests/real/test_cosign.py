@@ -55,12 +55,13 @@ from dockercomms.protocol.manifest import (
 )
 from dockercomms.state import State
 from dockercomms.transport.payload import payload_of
+from dockercomms.trust.approvals import verify_approval
 from dockercomms.trust.checks import Terms
 from dockercomms.trust.keyless import KeylessOptions, KeylessSigner, SigstoreRoots, timestamp_source
 from dockercomms.trust.keys import KeyStore, PrivateKey, PublicKey
 from dockercomms.trust.policy import Policy, Root, Sender, TrustedIdentity, TrustedKey
 from dockercomms.trust.signing import KeySigner, Signer
-from dockercomms.trust.verifier import verify_approval, verify_message, verify_receipt
+from dockercomms.trust.verifier import verify_message, verify_receipt
 from tests.real.launch import Server, binary
 from tests.real.sigstore_services import RealSigstore, sigstore
 

@@ -94,8 +94,8 @@ def watch_command(
     Exit code 0 accepts the message, any other rejects it. CMD runs at least once per message.
     SIGTERM ends the watch after the current message. Piped, each message is a line of JSON.
     """
-    from dockercomms.inbox.poll import DEFAULT_INTERVAL_SECONDS
     from dockercomms.messages.command import DEFAULT_TIMEOUT_SECONDS, parse_command
+    from dockercomms.protocol.header import DEFAULT_INTERVAL_SECONDS
 
     warn_unverified(session, no_verify=no_verify, accept_new=accept_new)
     refuse_network(session, offline=offline)

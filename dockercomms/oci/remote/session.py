@@ -52,7 +52,6 @@ from dockercomms.oci.remote.exchange import (
 )
 from dockercomms.oci.remote.proxies import login_header, proxy_for, shown
 from dockercomms.oci.remote.retry import Failure, RateLimiter, Retrying, RetryPolicy
-from dockercomms.oci.remote.tls import certificate_folders, make_context
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
 
@@ -540,6 +539,8 @@ class Session:
 
     def _tls_context(self, host: str) -> ssl.SSLContext:
         """Return the TLS settings for `host` (with its port), made once."""
+        from dockercomms.oci.remote.tls import certificate_folders, make_context  # noqa: PLC0415 - HTTP needs none
+
         with self._lock:
             if host not in self._contexts:
                 own = host == self.base_url.partition("://")[2]

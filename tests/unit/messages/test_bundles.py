@@ -12,15 +12,7 @@ from dockercomms.errors import (
     NetworkError,
     RegistryError,
 )
-from dockercomms.messages.bundles import (
-    BUNDLE_CONTENT,
-    BUNDLE_PREDICATE_TYPE,
-    BUNDLE_SIGNER,
-    SOURCES,
-    BundleFinder,
-    Look,
-    layer_content,
-)
+from dockercomms.messages.bundles import SOURCES, BundleFinder, Look, layer_content
 from dockercomms.oci.interface import TagPage
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import (
@@ -34,7 +26,12 @@ from dockercomms.oci.tag_schema import put_index
 from dockercomms.protocol.header import PREDICATE_TYPE_MESSAGE
 from dockercomms.protocol.manifest import ManifestBuilder
 from dockercomms.protocol.tags import bundle_tag
-from dockercomms.trust.bundle import MAX_BUNDLE_BYTES
+from dockercomms.trust.bundle import (
+    BUNDLE_CONTENT,
+    BUNDLE_PREDICATE_TYPE,
+    BUNDLE_SIGNER,
+    MAX_BUNDLE_BYTES,
+)
 from dockercomms.trust.checks import MAX_BUNDLES
 from tests.fakes.clock import FakeClock
 from tests.fakes.watched import WatchedRegistry

@@ -22,11 +22,11 @@ from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_INDEX, Index, digest_of
 from dockercomms.protocol.header import ARTIFACT_TYPE_BUNDLE, PREDICATE_TYPE_MESSAGE
 from dockercomms.protocol.manifest import parse_bundle
+from dockercomms.trust.approvals import verify_approval
 from dockercomms.trust.bundle import pae, parse_bundle_json
 from dockercomms.trust.owner import Trust
 from dockercomms.trust.policy import Policy, Sender
 from dockercomms.trust.statement import PREDICATE_TYPE_COSIGN_SIGN, base64_text
-from dockercomms.trust.verifier import verify_approval
 from tests.fakes.clock import FakeClock
 from tests.fakes.mail import ALICE, BOB, REPO, REPOSITORY, Mail, message_of
 from tests.fakes.people import (

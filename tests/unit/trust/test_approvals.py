@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from dockercomms.errors import ProtocolError, UnknownSender, VerificationError
 from dockercomms.oci.model import digest_of
+from dockercomms.trust.approvals import verify_approval
 from dockercomms.trust.keyless import timestamp_source
 from dockercomms.trust.material import parse_material, prove_certificate, prove_key, prove_logged
 from dockercomms.trust.policy import Policy, Revocation, Root, Sender, TrustedKey
 from dockercomms.trust.signing import KeySigner
-from dockercomms.trust.verifier import verify_approval
 from tests.fakes.sigstore_certificates import spki
 from tests.unit.trust import keyless
 from tests.unit.trust.signed import (

@@ -351,7 +351,7 @@ def test_keys_do_not_import_sigstore(tmp_path):
         "from tests.unit.trust.signed import *\n"
         "from dockercomms.trust.verifier import verify_message\n"
         "from dockercomms.trust.address_book import AddressBook\n"
-        "from dockercomms.trust.verifier import verify_approval\n"
+        "from dockercomms.trust.approvals import verify_approval\n"
         "assert verify_message(message(), [signed()], terms())\n"
         "print([name for name in ('sigstore', 'requests', 'pydantic', 'tomlkit', 'rfc3161_client')"
         " if name in sys.modules])\n"

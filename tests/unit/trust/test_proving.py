@@ -7,10 +7,10 @@ import pytest
 
 from dockercomms.errors import VerificationError
 from dockercomms.messages.receipts import build_receipt
-from dockercomms.messages.sign import prove_own, prove_own_receipt
 from dockercomms.protocol.manifest import parse_message, parse_receipt
 from dockercomms.trust.keyless import KeylessOptions, KeylessSigner
 from dockercomms.trust.signing import SignedBy
+from dockercomms.trust.verifier import prove_own, prove_own_receipt
 from tests.fakes.clock import FakeClock
 from tests.fakes.inboxes import HabitRegistry
 from tests.fakes.inboxes import Sender as Author
