@@ -238,7 +238,7 @@ class MessageHeader:
 
     @property
     def expires(self) -> datetime | None:
-        """The time when the message expires; `None` without a readable creation time."""
+        """The time when the message expires; `None` without creation and expiry time."""
         if self.created_at is None:
             return self.expires_at
         try:

@@ -1,1 +1,1 @@
-"""Manifests with what they refer to: copied, pulled, inspected, selected."""
+"""Copying, pulling, inspecting and selecting manifests with their content."""

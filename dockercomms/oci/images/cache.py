@@ -1,8 +1,8 @@
-"""A registry that remembers what cannot change, and asks once where many ask at once.
+"""A registry that caches another one and joins concurrent requests for the same object.
 
-Content under a digest never changes, so it is kept while there is room. What a tag points at does
-change: it is kept for as long as the caller says, and not at all unless the caller says so. Lists,
-which is how an inbox is polled, and errors are never kept.
+Content under a digest never changes, so it stays in the cache while there is room. Tags do change:
+they stay for the time that the caller sets, by default not at all. Lists, by which an inbox is
+polled, and errors are never cached.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms.clock import Clock, SystemClock
 
 MAX_OBJECT_BYTES = 4 * 2**20
-"""The largest object kept, inclusive: every manifest fits, layers seldom do."""
+"""The largest cached object, inclusive: all manifests fit, layers seldom do."""
 
 MAX_TOTAL_BYTES = 128 * 2**20
-"""All content kept; what was not used for longest goes first."""
+"""All cached content; the least recently used goes first."""
 
 
 class CachedRegistry:
     """Implements `oci.interface.Registry` over another one. Safe for several threads.
 
-    That an object is in one repository says nothing about another; content that is known to be in
-    both is kept once. What is written through this registry is known to be there without asking.
+    Objects are cached for each repository by itself, because an object in one may be missing in
+    another. Content that is known to be in both is kept once. Objects written through this registry
+    are known to be there without a request.
 
     Args:
-        registry: Where everything comes from; `close` closes it.
-        max_object: The largest object whose content is kept, in bytes, inclusive.
-        tag_ttl: For how many seconds a tag is believed to point where it did; None: not at all.
-        max_total: All content that is kept, in bytes.
-        clock: What the seconds are measured with.
+        registry: The cached registry; `close` closes it.
+        max_object: The largest object whose content is cached, in bytes, inclusive.
+        tag_ttl: For how many seconds tags are cached; `None`: not at all.
+        max_total: All cached content, in bytes.
+        clock: Measures the seconds of `tag_ttl`.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class CachedRegistry:
     def get_blob_range(
         self, repository: str, digest: Digest, start: int, end: int | None = None
     ) -> BlobReader:
-        """See `Reader.get_blob_range`; a part is not kept."""
+        """See `Reader.get_blob_range`; parts are not cached."""
         check_range(start, end)
         held = self._held.content(("blob", repository, digest))
         if held is None:
@@ -190,7 +191,7 @@ class CachedRegistry:
             since = self._held.change_tags(repository, tags)
         kept = bytes(data) if len(data) <= self._max_object else None
         self._held.keep(("manifest", repository, stored.digest), stored, kept, since)
-        if since.tags == before.tags + 1:  # else another was written meanwhile, perhaps later
+        if since.tags == before.tags + 1:  # else another push changed tags meanwhile, perhaps later
             for tag in tags:
                 self._keep_tag(repository, tag, stored, began, since)
         return stored
@@ -310,7 +311,7 @@ class CachedRegistry:
     def _read(
         self, key: Key, reader: BlobReader, opened: list[BlobReader], since: Mark
     ) -> Content | None:
-        """Return what `reader` yields and keep it; if it is too large, leave it in `opened`."""
+        """Return the content of `reader` and cache it; if it is too large, leave it in `opened`."""
         descriptor = reader.descriptor
         if descriptor.size > self._max_object:
             self._held.keep(key, descriptor, None, since)

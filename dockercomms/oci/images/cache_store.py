@@ -1,4 +1,4 @@
-"""What a cache remembers, and how many that ask at once make one request."""
+"""The memory of a cache, and the joining of concurrent requests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms.records import dataclass
 
 MAX_DESCRIPTORS = 100_000
-"""Descriptors kept, and tags: some 50 MB at most."""
+"""Largest number of descriptors, and of tags: some 50 MB at most."""
 
 Key = tuple[Literal["blob", "manifest"], str, Digest]
-"""What an object is found by: its kind, repository and digest."""
+"""The kind, repository and digest of an object."""
 
 _Result = TypeVar("_Result")
 _K = TypeVar("_K")
@@ -29,25 +29,25 @@ _V = TypeVar("_V")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A whole object."""
+    """The whole content of an object."""
 
     data: bytes
     descriptor: Descriptor
 
     def open(self) -> BlobReader:
-        """Return a reader of it."""
+        """Return a reader of the content."""
         return StoredReader(io.BytesIO(self.data), self.descriptor)
 
 
 class Flights(Generic[_Result]):
-    """Lets the first caller of a key work; those that come meanwhile get its result or error."""
+    """Calls `load` once for all concurrent callers of a key; all get its result or error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flying: dict[Hashable, Future[_Result]] = {}
 
     def once(self, key: Hashable, load: Callable[[], _Result]) -> _Result:
-        """Return the result of `load`, or of the call of the same key that is under way."""
+        """Return the result of `load`, or of a running call of the same key."""
         while True:
             with self._lock:
                 flight = self._flying.get(key)
@@ -55,7 +55,7 @@ class Flights(Generic[_Result]):
                     own = self._flying[key] = Future()
             if flight is None:
                 return self._lead(key, own, load)
-            with suppress(CancelledError):  # the other was interrupted: try it ourselves
+            with suppress(CancelledError):  # the running call was interrupted: try again
                 return flight.result()
 
     def _lead(self, key: Hashable, own: Future[_Result], load: Callable[[], _Result]) -> _Result:
@@ -68,12 +68,12 @@ class Flights(Generic[_Result]):
         finally:
             with self._lock:
                 del self._flying[key]
-            own.cancel()  # wakes those that wait if neither came; else does nothing
+            own.cancel()  # wakes the waiting callers if `load` was interrupted
         return result
 
 
 class _Recent(Generic[_K, _V]):
-    """A dict of at most `limit` entries; what was not used for longest goes first."""
+    """A dict of at most `limit` entries; the least recently used goes first."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -100,18 +100,18 @@ class _Recent(Generic[_K, _V]):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment between changes: what was asked for before a change is not kept after it."""
+    """A moment between changes: an answer to an earlier request is not cached after a change."""
 
     tags: int = 0
     deletes: int = 0
 
 
 class Held:
-    """What is remembered. Thread safe.
+    """The cached objects and tags. Safe for several threads.
 
     Args:
         max_total: All content, in bytes.
-        max_descriptors: Descriptors, and tags.
+        max_descriptors: Number of descriptors, and of tags.
     """
 
     def __init__(self, max_total: int, *, max_descriptors: int = MAX_DESCRIPTORS) -> None:
@@ -129,12 +129,12 @@ class Held:
             return self._mark
 
     def descriptor(self, key: Key) -> Descriptor | None:
-        """Return the descriptor of what is known to be in the repository."""
+        """Return the descriptor of an object that is known to be in the repository."""
         with self._lock:
             return self._known.get(key)
 
     def content(self, key: Key) -> Content | None:
-        """Return content that is known to be in the repository; it may have come from another."""
+        """Return content that is known to be in the repository, perhaps read from another one."""
         with self._lock:
             descriptor = self._known.get(key)
             data = self._contents.get(key[2])
@@ -144,16 +144,13 @@ class Held:
             return Content(data, descriptor)
 
     def tag(self, repository: str, tag: str, now: float) -> Descriptor | None:
-        """Return what the tag points at, if that is believed at the time `now`."""
+        """Return the target of the tag if it is still cached at the time `now`."""
         with self._lock:
             found = self._tags.get((repository, tag))
             return None if found is None or found[1] <= now else found[0]
 
     def keep(self, key: Key, descriptor: Descriptor, data: bytes | None, since: Mark) -> None:
-        """Remember that `descriptor` is in the repository, and its content if that is given.
-
-        Nothing is kept if something was deleted after `since`.
-        """
+        """Cache `descriptor`, and `data` if given, unless there was a deletion after `since`."""
         with self._lock:
             if since.deletes != self._mark.deletes:
                 return
@@ -169,16 +166,13 @@ class Held:
     def keep_tag(
         self, repository: str, tag: str, descriptor: Descriptor, until: float, since: Mark
     ) -> None:
-        """Believe until the time `until` that the tag points at `descriptor`.
-
-        Nothing is kept if anything was written or deleted after `since`.
-        """
+        """Cache the tag until the time `until`, unless there was a change after `since`."""
         with self._lock:
             if since == self._mark:
                 self._tags.put((repository, tag), (descriptor, until))
 
     def change_tags(self, repository: str, tags: Sequence[str]) -> Mark:
-        """Forget `tags`; called before they are written and after. Returns the moment."""
+        """Forget `tags` and return the moment; call this before and after they are written."""
         with self._lock:
             self._mark = Mark(self._mark.tags + 1, self._mark.deletes)
             for tag in tags:
@@ -186,7 +180,7 @@ class Held:
             return self._mark
 
     def delete(self, key: Key) -> None:
-        """Forget an object and the tags on it; called before it is deleted and after."""
+        """Forget an object and its tags; call this before and after it is deleted."""
         with self._lock:
             self._mark = Mark(self._mark.tags + 1, self._mark.deletes + 1)
             self._known.pop(key)

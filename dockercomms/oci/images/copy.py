@@ -1,8 +1,8 @@
-"""Carrying a plan out: blobs first and several at once, manifests bottom up, the tag last.
+"""Execution of a copy plan: blobs first and in parallel, then manifests bottom up, the tag last.
 
-Whatever breaks leaves the target without the tag, and what has arrived is not sent again by the
-next run. The order also holds for registries that take a manifest whose blobs are missing (ggcr,
-measured), and nobody who watches the tag sees a message before its signatures.
+An error leaves the target without the tag, and the next run does not send again the content that
+has arrived. Some registries accept a manifest without its blobs (ggcr, measured); thanks to the
+order, readers of the tag find all content there too, signatures included.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from dockercomms.oci.tag_schema import append_entry, put_or_repair
 T = TypeVar("T")
 
 CONCURRENCY = 8
-"""Blobs that are on their way at once: a tenth faster than 4 for 100 layers of 5 MB (measured)."""
+"""Parallel uploads of blobs: a tenth faster than 4 for 100 layers of 5 MB (measured)."""
 
 _INTERNAL_SERVER_ERROR = 500
 
@@ -60,26 +60,26 @@ def copy_manifest(
     concurrency: int = CONCURRENCY,
     progress: ProgressHook | None = None,
 ) -> Descriptor:
-    """Copy a manifest or index with all that it is made of, and return its descriptor.
+    """Copy a manifest or index with all its content, and return its descriptor.
 
-    What the target has is not looked into, so a second copy asks for two descriptors and nothing
-    else. What was copied before something broke is not copied again.
+    Does not read manifests that the target has, so a second copy asks for two descriptors only.
+    After an error, the next call copies only the rest.
 
     Args:
         source: Its digest, else its tag, else `latest`.
-        target: Under its tag, by its digest where it has none.
-        sources: Where single children come from, under "" those that are not named; all others
-            come from where their parent does.
-        referrers: Copy what refers to any of the manifests, recursively: signatures, receipts.
-            Where the target has no referrers API they are added to the tag schema's index.
-        concurrency: How many blobs or questions are on their way at once.
-        progress: Told how many bytes of all blobs are done.
+        target: Under its tag; by its digest if it has no tag.
+        sources: Locations of single children by digest, and under "" of all other children;
+            default: the location of their parent.
+        referrers: Also copy all referrers, recursively: signatures, receipts. If the target has no
+            referrers API, they are added to the tag schema's index.
+        concurrency: Number of parallel uploads and requests.
+        progress: Called with the number of bytes of all blobs that are done.
 
     Raises:
-        ManifestUnknown, NameUnknown: nothing at the source.
-        BlobUnknown: a part of it is missing there.
-        DigestMismatch: the target's digest is another.
-        IntegrityError: other content than a digest says.
+        ManifestUnknown, NameUnknown: the source does not exist.
+        BlobUnknown: a blob is missing at the source.
+        DigestMismatch: the target names another digest.
+        IntegrityError: content does not have its digest.
         LimitError: more than `MAX_TREE_MANIFESTS`.
     """
     found = _resolve(source)
@@ -109,24 +109,25 @@ def ensure_manifest(
     concurrency: int = CONCURRENCY,
     progress: ProgressHook | None = None,
 ) -> Descriptor:
-    """Make sure that the manifest `data` is at `target`, and return its descriptor.
+    """Push the manifest `data` to `target` unless it is there, and return its descriptor.
 
-    It is put; where the registry says that parts are missing, those are copied and it is put again.
-    One that breaks instead (ocimem: 500) is asked for the parts. Some take it without its parts
-    (ggcr): use `copy_manifest` where the parts have to be moved.
+    If the registry refuses it because parts are missing, copies those and pushes it again. Some
+    registries fail with a server error instead (ocimem: 500); then this looks for missing parts.
+    Some registries accept a manifest without its parts (ggcr): if the parts have to be copied, use
+    `copy_manifest`.
 
     Args:
-        target: Under its tag, by its digest where it has none.
+        target: Under its tag; by its digest if it has no tag.
         data: The manifest or index.
         media_type: Its media type.
-        sources: Where its parts come from, by digest, under "" those that are not named. None of
-            them: they have to be in the target's repository.
+        sources: Locations of its parts by digest, and under "" of all other parts. By default, all
+            parts have to be in the target's repository.
         concurrency: See `copy_manifest`.
         progress: The same.
 
     Raises:
-        DigestMismatch: the target's digest is not that of `data`.
-        ManifestBlobUnknown, ManifestInvalid, NotFoundError: parts are missing, and not to be had.
+        DigestMismatch: the target's digest is not that of `data`. ManifestBlobUnknown,
+            ManifestInvalid, NotFoundError: parts are missing, and no source has them.
     """
     digest = digest_of(data) if target.digest is None else target.digest
     if not matches(data, digest):
@@ -159,12 +160,12 @@ def push_image(
     concurrency: int = CONCURRENCY,
     progress: ProgressHook | None = None,
 ) -> Descriptor:
-    """Push an image's config and layers, then its manifest; returns its descriptor.
+    """Push an image's config and layers, then its manifest; return its descriptor.
 
-    Blobs that the target has are not sent again.
+    Does not send blobs that the target has.
 
     Args:
-        target: Under its tag, by its digest where it has none.
+        target: Under its tag; by its digest if it has no tag.
         image: From any store.
         concurrency: See `copy_manifest`.
         progress: The same.
@@ -187,11 +188,11 @@ def push_image(
 
 
 def push_index(target: Location, index: Index) -> Descriptor:
-    """Push an index whose manifests are at the target; returns its descriptor.
+    """Push an index whose manifests are at the target; return its descriptor.
 
     Raises:
-        DigestMismatch: the target's digest is not the index's.
-        ManifestBlobUnknown, NotFoundError: a manifest is missing, and the registry looks.
+        DigestMismatch: the target's digest is not the index's. ManifestBlobUnknown, NotFoundError:
+            the registry found that a manifest is missing.
     """
     data = index.to_bytes()
     digest = digest_of(data) if target.digest is None else target.digest
@@ -201,9 +202,9 @@ def push_index(target: Location, index: Index) -> Descriptor:
 
 
 def put_manifest(target: Location, data: bytes, media_type: str, digest: Digest) -> Descriptor:
-    """Put a manifest under the target's tag, by its digest where there is none.
+    """Push a manifest under the target's tag; by its digest if it has no tag.
 
-    A layout then lists an index without what is in it.
+    A layout then lists only the index, not the manifests in it.
     """
     registry, repository = target.registry, target.repository
     descriptor = registry.push_manifest(
@@ -215,12 +216,12 @@ def put_manifest(target: Location, data: bytes, media_type: str, digest: Digest)
 
 
 class TreeCopy:
-    """Moves what a plan says to one repository. Used once, by one thread.
+    """Copies the content of a plan to one repository. Used once, by one thread.
 
     Args:
-        target: The repository; its tag and digest do not matter.
-        executor: What does several things at once.
-        progress: Told how many bytes of all blobs are done; never less than before.
+        target: The repository; its tag and digest are ignored.
+        executor: Runs the parallel uploads.
+        progress: Called with the number of bytes of all blobs that are done, which never decreases.
     """
 
     def __init__(self, target: Location, executor: Executor, progress: ProgressHook | None) -> None:
@@ -235,7 +236,7 @@ class TreeCopy:
         """Copy all blobs of the plan.
 
         Raises:
-            DockerCommsError: the first that failed; those on their way are given up.
+            DockerCommsError: the first failure; it stops the other uploads.
         """
         self.send(tuple((blob, at.registry, at.repository) for blob, at in plan.blobs.values()))
 
@@ -247,12 +248,12 @@ class TreeCopy:
         def send_one(item: tuple[Descriptor, Reader, str]) -> None:
             self._send_one(item, total.part(item[0].size))
 
-        # The largest first: what is begun last is then short, and all threads end together
+        # The last uploads are then short, and all threads end at about the same time.
         ordered = sorted(blobs, key=lambda item: -item[0].size)
         self._run(send_one, ordered)
 
     def put_manifests(self, plan: Plan, *, but: Digest | None) -> None:
-        """Put the plan's manifests that the target lacks, except `but`, and list the referrers."""
+        """Push the plan's manifests that the target lacks, except `but`, and list the referrers."""
         for wave in plan.waves():
             self._run(self.put_node, [node for node in wave if node.digest != but])
         referrers = plan.referrers()
@@ -261,7 +262,7 @@ class TreeCopy:
                 self._list(subject, nodes)
 
     def _wants_tag_schema(self) -> bool:
-        """Return whether others find referrers at the target by the tag schema.
+        """Return whether other tools find referrers at the target by the tag schema.
 
         regctl does so in a layout, too.
         """
@@ -271,7 +272,7 @@ class TreeCopy:
         return not registry.referrers_supported(self._target.repository)
 
     def put_node(self, node: Node, target: Location | None = None) -> None:
-        """Put one manifest of the plan, under the target's tag; None: by its digest."""
+        """Push one manifest of the plan, under the target's tag; `None`: by its digest."""
         content, target = node.content, target or self._target
         blobs = [blob.digest for blob in node.blobs]
         self.put(target, content.data, content.descriptor.media_type, node.digest, blobs=blobs)
@@ -285,16 +286,17 @@ class TreeCopy:
         *,
         blobs: Iterable[Digest],
     ) -> Descriptor:
-        """Put a manifest; if the target denies its blobs, they are sent once more before.
+        """Push a manifest; if the target denies its blobs, send them again and repeat the push.
 
-        One after the other and without progress, as this may run in one of the threads.
+        Sends the blobs one after the other and without progress, since this may run in one of the
+        threads.
 
         Args:
-            target: Under its tag, by its digest where it has none.
+            target: Under its tag; by its digest if it has no tag.
             data: The manifest or index.
             media_type: Its media type.
             digest: Its digest.
-            blobs: What it is made of, of what was sent.
+            blobs: Those of its blobs that were sent.
         """
 
         def send_again() -> None:
@@ -328,7 +330,7 @@ class TreeCopy:
             append_entry(direct(registry), repository, subject, *new, max_entries=None)
 
     def _run(self, work: Callable[[T], None], items: Iterable[T]) -> None:
-        """Do `work` with all items, several at once; the first failure ends the others."""
+        """Call `work` with all items in parallel; the first failure stops the others."""
         futures: list[Future[None]] = [self._executor.submit(work, item) for item in items]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
@@ -345,7 +347,7 @@ class TreeCopy:
 
 
 class TotalProgress:
-    """Bytes of all blobs together, from the progress of each. Safe for several threads."""
+    """Adds up the progress of all blobs. Safe for several threads."""
 
     def __init__(self, total: int, hook: ProgressHook | None) -> None:
         self._total = total
@@ -354,7 +356,7 @@ class TotalProgress:
         self._lock = threading.Lock()
 
     def part(self, size: int) -> ProgressHook | None:
-        """Return the hook of one blob, which may be told of a byte twice, but counts it once."""
+        """Return the hook of one blob; it counts each byte once, even if it is sent twice."""
         hook, counted = self._hook, 0
         if hook is None:
             return None
@@ -387,7 +389,7 @@ def _resolve(source: Location) -> Descriptor:
 
 
 def _target_digest(target: Location, digest: Digest) -> Digest | None:
-    """Return what is under the target's tag, or `digest` if it is there and there is no tag."""
+    """Return the digest under the target's tag; without a tag, `digest` if the target has it."""
     registry, repository = direct(target.registry), target.repository
     try:
         if target.tag is not None:
@@ -398,7 +400,7 @@ def _target_digest(target: Location, digest: Digest) -> Digest | None:
 
 
 def _broke(error: RegistryError | NetworkError) -> bool:
-    """Return whether the registry answered that it cannot, at the last try or the only one."""
+    """Return whether the registry answered with a server error, at the last try or the only one."""
     answer = error.__cause__ if isinstance(error, NetworkError) else error
     return isinstance(answer, RegistryError) and answer.status >= _INTERNAL_SERVER_ERROR
 
@@ -413,10 +415,10 @@ def _lacks_parts(target: Location, data: bytes) -> bool:
 
 
 def _misses_parts(error: RegistryError | NetworkError) -> bool:
-    """Return whether a refused manifest may be taken once its parts are there.
+    """Return whether the registry refused a manifest because parts of it may be missing.
 
-    Registries say it as a missing blob (distribution), a missing manifest (ggcr), an invalid
-    manifest (Quay, zot); a repository that is missing is none of those.
+    Registries report a missing blob (distribution), a missing manifest (ggcr) or an invalid
+    manifest (Quay, zot). A missing repository is a different error.
     """
     if isinstance(error, NotFoundError):
         return not isinstance(error, NameUnknown)

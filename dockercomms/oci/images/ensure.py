@@ -1,6 +1,6 @@
-"""One object at a time: look it up, make sure of a blob, copy a blob, take its bytes.
+"""Operations on one object: look it up, push a blob if it is missing, copy a blob, read it.
 
-What is there already is not sent again, and nothing is sent that was not read and checked.
+Objects that the target has are not sent again, and all sent bytes are checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from dockercomms.oci.stores import Location, same_store
 Kind = Literal["manifest", "blob"]
 
 FAILURES_ENOUGH = 4
-"""After so many failures without a success, mounting and looking for small blobs is given up."""
+"""After so many failures without a success, copies stop trying to mount, or to look for small
+blobs."""
 
 
 def lookup(
@@ -30,18 +31,18 @@ def lookup(
     head: bool = False,
     denied: Literal["missing", "raise"] = "missing",
 ) -> BlobReader | None:
-    """Return a reader of what is at `location`, None if nothing is.
+    """Return a reader of the object at `location`; `None` if there is no object.
 
     Args:
         location: Its digest, else its tag, else `latest`; for a blob its digest.
-        kind: What is looked for.
-        head: Ask for the descriptor only: the reader's content is empty, whatever its size says.
-        denied: Whether a refusal (401, 403) counts as absence. Some registries refuse what is not
-            there, so that nobody learns what is.
+        kind: The kind of the object.
+        head: Request the descriptor only; the reader has no content, whatever its size is.
+        denied: Whether a refusal (401, 403) counts as absence. Some registries answer so for
+            missing objects, to hide which objects exist.
 
     Raises:
-        UsageError: `kind` is neither, or a blob without a digest.
-        AuthError: refused, and `denied` is "raise".
+        UsageError: `kind` is unknown, or it is a blob without a digest.
+        AuthError: the registry refused, and `denied` is "raise".
     """
     if kind not in {"manifest", "blob"}:
         raise UsageError(f"{location}: not a kind of object: {kind!r:.100}")
@@ -58,17 +59,17 @@ def lookup(
 def fetch_bytes(source: Location, descriptor: Descriptor, *, limit: int) -> bytes:
     """Return the whole content of `descriptor`, checked against its size and digest.
 
-    Out of the descriptor's own `data` where that is there.
+    Takes it from the descriptor's own `data` if it is there.
 
     Args:
         source: The repository, in any store.
-        descriptor: A manifest or a blob, told apart by the media type.
-        limit: The most bytes to hold in memory.
+        descriptor: A manifest or a blob, according to the media type.
+        limit: Largest content in memory, in bytes.
 
     Raises:
-        ProtocolError: `descriptor` says more than `limit`.
-        IntegrityError: other content, or another size.
-        NotFoundError: not there.
+        ProtocolError: the descriptor's size is larger than `limit`.
+        IntegrityError: the content has another digest or size.
+        NotFoundError: there is no such object.
     """
     if descriptor.size > limit:
         raise ProtocolError(f"{descriptor.digest}: {descriptor.size} bytes; at most {limit}")
@@ -89,20 +90,20 @@ def fetch_bytes(source: Location, descriptor: Descriptor, *, limit: int) -> byte
 def ensure_blob(
     target: Location, size: int, source: BlobSource, *, progress: ProgressHook | None = None
 ) -> Descriptor:
-    """Make sure that the blob `target` is there, and return its descriptor.
+    """Push the blob `target` unless it is there, and return its descriptor.
 
-    Above 65,535 bytes it is looked for first, and `source` is not opened if it is there; smaller
-    ones cost as much to look for as to send.
+    Looks for blobs above 65,535 bytes first, and then does not open `source` if the blob is there.
+    For smaller ones a request costs as much as the push.
 
     Args:
         target: With the blob's digest.
         size: The blob's size in bytes.
         source: Opens the content, which is checked while it is sent.
-        progress: Told how far it is.
+        progress: Called with the number of bytes sent.
 
     Raises:
         UsageError: no digest, or a tag.
-        IntegrityError: `source` is not what `target` and `size` say.
+        IntegrityError: the content of `source` has another digest or size.
     """
     target.refuse_tag()
     digest = target.blob_digest()
@@ -119,18 +120,18 @@ def copy_blob(
 ) -> Descriptor:
     """Copy one blob, and return its descriptor.
 
-    Within a registry it is mounted without being moved. Between two, or where the registry does
-    not mount, it is looked for at the target, and sent while it is read if it is not there.
+    Within a registry it is mounted, without moving bytes. Between two registries, or if the mount
+    fails, this looks for it at the target and otherwise sends it while reading it.
 
     Args:
         source: With the blob's digest.
-        target: With no digest or the same.
-        progress: Told how far it is.
+        target: Without a digest, or with the same.
+        progress: Called with the number of bytes sent.
 
     Raises:
-        UsageError: no digest at the source, another one at the target, or a tag.
-        BlobUnknown, NameUnknown: not at the source.
-        IntegrityError: the source's content is other than its digest says.
+        UsageError: no digest at the source, another one at the target, or a tag. BlobUnknown,
+            NameUnknown: the source lacks it.
+        IntegrityError: the source's content has another digest.
     """
     source.refuse_tag()
     target.refuse_tag()
@@ -141,7 +142,7 @@ def copy_blob(
 
 
 class Luck:
-    """Whether something that a registry may never do was worth trying. Safe for several threads."""
+    """Stops an optional operation after `FAILURES_ENOUGH` failures and no success. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -149,25 +150,25 @@ class Luck:
         self._failures = 0
 
     def lasts(self) -> bool:
-        """Return whether to try again: it has worked once, or not failed often."""
+        """Return whether to try again: it has succeeded once, or has not failed often."""
         with self._lock:
             return self._good or self._failures < FAILURES_ENOUGH
 
     def note(self, *, good: bool) -> None:
-        """Remember how it went."""
+        """Count a success or a failure."""
         with self._lock:
             self._good = self._good or good
             self._failures += not good
 
 
 class TargetLuck:
-    """What a target was seen to do for a copy, so that it is not asked in vain."""
+    """The results of mounts and look-ups at a target, so that a copy stops useless requests."""
 
     def __init__(self) -> None:
         self.mounts = Luck()
         self.finds = Luck()
         self.sent = 0
-        """Blobs whose bytes went to the target."""
+        """Number of blobs whose bytes were sent to the target."""
         self.sent_bytes = 0
         self._lock = threading.Lock()
 
@@ -178,10 +179,10 @@ class TargetLuck:
             self.sent_bytes += size
 
     def worth_asking(self, size: int | None) -> bool:
-        """Return whether to ask the target for a blob of `size` bytes (None: not known).
+        """Return whether to ask the target for a blob of `size` bytes (`None`: unknown).
 
-        Large ones are always worth a question. In a new repository, a hundred questions for small
-        ones are a quarter of all requests.
+        A request for a large blob is always worth it. In a new repository, a hundred requests for
+        small blobs are a quarter of all requests.
         """
         return size is None or size > BLOB_SIZE_WORTH_HEAD or self.finds.lasts()
 
@@ -190,11 +191,11 @@ class BlobCopy:
     """Copies blobs from one repository to another. Safe for several threads.
 
     Args:
-        reader: The store they are read from.
-        repository: The repository there.
-        target: The repository they go to; its tag and digest do not matter.
-        luck: What the target was seen to do, shared by all copies to it.
-        stop: Set to have copies that are on their way end with `StoppedError`.
+        reader: The source's store.
+        repository: The source's repository.
+        target: The target's repository; its tag and digest are ignored.
+        luck: Counts results at the target, shared by all copies to it.
+        stop: Set it to stop the running copies with `StoppedError`.
     """
 
     def __init__(
@@ -219,7 +220,7 @@ class BlobCopy:
         known: Descriptor | None = None,
         progress: ProgressHook | None = None,
     ) -> Descriptor:
-        """Copy the blob `digest`; `known` is its descriptor where a manifest says it."""
+        """Copy the blob `digest`; `known` is its descriptor in a manifest, if there is one."""
         done = self._mount(digest) or self._find(digest, known)
         if done is None:
             done = self._stream(digest, known, progress)
@@ -230,19 +231,19 @@ class BlobCopy:
         return done
 
     def _mount(self, digest: Digest) -> Descriptor | None:
-        """Return the mounted blob, None if it cannot be mounted."""
+        """Return the mounted blob; `None` if it cannot be mounted."""
         registry, repository = self._target.registry, self._target.repository
         if not same_store(self._reader, registry) or not self._luck.mounts.lasts():
             return None
         try:
             done = registry.mount_blob(repository, digest, source=self._repository)
         except AuthError:
-            done = None  # the target's login may not read the source, but the source's may
+            done = None  # the target's login may not read the source, but the source's login may
         self._luck.mounts.note(good=done is not None)
         return done
 
     def _find(self, digest: Digest, known: Descriptor | None) -> Descriptor | None:
-        """Return what the target has already, None if it has nothing or was not asked."""
+        """Return the blob's descriptor at the target; `None` if missing or not requested."""
         if not self._luck.worth_asking(None if known is None else known.size):
             return None
         done = _found(self._target, digest, known)
@@ -278,7 +279,7 @@ def has_blob(target: Location, descriptor: Descriptor) -> bool:
 
 
 def _found(target: Location, digest: Digest, known: Descriptor | None) -> Descriptor | None:
-    """Return the descriptor of what is at the target; None if nothing, or of another size."""
+    """Return the blob's descriptor at the target; `None` if it is missing or has another size."""
     try:
         found = direct(target.registry).resolve_blob(target.repository, digest)
     except NotFoundError:
@@ -296,7 +297,7 @@ def _get(location: Location, kind: Kind) -> BlobReader:
 
 
 def _head(location: Location, kind: Kind) -> BlobReader:
-    """Return a reader of nothing, for its descriptor."""
+    """Return an empty reader with the object's descriptor."""
     registry, repository = location.registry, location.repository
     if kind == "blob":
         found = registry.resolve_blob(repository, location.blob_digest())

@@ -1,7 +1,7 @@
-"""One file out of an artifact: a layer with its title, or an entry of the tars that layers are.
+"""Extraction of one file from an artifact: a layer with a title, or an entry of a layer's tar.
 
-What is found goes to a temporary, and is handed over when the whole layer has been read and its
-digest proven. Names in an archive are compared, never used.
+The file goes to a temporary. The caller gets it only after the whole layer was read and its digest
+proven. Names in an archive are compared, never used as paths.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from dockercomms.platforms.files import create_new, local_errors, rename_new, sy
 from dockercomms.platforms.records import dataclass
 
 MAX_FILE_BYTES = 4 * 2**30
-"""The largest file taken out of an artifact unless the caller says otherwise."""
+"""The largest extracted file unless the caller sets another limit."""
 
 Rank = Literal["exact", "name", "unsafe"]
-"""The very path; another path with the same last part; such a path that leads out of its root."""
+"""The same path; another path with the same last part; such a path that leads out of its root."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileQuery:
-    """Which file is wanted."""
+    """The name and folder of the wanted file."""
 
     name: str
-    """Its name without folders."""
+    """The file name without folders."""
     folder: str = ""
-    """The folder, with `/`; it begins with one if the file's path is absolute."""
+    """The folder, with `/` between its parts; it begins with `/` if the path is absolute."""
 
     def __post_init__(self) -> None:
         parts = self.folder.split("/")
@@ -54,10 +54,10 @@ class FileQuery:
 
     @classmethod
     def of(cls, name: str, folder: str = "") -> FileQuery:
-        """Return the query for `name` in `folder`; `name` may hold folders of its own.
+        """Return the query for `name` in `folder`; `name` may contain folders.
 
         Raises:
-            UsageError: not the name of a file.
+            UsageError: `name` is no file name.
         """
         path = f"{folder}/{name}" if folder else name
         above, slash, last = path.rpartition("/")
@@ -69,9 +69,9 @@ class FileQuery:
         return (*_parts(self.folder), self.name)
 
     def rank(self, written: str) -> Rank | None:
-        """Return how a path in an archive, or a title, fits; None if it does not.
+        """Return how well a path in an archive, or a title, fits; `None` if it does not.
 
-        A guess by the last part alone never takes what is written with an absolute path or `..`.
+        A guess by the last part alone never takes an absolute path or one with `..`.
         """
         parts = _parts(written)
         if not parts or parts[-1] != self.name:
@@ -84,13 +84,13 @@ class FileQuery:
 
 @dataclass(frozen=True, slots=True)
 class ExtractedFile:
-    """Where a file was found."""
+    """The place of an extracted file."""
 
     layer: Descriptor
     member: str | None
-    """The entry of the layer's tar; None if the layer itself is the file."""
+    """The entry of the layer's tar; `None` if the layer itself is the file."""
     size: int
-    """Bytes."""
+    """In bytes."""
 
 
 def extract_file(
@@ -105,29 +105,29 @@ def extract_file(
     max_unpacked: int = MAX_UNPACKED_BYTES,
     progress: ProgressHook | None = None,
 ) -> ExtractedFile:
-    """Write one file of an artifact to `writer`; not a byte before all of it is proven right.
+    """Write one file of an artifact to `writer`, after all of its bytes are verified.
 
-    Looked for in this order: a layer whose title is the path, one whose title ends in the name;
-    a regular file with the path in the tars that layers are, the first with the name. Links, which
-    could lead anywhere, are not files.
+    Takes the first of these: a layer whose title is the path; a layer whose title ends in the name;
+    a regular file with the path in a layer's tar; the first regular file with the name. Ignores
+    links, because they may lead to any path.
 
     Args:
         reader: The store.
         repository: The repository's name.
         manifest: The artifact's manifest.
-        writer: Gets the file's bytes.
-        name: The file, perhaps with folders; None: the only layer, if it is no archive.
-        path: The folder it is in.
+        writer: Receives the file's bytes.
+        name: The file, perhaps with folders; `None`: the only layer, if it is no archive.
+        path: The file's folder.
         limit: The largest file, in bytes.
-        max_unpacked: What one layer may unpack to, in bytes.
-        progress: Told how many bytes of the layers were read.
+        max_unpacked: Largest decompressed size of a layer, in bytes.
+        progress: Called with the number of bytes read of the layers.
 
     Raises:
-        UsageError: `name` is no file name, or None though it is needed.
-        NotFoundError: no such file; or a layer is not there.
-        LimitError: the file, or what a layer unpacks to, is too large.
-        ProtocolError: a damaged archive, or only a file by an unsafe name.
-        IntegrityError: a layer is not what the manifest says.
+        UsageError: `name` is no file name, or is `None` though it is needed.
+        NotFoundError: the file or a layer is missing.
+        LimitError: the file, or a decompressed layer, is too large.
+        ProtocolError: the archive is damaged, or has the file only under an unsafe name.
+        IntegrityError: a layer has another digest or size than in the manifest.
         LocalIOError: the temporary or `writer` cannot be written.
     """
     with local_errors("temporary file"):
@@ -154,23 +154,23 @@ def save_file(
     max_unpacked: int = MAX_UNPACKED_BYTES,
     progress: ProgressHook | None = None,
 ) -> ExtractedFile:
-    """Do as `extract_file` into the file `target`, which appears when it is whole and durable.
+    """Extract a file as `extract_file` into `target`, which appears when it is whole and durable.
 
     Args:
         reader: The store.
         repository: The repository's name.
         manifest: The artifact's manifest.
-        target: The file; its folder must be there.
-        name: The file in the artifact; None: as for `extract_file`.
-        path: The folder it is in.
-        overwrite: Whether `target` may be there already.
+        target: The path of the new file; its folder must exist.
+        name: The file in the artifact; `None`: as for `extract_file`.
+        path: The file's folder in the artifact.
+        overwrite: Whether to replace an existing `target`.
         limit: The largest file, in bytes.
-        max_unpacked: What one layer may unpack to, in bytes.
-        progress: Told how many bytes of the layers were read.
+        max_unpacked: Largest decompressed size of a layer, in bytes.
+        progress: Called with the number of bytes read of the layers.
 
     Raises:
-        LocalIOError: `target` is there, or cannot be written.
-        UsageError, NotFoundError, LimitError, ProtocolError, IntegrityError: as `extract_file`.
+        LocalIOError: `target` exists, or cannot be written. UsageError, NotFoundError, LimitError,
+            ProtocolError, IntegrityError: as `extract_file`.
     """
     with new_file(target, overwrite=overwrite) as stream:
         extraction = _Extraction(reader, repository, stream, limit, max_unpacked)
@@ -179,12 +179,12 @@ def save_file(
 
 @contextlib.contextmanager
 def new_file(target: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """Yield a temporary beside `target`, which gets that name when the block ends without error.
+    """Yield a temporary beside `target`, renamed to `target` when the block ends without error.
 
     The block may `finish` it before it ends.
 
     Raises:
-        LocalIOError: `target` is there, or cannot be written.
+        LocalIOError: `target` exists, or cannot be written.
     """
     with local_errors(str(target)):
         if not overwrite and os.path.lexists(target):
@@ -207,10 +207,10 @@ def new_file(target: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 
 
 def finish(stream: BinaryIO, what: str) -> None:
-    """Make what was written to a local file durable and close it; nothing if it is closed.
+    """Make a local file durable and close it, unless it is closed already.
 
     Raises:
-        LocalIOError: it cannot be written; the text names `what`.
+        LocalIOError: it cannot be written; the error names `what`.
     """
     if not stream.closed:
         with local_errors(what), stream:
@@ -219,11 +219,11 @@ def finish(stream: BinaryIO, what: str) -> None:
 
 
 def open_layer(reader: Reader, repository: str, layer: Descriptor) -> BlobReader:
-    """Return a checked reader of a layer, out of the descriptor's own `data` where that is there.
+    """Return a checked reader of a layer, or of the descriptor's own `data` if it is there.
 
     Raises:
-        BlobUnknown: not there.
-        IntegrityError: it is not what the descriptor says.
+        BlobUnknown: there is no such blob.
+        IntegrityError: the content has another digest or size.
 
     Source: image-spec v1.1.1, layer.md; RFC 1952 (gzip); RFC 8878 (zstd).
     """
@@ -234,7 +234,7 @@ def open_layer(reader: Reader, repository: str, layer: Descriptor) -> BlobReader
 
 
 def is_folder(layer: Descriptor) -> bool:
-    """Return whether a layer is the tar of a folder that has its title.
+    """Return whether a layer is the tar of the folder that its title names.
 
     Source: oras-go v2, content/file, `AnnotationUnpack`.
     """
@@ -246,7 +246,7 @@ def copy_stream(source: ByteStream, target: BinaryIO, what: str) -> None:
     """Copy all of `source` into the local file `target`.
 
     Raises:
-        LocalIOError: `target` cannot be written; the text names `what`.
+        LocalIOError: `target` cannot be written; the error names `what`.
     """
     while piece := source.read(READ_BYTES):
         with local_errors(what):
@@ -254,11 +254,11 @@ def copy_stream(source: ByteStream, target: BinaryIO, what: str) -> None:
 
 
 class ReadProgress:
-    """Tells a hook how much of several streams has been read; it never goes back.
+    """Reports the bytes read of several streams to a hook; the number never decreases.
 
     Args:
-        hook: Who is told; None: nobody.
-        total: All streams together, in bytes.
+        hook: The hook, if there is one.
+        total: Size of all streams together, in bytes.
     """
 
     def __init__(self, hook: ProgressHook | None, total: int) -> None:
@@ -267,17 +267,17 @@ class ReadProgress:
         self._done = 0
 
     def of(self, source: ByteStream) -> ByteStream:
-        """Return `source`, counted."""
+        """Return a stream that counts the bytes read of `source`."""
         return _CountedStream(source, self.add)
 
     def add(self, size: int) -> None:
-        """Count `size` bytes more."""
+        """Count `size` more bytes."""
         self._done += size
         if self._hook is not None and size:
             self._hook(min(self._done, self._total), self._total)
 
     def finish(self) -> None:
-        """Count what did not have to be read."""
+        """Count the bytes that need not be read."""
         self.add(self._total - self._done)
 
 
@@ -311,7 +311,7 @@ class _Extraction:
     def run(
         self, manifest: Manifest, name: str | None, path: str, hook: ProgressHook | None
     ) -> ExtractedFile:
-        """Return where the file was found."""
+        """Search the file and return its place."""
         self._progress = ReadProgress(hook, sum(layer.size for layer in manifest.layers))
         found = self._find(manifest, name, path)
         self._progress.finish()
@@ -350,14 +350,14 @@ class _Extraction:
         return ExtractedFile(layer, None, layer.size)
 
     def _search(self, layer: Descriptor, query: FileQuery) -> bool:
-        """Return whether the very path is in the layer; a file of that name is kept meanwhile."""
+        """Return whether the layer has the exact path; meanwhile keep a file with the same name."""
         exact = False
         with open_layer(self._reader, self._repository, layer) as blob:
             stream = self._progress.of(blob)
             archive = open_archive(stream, layer.media_type, max_unpacked=self._max_unpacked)
             if archive is None:
                 return False
-            for member in archive:  # to its end, which proves the layer's digest
+            for member in archive:  # reads to the end, to prove the layer's digest
                 rank = query.rank(member.name)
                 if rank is None or exact:
                     continue
@@ -384,7 +384,7 @@ class _Extraction:
 
 
 def _only_layer(manifest: Manifest) -> Descriptor:
-    """Return the layer that is meant where no file is named."""
+    """Return the layer that an unnamed file stands for."""
     if len(manifest.layers) != 1:
         raise UsageError(
             f"an artifact of {len(manifest.layers)} layers", hint="name the file that is wanted"

@@ -1,6 +1,6 @@
-"""What an image, artifact or index is, without pulling its layers.
+"""Properties of an image, artifact or index, without pulling its layers.
 
-Sources: image-spec v1.1.1, manifest.md, image-index.md, config.md; for the retired artifact
+Source: image-spec v1.1.1, manifest.md, image-index.md, config.md; for the retired artifact
 manifest, image-spec v1.1.0-rc2, artifact.md.
 """
 
@@ -37,31 +37,31 @@ from dockercomms.platforms.records import dataclass
 
 MEDIA_TYPE_DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 CONFIG_MEDIA_TYPES = frozenset({MEDIA_TYPE_IMAGE_CONFIG, MEDIA_TYPE_DOCKER_CONFIG})
-"""Configs that describe an image; an artifact's config is the artifact's own business."""
+"""Media types of image configs; the config of an artifact has a format of its own."""
 
 MAX_CONFIG_BYTES = 4 * 2**20
 """As for manifests: a config of an image of 127 layers has about 100 KB."""
 
 _LABELS_PLATFORM = Platform("linux", "amd64")
-"""Whose labels stand for those of an index, if it is there."""
+"""The labels of an index are those of its image for this platform, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What an image config says that is of use here."""
+    """The used fields of an image config."""
 
     platform: Platform | None
-    """None where the config does not name both system and architecture."""
+    """`None` if the config does not name both system and architecture."""
     labels: Mapping[str, str] = field(hash=False)
     data: bytes = field(repr=False)
-    """The config itself."""
+    """The bytes of the config."""
 
 
 def parse_image_config(data: bytes, *, where: str = "image config") -> ImageConfig:
     """Return the image config in `data`; `where` names it in errors.
 
     Raises:
-        ProtocolError: not an image config.
+        ProtocolError: `data` is no image config.
 
     Source: image-spec v1.1.1, config.md.
     """
@@ -77,13 +77,13 @@ def parse_image_config(data: bytes, *, where: str = "image config") -> ImageConf
 
 
 def read_config(reader: Reader, repository: str, manifest: Manifest) -> ImageConfig | None:
-    """Return the manifest's image config, None if its config is not one.
+    """Return the manifest's image config; `None` if it is the config of an artifact.
 
-    Out of the descriptor's own `data` where that is there.
+    Takes it from the descriptor's own `data` if it is there.
 
     Raises:
-        BlobUnknown: not there.
-        ProtocolError: not an image config, or above `MAX_CONFIG_BYTES`.
+        BlobUnknown: there is no such blob.
+        ProtocolError: it is no image config, or larger than `MAX_CONFIG_BYTES`.
     """
     config = manifest.config
     if config.media_type not in CONFIG_MEDIA_TYPES:
@@ -97,7 +97,7 @@ def read_config(reader: Reader, repository: str, manifest: Manifest) -> ImageCon
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What there is to know of a manifest or index."""
+    """The properties of a manifest or index."""
 
     descriptor: Descriptor
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -106,12 +106,12 @@ class Inspection:
     entries: tuple[Descriptor, ...] = ()
     """An index's entries, with platform, size and annotations; () for a manifest."""
     config: Descriptor | None = None
-    """A manifest's config; None for an index."""
+    """A manifest's config; `None` for an index."""
     layers: tuple[Descriptor, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The image's labels; those of an index are its linux/amd64 image's, else its first one's."""
     platform: Platform | None = None
-    """What the image's own config says; None for an index, or if the config was not read."""
+    """The platform in the image's config; `None` for an index, or if the config was not read."""
     schema_version: int = 2
 
     @property
@@ -126,7 +126,7 @@ class Inspection:
 
     @property
     def is_index(self) -> bool:
-        """Whether it is an index, by its media type."""
+        """Whether the media type is one of an index."""
         return self.media_type in INDEX_MEDIA_TYPES
 
     @property
@@ -138,18 +138,18 @@ class Inspection:
 def inspect(
     reader: Reader, ref: Reference, *, platform: Platform | None = None, labels: bool = True
 ) -> Inspection:
-    """Return what `ref` is; with `platform`, what the entry for it is.
+    """Return the properties of `ref`; with `platform`, those of the index entry for it.
 
     Args:
         reader: The store.
         ref: Digest, else tag, else `latest`.
-        platform: Which entry of an index; a platform without a variant takes any.
-        labels: Whether to read the config, one to two requests more, for labels and platform.
+        platform: Selects an entry of an index; without a variant it fits all variants.
+        labels: Whether to read labels and platform from the config: one or two more requests.
 
     Raises:
-        ManifestUnknown, NameUnknown: not there.
-        PlatformNotFound: no entry for `platform`, or not an index though one is given.
-        ProtocolError: neither a manifest nor an index.
+        ManifestUnknown, NameUnknown: `ref` does not exist.
+        PlatformNotFound: `ref` has no entry for `platform`, or is no index.
+        ProtocolError: `ref` is neither a manifest nor an index.
     """
     content = get_reference(reader, ref)
     if content.is_index:
@@ -166,7 +166,7 @@ def inspect(
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer, or the config, of an image; nothing is read before `open`."""
+    """One layer, or the config, of an image; `open` makes the first request."""
 
     descriptor: Descriptor
     reader: Reader = field(repr=False)
@@ -176,8 +176,8 @@ class Layer:
         """Return a checked reader of the content.
 
         Raises:
-            BlobUnknown: not there.
-            SizeMismatch: the store has it with another size.
+            BlobUnknown: there is no such blob.
+            SizeMismatch: it has another size in the store.
         """
         return self.reader.get_blob(
             self.repository, self.descriptor.digest, size=self.descriptor.size
@@ -185,7 +185,7 @@ class Layer:
 
 
 class Image:
-    """One image or artifact; its manifest is there, config and layers are read when asked for.
+    """One image or artifact: reads its config and layers only when they are used.
 
     Args:
         reader: The store.
@@ -197,18 +197,18 @@ class Image:
         self.descriptor = resolved.descriptor
         self.manifest = resolved.manifest
         self.data = resolved.data
-        """The manifest as it is stored."""
+        """The bytes of the manifest."""
         self._reader = reader
         self._repository = repository
         self._config: ImageConfig | None = None
 
     @property
     def config(self) -> ImageConfig | None:
-        """The image config, read at the first use; None if the config is an artifact's own.
+        """The image config, read at the first use; `None` if it is the config of an artifact.
 
         Raises:
-            BlobUnknown: not there.
-            ProtocolError: not an image config.
+            BlobUnknown: there is no such blob.
+            ProtocolError: it is no image config.
         """
         if self._config is None:
             self._config = read_config(self._reader, self._repository, self.manifest)
@@ -222,7 +222,7 @@ class Image:
 
     @property
     def config_blob(self) -> Layer:
-        """The config's content, whatever it is."""
+        """The config's content, in any format."""
         return Layer(self.manifest.config, self._reader, self._repository)
 
     @property
@@ -232,18 +232,18 @@ class Image:
 
 
 def get_image(reader: Reader, ref: Reference, *, platform: Platform | None = None) -> Image:
-    """Return the image or artifact `ref`; only its manifest is read.
+    """Return the image or artifact `ref`; reads only its manifest.
 
     Args:
         reader: The store.
         ref: Digest, else tag, else `latest`.
-        platform: Which entry of an index.
+        platform: Selects an entry of an index.
 
     Raises:
-        UsageError: an index, and no platform.
-        PlatformNotFound: no entry for `platform`, or not an index though one is given.
-        ManifestUnknown, NameUnknown: not there.
-        ProtocolError: neither a manifest nor an index.
+        UsageError: `ref` is an index, and there is no platform.
+        PlatformNotFound: `ref` has no entry for `platform`, or is no index. ManifestUnknown,
+            NameUnknown: `ref` does not exist.
+        ProtocolError: `ref` is neither a manifest nor an index.
     """
     content = get_reference(reader, ref)
     if not content.is_index:
@@ -284,7 +284,7 @@ def _index_labels(
 ) -> Mapping[str, str]:
     """Return the labels of the linux/amd64 image, else of the first entry that is no attestation.
 
-    An index within the index, and what is no image, has none here.
+    If that entry is an index or no image, there are no labels.
     """
     images = tuple(entry for entry in entries if not is_attestation(entry))
     if not images:
@@ -318,7 +318,7 @@ def _inspect_manifest(
 
 
 def _inspect_artifact(content: ManifestContent) -> Inspection:
-    """Return the inspection of a retired artifact manifest, whose layers are called blobs."""
+    """Return the properties of a retired artifact manifest, whose layers are called blobs."""
     where = content.descriptor.digest
     fields = _object(parse_json(content.data, where=where), where)
     artifact_type, subject = fields.get("artifactType"), fields.get("subject")

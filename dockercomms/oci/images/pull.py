@@ -1,4 +1,4 @@
-r"""Artifacts to memory or to a folder, and pullers: things that get one file by a reference."""
+r"""Pulls of artifacts to memory or a folder, and pullers of one file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 MAX_ARTIFACT_BYTES = 256 * 2**20
-"""The largest artifact taken to memory unless the caller says otherwise."""
+"""The largest artifact in memory unless the caller sets another limit."""
 
 NOOP_SCRIPT = b"#!/bin/sh\n"
 
@@ -72,7 +72,7 @@ class ArtifactLayer:
 
     @property
     def title(self) -> str | None:
-        """The file name it was given."""
+        """The layer's file name."""
         return self.descriptor.annotations.get(ANNOTATION_TITLE)
 
 
@@ -98,15 +98,15 @@ def fetch_artifact(
     Args:
         reader: The store.
         ref: Digest, else tag, else `latest`.
-        platform: Which entry of an index; None: this machine's.
-        fallback: What to take of an index where nothing fits.
-        limit: All layers together, in bytes.
+        platform: Selects an entry of an index; `None`: this machine's.
+        fallback: The choice if no entry fits.
+        limit: Size of all layers together, in bytes.
 
     Raises:
-        LimitError: the layers are larger.
-        ManifestUnknown, BlobUnknown, NameUnknown: not there.
+        LimitError: the layers are larger. ManifestUnknown, BlobUnknown, NameUnknown: the artifact
+            or a layer is missing.
         PlatformNotFound: no entry of the index fits.
-        IntegrityError: a layer is not what the manifest says.
+        IntegrityError: a layer has another digest or size than in the manifest.
     """
     resolved = _resolve(reader, ref, platform, fallback)
     size = sum(layer.size for layer in resolved.manifest.layers)
@@ -121,19 +121,19 @@ def fetch_artifact(
 
 @dataclass(frozen=True, slots=True)
 class SavedLayer:
-    """A layer and the file, or folder, it became."""
+    """A layer and its file or folder."""
 
     descriptor: Descriptor
     path: Path
 
 
 class Unpacker(Protocol):
-    """Unpacks the folder that a layer is; `transport.unpacking.unpacked_layer` is one."""
+    """Unpacks a layer that is the tar of a folder, such as `unpacked_layer` in `transport`."""
 
     def __call__(
         self, blob: ByteStream, layer: Descriptor, target: Path, *, overwrite: bool
     ) -> AbstractContextManager[None]:
-        """Unpack `layer` beside `target`, which gets that name when the block ends."""
+        """Unpack `layer` beside `target`, and rename it to `target` when the block ends."""
         ...
 
 
@@ -149,7 +149,7 @@ def save_artifact(
     folders: Callable[[Descriptor], bool] = is_folder,
     progress: ProgressHook | None = None,
 ) -> tuple[SavedLayer, ...]:
-    """Write every layer of the artifact `ref` to a file in `folder`, named by its title.
+    """Write each layer of the artifact `ref` to a file in `folder`, named by its title.
 
     A title may name folders within `folder`, which are made. A layer without a title is named by
     its digest. Files get their names when all layers are whole.
@@ -157,20 +157,20 @@ def save_artifact(
     Args:
         reader: The store.
         ref: Digest, else tag, else `latest`.
-        folder: Where to; it must be there.
-        platform: Which entry of an index; None: this machine's.
-        fallback: What to take of an index where nothing fits.
-        overwrite: Whether the files may be there already.
-        unpack: Unpacks layers that are folders; None: they become files, too.
-        folders: Tells which layers are.
-        progress: Told how many bytes of all layers were read.
+        folder: The target folder, which must exist.
+        platform: Selects an entry of an index; `None`: this machine's.
+        fallback: The choice if no entry fits.
+        overwrite: Whether to replace existing files.
+        unpack: Unpacks layers that are folders; `None`: they become files, too.
+        folders: Tells which layers are folders.
+        progress: Called with the number of bytes read of all layers.
 
     Raises:
-        ProtocolError: a title leads out of the folder, or two files cannot both be.
-        LocalIOError: a file is there, or cannot be written.
-        ManifestUnknown, BlobUnknown, NameUnknown: not there.
+        ProtocolError: a title leads out of the folder, or two titles exclude each other.
+        LocalIOError: a file exists, or cannot be written. ManifestUnknown, BlobUnknown,
+            NameUnknown: the artifact or a layer is missing.
         PlatformNotFound: no entry of the index fits.
-        IntegrityError: a layer is not what the manifest says.
+        IntegrityError: a layer has another digest or size than in the manifest.
     """
     resolved = _resolve(reader, ref, platform, fallback)
     layers = resolved.manifest.layers
@@ -195,20 +195,20 @@ def save_artifact(
 
 
 class Puller(Protocol):
-    """Gets the file that a reference stands for."""
+    """Pulls the file that a reference stands for."""
 
     def __call__(self, ref: Reference | str, writer: BinaryIO) -> None:
         """Write the file to `writer`.
 
         Raises:
-            DockerCommsError: it cannot be got; not a byte is written unless writing itself fails.
+            DockerCommsError: the pull failed; no byte is written unless writing itself fails.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NoopPuller:
-    """Writes the same empty shell script for every reference, for trials without a registry."""
+    """Writes the same empty shell script for all references, for tests without a registry."""
 
     def __call__(self, ref: Reference | str, writer: BinaryIO) -> None:  # noqa: ARG002 - any
         """Write the 10 bytes."""
@@ -217,7 +217,7 @@ class NoopPuller:
 
 
 class RegistryOptions(TypedDict, total=False):
-    """What a remote puller passes on to `HTTPRegistry`."""
+    """The arguments of a remote puller for `HTTPRegistry`."""
 
     plain_http: bool | None
     insecure: bool
@@ -230,7 +230,7 @@ class RegistryOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePuller:
-    """Pulls one file out of the artifact that a reference names; see `remote_puller`."""
+    """Pulls one file of the artifact that a reference names; see `remote_puller`."""
 
     open_reader: Callable[[str], AbstractContextManager[Reader]]
     name: str | None = None
@@ -261,7 +261,7 @@ class RemotePuller:
 
 
 def noop_puller() -> Puller:
-    """Return a puller that asks no registry."""
+    """Return a puller that makes no request."""
     return NoopPuller()
 
 
@@ -276,18 +276,17 @@ def remote_puller(
     open_reader: Callable[[str], AbstractContextManager[Reader]] | None = None,
     **options: Unpack[RegistryOptions],
 ) -> Puller:
-    """Return a puller that gets one file out of an artifact in a registry.
+    """Return a puller of one file of an artifact in a registry.
 
     Args:
-        name: The file; None: what the artifact says, else its only layer.
-        path: The folder it is in; None: what the artifact says, else any.
-        annotation_keys: The two annotations of the manifest in which the artifact says the name and
-            the folder.
-        platform: Which entry of an index; None: this machine's.
-        fallback: What to take of an index where nothing fits.
+        name: The file; `None`: the name in the artifact's annotation, else its only layer.
+        path: The file's folder; `None`: the folder in the artifact's annotation, else any.
+        annotation_keys: The manifest's annotations for name and folder.
+        platform: Selects an entry of an index; `None`: this machine's.
+        fallback: The choice if no entry fits.
         limit: The largest file, in bytes.
-        open_reader: Opens the registry of a host for one pull; None: an `HTTPRegistry`.
-        options: What that is made with.
+        open_reader: Opens the registry of a host for one pull; `None`: an `HTTPRegistry`.
+        options: The arguments of that `HTTPRegistry`.
     """
     return RemotePuller(
         open_reader=open_reader or (lambda host: HTTPRegistry(host, **options)),
@@ -308,10 +307,10 @@ def _resolve(
 
 
 def _file_names(layers: tuple[Descriptor, ...], is_tar: list[bool]) -> tuple[tuple[str, ...], ...]:
-    """Return folders and name of the file that each layer becomes; nothing for `folder` itself.
+    """Return folders and name of each layer's file; () for the layer that is `folder` itself.
 
     Raises:
-        ProtocolError: one leads out of the folder, or two cannot both be.
+        ProtocolError: a title leads out of the folder, or two titles exclude each other.
     """
     names: dict[tuple[str, ...], None] = {}
     for layer, packed in zip(layers, is_tar, strict=True):
@@ -348,10 +347,10 @@ def _is_plain(part: str) -> bool:
 
 @contextlib.contextmanager
 def _folders_of(folder: Path, name: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the path `name` in `folder`; folders made for it go again if the block fails.
+    """Yield the path `name` in `folder`; if the block fails, remove the folders made for it.
 
     Raises:
-        LocalIOError: something else is where a folder should be: a link is never followed.
+        LocalIOError: a link or a file is in the place of a folder.
     """
     with contextlib.ExitStack() as undo:
         for part in name[:-1]:
@@ -369,5 +368,5 @@ def _folders_of(folder: Path, name: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # somebody else uses it by now
+    with contextlib.suppress(OSError):  # another process uses it by now
         folder.rmdir()

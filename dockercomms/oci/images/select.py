@@ -1,7 +1,8 @@
-"""From a reference or an index to one manifest: which entry fits a platform.
+"""Selection of one manifest: the entry of an index that fits a platform.
 
-Attestations, which BuildKit puts into an index beside the images, are never chosen.
-Sources: image-spec v1.1.1, image-index.md; BuildKit's "Image attestation storage".
+BuildKit adds attestations to an index; they are never selected.
+
+Source: image-spec v1.1.1, image-index.md; BuildKit's "Image attestation storage".
 """
 
 from __future__ import annotations
@@ -39,37 +40,37 @@ ATTESTATION = "attestation-manifest"
 _UNKNOWN = "unknown"
 
 MAX_INDEX_DEPTH = 8
-"""Indexes within one another; two are the most that is seen in practice."""
+"""Largest depth of indexes within indexes; real ones have at most two levels."""
 
 MAX_INDEXES_READ = 64
-"""Indexes that one search reads: eight levels could hold any number of them."""
+"""Largest number of indexes that one search reads; eight levels could contain any number."""
 
 _MAX_LISTED = 20
-"""Platforms that an error names."""
+"""Number of platforms in an error."""
 
 Fallback = Literal["none", "architecture", "first"]
-"""What is taken where nothing fits: nothing; an entry of the same architecture with any system;
-that, and else the first entry."""
+"""The choice if no entry fits: an error; an entry of the same architecture with any system; such an
+entry, else the first one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestContent:
-    """A manifest or index as it was read, not parsed yet."""
+    """The bytes of a manifest or index, not parsed yet."""
 
     descriptor: Descriptor
-    """Its media type is the manifest's own word where the store has none."""
+    """The media type is the manifest's own if the store has none."""
     data: bytes
 
     @property
     def is_index(self) -> bool:
-        """Whether it is an index, by its media type."""
+        """Whether the media type is one of an index."""
         return self.descriptor.media_type in INDEX_MEDIA_TYPES
 
     def manifest(self) -> Manifest:
         """Return it as an image manifest.
 
         Raises:
-            ProtocolError: it is none.
+            ProtocolError: it is no image manifest.
         """
         if self.descriptor.media_type not in IMAGE_MEDIA_TYPES:
             raise ProtocolError(
@@ -82,27 +83,27 @@ class ManifestContent:
         """Return it as an index.
 
         Raises:
-            ProtocolError: it is none.
+            ProtocolError: it is no index.
         """
         return parse_index(self.data, where=self.descriptor.digest)
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedManifest:
-    """The image or artifact manifest that a search ended at."""
+    """The image or artifact manifest that a search found."""
 
     descriptor: Descriptor
-    """The index entry it was found by, with its platform and annotations, if there was an index."""
+    """The entry in the index, with platform and annotations, if there was an index."""
     data: bytes
     manifest: Manifest
 
 
 def get_reference(reader: Reader, ref: Reference) -> ManifestContent:
-    """Return what `ref` names: by its digest, else by its tag, else by `latest`.
+    """Return the manifest under the digest, else the tag, of `ref`, else under `latest`.
 
     Raises:
-        ManifestUnknown, NameUnknown: not there.
-        IntegrityError: other content than was asked for.
+        ManifestUnknown, NameUnknown: it does not exist.
+        IntegrityError: the content has another digest.
     """
     if ref.digest is not None:
         opened = reader.get_manifest(ref.repository, ref.digest)
@@ -113,11 +114,11 @@ def get_reference(reader: Reader, ref: Reference) -> ManifestContent:
 
 
 def get_content(reader: Reader, repository: str, descriptor: Descriptor) -> ManifestContent:
-    """Return the manifest of `descriptor`, out of its own `data` where that is there.
+    """Return the manifest of `descriptor`, from its own `data` if it is there.
 
     Raises:
-        ManifestUnknown, NameUnknown: not there.
-        IntegrityError: other content, or another size, than `descriptor` says.
+        ManifestUnknown, NameUnknown: it does not exist.
+        IntegrityError: the content has another digest or size.
     """
     data = descriptor.inline()
     if data is None:
@@ -132,7 +133,7 @@ def get_content(reader: Reader, repository: str, descriptor: Descriptor) -> Mani
 
 
 def is_attestation(entry: Descriptor) -> bool:
-    """Return whether an index entry is an attestation, which runs nowhere."""
+    """Return whether an index entry is an attestation, which does not run on any platform."""
     if entry.annotations.get(ANNOTATION_REFERENCE_TYPE) == ATTESTATION:
         return True
     platform = entry.platform
@@ -151,11 +152,11 @@ def select(
     Args:
         index: The index.
         want: The platform, in any spelling.
-        fallback: What to take where nothing fits.
+        fallback: The choice if no entry fits.
         where: Names the index in errors.
 
     Raises:
-        PlatformNotFound: no entry fits; the text names the platforms that are there.
+        PlatformNotFound: no entry fits; the error names the platforms of the index.
 
     Source: image-spec v1.1.1, image-index.md.
     """
@@ -181,22 +182,21 @@ def resolve_manifest(
     platform: Platform | None = None,
     fallback: Fallback = "none",
 ) -> ResolvedManifest:
-    """Return the manifest of `descriptor`; of an index, the one in it that fits `platform`.
+    """Return the manifest of `descriptor`; for an index, the manifest in it that fits `platform`.
 
-    Indexes within the index are followed: the entry that fits, else those without a platform.
+    Searches indexes within the index, too: the entry that fits, else those without a platform.
 
     Args:
         reader: The store.
         repository: The repository's name.
         descriptor: A manifest or an index.
-        platform: The platform; None: this machine's. A manifest is not held to it.
-        fallback: What to take where nothing fits; see `select`.
+        platform: The platform, ignored for a manifest; `None`: this machine's.
+        fallback: The choice if no entry fits; see `select`.
 
     Raises:
-        PlatformNotFound: no entry fits.
-        ManifestUnknown, NameUnknown: not there.
-        ProtocolError: not a manifest, an index that contains itself, more than
-            `MAX_INDEX_DEPTH` indexes within one another, or `MAX_INDEXES_READ` in all.
+        PlatformNotFound: no entry fits. ManifestUnknown, NameUnknown: it does not exist.
+        ProtocolError: it is no manifest, an index contains itself, or there are more than
+            `MAX_INDEX_DEPTH` indexes within one another or `MAX_INDEXES_READ` in all.
     """
     content = get_content(reader, repository, descriptor)
     return resolve_content(reader, repository, content, platform=platform, fallback=fallback)
@@ -210,7 +210,7 @@ def resolve_content(
     platform: Platform | None = None,
     fallback: Fallback = "none",
 ) -> ResolvedManifest:
-    """Do as `resolve_manifest` with what was read already."""
+    """Select a manifest as `resolve_manifest`, beginning with content that was already read."""
     search = _Search(reader, repository, platform or Platform.host())
     return search.descend(content, fallback, ())
 
@@ -227,7 +227,7 @@ class _Search:
     def descend(
         self, content: ManifestContent, fallback: Fallback, above: tuple[Digest, ...]
     ) -> ResolvedManifest:
-        """Return the manifest that fits; `above` are the indexes that led here."""
+        """Return the manifest that fits; `above` are the indexes on the path to `content`."""
         digest = content.descriptor.digest
         if not content.is_index:
             return ResolvedManifest(content.descriptor, content.data, content.manifest())
@@ -241,13 +241,13 @@ class _Search:
         try:
             return self._enter(select(index, self._want, where=digest), fallback, above)
         except PlatformNotFound:
-            pass  # it may be in an index that does not say what it is for
+            pass  # it may be in an index without a platform
         for entry in index.manifests:
             if entry.platform is None and entry.media_type in INDEX_MEDIA_TYPES:
                 try:
                     return self._enter(entry, "none", above)
                 except PlatformNotFound:
-                    pass  # nor is it in this one
+                    pass  # it is not in this one either
         entry = select(index, self._want, fallback=fallback, where=digest)
         return self._enter(entry, fallback, above)
 
@@ -261,7 +261,7 @@ class _Search:
 
 
 def _content(descriptor: Descriptor, data: bytes) -> ManifestContent:
-    """Return the content; its media type is the manifest's own word where the store's is none."""
+    """Return the content; its media type is the manifest's own if the store has none."""
     if descriptor.media_type not in MANIFEST_MEDIA_TYPES:
         fields = parse_json(data, where=descriptor.digest)
         if isinstance(fields, dict):

@@ -1,8 +1,7 @@
-"""One store's blob as the source of a push to another, without a file in between.
+"""Streaming of a blob from one store to another without a local file.
 
-Bytes go from socket to socket through 256 KiB of memory. Every push checks what it reads against
-the descriptor before it hands out the last bytes (see `Writer.push_blob`), also where it had to go
-on in the middle.
+Bytes go from socket to socket through 256 KiB of memory. The push checks them against the
+descriptor before it sends the last ones (see `Writer.push_blob`), even if it resumed in the middle.
 
 Source: distribution-spec v1.1.1, "Pulling blobs", "Pushing blobs".
 """
@@ -20,10 +19,10 @@ from dockercomms.oci.remote.registry import HTTPRegistry
 
 
 class SourceError(DockerCommsError):
-    """Reading failed while somebody else's push was reading.
+    """The source of a push could not be read.
 
-    It is neither a `NetworkError` nor a `RegistryError`, so that the push, which would try again
-    what failed at its own registry, does not take it for one of those.
+    This is neither a `NetworkError` nor a `RegistryError`, so that the push does not take it for a
+    failure of its own registry and retry.
     """
 
     def __init__(self, error: NetworkError | RegistryError) -> None:
@@ -32,24 +31,24 @@ class SourceError(DockerCommsError):
 
 
 class StoppedError(DockerCommsError):
-    """Another part of the same copy failed, so this one was given up."""
+    """The copy was stopped because another part of it failed."""
 
 
 class BlobOpener:
-    """What opens a blob of a store, again and again: a `BlobSource`. Used by one thread.
+    """A `BlobSource` that opens a blob of a store, as often as needed. Used by one thread.
 
-    The store is asked at once, so that a blob that is not there is known before the push begins.
+    Sends its first request at once, so that a missing blob is found before the push begins.
 
     Args:
         reader: The store.
         repository: The repository's name.
         digest: The blob's digest.
-        size: Its size, where that is known; any other is refused.
-        stop: Set when the reading is to end with a `StoppedError`.
+        size: Its size, if it is known; another size is refused.
+        stop: Set it to end the reading with a `StoppedError`.
 
     Raises:
-        BlobUnknown, NameUnknown: not there.
-        SizeMismatch: the store has it with another size.
+        BlobUnknown, NameUnknown: there is no such blob.
+        SizeMismatch: it has another size in the store.
     """
 
     def __init__(
@@ -85,12 +84,12 @@ class BlobOpener:
         return self._reader.get_blob_range(self._repository, self._digest, start, size)
 
     def check(self) -> None:
-        """Raise StoppedError if the copy was given up."""
+        """Raise StoppedError if the copy was stopped."""
         if self._stop.is_set():
             raise StoppedError(f"blob {self._digest}: given up")
 
     def close(self) -> None:
-        """Close the reader that was opened at once, if nobody took it."""
+        """Close the reader of the first request if it was not used."""
         first, self._first = self._first, None
         if first is not None:
             first.close()
@@ -103,7 +102,7 @@ class BlobOpener:
 
 
 class BlobStream(io.RawIOBase):
-    """A seekable stream over `BlobOpener`; a seek costs a request, nothing before the next read."""
+    """A seekable stream over `BlobOpener`; the first read after a seek sends a request."""
 
     def __init__(self, opener: BlobOpener) -> None:
         super().__init__()
@@ -112,15 +111,15 @@ class BlobStream(io.RawIOBase):
         self._reader: BlobReader | None = None
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Read on at `offset`; see `io.IOBase.seek`."""
+        """Continue reading at `offset`; see `io.IOBase.seek`."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._opener.descriptor.size}[
             whence
         ]
@@ -130,7 +129,7 @@ class BlobStream(io.RawIOBase):
         return self._at
 
     def tell(self) -> int:
-        """Return where the next read begins."""
+        """Return the offset of the next read."""
         return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -138,7 +137,7 @@ class BlobStream(io.RawIOBase):
 
         Raises:
             SourceError: the store failed.
-            StoppedError: the copy was given up.
+            StoppedError: the copy was stopped.
         """
         self._opener.check()
         if size is None or size < 0:

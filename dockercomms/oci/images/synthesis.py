@@ -1,7 +1,7 @@
-"""An index for anything: made from what is there, with a platform and a source for each entry.
+"""Synthesis of an index with a platform and a source for each entry, from any manifest.
 
-Docker's official images are built from such indexes. Each entry says for which of their
-architectures it is, and where its content can be fetched.
+Docker's official images are built from such indexes: each entry names its architecture and the
+place of its content.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _BASHBREW_ARCHES = {
 
 
 def bashbrew_arch(platform: Platform) -> str | None:
-    """Return what the official images call a normalized platform, None for those they have not."""
+    """Return the official images' name of a normalized platform; `None` if they lack it."""
     return _BASHBREW_ARCHES.get((platform.os, platform.architecture, platform.variant))
 
 
@@ -65,23 +65,24 @@ def synthesize_index(
     arch_annotation: str = ANNOTATION_BASHBREW_ARCH,
     denied: Literal["missing", "raise"] = "missing",
 ) -> Index | None:
-    """Return an index for `ref`, with what can be known filled in; None if `ref` is not there.
+    """Return an index for `ref` with all fields that can be found; `None` if `ref` does not exist.
 
-    An image becomes an index of one entry. An entry without a platform, or with half of one, gets
-    that of its config. Platforms are normalized. Of entries with one digest the first stays. An
-    attestation stays if it follows its image and that has an architecture. Inline data goes, and so
-    does an architecture that the registry claimed.
+    An image becomes an index of one entry. An entry with an incomplete platform gets that of its
+    config. Platforms are normalized. Of entries with one digest the first stays. An attestation
+    stays if it follows its image and that has an architecture. Inline data and an architecture from
+    the registry are removed.
 
     Args:
         reader: The store.
         ref: Digest, else tag, else `latest`.
-        name: What stands before `@digest` where an annotation says what content is; None: `ref`.
-        arch_annotation: The annotation that says for which architecture an entry is.
+        name: The name before `@digest` in annotations that name content; `None`: `ref`.
+        arch_annotation: The annotation for an entry's architecture.
         denied: Whether a refusal of `ref` itself counts as its absence.
 
     Raises:
-        ManifestUnknown, BlobUnknown: an entry or config that is needed is not there.
-        ProtocolError: neither a manifest nor an index, not strictly JSON, or not of version 2.
+        ManifestUnknown, BlobUnknown: a needed entry or config is missing.
+        ProtocolError: `ref` is neither a manifest nor an index, not strictly JSON, or not of
+            version 2.
 
     Source: image-spec v1.1.1, image-index.md and annotations.md.
     """
@@ -105,7 +106,7 @@ def synthesize_index(
 
 
 class _Synthesis:
-    """The making of one index."""
+    """The synthesis of one index."""
 
     def __init__(
         self,
@@ -122,11 +123,11 @@ class _Synthesis:
         self._arch_annotation = arch_annotation
 
     def name(self, descriptor: Descriptor) -> str:
-        """Return where the content of `descriptor` is."""
+        """Return the name of the content of `descriptor`."""
         return f"{self._source}@{descriptor.digest}"
 
     def entries(self, entries: tuple[Descriptor, ...]) -> tuple[Descriptor, ...]:
-        """Return the entries that stay, as they are to be."""
+        """Return the entries of the new index."""
         arches: dict[Digest, str | None] = {}
         made = []
         for entry in entries:
@@ -149,7 +150,7 @@ class _Synthesis:
         return tuple(made)
 
     def _platform(self, entry: Descriptor) -> Platform | None:
-        """Return the entry's platform, its config's where it has none or half of one."""
+        """Return the entry's platform; if it is incomplete, its config's."""
         platform = entry.platform
         if platform is None or not (platform.os and platform.architecture):
             if entry.media_type not in IMAGE_MEDIA_TYPES:
@@ -163,7 +164,7 @@ class _Synthesis:
 
 
 def _parse_lenient(content: ManifestContent) -> Index:
-    """Return the index; one that does not say its version is of version 2."""
+    """Return the index; a missing version counts as version 2."""
     where = content.descriptor.digest
     fields = parse_json(content.data, where=where)
     if isinstance(fields, dict) and fields.get("schemaVersion", 0) in (0, None):
@@ -173,11 +174,11 @@ def _parse_lenient(content: ManifestContent) -> Index:
 
 def _index_of(content: ManifestContent) -> Index:
     """Return an index of one image or artifact."""
-    content.manifest()  # refuses what is neither
+    content.manifest()  # refuses all but manifests
     return Index(manifests=(content.descriptor.bare(),), media_type=None)
 
 
 def _index_media_type(entries: tuple[Descriptor, ...]) -> str:
-    """Return the media type of an index that does not say it: Docker's for a Docker image."""
+    """Return the media type of an index without one: Docker's for a Docker image."""
     docker = bool(entries) and entries[0].media_type == MEDIA_TYPE_DOCKER_MANIFEST
     return MEDIA_TYPE_DOCKER_LIST if docker else MEDIA_TYPE_INDEX

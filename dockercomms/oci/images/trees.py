@@ -1,13 +1,13 @@
-"""What a copy of a manifest has to move: a plan, made before anything is written.
+"""The plan of a copy of a manifest, made before the first write.
 
 A manifest is the top of a tree: an index has manifests, those have a config and layers. Wanted
-referrers (signatures, receipts) are trees beside it, with referrers of their own. Reading it all
-first shows how much there is to move, and finds what is missing before the target is touched.
+referrers (signatures, receipts) are trees beside it, with referrers of their own. Reading all
+manifests first shows the size of the copy, and finds missing ones before the target changes.
 
-1. Level by level: what is at the target already is not looked into; the rest is read and checked.
-2. What referrers name as their subject is believed only from their own content.
+1. Level by level, read and check the manifests that the target lacks.
+2. Take the subject of a referrer only from its own content.
 
-Sources: image-spec v1.1.1, image-index.md; distribution-spec v1.1.1, "Listing Referrers".
+Source: image-spec v1.1.1, image-index.md; distribution-spec v1.1.1, "Listing Referrers".
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MAX_TREE_MANIFESTS = 10_000
 """Manifests of one copy: an index of 20 platforms has 40, a message with all its receipts fewer."""
 
 MAX_TREE_BYTES = 256 * 2**20
-"""All manifests of one copy, which are in memory together."""
+"""Size of all manifests of one copy, which are in memory together."""
 
 Sources = Mapping[str, Location]
-"""Where to take the child with a digest from; under "" for all that are not named."""
+"""Locations of children by digest; under "" that of all other children."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,17 @@ class Node:
 
     content: ManifestContent
     origin: Location
-    """Where it and its blobs are taken from."""
+    """The location of the manifest and its blobs."""
     present: bool
     """Whether the target has it, by digest."""
     blobs: tuple[Descriptor, ...] = ()
-    """What has to be there before it is."""
+    """The blobs that the target needs before the manifest."""
     needs: tuple[Digest, ...] = ()
-    """The manifests that have to be there before it is: its children, and its subject."""
+    """The manifests that the target needs first: its children, and its subject."""
     subject: Digest | None = None
-    """What it refers to, if it was found as a referrer."""
+    """Its subject, if it was found as a referrer."""
     facts: ManifestFacts | None = field(default=None, hash=False)
-    """What the referrers API would say about it, for a referrer."""
+    """For a referrer: the facts that the referrers API lists."""
 
     @property
     def digest(self) -> Digest:
@@ -69,12 +69,12 @@ class Plan:
     """The manifests and blobs of one copy."""
 
     nodes: dict[Digest, Node] = field(default_factory=dict)
-    """What was read, the top first."""
+    """The manifests read, the top first."""
     blobs: dict[Digest, tuple[Descriptor, Location]] = field(default_factory=dict)
-    """Each blob once, with where to take it from."""
+    """Each blob once, with its location."""
 
     def waves(self) -> Iterator[tuple[Node, ...]]:
-        """Yield the manifests that are not at the target, each wave after all that it needs."""
+        """Yield the manifests that the target lacks; each wave needs only earlier ones."""
         heights: dict[Digest, int] = {}
 
         def height(digest: Digest) -> int:
@@ -102,7 +102,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A manifest that is to be looked at."""
+    """A manifest to visit."""
 
     descriptor: Descriptor
     origin: Location
@@ -112,13 +112,13 @@ class _Wanted:
 
     @property
     def plain(self) -> bool:
-        """Whether its content is of no use if the target has it and it is no index."""
+        """Whether its content is unused if the target has it and it is no index."""
         return not self.top and self.subject is None
 
 
 @dataclass(frozen=True, slots=True)
 class _Visited:
-    """What looking at it found."""
+    """The results of a visit."""
 
     node: Node | None = None
     loose_blob: tuple[Descriptor, Location] | None = None
@@ -130,17 +130,17 @@ class Planner:
     """Reads trees at their sources and compares them with a target. Used once, by one thread.
 
     Args:
-        target: The repository that all is to go to.
-        origin: Where a child comes from that `sources` says nothing about.
-        sources: Where single children come from.
-        referrers: Whether what refers to the manifests is wanted as well.
-        executor: What asks several questions at once.
-        max_manifests: How many manifests are looked at.
-        max_bytes: How many bytes of them are kept.
+        target: The target's repository.
+        origin: The location of children that `sources` does not name.
+        sources: Locations of single children.
+        referrers: Whether the plan includes referrers.
+        executor: Sends several requests at once.
+        max_manifests: Number of visited manifests.
+        max_bytes: Size of the manifests in memory.
 
     Raises (from `plan` and `plan_children`):
-        LimitError: there is more.
-        ProtocolError: not manifests, or too many within or behind one another.
+        LimitError: a limit is exceeded.
+        ProtocolError: content is no manifest, or manifests are nested too deep.
         ManifestUnknown: a child is missing at its source.
     """
 
@@ -174,11 +174,11 @@ class Planner:
         return self._walk([self._child(child, self._origin, 1) for child in children])
 
     def source_of(self, digest: str, parent: Location) -> Location:
-        """Return where the child `digest` comes from, of a manifest that came from `parent`."""
+        """Return the location of the child `digest` of a manifest from `parent`."""
         return self._sources.get(digest) or self._sources.get("") or parent
 
     def _walk(self, wanted: list[_Wanted]) -> Plan:
-        """Look at `wanted` and all that it leads to, each manifest once."""
+        """Visit `wanted` and all manifests found from there, each once."""
         seen: set[Digest] = set()
         while wanted:
             level = []
@@ -211,7 +211,7 @@ class Planner:
             )
 
     def _visit(self, wanted: _Wanted) -> _Visited:
-        """Look at one manifest; called by several threads at once."""
+        """Visit one manifest; several threads call this at once."""
         digest, origin = wanted.descriptor.digest, wanted.origin
         present = has_manifest(self._target, digest)
         if present and not wanted.top and not self._referrers:
@@ -233,7 +233,7 @@ class Planner:
         return _Visited(node, wanted=(*self._children(wanted, node), *self._referring(wanted)))
 
     def _node(self, wanted: _Wanted, content: ManifestContent, *, present: bool) -> Node | None:
-        """Return the node, None for a referrer that does not refer to its subject."""
+        """Return the node; `None` for a referrer with another subject."""
         facts = None
         if wanted.subject is not None:
             facts = read_facts(content.data, wanted.descriptor.digest)
@@ -267,7 +267,7 @@ class Planner:
         return _Wanted(child, self.source_of(child.digest, parent), depth)
 
     def _referring(self, wanted: _Wanted) -> tuple[_Wanted, ...]:
-        """Return what refers to a manifest, at the place that the manifest comes from."""
+        """Return the referrers of a manifest, from the location of the manifest."""
         if not self._referrers:
             return ()
         origin, digest = wanted.origin, wanted.descriptor.digest
