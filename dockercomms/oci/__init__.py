@@ -1,4 +1,4 @@
-"""The registry side: a client for OCI registries and image layouts that knows nothing of messages.
+"""Clients for OCI registries and image layouts; this package knows no messages.
 
 Import from the modules: `dockercomms.oci.client`, `.layout`, `.memory`, `.reference`, `.model`.
 """

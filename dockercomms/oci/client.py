@@ -1,6 +1,10 @@
-"""`HTTPRegistry`: the registry interface over HTTP; `Client`: the same bound to one repository.
+"""Clients of registries: `Client` for one repository, `ClientPool`, and the rules of Docker Hub.
 
-Nothing is asked of the network, and requests is not imported, before the first request.
+The first request opens the connection and imports requests.
+
+For many pulls from Docker Hub, a pull-through cache can stand between (`HubProxy`): reads and lists
+go to it; writes, deletions, and reads that decide about a write go to the Hub itself. The proxy
+gets the credentials of its own host.
 
 Example:
     >>> from dockercomms.oci.client import Client
@@ -8,12 +12,6 @@ Example:
     >>> client.reference.tag
     'v1'
     >>> client.close()
-
-Docker Hub: its rate, its retry policy, and a proxy that is read from in its place.
-
-Those who pull from the Hub a lot put a pull-through cache between: what is read and listed comes
-from there, what is written and deleted goes to the Hub itself, and so does every question that
-decides about a write. Credentials for the proxy are those of the proxy's own host.
 """
 
 from __future__ import annotations
@@ -66,14 +64,14 @@ PROXY_HOST_VARIABLE = "DOCKERHUB_PUBLIC_PROXY_HOST"
 
 @dataclass(frozen=True, slots=True)
 class HubProxy:
-    """A registry that has what Docker Hub has."""
+    """A registry that mirrors Docker Hub."""
 
     host: str
     plain_http: bool = False
 
     def __post_init__(self) -> None:
         if not is_valid_host(self.host):
-            shown = self.host.rpartition("@")[2]  # before it stands a password, perhaps
+            shown = self.host.rpartition("@")[2]  # there may be a password before the @
             raise ConfigError(f"proxy for Docker Hub: not a host: {shown!r:.200}")
 
     @classmethod
@@ -81,7 +79,7 @@ class HubProxy:
         """Return the proxy at `address`: `https://host`, `http://host`, or `//host` for https.
 
         Raises:
-            ConfigError: anything else, also with a path, a user or a query.
+            ConfigError: `address` is anything else, or has a path, a user or a query.
         """
         try:
             parts = urlsplit(address)
@@ -102,13 +100,13 @@ class HubProxy:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> HubProxy | None:
-        """Return the proxy that `env` (None: this process's environment) names, None for none.
+        """Return the proxy that `env` (default: the process's environment) names, if there is one.
 
-        DOCKERHUB_PUBLIC_PROXY is an address, DOCKERHUB_PUBLIC_PROXY_HOST a host alone; the first
-        wins.
+        DOCKERHUB_PUBLIC_PROXY is an address, DOCKERHUB_PUBLIC_PROXY_HOST only a host; the first has
+        precedence.
 
         Raises:
-            ConfigError: not such an address, or not a host.
+            ConfigError: the value is no such address, or no host.
         """
         environment = os.environ if env is None else env
         if address := environment.get(PROXY_VARIABLE):
@@ -119,17 +117,17 @@ class HubProxy:
 
 
 class ProxiedRegistry(HTTPRegistry):
-    """A registry that is read and listed through another one, and written to directly.
+    """A registry with reads and lists through a proxy, and writes directly.
 
     Args:
-        direct: The registry itself; what it was made with is kept.
-        proxy: Where reads and lists go.
+        direct: The registry itself; writes use its settings.
+        proxy: The registry for reads and lists.
 
-    Both are closed with this.
+    `close` closes both.
     """
 
     def __init__(self, direct: HTTPRegistry, proxy: HTTPRegistry) -> None:
-        # What writes works through the attributes of `direct`; what reads is replaced below.
+        # Writing methods use the attributes of `direct`; the reading ones are replaced below.
         self.endpoint = direct.endpoint
         self._sender = self._lazy = direct._lazy  # noqa: SLF001 - of its own class
         self._referrers_api = direct._referrers_api  # noqa: SLF001 - of its own class
@@ -170,7 +168,7 @@ class ProxiedRegistry(HTTPRegistry):
         return self.proxy.resolve_manifest(repository, digest)
 
     def resolve_tag(self, repository: str, tag: str) -> Descriptor:
-        """Return what the proxy's tag points at; see `Reader.resolve_tag`."""
+        """Return the descriptor of the proxy's manifest under a tag; see `Reader.resolve_tag`."""
         return self.proxy.resolve_tag(repository, tag)
 
     def tags(
@@ -205,7 +203,7 @@ class ProxiedRegistry(HTTPRegistry):
     def referrers(
         self, repository: str, digest: Digest, *, artifact_type: str | None = None
     ) -> Iterator[Descriptor]:
-        """Yield what refers to `digest` at the proxy; see `Lister.referrers`."""
+        """Yield the referrers of `digest` at the proxy; see `Lister.referrers`."""
         return self.proxy.referrers(repository, digest, artifact_type=artifact_type)
 
     def referrers_supported(self, repository: str) -> bool:
@@ -213,7 +211,7 @@ class ProxiedRegistry(HTTPRegistry):
         return self.proxy.referrers_supported(repository)
 
     def server_time(self) -> datetime | None:
-        """Return the clock of whichever of the two has answered, the registry's own first."""
+        """Return the server time of the registry itself, else that of the proxy."""
         return self.direct.server_time() or self.proxy.server_time()
 
     def close(self) -> None:
@@ -223,9 +221,9 @@ class ProxiedRegistry(HTTPRegistry):
 
 
 def direct(registry: Registry) -> Registry:
-    """Return what to ask before a write: a proxied registry itself, not what stands in its place.
+    """Return the registry itself if `registry` has a proxy, for reads before a write.
 
-    A cache may say that a tag is where it was an hour ago.
+    A cache may return the target that a tag had an hour ago.
     """
     return registry.direct if isinstance(registry, ProxiedRegistry) else registry
 
@@ -243,18 +241,19 @@ def hub_registry(
     clock: Clock | None = None,
     on_retry: RetryHook | None = None,
 ) -> HTTPRegistry:
-    """Return Docker Hub as it wants to be spoken to: 300 requests at once, then 5 a second.
+    """Return Docker Hub with its rate limit: 300 requests at once, then 5 a second.
 
-    429 is waited for, at most five minutes; of other passing failures there are three tries.
+    After status 429 it waits, at most five minutes; after other temporary failures it makes three
+    attempts in all.
 
     Args:
-        proxy: Where reads and lists go; under the same limits. None: to the Hub.
+        proxy: The registry for reads and lists, under the same limits; `None`: the Hub.
         timeout: See `HTTPRegistry`, as for the others.
         user_agent: The same.
         transport: The same.
-        auth: The same; the Hub's other names are looked up too, in sorted order.
+        auth: The same; also looks up the Hub's other names, in sorted order.
         credentials: For the Hub itself; never sent to the proxy.
-        limiter: None: a new `RateLimiter.hub()`.
+        limiter: `None`: a new `RateLimiter.hub()`.
         debug_id: See `HTTPRegistry`.
         clock: The same.
         on_retry: The same.
@@ -288,15 +287,15 @@ def hub_registry(
 
 
 BLOB_SIZE_WORTH_HEAD = 65535
-"""Larger blobs are looked for before they are pushed; smaller ones cost as much to push."""
+"""Pushes ask for larger blobs first; for smaller ones a request costs as much as the push."""
 
 
 class ClientPool(AbstractContextManager["ClientPool"]):
-    """One `HTTPRegistry` for each host, so that connections and tokens are shared. Thread-safe.
+    """One `HTTPRegistry` for each host, with shared connections and tokens. Thread-safe.
 
     Args:
-        make: Makes the registry of a host; None: as `HTTPRegistry`, for Docker Hub as
-            `hub_registry`, with the proxy that the environment names.
+        make: Makes the registry of a host. Default: `hub_registry` for Docker Hub, with the proxy
+            in the environment, and `HTTPRegistry` for other hosts.
     """
 
     def __init__(self, make: Callable[[str], HTTPRegistry] | None = None) -> None:
@@ -313,7 +312,7 @@ class ClientPool(AbstractContextManager["ClientPool"]):
             return self._known[name]
 
     def close(self) -> None:
-        """Close all that was made."""
+        """Close all registries of the pool."""
         with self._lock:
             known, self._known = tuple(self._known.values()), {}
         for registry in known:
@@ -329,7 +328,7 @@ class ClientPool(AbstractContextManager["ClientPool"]):
 
 
 def client_for(host: str, pool: ClientPool) -> HTTPRegistry:
-    """Return the registry of `host` out of `pool`."""
+    """Return the registry of `host` from `pool`."""
     return pool.client_for(host)
 
 
@@ -340,16 +339,16 @@ def _default_registry(host: str) -> HTTPRegistry:
 
 
 class Client(AbstractContextManager["Client"]):
-    """A registry bound to one repository; what a reference says besides is the default object.
+    """A registry bound to one repository, with the tag or digest of the reference as default.
 
     Args:
         reference: `host/repository[:tag][@digest]`, or a `Reference`.
-        registry: The store; None: `HTTPRegistry` for the reference's host.
+        registry: The store; `None`: `HTTPRegistry` for the reference's host.
 
     The other arguments are those of `HTTPRegistry`.
 
     Raises:
-        UsageError: not a reference, or one without a host.
+        UsageError: `reference` is no reference, or has no host.
     """
 
     def __init__(
@@ -389,13 +388,13 @@ class Client(AbstractContextManager["Client"]):
         return self.reference.repository
 
     def ensure_empty_config(self) -> Descriptor:
-        """Push the two bytes `{}` unless they are there; returns their descriptor."""
+        """Push the two bytes `{}` unless they are there; return their descriptor."""
         if not self.exists(EMPTY_CONFIG):
             self.push_blob(EMPTY_CONFIG, EMPTY_CONFIG_BYTES)
         return EMPTY_CONFIG
 
     def exists(self, descriptor: Descriptor) -> bool:
-        """Return whether the blob or manifest is there, told apart by its media type."""
+        """Return whether the blob or manifest, according to its media type, exists."""
         try:
             if descriptor.media_type in MANIFEST_MEDIA_TYPES:
                 self.registry.resolve_manifest(self.repository, descriptor.digest)
@@ -409,15 +408,15 @@ class Client(AbstractContextManager["Client"]):
         """Return a checked reader of the blob.
 
         Raises:
-            BlobUnknown: not there.
+            BlobUnknown: there is no such blob.
         """
         return self.registry.get_blob(self.repository, descriptor.digest, size=descriptor.size)
 
     def fetch_manifest(self, name: str | None = None) -> BlobReader:
-        """Return a reader of the manifest under a tag or digest; None: the reference's own.
+        """Return a reader of the manifest under a tag or digest; default: the reference's own.
 
         Raises:
-            ManifestUnknown: not there.
+            ManifestUnknown: there is no such manifest.
         """
         tag, digest = self._named(name)
         if digest is not None:
@@ -425,10 +424,10 @@ class Client(AbstractContextManager["Client"]):
         return self.registry.get_tag(self.repository, tag)
 
     def resolve(self, name: str | None = None) -> Descriptor:
-        """Return the descriptor of the manifest under a tag or digest; None: the reference's own.
+        """Return the manifest's descriptor under a tag or digest; default: the reference's own.
 
         Raises:
-            ManifestUnknown: not there.
+            ManifestUnknown: there is no such manifest.
         """
         tag, digest = self._named(name)
         if digest is not None:
@@ -443,13 +442,13 @@ class Client(AbstractContextManager["Client"]):
         force: bool = False,
         progress: ProgressHook | None = None,
     ) -> Descriptor:
-        """Push a blob unless it is there; up to 65,535 bytes it is pushed without asking.
+        """Push a blob unless it is there; up to 65,535 bytes, push it without asking.
 
         Args:
-            descriptor: What the content is.
-            content: The bytes, or what opens them.
+            descriptor: The descriptor of `content`.
+            content: The bytes, or a function that opens them.
             force: Push it in any case.
-            progress: Told how far it is.
+            progress: Called with the number of bytes sent.
         """
         if not force and descriptor.size > BLOB_SIZE_WORTH_HEAD and self.exists(descriptor):
             return descriptor
@@ -457,12 +456,12 @@ class Client(AbstractContextManager["Client"]):
         return self.registry.push_blob(self.repository, descriptor, source, progress=progress)
 
     def push_manifest(self, data: bytes, media_type: str, *tags: str) -> Descriptor:
-        """Store a manifest under each of `tags`, or by its digest if there are none.
+        """Push a manifest under each of `tags`; without tags, by its digest.
 
-        Its own digest among them stands for no tag.
+        Its own digest in `tags` counts as no tag.
 
         Raises:
-            ValueError: the digest of another manifest.
+            ValueError: `tags` contains the digest of another manifest.
         """
         digests = [parse_digest(tag) for tag in tags if ":" in tag]
         for digest in digests:
@@ -476,26 +475,26 @@ class Client(AbstractContextManager["Client"]):
         )  # fmt: skip
 
     def tag(self, source: str, *tags: str) -> Descriptor:
-        """Put each of `tags` on the manifest that the tag or digest `source` names.
+        """Put each of `tags` on the manifest under the tag or digest `source`.
 
         Raises:
-            ManifestUnknown: not there.
+            ManifestUnknown: there is no such manifest.
         """
         data, descriptor = read_all(self.fetch_manifest(source), MAX_MANIFEST_BYTES)
         return self.push_manifest(data, descriptor.media_type, *tags)
 
     def tags(self, last: str | None = None, *, limit: int | None = None) -> Iterator[str]:
-        """Yield the repository's tags, as far as the registry obeys behind `last`."""
+        """Yield the repository's tags; behind `last`, if the registry supports that."""
         return self.registry.tags(self.repository, start_after=last, limit=limit)
 
     def pages(self, last: str | None = None, *, size: int | None = None) -> Iterator[TagPage]:
-        """Yield the pages of the tag list as they come."""
+        """Yield the pages of the tag list as the registry returns them."""
         return self.registry.tag_pages(self.repository, start_after=last, page_size=size)
 
     def referrers(
         self, descriptor: Descriptor, artifact_type: str | None = None
     ) -> Iterator[Descriptor]:
-        """Yield what refers to the manifest: by the referrers API, else by the tag schema."""
+        """Yield the referrers of the manifest: by the referrers API, else by the tag schema."""
         return self.registry.referrers(
             self.repository, descriptor.digest, artifact_type=artifact_type
         )
@@ -517,7 +516,7 @@ class Client(AbstractContextManager["Client"]):
         self.close()
 
     def _named(self, name: str | None) -> tuple[str, Digest | None]:
-        """Return the tag, and the digest where that is what `name` or the reference says."""
+        """Return the tag, and the digest if `name` or the reference has one."""
         if name is None:
             return self.reference.tag_or_latest, self.reference.digest
         if ":" in name:

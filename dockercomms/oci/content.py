@@ -1,15 +1,12 @@
-"""The reader that checks what it reads: every foreign stream is read through it.
+"""Checked readers of content, and helpers that the local stores share.
 
-A blob whose digest was computed from these very bytes, so that nobody does it twice.
+A push reads and checks each source again, except `ProvenBlob`: a third of the time of a push went
+into hashing bytes that had just been hashed (measured). For other sources see
+`remote.push.CheckedSource`.
 
-A third of the time of a push went into hashing what had just been hashed (measured). Everything
-else that is pushed is checked while it is read (see `pushing.CheckedSource`).
-
-What the local stores share: checked readers, and what a manifest says that a store must know.
-
-A store takes a manifest as registries do, and registries are lenient: Go's decoder lets the last of
-two equal keys win and ignores what it does not know. So this is not the strict parser of
-`oci.model`, which every reader of a message uses; it only finds what a manifest refers to.
+Like registries, stores accept lenient manifests: Go's decoder takes the last of two equal keys and
+ignores unknown ones. So `read_facts`, unlike the strict parser of `oci.model`, only finds the
+references of a manifest.
 """
 
 from __future__ import annotations
@@ -63,24 +60,23 @@ class ByteStream(Protocol):
 
 @runtime_checkable
 class FillingStream(ByteStream, Protocol):
-    """A stream that can read into memory of the caller's, which saves a copy and an allocation."""
+    """A stream that reads into the caller's memory, which saves a copy and an allocation."""
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once; 0 at the end."""
+        """Fill `buffer` with the bytes available at once; return 0 at the end."""
         ...
 
 
 class VerifyingReader:
-    """Reads a foreign stream and proves, at its end, that it was `descriptor`'s content.
+    """Reads a foreign stream and proves at its end that it had `descriptor`'s content.
 
-    `read` returns b"" only after size and digest were checked, so a caller that reads to the
-    end knows. At most one byte more than `descriptor.size` is taken from the stream.
-    Not safe for use by several threads.
+    `read` returns b"" only after it has checked size and digest. It takes at most one byte more
+    than `descriptor.size` from the stream. Not safe for use by several threads.
 
     Raises (from `read`):
         Truncated: the stream ended early.
-        TrailingData: the stream went on.
-        DigestMismatch: it was other content of the right size.
+        TrailingData: the stream continued after the content.
+        DigestMismatch: the content has the right size and another digest.
 
     Source: image-spec v1.1.1, descriptor.md, "Verification".
     """
@@ -110,7 +106,7 @@ class VerifyingReader:
         return data
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once, 0 at the proven end.
+        """Fill `buffer` with the bytes available at once; return 0 at the proven end.
 
         Only over a stream that has `readinto` itself.
         """
@@ -133,7 +129,7 @@ class VerifyingReader:
         self._hash.update(data)
         self._left -= len(data)
         if self._left == 0:
-            # The last bytes are handed out only after they are known to be right.
+            # Return the last bytes only after the check.
             self._check_end()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -155,25 +151,25 @@ class VerifyingReader:
 
 
 BLOB_READ_BYTES = 2**18
-"""How much goes out at once: the other side's time limit holds for one of these."""
+"""Bytes sent at once: the server's time limit holds for one such block."""
 
 
 class ProvenBlob:
-    """A `BlobSource` whose owner made the descriptor's digest from these very bytes.
+    """A `BlobSource` whose owner computed the descriptor's digest from these bytes.
 
-    They are not hashed again while they are sent; a registry checks the digest, as must any other
-    store of content that may have changed meanwhile (see `checked_blocks`).
+    They are not hashed again while they are sent. A registry checks the digest; other stores must
+    check content that may have changed meanwhile (see `checked_blocks`).
     """
 
     __slots__ = ()
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Return the number of bytes."""
         raise NotImplementedError
 
     def blocks(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield the bytes from `start` to `stop`; a block is good until the next is asked for."""
+        """Yield the bytes from `start` to `stop`; a block is valid until the next request."""
         raise NotImplementedError
 
     def __call__(self) -> BinaryIO:
@@ -185,13 +181,13 @@ class ProvenBlob:
 class HeldBlob(ProvenBlob):
     """A `BlobSource` over bytes in memory that do not change while they are pushed.
 
-    Only for a caller that made the descriptor's digest from `view` itself.
+    The caller must have computed the descriptor's digest from `view`.
     """
 
     view: memoryview
     """All of the content."""
     check: Callable[[], None] = lambda: None
-    """Called before each block; what it raises ends the push."""
+    """Called before each block; an exception stops the push."""
 
     @property
     def size(self) -> int:
@@ -222,7 +218,7 @@ class ProvenStream(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to `offset` bytes from the start, from here, or from the end."""
+        """Seek to `offset` bytes from the start, from the current position, or from the end."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._blob.size}[whence]
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")
@@ -230,11 +226,11 @@ class ProvenStream(io.RawIOBase):
         return self._at
 
     def tell(self) -> int:
-        """Return how many bytes from the start the next read begins."""
+        """Return the offset of the next read."""
         return self._at
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill `buffer` as far as the next block goes; 0 at the end."""
+        """Fill `buffer` from the current block; return 0 at the end."""
         with memoryview(buffer).cast("B") as room:
             stop = min(self._at + len(room), self._blob.size)
             for block in self._blob.blocks(self._at, stop):
@@ -247,12 +243,12 @@ class ProvenStream(io.RawIOBase):
 def checked_blocks(
     descriptor: Descriptor, source: BlobSource
 ) -> Generator[bytes | memoryview, None, None]:
-    """Yield what `source` opens, proven to be `descriptor`'s content when the last block is out.
+    """Yield the bytes of `source`; before the last block, prove that they are `descriptor`'s.
 
-    Only what is held in memory is believed; a file may have changed since it was hashed.
+    Bytes in memory are not hashed again; a file is, because it may have changed.
 
     Raises:
-        IntegrityError: it is other content.
+        IntegrityError: the content has another digest or size.
     """
     if isinstance(source, HeldBlob) and source.size == descriptor.size:
         yield from source.blocks(0, descriptor.size)
@@ -264,7 +260,7 @@ def checked_blocks(
 
 
 DEFAULT_CHUNK_BYTES = 2**20
-"""The chunk size a local store names when it is left the choice; it writes whatever it is given."""
+"""The default chunk size of a local store, which accepts writes of any size."""
 
 
 class StoredReader:
@@ -286,7 +282,7 @@ class StoredReader:
             return self._checked.read(size)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once, 0 at the proven end."""
+        """Fill `buffer` with the bytes available at once; return 0 at the proven end."""
         _refuse_closed(self._stream)
         with local_errors(self.descriptor.digest):
             return self._checked.readinto(buffer)
@@ -308,7 +304,7 @@ class StoredReader:
 
 
 class StoredRange(StoredReader):
-    """A `BlobReader` of a part of a local stream; only the length can be checked."""
+    """A `BlobReader` of a part of a local stream; it checks only the length."""
 
     def __init__(self, stream: BinaryIO, descriptor: Descriptor, length: int) -> None:
         super().__init__(stream, descriptor)
@@ -328,7 +324,7 @@ class StoredRange(StoredReader):
         return data
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once, 0 at the end of the part."""
+        """Fill `buffer` with the bytes available at once; return 0 at the end of the part."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -357,7 +353,7 @@ def open_range(
     """Return a reader of bytes `start` up to `end` of the blob in `stream`, which has `size` bytes.
 
     Raises:
-        RangeInvalid: no byte is at `start`, and the range is not an empty one; the stream is
+        RangeInvalid: `start` is behind the last byte, and the range is not empty; the stream is
             closed.
     """
     if start >= size and end != start and (start, end) != (0, None):
@@ -369,7 +365,7 @@ def open_range(
 
 
 def check_range(start: int, end: int | None) -> None:
-    """Refuse a range that no blob has.
+    """Refuse a range that is invalid for all blobs.
 
     Raises:
         ValueError: negative `start`, or `end` before `start`.
@@ -386,10 +382,10 @@ def blob_descriptor(digest: Digest, size: int) -> Descriptor:
 
 
 def check_repository(repository: str) -> None:
-    """Refuse to write to what is not a repository name.
+    """Refuse an invalid repository name before a write.
 
     Raises:
-        NameInvalid: it is none.
+        NameInvalid: `repository` is no repository name.
     """
     if not is_valid_repository(repository):
         raise NameInvalid(f"not a repository name: {repository!r:.300}")
@@ -397,30 +393,29 @@ def check_repository(repository: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestFacts:
-    """What a store reads in a manifest."""
+    """The fields of a manifest that a store uses."""
 
     media_type: str | None
-    """What the manifest itself says, None where it says nothing."""
+    """The media type in the manifest itself; `None` if there is none."""
     artifact_type: str | None
-    """The artifact type; the config's media type where the manifest names none.
+    """The artifact type; without one, the config's media type.
 
-    Source: distribution-spec v1.1.1, "Listing Referrers".
-    """
+    Source: distribution-spec v1.1.1, "Listing Referrers"."""
     subject: Digest | None
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     blobs: tuple[Digest, ...] = ()
     """Config and layers."""
     required: tuple[Digest, ...] = ()
-    """Those that must be there before the manifest is: all but what only its maker gives out."""
+    """The blobs that a store must have before the manifest: all but non-distributable layers."""
     manifests: tuple[Digest, ...] = ()
-    """Children of an index; all must be there before the index is."""
+    """Children of an index; a store must have all of them before the index."""
 
 
 def read_facts(data: bytes, what: str) -> ManifestFacts:
-    """Return what the manifest `data` says, leniently; `what` names it in errors.
+    """Return the facts of the manifest `data`, leniently parsed; errors name it `what`.
 
     Raises:
-        ManifestInvalid: not a JSON object, or a digest in it is none.
+        ManifestInvalid: `data` is no JSON object, or has an invalid digest.
     """
     try:
         value: object = json.loads(data)
@@ -456,11 +451,11 @@ def read_facts(data: bytes, what: str) -> ManifestFacts:
 
 
 _UNDISTRIBUTED = ("vnd.docker.image.rootfs.foreign.", "vnd.oci.image.layer.nondistributable.")
-"""Layers that stores take manifests without: their maker gives them out himself."""
+"""Layers that only their vendor distributes, so stores accept manifests without them."""
 
 
 def is_undistributed(media_type: str) -> bool:
-    """Return whether only its maker gives out a layer, such as a base layer of Windows."""
+    """Return whether only the vendor distributes the layer, such as a base layer of Windows."""
     return any(mark in media_type for mark in _UNDISTRIBUTED)
 
 
@@ -487,7 +482,7 @@ def _text(fields: Mapping[str, object], key: str) -> str | None:
 
 
 def referrer_entry(descriptor: Descriptor, facts: ManifestFacts) -> Descriptor:
-    """Return the entry of a manifest in an answer of the referrers API.
+    """Return the entry of a manifest in a list of referrers.
 
     Source: distribution-spec v1.1.1, "Listing Referrers".
     """
@@ -499,12 +494,12 @@ def referrer_entry(descriptor: Descriptor, facts: ManifestFacts) -> Descriptor:
 def check_manifest(
     data: bytes, media_type: str, *, tags: tuple[str, ...], digest: Digest | None, what: str
 ) -> tuple[Descriptor, ManifestFacts]:
-    """Return descriptor and facts of a manifest that is about to be stored.
+    """Return descriptor and facts of a manifest before it is stored.
 
     Raises:
         ValueError: `digest` is given and is not that of `data`.
-        LimitError: larger than registries take.
-        ManifestInvalid: not JSON, a media type of its own that is another, or a bad tag.
+        LimitError: it is larger than registries accept.
+        ManifestInvalid: it is not JSON, its own media type is another one, or a tag is invalid.
 
     Source: distribution-spec v1.1.1, "Pushing Manifests".
     """
@@ -527,7 +522,7 @@ def check_manifest(
 def tag_pages(
     tags_after: Callable[[str], Sequence[str]], start_after: str | None, page_size: int | None
 ) -> Iterator[TagPage]:
-    """Yield pages of what `tags_after(tag)` lists; it is asked anew for each page.
+    """Yield pages of the tags of `tags_after(tag)`, which is called again for each page.
 
     Raises:
         ValueError: `page_size` is not positive.
@@ -553,15 +548,15 @@ def flat_tags(pages: Iterator[TagPage], limit: int | None) -> Iterator[str]:
 
 
 class UploadSession(Protocol):
-    """Where a local store keeps what an upload has received."""
+    """The received bytes of an upload in a local store."""
 
     @property
     def id(self) -> str:
-        """The name under which the store finds the session again."""
+        """The name by which the store finds the session again."""
         ...
 
     def size(self) -> int:
-        """Return the bytes received.
+        """Return the number of bytes received.
 
         Raises:
             UploadUnknown: the session is gone.
@@ -587,12 +582,12 @@ class UploadSession(Protocol):
         ...
 
     def discard(self) -> None:
-        """End the session; nothing if it is gone."""
+        """End the session, if it exists."""
         ...
 
 
 class StoredUpload:
-    """A `BlobUpload` that hands every write to its session at once: nothing is buffered."""
+    """A `BlobUpload` that passes each write to its session at once, without a buffer."""
 
     def __init__(self, session: UploadSession, offset: int, chunk_size: int) -> None:
         self._session = session
@@ -602,7 +597,7 @@ class StoredUpload:
 
     @property
     def id(self) -> str:
-        """What `resume_upload` takes to go on with this session."""
+        """The argument of `resume_upload` that continues this session."""
         return self._session.id
 
     @property
@@ -612,11 +607,11 @@ class StoredUpload:
 
     @property
     def chunk_size(self) -> int:
-        """The chunk size asked for; a local store takes writes of any size."""
+        """The requested chunk size; a local store takes writes of any size."""
         return self._chunk_size
 
     def write(self, data: bytes, /) -> int:
-        """Take `data`; returns its length."""
+        """Append `data`; return its length."""
         self._refuse_closed()
         self._session.append(data, self._size)
         self._size += len(data)
@@ -637,7 +632,7 @@ class StoredUpload:
         self._open = False
 
     def cancel(self) -> None:
-        """Throw the session away."""
+        """Delete the session."""
         self._open = False
         self._session.discard()
 

@@ -1,11 +1,11 @@
 """The registry interface: four small roles and their union.
 
-`HTTPRegistry`, `LayoutRegistry` and `MemoryRegistry` are its implementations; one contract suite
-(`tests/contract`) holds them to what stands here. Every method takes the repository's name first;
-a store that holds one repository only (an image layout) ignores it. All methods are safe to call
-from several threads. Every method may also raise, over HTTP, `AuthError`, `NetworkError`,
-`TooManyRequests` or another `RegistryError`, and on a local store `LocalIOError`; the lists below
-name what is special to each method.
+`HTTPRegistry`, `LayoutRegistry` and `MemoryRegistry` implement it; one contract suite
+(`tests/contract`) tests all three. Every method takes the repository's name first; a store that
+holds one repository only (an image layout) ignores it. All methods are safe to call from several
+threads. Every method may also raise, over HTTP, `AuthError`, `NetworkError`, `TooManyRequests` or
+another `RegistryError`, and on a local store `LocalIOError`; the lists below name the errors that
+are special to each method.
 
 Source: OCI distribution-spec v1.1.1.
 """
@@ -28,11 +28,11 @@ BlobSource = Callable[[], BinaryIO]
 """Opens the same bytes again, from their start, each time it is called. The stream is seekable."""
 
 ProgressHook = Callable[[int, int], None]
-"""Takes bytes done and bytes in all; done never goes back."""
+"""Takes bytes done and bytes in all; done never decreases."""
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):
-    """Content as it streams in. Read to the end, it has been checked against `descriptor`."""
+    """A stream of content, checked against `descriptor` when it is read to the end."""
 
     @property
     def descriptor(self) -> Descriptor:
@@ -43,14 +43,14 @@ class BlobReader(AbstractContextManager["BlobReader"], Protocol):
         """Return up to `size` bytes, b"" at the end.
 
         Raises:
-            IntegrityError: another digest or size than asked for; raised before the last bytes
-                are handed out. A range read cannot check the digest, only the length.
-            NetworkError: the stream broke, and going on from the break did not help.
+            IntegrityError: another digest or size than asked for; raised before the last bytes are
+                returned. A range read cannot check the digest, only the length.
+            NetworkError: the stream broke, and resuming it failed.
         """
         ...
 
     def close(self) -> None:
-        """Release the connection; reading on is an error."""
+        """Release the connection; a read after that is an error."""
         ...
 
 
@@ -62,7 +62,7 @@ class BlobUpload(Protocol):
 
     @property
     def id(self) -> str:
-        """What `resume_upload` takes to go on with this session."""
+        """The argument of `resume_upload` that continues this session."""
         ...
 
     @property
@@ -85,7 +85,7 @@ class BlobUpload(Protocol):
         ...
 
     def commit(self, digest: Digest) -> Descriptor:
-        """Send what is left, close the session and return the blob's descriptor.
+        """Send the rest, close the session and return the blob's descriptor.
 
         Raises:
             DigestInvalid: the registry received other content.
@@ -102,7 +102,7 @@ class BlobUpload(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Throw the session away. That the store does not let us is no error."""
+        """Delete the session; a store that refuses this causes no error."""
         ...
 
 
@@ -114,7 +114,7 @@ class Reader(Protocol):
         """Return a reader of the blob; with `size`, a blob of any other size is refused.
 
         Raises:
-            BlobUnknown, NameUnknown: not there.
+            BlobUnknown, NameUnknown: there is no such blob.
             IntegrityError: another size than `size` is announced or received.
 
         Source: distribution-spec v1.1.1, "Pulling blobs".
@@ -124,14 +124,14 @@ class Reader(Protocol):
     def get_blob_range(
         self, repository: str, digest: Digest, start: int, end: int | None = None
     ) -> BlobReader:
-        """Return a reader of bytes `start` up to but not including `end` (None: the blob's end).
+        """Return a reader of bytes `start` up to but not including `end` (default: the blob's end).
 
-        The digest cannot be checked by a part; its length is.
+        It checks the length, since a part cannot be checked against the digest.
 
         Raises:
             ValueError: negative `start`, or `end` before `start`.
-            RangeInvalid: `start` lies behind the end of the blob.
-            BlobUnknown, NameUnknown: not there.
+            RangeInvalid: `start` lies behind the end of the blob. BlobUnknown, NameUnknown: there
+                is no such blob.
 
         Source: distribution-spec v1.1.1, "Pulling blobs"; RFC 9110 section 14.2.
         """
@@ -141,7 +141,7 @@ class Reader(Protocol):
         """Return a reader of the manifest with `digest`.
 
         Raises:
-            ManifestUnknown, NameUnknown: not there.
+            ManifestUnknown, NameUnknown: there is no such manifest.
             IntegrityError: other content than asked for, or above `MAX_MANIFEST_BYTES`.
 
         Source: distribution-spec v1.1.1, "Pulling manifests".
@@ -152,8 +152,9 @@ class Reader(Protocol):
         """Return a reader of the manifest under `tag`; its descriptor's digest is computed here.
 
         Raises:
-            ManifestUnknown, NameUnknown: not there.
-            IntegrityError: not what the registry's own digest header says, or too large.
+            ManifestUnknown, NameUnknown: there is no such manifest.
+            IntegrityError: the content differs from the registry's own digest header, or is too
+                large.
 
         Source: distribution-spec v1.1.1, "Pulling manifests".
         """
@@ -163,7 +164,7 @@ class Reader(Protocol):
         """Return the blob's descriptor without its content.
 
         Raises:
-            BlobUnknown, NameUnknown: not there.
+            BlobUnknown, NameUnknown: there is no such blob.
 
         Source: distribution-spec v1.1.1, "Checking if content exists in the registry".
         """
@@ -173,17 +174,17 @@ class Reader(Protocol):
         """Return the manifest's descriptor without its content.
 
         Raises:
-            ManifestUnknown, NameUnknown: not there.
+            ManifestUnknown, NameUnknown: there is no such manifest.
 
         Source: distribution-spec v1.1.1, "Checking if content exists in the registry".
         """
         ...
 
     def resolve_tag(self, repository: str, tag: str) -> Descriptor:
-        """Return what `tag` points at. The digest is the registry's word until it is fetched.
+        """Return the descriptor of the manifest under `tag`; its digest is the registry's claim.
 
         Raises:
-            ManifestUnknown, NameUnknown: not there.
+            ManifestUnknown, NameUnknown: there is no such manifest.
 
         Source: distribution-spec v1.1.1, "Checking if content exists in the registry".
         """
@@ -192,7 +193,7 @@ class Reader(Protocol):
     def server_time(self) -> datetime | None:
         """Return the store's clock in UTC: the newest answer's `Date`, moved on by our own clock.
 
-        None before the first answer. A local store answers with this machine's clock.
+        `None` before the first answer. A local store answers with this machine's clock.
 
         Source: RFC 9110 section 6.6.1 (Date).
         """
@@ -211,14 +212,14 @@ class Writer(Protocol):
         *,
         progress: ProgressHook | None = None,
     ) -> Descriptor:
-        """Upload a blob whose digest and size are known; returns `descriptor`.
+        """Upload a blob whose digest and size are known; return `descriptor`.
 
-        The source is read as often as the registry makes it necessary; what is read is checked
+        The source is read as often as the registry makes it necessary, and its bytes are checked
         against `descriptor`. It is sent whether or not the registry has it: see `resolve_blob`.
 
         Raises:
-            IntegrityError: the source is not what `descriptor` says.
-            DigestInvalid, SizeInvalid: the registry received other content.
+            IntegrityError: the source's content has another digest or size. DigestInvalid,
+                SizeInvalid: the registry received other content.
 
         Source: distribution-spec v1.1.1, "Pushing blobs".
         """
@@ -233,11 +234,11 @@ class Writer(Protocol):
         tags: Sequence[str] = (),
         digest: Digest | None = None,
     ) -> Descriptor:
-        """Store a manifest, under each of `tags`, or by its digest if there are none.
+        """Store a manifest under each of `tags`; without tags, by its digest.
 
         Raises:
-            ValueError: `digest` is given and is not that of `data`.
-            ManifestBlobUnknown, ManifestInvalid: the registry refuses it.
+            ValueError: `digest` is given and is not that of `data`. ManifestBlobUnknown,
+                ManifestInvalid: the registry refuses it.
             LimitError: the registry finds it too large.
 
         Source: distribution-spec v1.1.1, "Pushing Manifests".
@@ -247,7 +248,7 @@ class Writer(Protocol):
     def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
         """Make the blob of repository `source` one of `repository` without moving it.
 
-        Returns None if the store will not; the blob then has to be pushed.
+        Returns `None` if the store refuses; the blob then has to be pushed.
 
         Raises:
             NameInvalid: one of the two is no repository name.
@@ -269,11 +270,11 @@ class Writer(Protocol):
     def resume_upload(
         self, repository: str, session: str, *, offset: int | None = None, chunk_size: int = 0
     ) -> BlobUpload:
-        """Go on with `session` (a `BlobUpload.id`); `offset` None asks the store where it is.
+        """Continue `session` (a `BlobUpload.id`); without `offset`, ask the store for it.
 
         Raises:
             UploadUnknown: the session is gone.
-            Unsupported: the store cannot tell where it is.
+            Unsupported: the store cannot tell its offset.
 
         Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
         """
@@ -288,7 +289,8 @@ class Deleter(Protocol):
         """Delete a blob.
 
         Raises:
-            Unsupported: the store does not delete. BlobUnknown: not there.
+            Unsupported: the store does not delete.
+            BlobUnknown: there is no such blob.
 
         Source: distribution-spec v1.1.1, "Deleting Blobs".
         """
@@ -298,17 +300,19 @@ class Deleter(Protocol):
         """Delete a manifest and every tag on it.
 
         Raises:
-            Unsupported: the store does not delete. ManifestUnknown: not there.
+            Unsupported: the store does not delete.
+            ManifestUnknown: there is no such manifest.
 
         Source: distribution-spec v1.1.1, "Deleting Manifests".
         """
         ...
 
     def delete_tag(self, repository: str, tag: str) -> None:
-        """Delete one tag and nothing else.
+        """Delete one tag, but not its manifest.
 
         Raises:
-            Unsupported: the store does not delete tags. ManifestUnknown: not there.
+            Unsupported: the store does not delete tags.
+            ManifestUnknown: there is no such tag.
 
         Source: distribution-spec v1.1.1, "Deleting tags".
         """
@@ -327,7 +331,7 @@ class TagPage:
 
 @runtime_checkable
 class Lister(Protocol):
-    """Lists content. Iterators ask for a page when it is needed, and never loop for ever."""
+    """Lists content. The iterators request pages when needed, and always end."""
 
     def tags(
         self,
@@ -339,11 +343,11 @@ class Lister(Protocol):
     ) -> Iterator[str]:
         """Yield tags in the store's order, each once, at most `limit`.
 
-        Do not rely on the order, nor on `start_after` being obeyed: some registries sort or skip
-        nothing (see `tag_pages` for judging a page whole).
+        Some registries neither sort nor obey `start_after`, so do not rely on either (see
+        `tag_pages` for whole pages).
 
         Raises:
-            NameUnknown: no such repository (some stores yield nothing instead).
+            NameUnknown: no such repository (some stores return an empty list instead).
             BadAnswer: as `tag_pages`.
 
         Source: distribution-spec v1.1.1, "Listing Tags".
@@ -353,10 +357,10 @@ class Lister(Protocol):
     def tag_pages(
         self, repository: str, *, start_after: str | None = None, page_size: int | None = None
     ) -> Iterator[TagPage]:
-        """Yield the pages of the tag list as the store gives them.
+        """Yield the pages of the tag list as the store returns them.
 
-        `page_size` is halved and the page asked for again where the store refuses it as too
-        large. A page seen before ends the listing, if it was asked for by its last tag.
+        If the store refuses `page_size` as too large, requests the page again with half of it. A
+        page seen before ends the listing, if it was asked for by its last tag.
 
         Raises:
             NameUnknown: no such repository, or (zot) `start_after` is not one of its tags.
@@ -382,16 +386,16 @@ class Lister(Protocol):
     def referrers(
         self, repository: str, digest: Digest, *, artifact_type: str | None = None
     ) -> Iterator[Descriptor]:
-        """Yield what refers to `digest`: by the referrers API, else by the tag schema.
+        """Yield the referrers of `digest`: by the referrers API, else by the tag schema.
 
-        Filtered here as well: a registry's own filter is not believed. An entry's artifact type
-        and annotations are claims; fetch the manifest to know.
+        Filters the entries again, because a registry's own filter is not reliable. An entry's
+        artifact type and annotations are claims; fetch the manifest to know.
 
         Raises:
             NameUnknown: no such repository.
             BadAnswer: an answer that is no index, or pages without end.
-            UnreadableEntries: behind all others, if there were entries that are no descriptors;
-                `readable` logs it instead.
+            UnreadableEntries: after all other entries, if some are no descriptors; `readable` logs
+                it instead.
 
         Source: distribution-spec v1.1.1, "Listing Referrers".
         """
@@ -400,8 +404,8 @@ class Lister(Protocol):
     def referrers_supported(self, repository: str) -> bool:
         """Return whether the store has the referrers API; asks once per repository and day.
 
-        Every answer that is no index says no, and so does none: a question of convenience stops
-        no flow.
+        Any other answer than an index, or a failed request, counts as no: this check must not stop
+        a flow.
 
         Source: distribution-spec v1.1.1, "Unavailable Referrers API".
         """
@@ -418,7 +422,7 @@ class Registry(Reader, Writer, Deleter, Lister, Protocol):
 
 
 def readable(entries: Iterable[Descriptor]) -> Iterator[Descriptor]:
-    """Yield what `Lister.referrers` does; entries that cannot be read are counted in the log."""
+    """Yield the entries of `Lister.referrers`; the log counts those that cannot be read."""
     try:
         yield from entries
     except UnreadableEntries as error:
@@ -426,7 +430,7 @@ def readable(entries: Iterable[Descriptor]) -> Iterator[Descriptor]:
 
 
 def read_all(reader: BlobReader, limit: int) -> tuple[bytes, Descriptor]:
-    """Return all that `reader` yields, checked, and its descriptor; closes the reader.
+    """Return all content of `reader`, checked, and its descriptor; close the reader.
 
     Raises:
         ProtocolError: more than `limit` bytes are announced.

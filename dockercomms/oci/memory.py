@@ -1,7 +1,7 @@
-"""A registry in dicts: what the contract suite takes as right, and what tests run on.
+"""A registry in dicts: the reference of the contract suite, and the store of many tests.
 
-It does what distribution-spec v1.1.1 asks, with distribution's checks: a manifest's config, layers
-and children must be there before it, its subject need not.
+Source: distribution-spec v1.1.1, with distribution's checks: a manifest's config, layers and
+children must exist before it, its subject need not.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Uploads:
 
 
 class _Session:
-    """One upload session; `keep` takes the finished blob."""
+    """One upload session; `keep` receives the finished blob."""
 
     def __init__(
         self, uploads: _Uploads, session: str, keep: Callable[[Digest, bytes], None]
@@ -120,10 +120,10 @@ class MemoryRegistry:
     """Implements `oci.interface.Registry` in memory, with several repositories.
 
     Args:
-        clock: What `server_time` tells.
+        clock: The clock of `server_time`.
         referrers: Whether there is a referrers API; without it `referrers` reads the tag schema.
-        page_size: The most tags a page has, None for no limit.
-        delete: Whether anything can be deleted.
+        page_size: Largest number of tags in a page; `None` for no limit.
+        delete: Whether deletions are supported.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ class MemoryRegistry:
         page_size: int | None = None,
         limit: int | None = None,
     ) -> Iterator[str]:
-        """See `Lister.tags`: sorted, and `start_after` is obeyed."""
+        """See `Lister.tags`: sorted, beginning behind `start_after`."""
         pages = self.tag_pages(repository, start_after=start_after, page_size=page_size)
         return flat_tags(pages, limit)
 
@@ -336,7 +336,7 @@ class MemoryRegistry:
         return self._referrers
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release, and the content stays."""
+        """Keep the content: there are no connections to close."""
 
     # --- inside ----------------------------------------------------------------------------------
 

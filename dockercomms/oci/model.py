@@ -1,18 +1,15 @@
-"""The OCI content model: descriptors, manifests, indexes.
+"""The OCI content model: descriptors, manifests, indexes and platforms.
 
-Nothing here talks to a registry. Sources: OCI image-spec v1.1.1 (descriptor.md, manifest.md,
-image-index.md) and distribution-spec v1.1.1.
+Image indexes use Go's names of operating systems and architectures (GOOS, GOARCH); people, kernels
+and other tools write `x86_64`, `aarch64` or `armhf`.
 
 Example:
     >>> from dockercomms.oci.model import Descriptor, EMPTY_CONFIG
     >>> Descriptor.of(b"{}", "application/vnd.oci.empty.v1+json") == EMPTY_CONFIG
     True
 
-The names of operating systems, architectures and variants, as image indexes use them.
-
-They are Go's names (GOOS, GOARCH); people, kernels and other tools write `x86_64`, `aarch64` or
-`armhf`. Sources: image-spec v1.1.1, image-index.md, "Image Index Property Descriptions" (the table
-of variants); Go's `go tool dist list`.
+Source: OCI image-spec v1.1.1 (descriptor.md, manifest.md, image-index.md with its table of
+variants) and distribution-spec v1.1.1; Go's `go tool dist list`.
 """
 
 from __future__ import annotations
@@ -56,13 +53,13 @@ _ARCHITECTURES = {
     "mips64el": ("mips64le", ""),
     "mipsel": ("mipsle", ""),
 }
-"""What kernels and people call them: architecture and the variant that the name implies."""
+"""Names that kernels and people use, with their architecture and the variant that they imply."""
 
 _DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8"}
-"""What an entry without a variant is."""
+"""The variants of entries without one."""
 
 _BASELINES = {("amd64", "v1")}
-"""Variants that are the architecture itself, and are not written."""
+"""Variants that mean the architecture itself, and are not written."""
 
 _BARE_VARIANT = re.compile(r"[0-9]+")
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -71,10 +68,10 @@ _MAX_PARTS = 3
 
 
 def split_names(text: str) -> Names:
-    """Return the names in `os/architecture[/variant]`; what is not written stays empty.
+    """Return the names in `os/architecture[/variant]`; a missing variant is "".
 
     Raises:
-        UsageError: not two or three parts of letters, digits, `_`, `.` and `-`.
+        UsageError: `text` has not two or three parts of letters, digits, `_`, `.` and `-`.
     """
     parts = text.split("/")
     if not _MIN_PARTS <= len(parts) <= _MAX_PARTS or not all(map(_PART.fullmatch, parts)):
@@ -85,7 +82,7 @@ def split_names(text: str) -> Names:
 
 
 def canonical_names(os: str, architecture: str, variant: str) -> Names:
-    """Return the names as indexes write them, without filling a variant in."""
+    """Return the names as indexes write them, without adding a variant."""
     os, architecture, variant = os.lower(), architecture.lower(), variant.lower()
     architecture, implied = _ARCHITECTURES.get(architecture, (architecture, ""))
     variant = (variant or implied).removesuffix(".0")
@@ -97,7 +94,7 @@ def canonical_names(os: str, architecture: str, variant: str) -> Names:
 
 
 def normalize_names(os: str, architecture: str, variant: str) -> Names:
-    """Return the names as indexes write them, with the variant that an unnamed one is."""
+    """Return the names as indexes write them, with the default variant if there is none."""
     os, architecture, variant = canonical_names(os, architecture, variant)
     return os, architecture, variant or _DEFAULT_VARIANTS.get(architecture, "")
 
@@ -138,16 +135,17 @@ MANIFEST_MEDIA_TYPES = (
     MEDIA_TYPE_DOCKER_SCHEMA1,
     MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED,
 )
-"""What a manifest request accepts, in this order."""
+"""Media types that a manifest request accepts, in this order."""
 
 ANNOTATION_REF_NAME = "org.opencontainers.image.ref.name"
-"""Where an image layout keeps a tag (image-spec v1.1.1, image-layout.md)."""
+"""The annotation of an image layout for tags (image-spec v1.1.1, image-layout.md)."""
 
 MAX_MANIFEST_BYTES = 4 * 2**20
-"""The largest manifest read: distribution refuses larger ones to push (measured: 400)."""
+"""The largest manifest to read: distribution refuses larger ones (measured: 400)."""
 
 _MAX_SIZE = 2**63 - 1
-"""Of 64 bits with a sign. Source: image-spec v1.1.1, descriptor.md, "Properties"."""
+"""The largest signed 64-bit number.
+Source: image-spec v1.1.1, descriptor.md, "Properties"."""
 
 _HEX_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
@@ -182,7 +180,7 @@ def digest_of(data: bytes | bytearray | memoryview) -> Digest:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image runs on (image-spec v1.1.1, image-index.md).
+    """The platform of an image.
 
     Source: image-spec v1.1.1, image-index.md, "platform".
     """
@@ -200,7 +198,7 @@ class Platform:
     def parse(cls, text: str) -> Platform:
         """Return the platform written `os/architecture[/variant]`, in the names that indexes use.
 
-        Without a variant it stands for any.
+        Without a variant it fits any.
 
         Raises:
             UsageError: `text` is anything else.
@@ -235,10 +233,10 @@ class Platform:
 
     @classmethod
     def from_json(cls, value: object, where: str) -> Platform:
-        """Return the platform in `value`; `where` names it in errors.
+        """Return the platform in `value`; errors name it `where`.
 
         Raises:
-            ProtocolError: not an object of strings.
+            ProtocolError: `value` is no object of strings.
         """
         fields = _object(value, where)
         return cls(
@@ -255,7 +253,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
-    """A media type, digest and size, and what may stand beside them.
+    """A media type, digest and size, with optional properties.
 
     Source: image-spec v1.1.1, descriptor.md.
     """
@@ -265,7 +263,7 @@ class Descriptor:
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     data: bytes | None = field(default=None, hash=False)
-    """The content itself, checked against digest and size when it is used (see `inline`)."""
+    """The content itself; `inline` checks it against digest and size."""
     platform: Platform | None = None
     artifact_type: str | None = None
 
@@ -298,7 +296,7 @@ class Descriptor:
         """Return `data` if it is there and has this descriptor's size and digest.
 
         Raises:
-            ProtocolError: `data` is there but is other content.
+            ProtocolError: `data` is there but has another size or digest.
 
         Source: image-spec v1.1.1, descriptor.md, "Embedded Content".
         """
@@ -345,7 +343,7 @@ class Descriptor:
         if data is not None:
             try:
                 raw = base64.b64decode(_checked_string(data, f"{where}: data"), validate=True)
-            except ValueError as error:  # binascii.Error is one; a character beyond ASCII another
+            except ValueError as error:  # also the base of binascii.Error
                 raise ProtocolError(f"{where}: data is not base64: {error}") from error
         platform = fields.get("platform")
         return cls(
@@ -383,7 +381,7 @@ EMPTY_CONFIG_BYTES = b"{}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """An image manifest (image-spec v1.1.1, manifest.md).
+    """An image manifest.
 
     Source: image-spec v1.1.1, manifest.md.
     """
@@ -398,7 +396,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """An image index (image-spec v1.1.1, image-index.md), also what the referrers API answers.
+    """An image index, also the answer of the referrers API.
 
     Source: image-spec v1.1.1, image-index.md.
     """
@@ -426,13 +424,14 @@ class Index:
 
 
 def parse_manifest(data: bytes, *, where: str = "manifest") -> Manifest:
-    """Return the image manifest in `data`; `where` names it in errors.
+    """Return the image manifest in `data`; errors name it `where`.
 
-    `mediaType` may be absent, `layers` may be `[]`, `null` or absent (the 1.0 program writes
-    all three); an index is refused.
+    `mediaType` may be absent, `layers` may be `[]`, `null` or absent (the 1.0 program writes all
+    three). An index is refused.
 
     Raises:
-        ProtocolError: not such a manifest, duplicate or case-colliding keys, a wrong type.
+        ProtocolError: `data` is no image manifest, or a key occurs twice or in other case, or a
+            type is wrong.
     """
     fields = _object(parse_json(data, where=where), where)
     refuse_colliding_keys(fields, where, _MANIFEST_KEYS)
@@ -457,10 +456,11 @@ def parse_manifest(data: bytes, *, where: str = "manifest") -> Manifest:
 
 
 def parse_index(data: bytes, *, where: str = "index") -> Index:
-    """Return the image index in `data`; `where` names it in errors.
+    """Return the image index in `data`; errors name it `where`.
 
     Raises:
-        ProtocolError: not an index, duplicate or case-colliding keys, a wrong type.
+        ProtocolError: `data` is no index, or a key occurs twice or in other case, or a type is
+            wrong.
     """
     fields = _object(parse_json(data, where=where), where)
     index = _index_of(fields, where)
@@ -489,18 +489,18 @@ def _index_of(fields: dict[str, object], where: str) -> Index:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The entries of an index that is read as a list of what others pushed."""
+    """The entries of an index that other programs wrote."""
 
     entries: tuple[tuple[Descriptor, object], ...] = ()
-    """Those that are descriptors, with the JSON that each came as."""
+    """The descriptors, each with its JSON."""
     unread: tuple[object, ...] = ()
-    """The JSON of the others."""
+    """The JSON of entries that are no descriptors."""
     problem: UnreadableEntries | None = None
-    """How many those are, and what is wrong with the first."""
+    """Their number, and the error of the first."""
 
 
 def parse_listed(data: bytes, *, where: str) -> Listed:
-    """Return the entries of the index in `data`, each judged by itself; `where` names it in errors.
+    """Return the entries of the index in `data`, each parsed by itself; errors name it `where`.
 
     Raises:
         ProtocolError: it is no index.
@@ -513,7 +513,7 @@ def parse_listed(data: bytes, *, where: str) -> Listed:
 
 
 def read_entries(items: Sequence[object], where: str) -> Listed:
-    """Return the descriptors among the entries of an index."""
+    """Return the entries of an index, each parsed by itself."""
     entries, unread, first = [], [], ""
     for number, item in enumerate(items):
         try:
@@ -531,10 +531,10 @@ def read_entries(items: Sequence[object], where: str) -> Listed:
 
 
 def validate_manifest(data: bytes, media_type: str, *, where: str = "manifest") -> Manifest | Index:
-    """Return the manifest or index in `data`, which has to be what `media_type` says.
+    """Return the manifest or index in `data`, which must have the type `media_type`.
 
     Raises:
-        ProtocolError: it is not, or `media_type` is that of neither.
+        ProtocolError: it has another type, or `media_type` is neither a manifest's nor an index's.
     """
     if media_type in (MEDIA_TYPE_INDEX, MEDIA_TYPE_DOCKER_LIST):
         found: Manifest | Index = parse_index(data, where=where)
@@ -549,7 +549,7 @@ def validate_manifest(data: bytes, media_type: str, *, where: str = "manifest") 
 
 @dataclass(frozen=True, slots=True)
 class ManifestChildren:
-    """What a manifest or index is made of, whichever of the two it says it is."""
+    """The parts of a manifest or index, for either media type."""
 
     manifests: tuple[Descriptor, ...] = ()
     config: Descriptor | None = None
@@ -563,12 +563,12 @@ class ManifestChildren:
 
 
 def parse_children(data: bytes, *, where: str = "manifest") -> ManifestChildren:
-    """Return what the manifest or index in `data` is made of; `where` names it in errors.
+    """Return the parts of the manifest or index in `data`; errors name it `where`.
 
-    Its media type is not looked at: content that is both has the children of both.
+    Ignores the media type: content with the fields of both has the parts of both.
 
     Raises:
-        ProtocolError: not a JSON object, or a child is not a descriptor.
+        ProtocolError: `data` is no JSON object, or a part is no descriptor.
     """
     fields = _object(parse_json(data, where=where), where)
     config = fields.get("config")
@@ -601,7 +601,7 @@ def matches(data: bytes | bytearray | memoryview, digest: Digest) -> bool:
 
 
 READ_BYTES = 2**20
-"""How much is read at once when a whole stream is copied: larger gains nothing (measured)."""
+"""Block size for copying a whole stream; larger blocks are not faster (measured)."""
 
 
 def _schema_version(fields: Mapping[str, object], where: str) -> None:
@@ -654,7 +654,7 @@ def _annotations(fields: Mapping[str, object], where: str) -> dict[str, str]:
     value = fields.get("annotations")
     if value is None:
         return {}
-    return {  # null as "": writers in Go leave it where a text was meant, and read it so
+    return {  # null means "": writers in Go write it for an empty text
         key: "" if item is None else _checked_string(item, f"{where}: annotation {key!r:.100}")
         for key, item in _object(value, f"{where}: annotations").items()
     }

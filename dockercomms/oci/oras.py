@@ -1,10 +1,10 @@
 """`Registry`: an `oras.provider.Registry` for programs that are written for oras-py.
 
-Its calls are those of oras-py; underneath is the client of this package: its logins, time limits
-and tries, uploads and downloads that go on where they broke off, and digests proven of all that is
-read. What fails raises an error of `dockercomms.errors` instead of `ValueError`.
+It has the methods of oras-py over the client of this package, with its logins, time limits,
+retries, resumed transfers and verified digests. Failures raise errors of `dockercomms.errors`
+instead of `ValueError`.
 
-Source: oras-py 0.2.43, `oras/provider.py`; docs/oras.md says what differs.
+Source: oras-py 0.2.43, `oras/provider.py`; docs/oras.md lists the differences.
 """
 
 from __future__ import annotations
@@ -65,30 +65,31 @@ _BELOW_500 = frozenset(range(100, 500)) - {429}
 
 
 class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no types
-    """A drop-in for `oras.provider.Registry` and `oras.client.OrasClient`. To be closed at the end.
+    """A drop-in for `oras.provider.Registry` and `oras.client.OrasClient`. Close it at the end.
 
-    One object may talk to several registries; each gets the login that is meant for it, and no
-    other. A login is looked for in this order: what `login` or `credentials` give and the variables
-    DOCKERCOMMS_USERNAME and DOCKERCOMMS_PASSWORD, all of them for `hostname` alone; then the files
-    and programs that `DockerConfig.load` names.
+    One object may talk to several registries; each gets only its own login. Logins come, in this
+    order, from `login` or `credentials` and the variables DOCKERCOMMS_USERNAME and
+    DOCKERCOMMS_PASSWORD, all of them for `hostname` alone; then from the files and programs that
+    `DockerConfig.load` names.
 
     Args:
-        hostname: The registry of names that have none.
-        insecure: Speak to `hostname` (None: to all) without TLS; loopback needs no such word.
-        tls_verify: False leaves certificates unchecked; a path names trusted ones.
-        auth_backend: Not looked at.
+        hostname: The registry of names without a host.
+        insecure: Use HTTP for `hostname` (`None`: for all hosts); loopback addresses always may.
+        tls_verify: False disables the check of certificates; a path names trusted ones.
+        auth_backend: Ignored.
         credentials: The login for `hostname`.
-        auth: Where logins are looked up; None: this user's files.
-        timeout: Seconds that a registry may be silent.
-        retry: The policy of requests; None: as for `HTTPRegistry`.
-        clock: The time and the waiting.
+        auth: The source of logins; `None`: this user's files.
+        timeout: Seconds without a byte after which a request fails.
+        retry: The policy of requests; `None`: as for `HTTPRegistry`.
+        clock: The clock, also for waits.
 
     Raises:
-        UsageError: not a host; or credentials without one.
+        UsageError: `hostname` is no host, or is missing while there are credentials.
     """
 
     push: Callable[..., requests.Response]
-    """That of oras-py, which says that a subject is a string; it takes an `oras.oci.Subject`."""
+    """The method of oras-py. Its annotation calls a subject a string; it takes an
+    `oras.oci.Subject`."""
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         self._pool = ClientPool(make)
 
     def client(self, target: Any) -> Client:
-        """Return our own client of a name or container, for what oras-py has no call for."""
+        """Return our own client of a name or container, for operations that oras-py lacks."""
         container = self.get_container(target)
         digest = None if container.digest is None else parse_digest(container.digest)
         reference = Reference(
@@ -140,7 +141,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         return Client(reference, registry=self._pool.client_for(reference.host))
 
     def close(self) -> None:
-        """Close the connections; the next call makes new ones."""
+        """Close the connections; the next call opens new ones."""
         self._pool.close()
         self.session.close()
 
@@ -154,7 +155,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         """Return the container of a name, read as `Reference.parse` does.
 
         Raises:
-            UsageError: not a name, or one without a host.
+            UsageError: `name` is no name, or has no host.
         """
         if isinstance(name, oras.container.Container):
             return name
@@ -174,11 +175,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         hostname: str | None = None,
         config_path: str | None = None,  # noqa: ARG002
     ) -> dict[str, str]:
-        """Use a login for a registry, once it has taken it; no file is written.
+        """Use a login for a registry after the registry has accepted it; no file is written.
 
         Raises:
-            UsageError: no host.
-            Unauthorized: the registry refused it.
+            UsageError: there is no host.
+            Unauthorized: the registry refused the login.
         """
         if password_stdin:
             password = oras.utils.readline()
@@ -205,11 +206,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
     ) -> requests.Response:
         """Return the answer to any request of oras-py's own: any status below 500 but 429.
 
-        Bodies are read whole, at most `MAX_MANIFEST_BYTES`, and are what their digest says, unless
-        `stream` is set.
+        Unless `stream` is set, the body is read as a whole, at most `MAX_MANIFEST_BYTES`, and its
+        digest is verified.
 
         Raises:
-            DigestMismatch: other content than the address or the registry says.
+            DigestMismatch: the content differs from the digest in the address or in the header.
         """
         parts = urlsplit(url)
         response = self._pool.client_for(parts.netloc).request(
@@ -235,7 +236,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         return list(itertools.islice(self.client(container).tags(), N))
 
     def delete_tag(self, container: Any, tag: str) -> bool:
-        """Delete one tag, and no other that names the same; return whether it was there."""
+        """Delete one tag, but no other tag of its manifest; return whether it existed."""
         client = self.client(container)
         try:
             client.registry.delete_tag(client.repository, tag)
@@ -250,11 +251,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         stream: bool = False,  # noqa: FBT002
         head: bool = False,  # noqa: FBT002
     ) -> requests.Response:
-        """Return a blob as the body of a response; who reads it to the end knows its digest.
+        """Return a blob as the body of a response; reading it to the end verifies its digest.
 
         Raises:
-            BlobUnknown: not there.
-            IntegrityError: while it is read: it is other content.
+            BlobUnknown: there is no such blob.
+            IntegrityError: while the body is read: the content has another digest.
         """
         client = self.client(container)
         known = parse_digest(digest)
@@ -266,16 +267,16 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         answer = _answer(200, headers, reader)
         if not stream:
             with answer:
-                _ = answer.content  # which keeps it
+                _ = answer.content  # stores the content in the answer
         return answer
 
     def download_blob(self, container: Any, digest: str, outfile: str) -> str:
         """Write a blob to a file, which gets its name when it is whole and its digest proven.
 
         Raises:
-            BlobUnknown: not there.
-            IntegrityError: it is other content.
-            LocalIOError: it cannot be written.
+            BlobUnknown: there is no such blob.
+            IntegrityError: the content has another digest.
+            LocalIOError: the file cannot be written.
         """
         client, target = self.client(container), Path(outfile)
         with local_errors(str(target.parent)):
@@ -295,13 +296,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         do_chunked: bool = False,  # noqa: ARG002, FBT002
         chunk_size: int = 0,  # noqa: ARG002
     ) -> requests.Response:
-        """Push a file unless it is there; a push that breaks goes on where the registry is.
+        """Push a file unless it is there; a broken push resumes at the registry's offset.
 
         Args:
             blob: The file.
-            container: Where to.
+            container: The target repository.
             layer: Its descriptor, as `oras.oci.NewLayer` makes it.
-            do_chunked: Not looked at: what the registry takes decides.
+            do_chunked: Ignored: the registry's abilities decide.
             chunk_size: The same.
         """
         digest = parse_digest(layer["digest"])
@@ -322,11 +323,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
     def upload_manifest(self, manifest: dict[str, Any], container: Any) -> requests.Response:
         """Store a manifest or index under the container's tag, or digest.
 
-        Its bytes are those of which `oras.oci.Subject.from_manifest` takes the digest. A subject is
-        told of it by the tag schema where the registry has no referrers API.
+        The bytes are those that `oras.oci.Subject.from_manifest` hashes. If the registry has no
+        referrers API, this adds the manifest to the tag schema's index of its subject.
 
         Raises:
-            ProtocolError: no manifest.
+            ProtocolError: it is no manifest.
         """
         schema = oras.schemas.index if "manifests" in manifest else oras.schemas.manifest
         try:
@@ -352,13 +353,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         """Return a manifest, or an index, whose digest is proven.
 
         Args:
-            container: Which.
-            allowed_media_type: What it may be; None: anything.
+            container: The repository with tag or digest.
+            allowed_media_type: The accepted media types; `None`: all.
             validation_schema: A JSON schema that it has to fit.
 
         Raises:
-            ManifestUnknown: not there.
-            ProtocolError: something else.
+            ManifestUnknown: there is no such manifest.
+            ProtocolError: it has another media type, or does not fit the schema.
         """
         data, found = read_all(self.client(container).fetch_manifest(), MAX_MANIFEST_BYTES)
         if allowed_media_type and found.media_type not in allowed_media_type:
@@ -379,22 +380,22 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
         overwrite: bool = True,  # noqa: FBT002
         outdir: str | None = None,
     ) -> list[str]:
-        """Write all layers of an artifact into a folder, all or none; return where they are.
+        """Write all layers of an artifact into a folder, all or none; return their paths.
 
-        A layer of the type of image layers with a title is a folder that oras-py pushed.
+        A layer with a title and the media type of image layers is a folder that oras-py pushed.
 
         Args:
             target: The artifact; of an index, the manifest for this machine.
-            config_path: The one file of logins to read.
+            config_path: The only file of logins to read.
             allowed_media_type: See `get_manifest`.
-            overwrite: Whether files may be there already.
-            outdir: Where to; it is made if need be. None: a new temporary folder.
+            overwrite: Whether to replace existing files.
+            outdir: The folder, made if it is missing; `None`: a new temporary folder.
 
         Raises:
-            ManifestUnknown, BlobUnknown: not there.
+            ManifestUnknown, BlobUnknown: the artifact or a layer is missing.
             ProtocolError: a title leads out, or a folder breaks the rules of `unpacked_layer`.
-            IntegrityError: a layer is other content.
-            LocalIOError: a file is there, or cannot be written.
+            IntegrityError: a layer has another digest.
+            LocalIOError: a file exists, or cannot be written.
         """
         self.auth.load_configs(target, configs=[config_path] if config_path else None)
         if allowed_media_type:
@@ -415,7 +416,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc] # oras has no type
 
 
 def scope_of(method: str, path: str) -> Scope:
-    """Return the scope that a request needs, told by its method and path.
+    """Return the scope that a request needs, according to its method and path.
 
     Source: distribution-spec v1.1.1, "Endpoints".
     """
@@ -438,7 +439,7 @@ def _is_folder_of_oras_py(layer: Descriptor) -> bool:
 def _unpack(
     blob: ByteStream, layer: Descriptor, target: Path, *, overwrite: bool
 ) -> AbstractContextManager[None]:
-    """Unpack a folder; what oras-py pushed as one, beside `target`, as oras-py does."""
+    """Unpack a folder; one that oras-py pushed goes beside `target`, as with oras-py."""
     if not is_folder(layer):
         layer = replace(layer, annotations={**layer.annotations, ANNOTATION_TITLE: "."})
         target = target.parent

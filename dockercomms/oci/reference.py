@@ -1,9 +1,7 @@
 """References: `host[:port]/repository[:tag][@digest]`, and the rules of Docker Hub.
 
-A typed slip must never become an address on Docker Hub: what does not parse is an error, and
-`localhost/foo/bar` is a host (docker, distribution and podman read it so).
-Sources: distribution-spec v1.1.1, "Pulling manifests" (tag and repository grammar);
-the grammar of hosts is the Docker reference grammar.
+A typing error must never become an address on Docker Hub. So text that does not parse is an error,
+and `localhost/foo/bar` begins with a host, as for docker, distribution and podman.
 
 Example:
     >>> from dockercomms.oci.reference import Reference
@@ -13,6 +11,9 @@ Example:
     'alpine'
     >>> Reference.parse("alpine").full()
     'docker.io/library/alpine'
+
+Source: distribution-spec v1.1.1, "Pulling manifests" (tag and repository grammar); the Docker
+reference grammar (hosts).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ DEFAULT_HOST = "docker.io"
 HUB_HOSTS = frozenset(
     {"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 )
-"""Names under which Docker Hub is written; all normalise to docker.io."""
+"""All names of Docker Hub; the normal one is docker.io."""
 
 HUB_CONNECT_HOST = "registry-1.docker.io"
 HUB_NAMESPACE = "library/"
@@ -41,7 +42,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST_LABEL = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]{0,61}[A-Za-z0-9])"
-"""At most 63 characters, as the name system has it (RFC 1035 section 2.3.4)."""
+"""At most 63 characters, as in DNS (RFC 1035 section 2.3.4)."""
 _HOST = re.compile(
     rf"(?P<name>{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?"
 )
@@ -106,7 +107,7 @@ def connect_host(host: str) -> str:
 
 
 def referrers_tag(digest: str) -> str:
-    """Return the tag of the referrers index of `digest` where there is no referrers API.
+    """Return the tag of the referrers index of `digest` at registries without a referrers API.
 
     The hex part is cut to 64 characters.
     Source: distribution-spec v1.1.1, "Referrers Tag Schema".
@@ -145,12 +146,12 @@ class Reference:
 
         Args:
             text: `[host/]repository[:tag][@digest]`, without scheme or white space.
-            default_host: The host of a reference without one; None makes that an error.
-            localhost_is_host: Whether `localhost/x` is a host and a repository, as docker reads
-                it, or a repository on the default host.
+            default_host: The host of a reference without one; `None` makes that an error.
+            localhost_is_host: Whether `localhost/x` is a host and a repository, as docker reads it,
+                or a repository on the default host.
 
         Raises:
-            UsageError: `text` is anything else; the text names the part.
+            UsageError: `text` is anything else; the error names the wrong part.
         """
         rest, at, digest = text.partition("@")
         if at and not is_valid_digest(digest):
@@ -188,17 +189,17 @@ class Reference:
 
     @property
     def tag_or_latest(self) -> str:
-        """The tag, `latest` where there is none."""
+        """The tag, or `latest`."""
         return self.tag or "latest"
 
     def full(self) -> str:
-        """Return host, repository, tag and digest, nothing left out."""
+        """Return host, repository, tag and digest without abbreviation."""
         return f"{self.host}/{self.repository}{self._suffix()}"
 
     def __str__(self) -> str:
         """Return the short form, which parses back to this reference.
 
-        docker.io goes, and `library/` where one component remains.
+        It omits docker.io, and `library/` before a single component.
         """
         if self.host != DEFAULT_HOST:
             return self.full()
@@ -215,20 +216,20 @@ class Reference:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
     def normalized(self) -> Reference:
-        """Return this reference with Docker Hub's other names made docker.io."""
+        """Return this reference with docker.io in place of Docker Hub's other names."""
         return Reference.parse(self.full())
 
     def qualified(self, default: str) -> Reference:
         """Return this reference at the host `default` if its short form has no host.
 
-        So what is on docker.io moves, and nothing else does. To read a text whose host may be
-        missing, `parse` with a `default_host`.
+        So only references to docker.io change. To read a text without a host, use `parse` with a
+        `default_host`.
 
         Args:
             default: A host; "" leaves the reference as it is.
 
         Raises:
-            UsageError: not a host.
+            UsageError: `default` is no host.
         """
         if self.host != DEFAULT_HOST or not default:
             return self
@@ -249,7 +250,7 @@ class Reference:
         """Return the reference in `text`; the inverse of `to_text`.
 
         Raises:
-            UsageError: not a reference.
+            UsageError: `text` is no reference.
         """
         return cls.parse(text)
 
@@ -262,7 +263,7 @@ class Reference:
         """Return the reference in the JSON string `text`; the inverse of `to_json`.
 
         Raises:
-            UsageError: not a JSON string, or not a reference.
+            UsageError: `text` is no JSON string, or no reference.
         """
         try:
             value = json.loads(text)

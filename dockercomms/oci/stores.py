@@ -1,10 +1,8 @@
-"""From a repository, or an object in it, as people write it to a store that is ready to be used.
+"""Stores and locations: from the text for a repository or an object to an open store.
 
-Where an object is: a store, a repository in it, and a tag or digest.
-
-A `Reference` says it in words; a `Location` also holds the store that is spoken to, so that the
-functions of `oci.copy` work between registries, layouts and memory in any combination. The store
-has to be open as long as the location is used, and is closed by whoever made it.
+A `Reference` is only a name. A `Location` also holds the store, so that the functions of
+`oci.images` work between registries, layouts and memory in any combination. Its maker closes the
+store, after the last use of the location.
 """
 
 from __future__ import annotations
@@ -34,11 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A repository in a store, or with a tag, a digest or both an object in it."""
+    """A repository in a store; with a tag, a digest or both, an object in it."""
 
     registry: Registry
     repository: str
-    """Its name; a store of one repository, such as a layout, ignores it."""
+    """The repository's name; a layout, which has one repository, ignores it."""
     _: KW_ONLY
     tag: str | None = None
     digest: Digest | None = None
@@ -51,12 +49,12 @@ class Location:
 
     @classmethod
     def of(cls, registry: Registry, reference: Reference) -> Location:
-        """Return where `reference` is in `registry`, whose host is not compared with it."""
+        """Return the location of `reference` in `registry`, whose host is not compared with it."""
         return cls(registry, reference.repository, tag=reference.tag, digest=reference.digest)
 
     @property
     def tag_or_latest(self) -> str:
-        """The tag, `latest` where there is none."""
+        """The tag, or `latest`."""
         return self.tag or "latest"
 
     @property
@@ -69,43 +67,43 @@ class Location:
         return replace(self, tag=None, digest=digest)
 
     def __str__(self) -> str:
-        """Return the place as a reference says it; the host is there for a registry over HTTP."""
+        """Return the location as a reference; it includes the host of a registry over HTTP."""
         endpoint = _endpoint_of(self.registry)
         host = "" if endpoint is None else f"{endpoint.host}/"
         tag = f":{self.tag}" if self.tag else ""
         return f"{host}{self.repository}{tag}{f'@{self.digest}' if self.digest else ''}"
 
     def blob_digest(self) -> Digest:
-        """Return the digest of what can only be named by one.
+        """Return the digest.
 
         Raises:
-            UsageError: there is none.
+            UsageError: the location has none.
         """
         if self.digest is None:
             raise UsageError(f"{self}: a blob's digest is missing")
         return self.digest
 
     def refuse_tag(self) -> None:
-        """Refuse a tag, which blobs do not have.
+        """Refuse a location with a tag, since blobs have no tags.
 
         Raises:
-            UsageError: there is one.
+            UsageError: the location has a tag.
         """
         if self.tag is not None:
             raise UsageError(f"{self}: blobs have no tags")
 
     def refuse_other(self, digest: Digest) -> None:
-        """Refuse content that is not what this location names.
+        """Refuse content with another digest than the location's.
 
         Raises:
-            DigestMismatch: it names another digest.
+            DigestMismatch: the location names another digest.
         """
         if self.digest is not None and self.digest != digest:
             raise DigestMismatch(f"{self}: the content is {digest}")
 
 
 def same_store(one: Reader, other: Reader) -> bool:
-    """Return whether both are one registry, in which a blob can be mounted without moving it."""
+    """Return whether both are one registry, which can mount blobs without moving them."""
     if one is other:
         return True
     endpoint, far = _endpoint_of(one), _endpoint_of(other)
@@ -119,10 +117,10 @@ def _endpoint_of(registry: Reader) -> Endpoint | None:
 
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
-"""How long a registry may be silent: some collect garbage for half a minute."""
+"""Longest time without a byte from a registry: some collect garbage for half a minute."""
 
 LAYOUT_REPOSITORY = "mailbox"
-"""What a layout's one repository is called; layouts themselves do not care."""
+"""The name of a layout's repository; layouts themselves have no such name."""
 
 _LAYOUT_PREFIXES = ("oci-layout:", "ocidir://", "oci:")
 _ARCHIVE_PREFIX = "oci-archive:"
@@ -133,19 +131,19 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?://|.*archive)|docker-archive:", re.I
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionSettings:
-    """How to reach a registry; a folder needs none of it."""
+    """Settings for the connection to a registry; folders ignore them."""
 
     plain_http: bool | None = None
-    """None: only on this machine's loopback."""
+    """`None`: only on this machine's loopback."""
     insecure: bool = False
     """Do not verify the registry's certificate."""
     ca_file: str | None = None
     authfile: str | None = None
-    """The one file of logins to read, instead of those of docker and podman."""
+    """The only file of logins to read, instead of those of docker and podman."""
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     timeout: float = DEFAULT_TIMEOUT_SECONDS
-    """Seconds without a byte after which a request has failed."""
+    """Seconds without a byte after which a request fails."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -153,27 +151,27 @@ class ConnectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a repository is, a folder or a registry's host and the name in it; and what of it."""
+    """The parsed text for a repository or an object: a folder, or a registry's host and a name."""
 
     repo: str
-    """The one way to write the repository; what the state knows it by."""
+    """The canonical text for the repository, by which the state finds it."""
     repository: str
     folder: Path | None = None
-    """Of a layout; of an archive that is the file."""
+    """The folder of a layout, or the file of an archive."""
     is_archive: bool = False
     host: str = ""
     tag: str | None = None
     digest: Digest | None = None
 
     def __str__(self) -> str:
-        """Return the one way to write the repository or the object in it."""
+        """Return the canonical text for the repository or the object in it."""
         tag = f":{self.tag}" if self.tag else ""
         return f"{self.repo}{tag}{f'@{self.digest}' if self.digest else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A repository that is ready to be used."""
+    """An open repository."""
 
     registry: Registry
     repository: str
@@ -205,7 +203,7 @@ def parse_repo(text: str) -> Place:
             `ocidir://DIR`; or a tar of one: `oci-archive:FILE`.
 
     Raises:
-        UsageError: anything else, or a tag or digest after it.
+        UsageError: `text` is anything else, or has a tag or digest.
     """
     place = parse_place(text)
     if place.tag is None and place.digest is None:
@@ -221,12 +219,12 @@ def parse_place(text: str, *, default_host: str | None = None) -> Place:
     """Return the repository, or the object in a repository, that is written in `text`.
 
     Args:
-        text: As for `parse_repo`, with `:tag`, `@digest` or both behind it. In a folder's name,
-            what follows a colon is the tag.
-        default_host: The host of a reference without one; None makes that an error.
+        text: As for `parse_repo`, followed by `:tag`, `@digest` or both. In a folder's name, the
+            text after a colon is the tag.
+        default_host: The host of a reference without one; `None` makes that an error.
 
     Raises:
-        UsageError: anything else.
+        UsageError: `text` is anything else.
     """
     if text.startswith(_REGISTRY_PREFIX):
         return _parse_registry(text.removeprefix(_REGISTRY_PREFIX), None)
@@ -259,7 +257,11 @@ def _parse_folder(text: str, rest: str, *, is_archive: bool = False) -> Place:
         raise UsageError(f"{text!r:.300}: no {'file' if is_archive else 'folder'}")
     try:
         folder = expand_home(path).resolve()
-    except (ValueError, RuntimeError, OSError) as error:  # a NUL, ~nobody, links in a circle
+    except (
+        ValueError,
+        RuntimeError,
+        OSError,
+    ) as error:  # a NUL, an unknown user, links in a circle
         raise UsageError(f"{text!r:.300}: not a path: {error}") from error
     return Place(
         f"{_ARCHIVE_PREFIX if is_archive else _LAYOUT_PREFIXES[0]}{folder}",
@@ -291,19 +293,19 @@ def open_store(
     create: bool = False,
     private: bool = False,
 ) -> Store:
-    """Return the store of `repo`; nothing is asked of a registry yet.
+    """Return the store of `repo`; makes no request yet.
 
     Args:
         repo: See `parse_repo`.
-        settings: How to reach a registry.
-        clock: Ours.
-        on_retry: Called before a request is tried again; False gives up.
-        create: Whether a folder that is missing is made by the first write.
-        private: Whether that is for this user alone.
+        settings: Settings for the connection to a registry.
+        clock: Our clock.
+        on_retry: Called before each retry of a request; False stops the retries.
+        create: Whether the first write makes a missing folder.
+        private: Whether only this user may access a new folder.
 
     Raises:
-        UsageError: `repo` is not one.
-        ConfigError: the file of logins is wrong.
+        UsageError: `repo` is no repository.
+        ConfigError: the file of logins is invalid.
     """
     place = parse_repo(repo)
     clock = clock or SystemClock()
@@ -329,10 +331,10 @@ def open_local(
 
     Args:
         path: The folder or the file.
-        is_archive: Which it is.
-        create: Whether it is made by the first write where it is missing.
-        private: Whether a folder is then made for this user alone.
-        clock: Ours.
+        is_archive: Whether it is a tar.
+        create: Whether the first write makes a missing one.
+        private: Whether only this user may access a new folder.
+        clock: Our clock.
     """
     if is_archive:
         from dockercomms.oci.layout.archive import ArchiveRegistry  # noqa: PLC0415 - rarely wanted
@@ -352,22 +354,22 @@ def open_registry(
     clock: Clock | None = None,
     on_retry: RetryHook | None = None,
 ) -> HTTPRegistry:
-    """Return the registry at `host`; nothing is asked of it yet.
+    """Return the registry at `host`; makes no request yet.
 
     Args:
-        host: Host and perhaps port.
-        settings: How to reach it.
-        retry: The policy of single requests; None: `RetryPolicy.requests()`.
-        limiter: What its requests wait for.
-        clock: Ours.
-        on_retry: Called before a request is tried again; False gives up.
+        host: The host, with its port if needed.
+        settings: Settings for the connection.
+        retry: The policy of single requests; `None`: `RetryPolicy.requests()`.
+        limiter: Delays the requests.
+        clock: Our clock.
+        on_retry: Called before each retry of a request; False stops the retries.
 
     Raises:
-        UsageError: `host` is none, or a password stands without a user name.
-        ConfigError: the file of logins is wrong.
+        UsageError: `host` is no host, or there is a password without a user name.
+        ConfigError: the file of logins is invalid.
     """
     from dockercomms.oci.auth.credentials import DockerConfig  # noqa: PLC0415 - the same
-    from dockercomms.oci.remote.registry import HTTPRegistry  # noqa: PLC0415 - a folder needs none of this
+    from dockercomms.oci.remote.registry import HTTPRegistry  # noqa: PLC0415 - folders do not need it
     from dockercomms.oci.remote.retry import RetryPolicy  # noqa: PLC0415 - the same
 
     settings = settings or ConnectionSettings()

@@ -1,7 +1,7 @@
-"""JSON read strictly, and written as the Go reference types write it.
+"""A strict JSON parser, and a JSON encoder with the output of the Go reference types.
 
-Registries and clients parse the same bytes with different parsers; what those disagree about is
-refused here, so that nobody can show two contents in one manifest.
+Registries and clients read the same bytes with different parsers. This one refuses all input about
+which they disagree, so that one manifest cannot show two contents.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 from dockercomms.errors import ProtocolError
 
 MAX_JSON_DEPTH = 64
-"""Deeper JSON is refused: no manifest needs it, and parsers recurse."""
+"""Deeper JSON is refused: manifests do not need it, and parsers recurse."""
 
 
 def parse_json(data: bytes, *, where: str = "JSON") -> object:
     """Return the JSON value in `data`, strictly.
 
-    Refused, because readers disagree about them: duplicate keys, invalid UTF-8, a byte order
-    mark, NaN and infinities, numbers of more than 64 bits, lone surrogates, nesting deeper than
+    Refuses input about which parsers disagree: duplicate keys, invalid UTF-8, a byte order mark,
+    NaN and infinities, numbers of more than 64 bits, lone surrogates, nesting deeper than
     `MAX_JSON_DEPTH`.
 
     Raises:
-        ProtocolError: any of these, or not JSON; the text names `where`.
+        ProtocolError: any of these, or not JSON; the error names `where`.
 
     Source: RFC 8259 sections 4 (names should be unique), 6 and 8.2.
     """
@@ -50,13 +50,12 @@ def parse_json(data: bytes, *, where: str = "JSON") -> object:
 
 
 def parse_json_list(data: bytes, key: str, *, where: str) -> tuple[dict[str, object], list[object]]:
-    """Return the JSON object in `data`, and the items of its list `key`, none where it is null.
+    """Return the JSON object in `data`, and the items of its list `key`, which may be null.
 
-    A rule of `parse_json` that is broken within an item concerns that item only: its error stands
-    in the item's place.
+    If an item breaks a rule of `parse_json`, its error takes the item's place.
 
     Raises:
-        ProtocolError: not such an object, or a rule is broken beside the items.
+        ProtocolError: `data` is no such object, or breaks a rule outside the items.
     """
     try:
         value, broken = parse_json(data, where=where), None
@@ -73,7 +72,10 @@ def parse_json_list(data: bytes, key: str, *, where: str) -> tuple[dict[str, obj
 
 
 def _loosely(data: bytes) -> object:
-    """Return the JSON in `data`, None if it is none; what `parse_json` refuses is `_REFUSED`."""
+    """Return the JSON in `data`; `_REFUSED` replaces values that `parse_json` refuses.
+
+    Returns `None` if `data` is not JSON.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> object:
         return dict(pairs) if len(dict(pairs)) == len(pairs) else _REFUSED
@@ -108,7 +110,7 @@ def _is_strict(value: object) -> bool:
 
 
 _REFUSED = object()
-"""What no encoder takes."""
+"""An object that encoders refuse."""
 
 
 def canonical_json(value: object) -> bytes:
@@ -141,12 +143,12 @@ _WHOLE_NUMBERS = range(-(2**63), 2**64)
 
 
 def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: frozenset[str]) -> None:
-    """Refuse a key that equals one of `known` but for its case.
+    """Refuse a key that differs from one of `known` only in case.
 
-    Go's decoder takes `LAYERS` for `layers`, so that two readers would see two payloads.
+    Go's decoder accepts `LAYERS` for `layers`, so two readers could see two payloads.
 
     Raises:
-        ProtocolError: such a key is there.
+        ProtocolError: there is such a key.
     """
     folded = _folded(known)
     for key in fields:
@@ -154,7 +156,7 @@ def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: froze
             raise ProtocolError(f"{where}: key {key!r:.100} collides with another by case")
 
 
-@functools.cache  # a large index asks 40,000 times
+@functools.cache  # 40,000 calls for a large index
 def _folded(keys: frozenset[str]) -> frozenset[str]:
     return frozenset(key.casefold() for key in keys)
 
@@ -186,7 +188,7 @@ def _number(text: str) -> float:
 
 
 def _refuse_surrogates(value: object, where: str) -> None:
-    """Refuse halves of surrogate pairs, in keys and values: UTF-8 has no bytes for them."""
+    """Refuse lone surrogates in keys and values: UTF-8 cannot encode them."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -194,10 +196,10 @@ def _refuse_surrogates(value: object, where: str) -> None:
 
 
 def _refuse_deep(value: object, where: str) -> None:
-    """Refuse nesting above `MAX_JSON_DEPTH`; level by level, so without recursion of our own.
+    """Refuse nesting above `MAX_JSON_DEPTH`, level by level instead of by recursion.
 
-    It comes after the parser, whose own recursion limit stops the absurd, because a look at the
-    text before it costs eight times as much (measured on an index of 5,000 entries).
+    It runs after the parser, whose own recursion limit stops extreme nesting: a check of the text
+    before it costs eight times as much (measured on an index of 5,000 entries).
     """
     level = [value]
     for _ in range(MAX_JSON_DEPTH):

@@ -1,14 +1,13 @@
-"""What refers to a manifest, where there is no referrers API: an index under a tag.
+"""The referrers tag schema, and pushes of manifests whose blobs the registry lost.
 
-The index under `sha256-<hex>` is written by reading, changing and writing it, without any lock:
-of 16 senders at once 83 to 97 % of the entries were lost (measured), so it is never the truth.
+At registries without a referrers API, an index under the tag `sha256-<hex>` lists the referrers.
+Clients read, change and write it without a lock: with 16 concurrent senders 83 to 97 % of the
+entries were lost (measured). So this package never relies on it alone.
+
+A registry may deny blobs that it had a moment ago: it collected them, or (distribution 2.8 and 3.1,
+measured) another client is writing the same blob at this moment.
 
 Source: distribution-spec v1.1.1, "Referrers Tag Schema".
-
-Putting a manifest whose blobs the registry denies, although they were there a moment ago.
-
-They were collected meanwhile, or somebody else writes the same blob this moment: distribution 2.8
-and 3.1 deny it while they do (measured).
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ from dockercomms.oci.strict_json import canonical_json
 T = TypeVar("T")
 
 _MISSING_STATUSES = frozenset({400, 404})
-"""How registries refuse a manifest whose blobs they do not have (measured: 400 on most)."""
+"""The answers to a manifest whose blobs are missing (measured: 400 on most registries)."""
 
 
 def lacks_blobs(error: RegistryError) -> bool:
-    """Return whether a manifest may have been refused for blobs that are not there."""
+    """Return whether missing blobs may be the reason that the registry refused a manifest."""
     return error.status in _MISSING_STATUSES or isinstance(
         error, ManifestBlobUnknown | NotFoundError
     )
 
 
 def put_or_repair(put: Callable[[], T], repair: Callable[[], object]) -> T:
-    """Return what `put` does; where it lacks blobs, once more after `repair` has brought them back.
+    """Return the result of `put`; if blobs are missing, call `repair` and repeat `put` once.
 
     Raises:
-        RegistryError: refused for something else, or again. As `put` and `repair`.
+        RegistryError: another refusal, or a second one; also the errors of `put` and `repair`.
     """
     try:
         return put()
@@ -71,28 +70,26 @@ def put_or_repair(put: Callable[[], T], repair: Callable[[], object]) -> T:
 _log = logging.getLogger("dockercomms.oci")
 
 MAX_ENTRIES = 500
-"""Entries up to which the tag schema's index is added to: each addition rewrites all of it."""
+"""Entries up to which we extend the tag schema's index: each push writes all of it again."""
 
 
 def tag_schema_entries(
     reader: Reader, repository: str, digest: Digest, *, limit: int = MAX_MANIFEST_BYTES
 ) -> tuple[Descriptor, ...]:
-    """Return the entries of the tag schema's index for `digest`, none if there is no such tag.
+    """Return the entries of the tag schema's index for `digest`; () if there is no such tag.
 
-    Those that are no descriptors are left out, and counted in the log.
-
-    GitLab reads the tag as the digest itself: the subject, which may be an index, is no list of its
-    referrers.
+    Leaves out entries that are no descriptors; the log counts them. GitLab takes the tag for the
+    digest itself and returns the subject, which may be an index but is no list of its referrers.
 
     Args:
         reader: The store.
         repository: The repository's name.
         digest: The subject.
-        limit: Bytes of the index that are read at most.
+        limit: Largest index to read, in bytes.
 
     Raises:
         NameUnknown: no such repository.
-        ProtocolError: what the tag points at is no index, or is too large.
+        ProtocolError: the content under the tag is no index, or is too large.
     """
     data = _tag_schema_index(reader, repository, digest, limit)
     if data is None:
@@ -124,16 +121,16 @@ def append_entry(
     *entries: Descriptor,
     max_entries: int | None = MAX_ENTRIES,
 ) -> bool:
-    """Add `entries` to the tag schema's index of `subject`; returns whether they are in there now.
+    """Add `entries` to the tag schema's index of `subject`; return whether it has them now.
 
-    One GET and one PUT, none if they are there already. Somebody else's entry that is written in
-    between is lost, and so may these be. Entries of others stay as they are, readable or not.
+    Sends one GET, and one PUT if entries are missing. If another client writes the index in
+    between, its entries or these are lost. Entries of others stay as they are, readable or not.
 
     Returns:
-        False if the index would have more than `max_entries`, so that nothing was written.
+        False if the index would have more than `max_entries`; then it is not written.
 
     Raises:
-        ProtocolError: what the tag points at is no index; it is left alone.
+        ProtocolError: the content under the tag is no index; it stays as it is.
     """
     try:
         data = _tag_schema_index(registry, repository, subject)
@@ -159,10 +156,10 @@ def append_entry(
 
 
 def _written(listed: Listed, left: Iterable[tuple[Descriptor, object]]) -> bytes:
-    """Return an index as we write it: with the entries `left`, and those that cannot be read.
+    """Return an index of ours with the entries `left` and the unreadable ones.
 
     Raises:
-        ProtocolError: one of those cannot be written as it is.
+        ProtocolError: an unreadable entry cannot be written unchanged.
     """
     raw = [*(item for _, item in left), *listed.unread]
     for item in raw:
@@ -176,15 +173,15 @@ _END = b"]}"
 
 
 def _is_ours(data: bytes) -> bool:
-    """Return whether an index begins and ends as we write one, so that an entry can be put in."""
+    """Return whether an index begins and ends as ours do, so that an entry can be inserted."""
     return data.startswith(_START) and data.endswith(_END)
 
 
 def _listed_digests(data: bytes) -> set[Digest] | None:
-    """Return what an index lists, None if it is not of our making or not quite one.
+    """Return the digests in an index; `None` if it is not exactly in our form.
 
-    A sender adds to an index of hundreds with every message: checking each word of each entry took
-    most of its time (28 µs an entry, measured), and proves nothing, since who reads it checks it.
+    A sender extends an index of hundreds of entries with each message. Full parsing took most of
+    its time (28 µs an entry, measured), and is not needed, because readers check the entries.
     """
     if not _is_ours(data):
         return None
@@ -194,19 +191,19 @@ def _listed_digests(data: bytes) -> set[Digest] | None:
             return None
         return {parse_digest(entry["digest"]) for entry in index["manifests"]}
     except (ValueError, TypeError, KeyError, RecursionError, ProtocolError):
-        return None  # `parse_listed` will say what is wrong
+        return None  # `parse_listed` will report the error
 
 
 def remove_entry(registry: Registry, repository: str, subject: Digest, digest: Digest) -> bool:
-    """Take the entry of `digest` out of the tag schema's index of `subject`, if it is in there.
+    """Remove the entry of `digest` from the tag schema's index of `subject`, if it is there.
 
-    The last one takes the index with it. As with `append_entry`, there is no lock.
+    Removing the last entry deletes the index. As with `append_entry`, there is no lock.
 
     Returns:
-        Whether it was in there.
+        Whether the entry was there.
 
     Raises:
-        ProtocolError: what the tag points at is no index; it is left alone.
+        ProtocolError: the content under the tag is no index; it stays as it is.
     """
     try:
         data = _tag_schema_index(registry, repository, subject)

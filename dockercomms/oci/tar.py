@@ -1,9 +1,9 @@
-"""Looking into layers that others made: tar, plain or in gzip or zstd, as a stream.
+"""Streaming readers of foreign layers: tar, plain or compressed by gzip or zstd.
 
-Nothing is ever written by a name that an archive holds. Whatever it claims costs no more memory
-than one window, one extension and one piece; whatever it unpacks to is counted.
+They never write to a path from an archive. Memory is limited to one window, one extension and one
+block; decompressed bytes are counted.
 
-Sources: image-spec v1.1.1, layer.md; POSIX.1-2017, pax; RFC 1952; RFC 8878.
+Source: image-spec v1.1.1, layer.md; POSIX.1-2017, pax; RFC 1952; RFC 8878.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dockercomms.oci.model import READ_BYTES
 from dockercomms.platforms.records import dataclass
 
 MAX_UNPACKED_BYTES = 16 * 2**30
-"""What one layer may unpack to; the largest image layers seen have a few GiB. gzip shrinks zeros
-1,000 times, zstd 30,000 times, so that the layer's own size bounds nothing."""
+"""Largest decompressed size of a layer; the largest image layers seen have a few GiB. The layer's
+own size is no limit: gzip shrinks zeros 1,000 times, zstd 30,000 times."""
 
 MAX_MEMBERS = 1_000_000
-"""Entries of one tar: the largest images hold some 200,000."""
+"""Entries of one tar: the largest images have some 200,000."""
 
 MAX_WINDOW_BYTES = 128 * 2**20
-"""The largest window of a zstd frame: what the zstd program takes without being asked to."""
+"""The largest window of a zstd frame, which is the zstd program's default limit."""
 
 MAX_EXTENSION_BYTES = 2**20
 """One PAX or long-name extension, as in Go's archive/tar."""
@@ -59,20 +59,20 @@ class Member:
     """One entry of a tar."""
 
     name: str
-    """As the archive says it: it may be absolute or hold `..`."""
+    """The name in the archive; it may be absolute or contain `..`."""
     kind: Literal["file", "link", "other"]
     """`link` is symbolic or hard; `other` is a folder, a device or a sparse file."""
     size: int
-    """Bytes of content."""
+    """The size of the content in bytes."""
 
 
 class Archive:
-    """The members of a tar in their order. `read` reads the one that was yielded last.
+    """The members of a tar in their order; `read` reads the current one.
 
     Args:
         stream: The tar itself.
-        first: Its first block, which was read already.
-        max_members: How many entries it may have.
+        first: Its first block, already read.
+        max_members: Largest number of entries.
     """
 
     def __init__(self, stream: ByteStream, first: bytes, max_members: int = MAX_MEMBERS) -> None:
@@ -83,11 +83,11 @@ class Archive:
         self._padding = 0
 
     def __iter__(self) -> Iterator[Member]:
-        """Yield the members; at the end, the stream has been read to its own end.
+        """Yield the members, then read the stream to its end.
 
         Raises:
-            ProtocolError: not a tar, or one that ends early.
-            LimitError: more entries, or a larger extension, than is allowed.
+            ProtocolError: it is no tar, or is truncated.
+            LimitError: too many entries, or an extension is too large.
         """
         for _ in range(self._max_members):
             member = self._next()
@@ -101,7 +101,7 @@ class Archive:
         raise LimitError(f"tar: more than {self._max_members} entries")
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes of the present member, b"" at its end.
+        """Return up to `size` bytes of the current member, b"" at its end.
 
         Raises:
             ProtocolError: the tar ends within it.
@@ -114,13 +114,13 @@ class Archive:
         return data
 
     def _skip(self) -> None:
-        """Go on behind what is left of the present member."""
+        """Skip the rest of the current member."""
         while self.read(READ_BYTES):
             pass
         _read_exactly(self._stream, self._padding)
 
     def _next(self) -> Member | None:
-        """Return the next member, its extensions applied; None at the end."""
+        """Return the next member with its extensions applied; `None` at the end."""
         records: dict[str, str] = {}
         while True:
             block = self._block or _read_exactly(self._stream, _BLOCK_BYTES)
@@ -165,7 +165,7 @@ class Archive:
         return Member(name, "file" if is_file else "other", self._left)
 
     def _skip_sparse_map(self) -> None:
-        """Skip the blocks in which an old sparse file says where its holes are."""
+        """Skip the blocks with the map of holes of an old sparse file."""
         for _ in range(self._max_members):
             if not _read_exactly(self._stream, _BLOCK_BYTES)[504]:
                 return
@@ -173,14 +173,14 @@ class Archive:
 
 
 class SeekableArchive(Archive):
-    """The same over a file, whose contents are passed over without being read.
+    """The same over a file, whose contents are skipped without reading.
 
     Args:
         stream: The file, at the tar's first byte.
-        max_members: How many entries it may have.
+        max_members: Largest number of entries.
 
     Raises:
-        ProtocolError: not an uncompressed tar.
+        ProtocolError: it is no uncompressed tar.
     """
 
     def __init__(self, stream: BinaryIO, max_members: int = MAX_MEMBERS) -> None:
@@ -197,7 +197,7 @@ class SeekableArchive(Archive):
 
     @property
     def offset(self) -> int:
-        """Where the present member's content begins, until it is read."""
+        """The offset of the current member's content, before it is read."""
         return self._file.tell()
 
     def _skip(self) -> None:
@@ -211,7 +211,7 @@ class SeekableArchive(Archive):
 
 
 def is_archive_type(media_type: str) -> bool:
-    """Return whether a media type says that content is packed or compressed."""
+    """Return whether a media type is that of an archive or of compressed content."""
     return any(word in media_type for word in ("gzip", "zstd")) or (
         _SAYS_TAR.search(media_type) is not None
     )
@@ -224,16 +224,17 @@ def open_archive(
     max_unpacked: int = MAX_UNPACKED_BYTES,
     max_members: int = MAX_MEMBERS,
 ) -> Archive | None:
-    """Return the tar in `stream`, None if it neither is one nor is said to be one.
+    """Return the tar in `stream`; `None` if neither content nor media type is that of a tar.
 
     Args:
         stream: The layer.
-        media_type: Where it names gzip or zstd, `stream` must be that; else its first bytes tell.
-        max_unpacked: How many bytes are unpacked, after which reading raises LimitError.
-        max_members: How many entries are read, after which iterating raises LimitError.
+        media_type: If it names gzip or zstd, `stream` must have that format; otherwise the first
+            bytes decide.
+        max_unpacked: Largest number of decompressed bytes, after which reading raises LimitError.
+        max_members: Largest number of entries, after which iterating raises LimitError.
 
     Raises:
-        ProtocolError: it is not what the media type says.
+        ProtocolError: the content does not fit the media type.
     """
     plain = decompressed(stream, media_type, max_unpacked)
     first = _read_up_to(plain, _BLOCK_BYTES)
@@ -247,18 +248,18 @@ def open_archive(
 
 
 def decompressed(stream: ByteStream, media_type: str, max_unpacked: int) -> ByteStream:
-    """Return a stream of what `stream` unpacks to; reading raises as `open_archive` says."""
+    """Return the decompressed content of `stream`; reading raises as `open_archive`."""
     return _Unpacked(_decompressor(stream, media_type), max_unpacked)
 
 
 def _decompressor(stream: ByteStream, media_type: str) -> ByteStream:
-    """Return what unpacks `stream`.
+    """Return a decompressor of `stream`.
 
     libzstd does not notice that a frame lacks its last bytes, the checksum; the tar's end and the
-    layer's digest tell the rest.
+    layer's digest show it.
     """
     head = _read_up_to(stream, len(_ZSTD_MAGIC))
-    source = cast("BinaryIO", _Prefixed(head, stream))  # only `read` is called
+    source = cast("BinaryIO", _Prefixed(head, stream))  # needs only `read`
     if "gzip" in media_type or (head.startswith(_GZIP_MAGIC) and "zstd" not in media_type):
         return gzip.GzipFile(fileobj=source, mode="rb")
     if "zstd" in media_type or head == _ZSTD_MAGIC:
@@ -270,7 +271,7 @@ def _decompressor(stream: ByteStream, media_type: str) -> ByteStream:
 
 
 class _Prefixed:
-    """A stream whose first bytes were read already."""
+    """A stream whose first bytes were already read."""
 
     def __init__(self, head: bytes, stream: ByteStream) -> None:
         self._head = head
@@ -284,7 +285,7 @@ class _Prefixed:
 
 
 class _Unpacked:
-    """What a decompressor yields, counted, its errors ours."""
+    """A decompressed stream that counts its bytes and maps the errors."""
 
     def __init__(self, stream: ByteStream, limit: int) -> None:
         self._stream = stream
@@ -333,7 +334,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """Return an octal field, or a binary one for what octal cannot hold."""
+    """Return an octal field, or a binary one for larger numbers."""
     if field[0] == 0x80:  # noqa: PLR2004 - GNU's mark; 0xff marks a negative number
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
@@ -350,7 +351,7 @@ def _name(block: bytes) -> str:
 
 
 def _text(field: bytes) -> str:
-    """Return a name; bytes that are not UTF-8 stay apart, so that they equal no name asked for."""
+    """Return a name; invalid UTF-8 becomes surrogates, which equal no requested name."""
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 

@@ -126,12 +126,12 @@ class Inspection:
 
     @property
     def is_index(self) -> bool:
-        """Whether the media type is one of an index."""
+        """True if the media type is one of an index."""
         return self.media_type in INDEX_MEDIA_TYPES
 
     @property
     def is_single_platform(self) -> bool:
-        """Whether it is one image or artifact."""
+        """True for one image or artifact."""
         return not self.is_index
 
 

@@ -63,7 +63,7 @@ class ManifestContent:
 
     @property
     def is_index(self) -> bool:
-        """Whether the media type is one of an index."""
+        """True if the media type is one of an index."""
         return self.descriptor.media_type in INDEX_MEDIA_TYPES
 
     def manifest(self) -> Manifest:

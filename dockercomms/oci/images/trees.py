@@ -48,7 +48,7 @@ class Node:
     origin: Location
     """The location of the manifest and its blobs."""
     present: bool
-    """Whether the target has it, by digest."""
+    """True if the target has it, by digest."""
     blobs: tuple[Descriptor, ...] = ()
     """The blobs that the target needs before the manifest."""
     needs: tuple[Digest, ...] = ()
@@ -112,7 +112,7 @@ class _Wanted:
 
     @property
     def plain(self) -> bool:
-        """Whether its content is unused if the target has it and it is no index."""
+        """True if its content is not needed when the target has it and it is no index."""
         return not self.top and self.subject is None
 
 
