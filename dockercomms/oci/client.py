@@ -516,7 +516,6 @@ class Client(AbstractContextManager["Client"]):
         self.close()
 
     def _named(self, name: str | None) -> tuple[str, Digest | None]:
-        """Return the tag, and the digest if `name` or the reference has one."""
         if name is None:
             return self.reference.tag_or_latest, self.reference.digest
         if ":" in name:

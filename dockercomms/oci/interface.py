@@ -6,7 +6,6 @@ holds one repository only (an image layout) ignores it. All methods are safe to 
 threads. Every method may also raise, over HTTP, `AuthError`, `NetworkError`, `TooManyRequests` or
 another `RegistryError`, and on a local store `LocalIOError`; the lists below name the errors that
 are special to each method.
-
 Source: OCI distribution-spec v1.1.1.
 """
 
@@ -194,7 +193,6 @@ class Reader(Protocol):
         """Return the store's clock in UTC: the newest answer's `Date`, moved on by our own clock.
 
         `None` before the first answer. A local store answers with this machine's clock.
-
         Source: RFC 9110 section 6.6.1 (Date).
         """
         ...
@@ -406,7 +404,6 @@ class Lister(Protocol):
 
         Any other answer than an index, or a failed request, counts as no: this check must not stop
         a flow.
-
         Source: distribution-spec v1.1.1, "Unavailable Referrers API".
         """
         ...

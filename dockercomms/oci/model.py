@@ -470,7 +470,6 @@ def parse_index(data: bytes, *, where: str = "index") -> Index:
 
 
 def _index_of(fields: dict[str, object], where: str) -> Index:
-    """Return the index in `fields` without its entries."""
     refuse_colliding_keys(fields, where, _INDEX_KEYS)
     if "manifests" not in fields:
         raise ProtocolError(f"{where}: no manifests member, so not an index")

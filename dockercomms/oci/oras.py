@@ -3,7 +3,6 @@
 It has the methods of oras-py over the client of this package, with its logins, time limits,
 retries, resumed transfers and verified digests. Failures raise errors of `dockercomms.errors`
 instead of `ValueError`.
-
 Source: oras-py 0.2.43, `oras/provider.py`; docs/oras.md lists the differences.
 """
 

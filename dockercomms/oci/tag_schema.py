@@ -6,7 +6,6 @@ entries were lost (measured). So this package never relies on it alone.
 
 A registry may deny blobs that it had a moment ago: it collected them, or (distribution 2.8 and 3.1,
 measured) another client is writing the same blob at this moment.
-
 Source: distribution-spec v1.1.1, "Referrers Tag Schema".
 """
 

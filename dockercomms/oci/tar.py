@@ -2,7 +2,6 @@
 
 They never write to a path from an archive. Memory is limited to one window, one extension and one
 block; decompressed bytes are counted.
-
 Source: image-spec v1.1.1, layer.md; POSIX.1-2017, pax; RFC 1952; RFC 8878.
 """
 
@@ -114,7 +113,6 @@ class Archive:
         return data
 
     def _skip(self) -> None:
-        """Skip the rest of the current member."""
         while self.read(READ_BYTES):
             pass
         _read_exactly(self._stream, self._padding)
@@ -165,7 +163,6 @@ class Archive:
         return Member(name, "file" if is_file else "other", self._left)
 
     def _skip_sparse_map(self) -> None:
-        """Skip the blocks with the map of holes of an old sparse file."""
         for _ in range(self._max_members):
             if not _read_exactly(self._stream, _BLOCK_BYTES)[504]:
                 return

@@ -40,7 +40,6 @@ class StreamPosition:
 
     `str` returns the text of the annotation, `<stream>/<number>;void=<first>-<last>,...`; `parse`
     is its inverse.
-
     Source: SPEC.md section 9.
     """
 

@@ -2,7 +2,6 @@
 
 The parse functions are the inverse of `ManifestBuilder`. To learn the digest of a received
 manifest, hash the received bytes; do not build the manifest again.
-
 Source: SPEC.md sections 2 to 5 and 10.
 """
 
@@ -419,7 +418,6 @@ def _parse(data: bytes, what: str, artifact_type: str) -> tuple[Manifest, Manife
 
 
 def _is(descriptor: Descriptor, expected: Descriptor) -> bool:
-    """Return whether media type, digest and size are the expected ones."""
     return (descriptor.media_type, descriptor.digest, descriptor.size) == (
         expected.media_type,
         expected.digest,

@@ -1,7 +1,6 @@
 """The grammar of the tags of inboxes and receipts.
 
 `parse_tag` is the inverse of the builders.
-
 Source: SPEC.md section 5.
 """
 
@@ -25,7 +24,6 @@ def recipient_tag(recipient: str) -> str:
     """Return the 26 characters that stand for `recipient` in tags.
 
     They are lower-case base32hex of the SHA-256 of the UTF-8 bytes, without trimming or folding.
-
     Source: SPEC.md section 5.
     """
     hashed = hashlib.sha256(recipient.encode("utf-8", "surrogatepass")).digest()

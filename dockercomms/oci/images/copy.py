@@ -406,7 +406,6 @@ def _broke(error: RegistryError | NetworkError) -> bool:
 
 
 def _lacks_parts(target: Location, data: bytes) -> bool:
-    """Return whether a part of the manifest `data` is missing in the target's repository."""
     here = Location(target.registry, target.repository)
     children = parse_children(data, where="manifest")
     return any(not has_blob(here, blob) for blob in children.blobs) or any(

@@ -384,7 +384,6 @@ class _Extraction:
 
 
 def _only_layer(manifest: Manifest) -> Descriptor:
-    """Return the layer that an unnamed file stands for."""
     if len(manifest.layers) != 1:
         raise UsageError(
             f"an artifact of {len(manifest.layers)} layers", hint="name the file that is wanted"

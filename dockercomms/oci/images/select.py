@@ -1,7 +1,6 @@
 """Selection of one manifest: the entry of an index that fits a platform.
 
 BuildKit adds attestations to an index; they are never selected.
-
 Source: image-spec v1.1.1, image-index.md; BuildKit's "Image attestation storage".
 """
 
@@ -291,7 +290,6 @@ def _is_default(platform: Platform | None) -> bool:
 
 
 def _listed(entries: list[Descriptor]) -> str:
-    """Return the platforms of `entries` for an error."""
     if not entries:
         return "no entries"
     names = list(dict.fromkeys(str(entry.platform) for entry in entries if entry.platform))

@@ -2,7 +2,6 @@
 
 Bytes go from socket to socket through 256 KiB of memory. The push checks them against the
 descriptor before it sends the last ones (see `Writer.push_blob`), even if it resumed in the middle.
-
 Source: distribution-spec v1.1.1, "Pulling blobs", "Pushing blobs".
 """
 

@@ -173,7 +173,6 @@ def _parse_lenient(content: ManifestContent) -> Index:
 
 
 def _index_of(content: ManifestContent) -> Index:
-    """Return an index of one image or artifact."""
     content.manifest()  # refuses all but manifests
     return Index(manifests=(content.descriptor.bare(),), media_type=None)
 

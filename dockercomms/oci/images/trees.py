@@ -267,7 +267,6 @@ class Planner:
         return _Wanted(child, self.source_of(child.digest, parent), depth)
 
     def _referring(self, wanted: _Wanted) -> tuple[_Wanted, ...]:
-        """Return the referrers of a manifest, from the location of the manifest."""
         if not self._referrers:
             return ()
         origin, digest = wanted.origin, wanted.descriptor.digest

@@ -11,7 +11,6 @@ The archive is never unpacked, and no name in the tar is used as a path: members
 offsets. The first write makes the folder beside the tar, for new content and the new index.
 `commit` writes a new tar from both and renames it over the old one. A killed run leaves the folder,
 and the next run that writes continues with it.
-
 Source: image-spec v1.1.1, image-layout.md.
 """
 
@@ -196,7 +195,6 @@ class ArchiveFiles(LayoutFiles):
         return self._is_added(digest) or self._in_base(digest) is not None
 
     def _is_added(self, digest: Digest) -> bool:
-        """Return whether the content is in the folder beside the archive."""
         self._take_over()
         return self._lock_file is not None and super().has_blob(digest)
 

@@ -18,7 +18,6 @@ index, and at most a file in `incoming`, which a later writer removes.
 An `index.json` of up to `SMALL_INDEX_BYTES` is written with each push. A larger one is written when
 the layout is closed; until then pushes append to `changes`, at the same cost for any number of
 manifests (see `oci.layout.changes`).
-
 Source: image-spec v1.1.1, image-layout.md.
 """
 

@@ -9,7 +9,6 @@ When a tag moves, its former manifest keeps an entry without a tag. Our own entr
 manifest's artifact type, and the digest of its subject under `ANNOTATION_SUBJECT`. That digest only
 saves reading manifests while we list referrers: the list itself comes from the manifests, never
 from entries.
-
 Source: image-spec v1.1.1, image-layout.md, "index.json file".
 """
 
@@ -287,7 +286,6 @@ class LayoutIndex:
         return b"{%b}" % b",".join(b"%b:%b" % (canonical_json(n), v) for n, v in members.items())
 
     def _alive(self, numbers: Iterable[int]) -> Iterator[int]:
-        """Yield those of `numbers` that are in this version."""
         born, died, version = self._all.born, self._all.died, self._version
         return (number for number in numbers if born[number] <= version < died[number])
 

@@ -16,7 +16,6 @@ later `index.json` of the two stays.
 younger than a day stays: a push may be about to refer to it, and an interrupted send can resume for
 that long. A sender that refers to an older blob a moment after its removal gets the error "unknown
 blob", as at a registry, and pushes the blob again.
-
 Source: image-spec v1.1.1, image-layout.md.
 """
 
