@@ -11,7 +11,6 @@ import pytest
 
 from dockercomms.cli.config import duration_seconds
 from dockercomms.cli.reg.table import VERBS
-from dockercomms.inbox.poll import DEFAULT_INTERVAL_SECONDS
 from dockercomms.messages.command import (
     DEFAULT_TIMEOUT_SECONDS,
     GRACE_SECONDS,
@@ -25,6 +24,7 @@ from dockercomms.messages.watch import (
     MAX_FAILURE_WAIT_SECONDS,
     MAX_IDLE_FACTOR,
 )
+from dockercomms.protocol.header import DEFAULT_INTERVAL_SECONDS
 from tests.cli.harness import invoke
 from tests.fakes.mail import Mail, message_of
 from tests.fakes.registry import FakeRegistry
