@@ -1,1 +1,1 @@
-"""The command line. Nothing outside this package prints."""
+"""The command line; only this package prints."""

@@ -89,7 +89,7 @@ class Settings:
     referrers_index: ReferrersIndex = "auto"
     """When to write the fallback index of the tag schema."""
     manifest_form: FormChoice = "auto"
-    """Where manifests state their type."""
+    """The member of manifests with their type: the artifact type, or an annotation."""
     clock: TrustedClock = "both"
     """The clock that decides; "both" holds a message if the clocks disagree."""
     trust: str | None = None

@@ -1,4 +1,4 @@
-"""The registries and folders that one command of `reg` works with."""
+"""The registries and folders that one command opens."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from dockercomms.oci.remote.registry import HTTPRegistry
 
 LAYOUT_HOST = "oci-layout"
-"""What stands for the host where a folder has to be named by a `Reference`."""
+"""The host in a `Reference` to a folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a word of the command line names, and the store that it is in."""
+    """A reference on the command line, and the store that has it."""
 
     place: Place
     registry: Registry
 
     def __str__(self) -> str:
-        """Return the one way to write it."""
+        """Return the canonical form of the reference."""
         return str(self.place)
 
     @property
@@ -45,12 +45,12 @@ class Opened:
 
     @property
     def store(self) -> Store:
-        """The same, for what works with messages."""
+        """The place as a `Store`."""
         return Store(self.registry, self.repository, self.place.repo)
 
     @property
     def reference(self) -> Reference:
-        """The same, for what works with references."""
+        """The place as a `Reference`."""
         place = self.place
         return Reference(
             host=place.host or LAYOUT_HOST,
@@ -61,21 +61,21 @@ class Opened:
 
     @property
     def location(self) -> Location:
-        """The same, for what works with locations."""
+        """The place as a `Location`."""
         place = self.place
-        # A folder ignores the repository's name, so its own is used: errors name it then.
+        # A layout ignores the repository's name; pass the folder's name, for errors.
         name = place.repository if place.folder is None else place.repo
         return Location(self.registry, name, tag=place.tag, digest=place.digest)
 
     def at(self, digest: Digest) -> Opened:
-        """Return what has `digest` in the same repository."""
+        """Return the object with `digest` in the same repository."""
         return replace(self, place=replace(self.place, tag=None, digest=digest))
 
     def need_digest(self) -> Digest:
         """Return the digest.
 
         Raises:
-            UsageError: there is none, or there is a tag, which says another thing.
+            UsageError: the reference has no digest, or a tag as well.
         """
         place = self.place
         if place.digest is None or place.tag is not None:
@@ -88,11 +88,11 @@ class Opened:
 
 
 class Stores(AbstractContextManager["Stores"]):
-    """Opens what the words of a command line name; each host and folder once. Closes all.
+    """Opens the references of a command line, each host and folder once, and closes them.
 
     Args:
         session: The command.
-        cached: Whether to remember what registries said of content under a digest.
+        cached: Cache the answers of registries about content with a digest.
     """
 
     def __init__(self, session: Session, *, cached: bool = False) -> None:
@@ -104,26 +104,26 @@ class Stores(AbstractContextManager["Stores"]):
         self._stores: dict[str, Registry] = {}
 
     def place(self, text: str) -> Place:
-        """Return what `text` names, without opening it.
+        """Parse a reference without opening its store.
 
         Raises:
-            UsageError: it names nothing.
+            UsageError: the reference is malformed.
         """
         return parse_place(text, default_host=self._settings.default_registry)
 
     def open(self, text: str, *, create: bool = False, plain_http: bool | None = None) -> Opened:
-        """Return what `text` names, as `open_place`.
+        """Parse a reference and open its store, as `open_place`.
 
         Raises:
-            UsageError: it names nothing.
+            UsageError: the reference is malformed.
         """
         return self.open_place(self.place(text), create=create, plain_http=plain_http)
 
     def source(self, text: str, *, plain_http: bool | None = None) -> Opened:
-        """Return what `text` names, to be read.
+        """Open a reference to read from it.
 
-        A layout without a tag or digest behind it means its `latest` or, where it has none, the
-        one manifest that its `index.json` lists: skopeo, crane and podman write such layouts.
+        A layout without a tag or digest means its tag `latest`, or else the only manifest in its
+        `index.json`: skopeo, crane and podman write such layouts.
 
         Raises:
             UsageError: as `open`.
@@ -143,15 +143,15 @@ class Stores(AbstractContextManager["Stores"]):
     def open_place(
         self, place: Place, *, create: bool = False, plain_http: bool | None = None
     ) -> Opened:
-        """Return what is at `place`; nothing is asked of a registry yet.
+        """Open the store of `place`, without a request to a registry.
 
         Args:
-            place: Where.
-            create: Whether a folder that is missing is made by the first write.
-            plain_http: As in `ConnectionSettings`; None: as the settings say.
+            place: The parsed reference.
+            create: Let the first write create a missing folder.
+            plain_http: As in `ConnectionSettings`. Default: by the settings.
 
         Raises:
-            UsageError: a second registry while a login for one is given.
+            UsageError: a second registry, with a login on the command line that is for one.
         """
         key = place.host or place.repo
         if key not in self._stores:
@@ -164,7 +164,8 @@ class Stores(AbstractContextManager["Stores"]):
                 )
             else:
                 registry = self.registry(place.host, plain_http=plain_http)
-                # What is read through a proxy must not decide what is written: see hub.direct
+                # Answers of a proxy must not decide whether to write to the registry: see
+                # hub.direct.
                 keep = self._cached and not isinstance(registry, ProxiedRegistry)
                 self._stores[key] = CachedRegistry(registry) if keep else registry
         return Opened(place, self._stores[key])
@@ -172,7 +173,7 @@ class Stores(AbstractContextManager["Stores"]):
     def repository(
         self, text: str, *, create: bool = False, plain_http: bool | None = None
     ) -> Opened:
-        """Return the repository that `text` names, as `open`.
+        """Open the repository that `text` names, as `open`.
 
         Raises:
             UsageError: also for a tag or digest.
@@ -186,7 +187,7 @@ class Stores(AbstractContextManager["Stores"]):
         """Return the registry of `host`.
 
         Raises:
-            UsageError: not a host, or a second registry while a login for one is given.
+            UsageError: not a host, or a second registry with a login for one.
         """
         name = DEFAULT_HOST if host in HUB_HOSTS else host
         if name not in self._hosts:
@@ -195,7 +196,7 @@ class Stores(AbstractContextManager["Stores"]):
         return self._hosts[name]
 
     def close(self) -> None:
-        """Close all that was opened."""
+        """Close all registries and folders."""
         for registry in (*self._hosts.values(), *self._stores.values()):
             registry.close()
 
@@ -208,7 +209,7 @@ class Stores(AbstractContextManager["Stores"]):
         self.close()
 
     def _refuse_second_login(self, host: str) -> None:
-        """Keep the password of one registry from being sent to another."""
+        """Refuse to send the password for one registry to another."""
         if self._hosts and self._connection.username is not None:
             raise UsageError(
                 f"one user name and password, and two registries: {next(iter(self._hosts))} "
@@ -253,7 +254,7 @@ class Stores(AbstractContextManager["Stores"]):
 
 
 def parse_platform(text: str | None) -> Platform | None:
-    """Return the platform of `--platform`, None for None.
+    """Return the platform of `--platform`, if the option was given.
 
     Raises:
         UsageError: not a platform.
@@ -262,10 +263,10 @@ def parse_platform(text: str | None) -> Platform | None:
 
 
 def resolve_opened(opened: Opened, platform: str | None) -> ResolvedManifest:
-    """Return the manifest; of an index, that for `platform`, or for this machine.
+    """Return the manifest; for an index, the entry for `platform`, or for this machine.
 
     Raises:
-        NotFoundError: nothing is there, or not for the platform.
+        NotFoundError: the manifest does not exist, or no entry fits the platform.
     """
     from dockercomms.oci.images.select import get_reference, resolve_content
 

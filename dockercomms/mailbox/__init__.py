@@ -99,8 +99,8 @@ class Mailbox(Outgoing, Incoming, Whole):
             referrers, "auto" does both.
         referrers_index: When to write the fallback index of the tag schema: "auto" where the
             registry has no referrers API.
-        manifest_form: Where manifests state their type: "artifact" in the artifact type, "image" in
-            an annotation, "auto" as the registry accepts it (SPEC.md 2.9).
+        manifest_form: The member of manifests with their type: "artifact" for the artifact type,
+            "image" for an annotation, "auto" as the registry accepts it (SPEC.md 2.9).
         clock_choice: The clock that decides whether a message has expired or comes from the future:
             "own", "registry", or "both", which holds a message if the clocks disagree.
 

@@ -1,4 +1,4 @@
-"""`inbox` and `show`: what has been sent to me, without receiving it."""
+"""`inbox` and `show`: list messages without receiving them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dockercomms.inbox.listing import InboxEntry
 
 MAX_SHOWN_DEPTH = 8
-"""Answers to answers are not indented further than that."""
+"""The deepest indentation of replies."""
 
 COLUMNS = ("ID", "FROM", "WHAT", "SIZE", "SENT", "STATE")
 

@@ -1,7 +1,4 @@
-"""`ack` and `receipts`: saying what became of a message, and hearing it.
-
-`outbox`: what was sent from here, and what became of it.
-"""
+"""`ack` and `receipts`: publish and list receipts. `outbox`: list sent messages."""
 
 from __future__ import annotations
 

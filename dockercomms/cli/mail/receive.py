@@ -1,4 +1,4 @@
-"""`recv`: what is new in the inbox, or the messages named, onto this machine."""
+"""`recv`: receive new messages, or the named ones."""
 
 from __future__ import annotations
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from dockercomms.cli.render import Listing, Screen
     from dockercomms.cli.session import Session
     from dockercomms.messages.receive import Received
-
-
-"""So many messages that failed alike are named; data on standard output names all."""
 
 
 @verb(
@@ -145,7 +142,7 @@ def _sink(session: Session) -> BinaryIO:
     """Return standard output for bytes.
 
     Raises:
-        UsageError: it is a terminal, which would obey what a stranger wrote.
+        UsageError: standard output is a terminal, and the bytes may control it.
     """
     if session.stdout.isatty():
         raise UsageError(

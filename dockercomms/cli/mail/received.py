@@ -1,4 +1,4 @@
-"""Messages that were received, in words: counts, exit codes, reasons."""
+"""Texts and exit codes for received messages."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from dockercomms.messages.receive import Received
 
 SHOWN_ALIKE = 5
+"""The number of messages with the same failure to name; data on standard output names all."""
 
 
 class Tally:
-    """What came of the messages, and the exit code it adds up to.
+    """Counts the results of messages, for the summary and the exit code.
 
     Args:
-        asked: Whether the messages were named. One that nobody asked for and that does not
-            satisfy the policy has not failed: it is held back.
+        asked: The user named the messages. Otherwise a message that breaks the policy is held, not
+            failed.
     """
 
     def __init__(self, *, asked: bool) -> None:
@@ -43,7 +44,7 @@ class Tally:
         self._alike: dict[tuple[str, str], list[str]] = {}
 
     def add(self, received: Received) -> Received:
-        """Count one message; returns it as it counts: skipped, if it is held back."""
+        """Count one message; return it with the status "skipped" if it is held."""
         error = received.error
         if received.status == "received":
             self.received += 1
@@ -59,7 +60,7 @@ class Tally:
         return received
 
     def is_alike(self, received: Received) -> bool:
-        """Return whether a message failed as one before it, whose error was told."""
+        """Return whether an earlier message had the same kind of failure."""
         if received.error is None:
             return False
         names = self._alike.setdefault((received.status, received.error.kind), [])
@@ -67,7 +68,7 @@ class Tally:
         return len(names) > 1
 
     def alike_lines(self) -> Iterator[str]:
-        """Yield a line for each kind of failure that several messages had: it was told once."""
+        """Yield a line for each kind of failure that several messages had."""
         for (status, kind), (_, *others) in self._alike.items():
             if others:
                 what = "failed" if status == "failed" else "are held"
@@ -75,13 +76,13 @@ class Tally:
                 yield f"{count_of(len(others), 'more message')} {what} alike ({kind}): {names}"
 
     def add_held_before(self, held: Sequence[Received]) -> None:
-        """Count what is held back still, though it was reported by an earlier run."""
+        """Count messages that are still held, and that an earlier run reported."""
         self.withheld += [received.error for received in held if received.error is not None]
 
     def exit_code(self, poll: PollResult | None, *, fail_empty: bool, strict: bool) -> int:
-        """Return the code: 0 if nothing failed, else that of the one class of all, else 7.
+        """Return 0 without failures, the code of the class if all failures have one, else 7.
 
-        A look that could not be made everywhere has failed as well.
+        An incomplete poll counts as a failure.
         """
         if self.failed:
             others = self.received + self.skipped + len(self.withheld)
@@ -93,7 +94,7 @@ class Tally:
         return exit_code_of_poll(poll) or (NothingNewError.exit_code if fail_empty else 0)
 
     def __str__(self) -> str:
-        """Return the counts in words, "" if there is nothing to count."""
+        """Return the counts as text, "" without messages."""
         counts = (
             (self.received, "received"),
             (len(self.failed), "failed"),
@@ -104,14 +105,14 @@ class Tally:
 
 
 def place_of(files: Sequence[Path]) -> str:
-    """Return where a message is: its file, or the folder that holds all its files."""
+    """Return the path of a message: its file, or the folder with all its files."""
     if not files:
         return ""
     return os.path.commonpath([path.absolute() for path in files])
 
 
 def explain(session: Session, received: Received) -> None:
-    """Say what went wrong with a message, or why nothing happened to it."""
+    """Report the failure of a message, or the reason why it was not received."""
     name = message_name(received)
     error = received.error
     if received.status == "failed":
@@ -127,6 +128,6 @@ def explain(session: Session, received: Received) -> None:
 
 
 def message_name(received: Received) -> str:
-    """Return what a message is called: the start of its id, or of its digest without one."""
+    """Return the short name of a message: the start of its id, or of its digest without an id."""
     digest = (received.digest or "").partition(":")[2]
     return (received.id or digest)[:SHORT_ID_CHARACTERS] or "?"

@@ -1,7 +1,4 @@
-"""`export`, `import` and `relay`: messages and receipts from one place to another.
-
-`gc`: removing what expired.
-"""
+"""`export`, `import`, `relay`: copy messages and receipts. `gc`: remove expired messages."""
 
 from __future__ import annotations
 
@@ -221,7 +218,7 @@ def _store(archive: ArchiveRegistry, file: str) -> Store:
 
 
 def _run(session: Session, mailbox: Mailbox, relay: Relay) -> int:
-    """Carry it out, a line for each object; returns the exit code."""
+    """Run a relay and write a line for each object; return the exit code."""
     from dockercomms.cli.progress import metering
     from dockercomms.cli.records import relayed_record
     from dockercomms.relay.carry import Totals

@@ -1,9 +1,4 @@
-"""`send`: files, a folder, standard input or a note, to one or several people.
-
-Waiting for what becomes of what was just sent, and saying it.
-
-`reply`: an answer to a message, to its sender, in its conversation.
-"""
+"""`send` and `reply`: send files, a folder, standard input or a note; wait for receipts."""
 
 from __future__ import annotations
 
@@ -62,15 +57,15 @@ if TYPE_CHECKING:
 
 
 def await_answers(session: Session, done: Sequence[tuple[Mailbox, Sent]], seconds: int) -> int:
-    """Wait for the answers to what was sent, say what they are, and return the exit code.
+    """Wait for the receipts of sent messages, report them, and return the exit code.
 
     Args:
-        session: Says it.
-        done: What was sent, and from which mailbox.
-        seconds: How long to wait, in all.
+        session: Reports the receipts.
+        done: The sent messages, each with the mailbox that sent it.
+        seconds: The longest time to wait for all of them.
 
     Raises:
-        RegistryError, NetworkError: a registry cannot tell.
+        RegistryError, NetworkError: a registry refused, or did not answer.
     """
     session.screen.note(f"waiting for {count_of(len(done), 'answer')}, at most {seconds} s")
     until = session.clock.monotonic() + seconds
@@ -82,14 +77,14 @@ def await_answers(session: Session, done: Sequence[tuple[Mailbox, Sent]], second
     failures = [
         failure for _, one in done if (failure := _told(session, one, found.get(one.digest)))
     ]
-    # One that rejects it is the worse news, whoever is silent.
+    # A rejection (10) is worse than a missing receipt (11).
     return min((failure.exit_code for failure in failures), default=0)
 
 
 def _told(
     session: Session, sent: Sent, receipt: ReceiptEntry | None
 ) -> RejectedError | NoAnswerError | None:
-    """Say what became of one message; return what is wrong with it, None if it was accepted."""
+    """Report the receipt of one message; return the failure, unless it was accepted."""
     name = shell_words([sent.recipient])
     message = f"message {sent.id[:SHORT_ID_CHARACTERS]} to {sent.recipient}"
     failure: RejectedError | NoAnswerError
@@ -217,16 +212,16 @@ def send_command(
 
         code = _send_each(session, meter, deliver, recipients, dry_run=dry_run)
         for run in runs if code == 0 else ():
-            done[0][0].end_run(run)  # only now: all of it was told
+            done[0][0].end_run(run)  # only now: all of it was reported
         if wait_seconds is not None and done and not dry_run:
             answered = wait_for_answers(session, done, wait_seconds)
             return code or answered
-        session.interrupts.release()  # whoever asked to stop sees that all is done
+        session.interrupts.release()  # an interrupt from here on sees the complete report
         return code
 
 
 def wait_for_answers(session: Session, done: list[tuple[Mailbox, Sent]], wait_seconds: int) -> int:
-    """Wait for what comes back; returns the exit code. Who interrupts that is not to send again."""
+    """Wait for receipts; return the exit code. An interrupt warns that the messages are sent."""
     try:
         session.interrupts.obey()
         return await_answers(session, done, wait_seconds)
@@ -242,7 +237,7 @@ def source_of(word: str) -> Path:
 
 
 def _repository(audience: str) -> str:
-    """Return the one way to write a repository, which receivers compare with their own."""
+    """Return the canonical name of a repository, which receivers compare with their own."""
     from dockercomms.oci.stores import parse_repo
 
     return parse_repo(audience).repo
@@ -251,10 +246,11 @@ def _repository(audience: str) -> str:
 def check_sources(
     session: Session, sources: Sequence[Path], *, recipients: Sequence[str], text: str | None
 ) -> None:
-    """Refuse what cannot be meant, before anything is opened.
+    """Refuse sources that cannot be sent, before any file is opened.
 
     Raises:
-        UsageError: nothing to send; a stream for several recipients; standard input wanted twice.
+        UsageError: there is no source, a stream is for several recipients, or standard input has
+            two uses.
     """
     if not sources and text is None:
         raise UsageError(
@@ -282,11 +278,11 @@ def _send_each(
     *,
     dry_run: bool,
 ) -> int:
-    """Send to one recipient after the other; what fails for one does not stop the next.
+    """Send to the recipients one by one; continue after a failure.
 
     Raises:
-        DockerCommsError: it failed, and there is one recipient only.
-        KeyboardInterrupt: before all was sent; whoever has got it already is named.
+        DockerCommsError: the send to the only recipient failed.
+        KeyboardInterrupt: before the end; a warning names the recipients who have the message.
     """
     failed: list[DockerCommsError] = []
     served: list[str] = []
@@ -318,7 +314,7 @@ def _send_each(
 
 
 def report(session: Session, sent: Sent, *, dry_run: bool) -> None:
-    """Write what was sent, and what the recipient has to type."""
+    """Print a sent message, and the recipient's command line."""
     screen = session.screen
     if sent.sent_before:
         screen.note(

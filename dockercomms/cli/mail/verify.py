@@ -1,4 +1,4 @@
-"""`verify` and `sign`: single messages, manifests and files, and who vouches for them."""
+"""`verify` and `sign`: signatures of messages, manifests and files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dockercomms.messages.sign import Signature, Verification
 
 FOLDERS = ("oci:", "oci-layout:", "oci-archive:", "ocidir:")
-"""How references to folders begin; those to registries have a slash."""
+"""The prefixes of references to folders; references to registries have a slash."""
 
 
 @verb(
@@ -68,10 +68,10 @@ def _verify_object(session: Session, target: str, *, offline: bool) -> Verificat
 
 
 def _reference(session: Session, target: str) -> tuple[str | None, str | None]:
-    """Return repository and tag or digest of a reference; the latter is None for an ID.
+    """Return the repository and the tag or digest of a reference; no tag or digest for an ID.
 
     Raises:
-        UsageError: a reference to a repository as a whole.
+        UsageError: the reference names only a repository.
     """
     from dockercomms.oci.reference import is_valid_digest
     from dockercomms.oci.stores import parse_place

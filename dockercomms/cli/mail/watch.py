@@ -1,4 +1,4 @@
-"""`watch`: receive what comes, and run a command for each message."""
+"""`watch`: receive messages as they arrive, and run a command for each."""
 
 from __future__ import annotations
 
@@ -145,34 +145,34 @@ def watch_command(
 
 
 class Totals:
-    """How many messages came: numbers alone, because a watch may go on for years."""
+    """The numbers of received and failed messages. It keeps no names: a watch may run for years."""
 
     def __init__(self) -> None:
         self.last = Tally(asked=False)
-        """What a single look adds up to."""
+        """The tally of the last poll."""
         self._received = 0
         self._failed = 0
 
     def add(self, tally: Tally) -> None:
-        """Count what one message added up to."""
+        """Add the tally of one message."""
         self._received += tally.received
         self._failed += len(tally.failed)
 
     def __str__(self) -> str:
-        """Return the numbers in words."""
+        """Return the numbers as text."""
         failed = f", {self._failed} failed" if self._failed else ""
         return f"{count_of(self._received, 'message')} received{failed}"
 
 
 class PollTeller:
-    """Tells what looks could not do; the same trouble is told once, until it is over."""
+    """Reports failures of polls; the same failure once, until it is over."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._told: object = None
 
     def tell(self, poll: PollResult) -> None:
-        """Say what a look could not do, if that was not said last."""
+        """Report the failures of a poll, if they differ from the last ones."""
         errors = tuple((way, type(error)) for way, error in poll.errors)
         found = (poll.repository_missing, poll.clocks_differ, errors)
         if found != self._told:
@@ -181,9 +181,9 @@ class PollTeller:
 
 
 class SignalStop:
-    """Set by signals; waits are cut short. Unlike `threading.Event` a signal may set it any time.
+    """An event for signal handlers; it ends waits early.
 
-    An Event takes a lock to be set, which the interrupted code may be holding.
+    `threading.Event` takes a lock to be set, which the interrupted code may hold.
     """
 
     def __init__(self) -> None:
@@ -192,17 +192,17 @@ class SignalStop:
         self._writes.setblocking(False)  # noqa: FBT003 - the standard library's own
 
     def set(self) -> None:
-        """End waits, now and later."""
+        """End current and later waits."""
         self._set = True
-        with contextlib.suppress(OSError):  # full: whoever waits has been told already
+        with contextlib.suppress(OSError):  # full: an earlier byte ends the wait
             self._writes.send(b"!")
 
     def is_set(self) -> bool:
-        """Return whether a signal came."""
+        """Return whether a signal arrived."""
         return self._set
 
     def wait(self, timeout: float) -> bool:
-        """Wait so many seconds, or until a signal comes; return whether it did."""
+        """Wait `timeout` seconds, or until a signal arrives; return whether it did."""
         if not self._set:
             select.select([self._reads], [], [], timeout)
         return self._set
@@ -215,7 +215,7 @@ class SignalStop:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[SignalStop]:
-    """Yield what SIGTERM and Ctrl-C set; the second of them interrupts at once."""
+    """Yield an event that SIGTERM and Ctrl-C set; the second signal interrupts at once."""
     stop = SignalStop()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -224,7 +224,7 @@ def stopping() -> Iterator[SignalStop]:
         stop.set()
 
     former = {}
-    if threading.current_thread() is threading.main_thread():  # none other hears signals
+    if threading.current_thread() is threading.main_thread():  # other threads cannot
         former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
@@ -235,7 +235,7 @@ def stopping() -> Iterator[SignalStop]:
 
 
 def descriptor_of(stream: TextIO) -> int | None:
-    """Return the descriptor behind a stream, None if there is none."""
+    """Return the descriptor of a stream, if it has one."""
     try:
         return stream.fileno()
     except (OSError, ValueError, io.UnsupportedOperation):
@@ -243,7 +243,7 @@ def descriptor_of(stream: TextIO) -> int | None:
 
 
 def _screen(session: Session) -> Screen:
-    """Return the screen; piped, data is JSON lines unless another format was asked for."""
+    """Return the screen; for piped output, JSON lines unless the user chose a format."""
     screen = session.screen
     if "format" not in session.settings.origins and not session.stdout.isatty():
         screen.style = "jsonl"
@@ -251,7 +251,7 @@ def _screen(session: Session) -> Screen:
 
 
 def _report(session: Session, listing: Listing, watched: Watched, tally: Tally) -> None:
-    """Write one message's line of data, and say what went wrong with it."""
+    """Write one message's line of data, and report its failure."""
     from dataclasses import replace
 
     from dockercomms.cli.records import watched_record

@@ -1,1 +1,1 @@
-"""`reg`: the verbs for a registry, or a layout, without messages."""
+"""`reg`: verbs for any registry or layout, without messages."""

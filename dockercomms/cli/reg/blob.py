@@ -1,9 +1,8 @@
-"""`reg put-blob`: a file, or a stream, as a blob.
+"""`reg put-blob`: push a file or a stream as a blob.
 
-Two ways. A file, whose digest can be known beforehand, is looked for and pushed, which goes on by
-itself where a connection broke. A stream, and a file of
-an upload that is to survive this process, go through an upload session whose id is told when it is
-interrupted.
+A file with a known digest is pushed unless it exists, and resumes by itself after a broken
+connection. A stream, or a file whose upload must survive this process, uses an upload session; an
+interrupt prints its id.
 """
 
 from __future__ import annotations
@@ -80,11 +79,11 @@ def put_blob_command(
 
 
 def _push_file(session: Session, opened: Opened, path: Path, show: Hook) -> Descriptor:
-    """Push a file, unless it is there.
+    """Push a file, unless the blob exists.
 
     Raises:
-        DigestMismatch: another digest was named.
-        LocalIOError: it cannot be read.
+        DigestMismatch: the file has another digest than the reference.
+        LocalIOError: the file cannot be read.
     """
     from dockercomms.oci.images.ensure import ensure_blob
     from dockercomms.oci.remote.registry import HTTPRegistry, describe
@@ -115,11 +114,11 @@ def _push_file(session: Session, opened: Opened, path: Path, show: Hook) -> Desc
 
 
 def _upload(session: Session, opened: Opened, upload_id: str | None) -> BlobUpload:
-    """Open an upload session, or go on with one.
+    """Open an upload session, or resume one.
 
     Raises:
-        UsageError: `upload_id` is none.
-        UploadUnknown: it is gone.
+        UsageError: `upload_id` is malformed.
+        UploadUnknown: the session has ended.
     """
     chunk = session.settings.registry_chunk_bytes or 0
     registry, repository = opened.registry, opened.repository
@@ -140,11 +139,11 @@ def _push_stream(
     size: int | None,
     what: str,
 ) -> Descriptor:
-    """Send `stream` from where the session is, and close the session.
+    """Send `stream` from the offset of the session, and close the session.
 
     Raises:
-        Truncated: the session holds more than there is.
-        DigestMismatch: another digest was named.
+        Truncated: the stream is shorter than the session's offset.
+        DigestMismatch: the content has another digest than the reference.
         DigestInvalid: the session held other content.
     """
     from dockercomms.oci.model import READ_BYTES, Digest
@@ -177,10 +176,10 @@ def _refuse_other(opened: Opened, digest: Digest, what: str) -> None:
 
 @contextmanager
 def _opened(session: Session, file: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """Yield a stream of FILE, and its size where that is known.
+    """Yield a stream of FILE, and its size if it is known.
 
     Raises:
-        LocalIOError: it cannot be opened.
+        LocalIOError: the file cannot be opened.
     """
     from dockercomms.platforms.files import local_errors
 
@@ -196,7 +195,7 @@ def _opened(session: Session, file: str) -> Iterator[tuple[BinaryIO, int | None]
 
 @contextmanager
 def _resumable(session: Session, opened: Opened, file: str, upload: BlobUpload) -> Iterator[None]:
-    """Say how to go on with `upload` if the block is interrupted; throw it away if it fails."""
+    """Print how to resume `upload` if the block is interrupted; cancel the upload if it fails."""
     words = ["dockercomms", "reg", "put-blob", str(opened), file, "--resume"]
     try:
         yield

@@ -1,4 +1,4 @@
-"""`reg copy` and `reg mount`: from one repository to another."""
+"""`reg copy` and `reg mount`: copy from one repository to another."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from dockercomms.oci.model import Descriptor
 
 COSIGN_TAGS = ("sig", "att", "sbom")
-"""Endings of the tags under which cosign 2 puts what it says of a manifest: it makes no referrers.
+"""Suffixes of the tags of signatures, attestations and SBOMs by cosign 2, which are no referrers.
 
-Source: sigstore/cosign v2, specs/SIGNATURE_SPEC.md, "Tag-based discovery"."""
+Source: sigstore/cosign v2, specs/SIGNATURE_SPEC.md, "Tag-based discovery".
+"""
 
 
 @reg_verb(

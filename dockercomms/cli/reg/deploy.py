@@ -1,16 +1,16 @@
-"""The list of `reg ensure --from-json`: what it says, and in which order it is done.
+"""The list of `reg ensure --from-json`: its format, and the order of its jobs.
 
-A stream of JSON objects, parts before what is made of them:
+A stream of JSON objects; an object follows its parts:
 
     {"type": "manifest" or "blob",
      "refs": ["host/repository:tag", "host/repository@digest", ...],
      "lookup": {"sha256:...": "host/repository", "": "host/other"},
      "data": {...} or "base64" or null}
 
-`data` is pushed to all `refs`: an object as `jq .` would print it, a string decoded to the very
-bytes. Without `data` the object is copied: from where `lookup` has the digest of `refs`, else from
-its only entry, else from its entry "". `lookup` also says where parts come from that are missing.
-This is what the deploy command of Docker's official images reads.
+`reg ensure` pushes `data` to all `refs`: an object as `jq .` prints it, a string decoded from
+base64. Without `data` it copies the object from the entry of `lookup` with the digest of `refs`,
+else from the only entry, else from the entry "". `lookup` also locates missing parts. The deploy
+command of Docker's official images reads the same format.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dockercomms.oci.strict_json import parse_json
 from dockercomms.platforms.records import dataclass
 
 MAX_INPUT_BYTES = 256 * 2**20
-"""A list with blobs in it is in memory as a whole."""
+"""The largest list; it is held in memory with the blobs in it."""
 
 Kind = Literal["manifest", "blob"]
 _MEMBERS = {"type", "refs", "lookup", "data"}
@@ -38,36 +38,36 @@ ParsePlace = Callable[[str], Place]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One object of the list, with what it leaves out filled in."""
+    """One object of the list, with defaults filled in."""
 
     kind: Kind
     targets: tuple[Place, ...]
-    """Where it is to be, with its digest if that is known."""
+    """The places to push or copy it to, with its digest if that is known."""
     sources: Mapping[str, Place] = field(hash=False)
-    """Where its parts come from, by digest; under "" those that are not named."""
+    """The repository of each part, by digest; the entry "" serves the other parts."""
     data: bytes | None = field(default=None, repr=False)
-    """What is pushed; None: it is copied."""
+    """The content to push; `None` for an object to copy."""
     media_type: str = ""
-    """Of a manifest that is pushed."""
+    """The media type of a manifest to push."""
     origin: Place | None = None
-    """What is copied."""
+    """The object to copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One object for one place."""
+    """One object and one target."""
 
     item: Item
     target: Place
     after: frozenset[int]
-    """The jobs that have to be done before, by their number, which is lower."""
+    """The numbers of the jobs to wait for; all are lower than this job's number."""
 
 
 def parse_items(data: bytes, parse_place: ParsePlace, *, where: str) -> tuple[Item, ...]:
     """Return the objects of a list; `where` names it in errors.
 
     Raises:
-        UsageError: the list is wrong; the text says at which object.
+        UsageError: the list is malformed; names the object.
     """
     items = []
     for number, value in enumerate(_documents(data, where), 1):
@@ -81,7 +81,7 @@ def parse_items(data: bytes, parse_place: ParsePlace, *, where: str) -> tuple[It
 
 
 def plan(items: Sequence[Item]) -> tuple[Job, ...]:
-    """Return the jobs in order: a job waits for those before it that make what it reads."""
+    """Return the jobs in order: a job waits for earlier jobs that push its parts or its source."""
     jobs: list[Job] = []
     makers: dict[tuple[str, str], int] = {}
     for item in items:
@@ -96,7 +96,7 @@ def plan(items: Sequence[Item]) -> tuple[Job, ...]:
 
 
 def _parts(item: Item) -> set[str]:
-    """Return the digests that what is pushed is made of."""
+    """Return the digests of the parts of an item with data."""
     if item.data is None or item.kind == "blob":
         return set()
     children = parse_children(item.data)
@@ -104,7 +104,7 @@ def _parts(item: Item) -> set[str]:
 
 
 def _reads(item: Item) -> set[tuple[str, str]]:
-    """Return repository and name of what an item may be read from, whatever its target."""
+    """Return the repositories and names that an item may be read from, for any target."""
     parts = _parts(item)
     keys = {(place.repo, digest) for digest, place in item.sources.items() if digest}
     fallback = item.sources.get("")
@@ -117,10 +117,10 @@ def _reads(item: Item) -> set[tuple[str, str]]:
 
 
 def _documents(data: bytes, where: str) -> Iterator[object]:
-    """Yield the JSON values that stand one after the other in `data`.
+    """Yield the JSON values that follow each other in `data`.
 
     Raises:
-        UsageError: something else stands there.
+        UsageError: malformed JSON.
     """
     try:
         text = data.decode("utf-8")
@@ -174,7 +174,7 @@ def _item(value: object, parse_place: ParsePlace) -> Item:
 def _targets(
     value: object, parse_place: ParsePlace, *, blob: bool
 ) -> tuple[tuple[Place, ...], Digest | None]:
-    """Return where an object is to be, and the digest that is said, which is one for all."""
+    """Return the targets of an object, and their common digest, if they have one."""
     if not isinstance(value, list) or not value:
         raise UsageError("refs: a list of at least one reference expected")
     targets = tuple(parse_place(_string(text, "refs")) for text in value)
@@ -188,7 +188,7 @@ def _targets(
 
 
 def _lookup(value: object, parse_place: ParsePlace) -> dict[str, Place]:
-    """Return `lookup`, each entry with the digest it stands under."""
+    """Return `lookup`; each place has the digest of its key."""
     found = {}
     for key, text in ({} if value is None else _object(value, "lookup: an object")).items():
         place = parse_place(_string(text, "lookup"))
@@ -204,7 +204,7 @@ def _lookup(value: object, parse_place: ParsePlace) -> dict[str, Place]:
 def _copied(
     kind: Kind, targets: tuple[Place, ...], digest: Digest | None, lookup: Mapping[str, Place]
 ) -> Item:
-    """Return the item for what is copied."""
+    """Return the item for an object to copy."""
     origin = _origin(digest, lookup)
     if digest is not None and origin.digest not in (None, digest):
         raise UsageError(f"refs say {digest}, lookup {origin}")
@@ -222,7 +222,7 @@ def _copied(
 
 
 def _origin(digest: Digest | None, lookup: Mapping[str, Place]) -> Place:
-    """Return what is meant to be copied."""
+    """Return the place to copy from."""
     if digest is not None and digest in lookup:
         return lookup[digest]
     if len(lookup) == 1:
@@ -243,7 +243,7 @@ def _repositories(lookup: Mapping[str, Place]) -> dict[str, Place]:
 def _data(value: object) -> bytes:
     """Return the bytes of `data`.
 
-    An object or list as jq prints it: that is what its digest is expected to be of.
+    For an object or list these are the bytes that jq prints, because its digest refers to them.
     """
     if isinstance(value, str):
         try:
@@ -258,7 +258,7 @@ def _data(value: object) -> bytes:
 
 
 def _media_type(data: bytes) -> str:
-    """Return what a manifest says that it is: one that does not say it can be read as another."""
+    """Return the media type in a manifest; without one, clients may read it as another type."""
     fields = _object(parse_json(data, where="data"), "data: an object")
     said = fields.get("mediaType")
     if not isinstance(said, str) or not said:

@@ -1,4 +1,4 @@
-"""`reg ensure`: push and copy what a list asks for."""
+"""`reg ensure`: push and copy the objects of a list."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ COLUMNS = ("STATUS", "TYPE", "REFERENCE")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job."""
+    """The result of a job."""
 
     status: str
-    """pushed, copied; missing or there, in a dry run; failed; skipped, as what it needs failed."""
+    """pushed, copied or failed; in a dry run missing or there; skipped after a failure it depends
+    on."""
     digest: Digest | None = None
     error: DockerCommsError | None = None
 
@@ -69,8 +70,8 @@ def ensure_command(session: Session, *, file: str, dry_run: bool, cache: bool) -
         session.screen.listing(COLUMNS) as listing,
     ):
         jobs = plan(parse_items(data, stores.place, where=file))
-        # A bad host or a second login fails before anything is pushed; targets come first, as a
-        # folder that is to be made may be a source later
+        # Open all places first: a bad host or a second login must fail before the first push.
+        # Targets come first, because a folder that is created may be a source later.
         for job in jobs:
             stores.open_place(job.target, create=True)
         for job in jobs:
@@ -105,7 +106,7 @@ def _report(session: Session, listing: Listing, job: Job, outcome: Outcome) -> N
 
 
 def _sum_up(session: Session, done: Sequence[Outcome]) -> int:
-    """Say how many became what; returns the exit code."""
+    """Print the number of jobs by status; return the exit code."""
     counts: dict[str, int] = {}
     for outcome in done:
         counts[outcome.status] = counts.get(outcome.status, 0) + 1
@@ -121,10 +122,10 @@ def _sum_up(session: Session, done: Sequence[Outcome]) -> int:
 def run_jobs(
     jobs: Sequence[Job], work: Callable[[Job], Outcome], workers: int
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Yield each job and what became of it, in order; `workers` are under way at once.
+    """Yield each job and its result, in order; run `workers` jobs in parallel.
 
-    A job waits for those it needs in its own thread. That cannot lock up: they come before it, and
-    are begun before it.
+    A job waits in its own thread for the jobs that it needs. This cannot deadlock: those jobs are
+    earlier in the list and have started before it.
     """
     futures: list[Future[Outcome]] = []
 
@@ -149,7 +150,7 @@ def run_jobs(
 
 
 def _open(stores: Stores, job: Job) -> tuple[Location, Location | None, dict[str, Location]]:
-    """Return where a job's object is to be, what is copied, and where parts come from."""
+    """Return a job's target, the object to copy, and the sources of parts."""
     item = job.item
     target = stores.open_place(job.target, create=True).location
     origin = None if item.origin is None else stores.open_place(item.origin).location
@@ -161,7 +162,7 @@ def _do(stores: Stores, job: Job) -> Outcome:
     """Push or copy one object.
 
     Raises:
-        DockerCommsError: that failed.
+        DockerCommsError: the push or copy failed.
     """
     from dockercomms.oci.images.copy import copy_manifest, ensure_manifest
     from dockercomms.oci.images.ensure import copy_blob, ensure_blob
@@ -182,10 +183,10 @@ def _do(stores: Stores, job: Job) -> Outcome:
 
 
 def _look(stores: Stores, job: Job) -> Outcome:
-    """Return whether one object is where it is to be.
+    """Return whether one object exists at its target.
 
     Raises:
-        DockerCommsError: that cannot be told, or what is to be copied is not there.
+        DockerCommsError: the registry refused, or the object to copy does not exist.
     """
     from dockercomms.oci.images.ensure import lookup
 
@@ -196,7 +197,7 @@ def _look(stores: Stores, job: Job) -> Outcome:
         if source is None:
             raise ManifestUnknown(f"{job.item.origin}: not there")
         digest = source.descriptor.digest
-    # By its tag if it has one: that the manifest is there says nothing about the tag
+    # By its tag if it has one: the tag may be on another manifest.
     named = target if target.tag is None else replace(target, digest=None)
     if named.tag is None and named.digest is None:
         named = replace(named, digest=digest)
@@ -206,12 +207,12 @@ def _look(stores: Stores, job: Job) -> Outcome:
 
 
 def _read(session: Session, file: str) -> bytes:
-    """Return the list.
+    """Return the bytes of the list.
 
     Raises:
         UsageError: standard input holds a password.
-        LimitError: it is larger than can be held in memory.
-        LocalIOError: it cannot be read.
+        LimitError: the list is larger than `MAX_INPUT_BYTES`.
+        LocalIOError: the list cannot be read.
     """
     from dockercomms.cli.reg.deploy import MAX_INPUT_BYTES
     from dockercomms.platforms.files import local_errors

@@ -1,4 +1,4 @@
-"""`reg get` and `reg pull`: the files of an artifact, all of them or one."""
+"""`reg get` and `reg pull`: get all files of an artifact, or one."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def get_command(
 
 
 def _refuse_untitled(opened: Opened, resolved: ResolvedManifest) -> None:
-    """Refuse an artifact whose layers are not all files.
+    """Refuse an artifact if a layer is not a file.
 
     Raises:
         UsageError: a layer has no title.
@@ -103,11 +103,11 @@ def _refuse_untitled(opened: Opened, resolved: ResolvedManifest) -> None:
 
 @contextlib.contextmanager
 def _hinting() -> Iterator[None]:
-    """Name the way out where a file is there, or is not in the artifact."""
+    """Add a hint to an error about an existing or a missing file."""
     try:
         yield
     except NotFoundError as error:
-        if not error.code:  # no answer of a registry: the artifact itself does not have it
+        if not error.code:  # no registry answer: the artifact itself lacks the file
             error.hint = error.hint or "'dockercomms reg inspect REF' lists its layers"
         raise
     except LocalIOError as error:
@@ -118,7 +118,7 @@ def _hinting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make `folder` for the block; one that was made goes again if the block fails."""
+    """Create `folder` for the block; remove it again if the block fails."""
     from dockercomms.platforms.files import local_errors, make_folder
 
     if folder.is_dir():
@@ -129,7 +129,7 @@ def _made(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # somebody else uses it by now
+        with contextlib.suppress(OSError):  # another program uses it by now
             folder.rmdir()
         raise
 

@@ -1,4 +1,4 @@
-"""`reg ls`, `reg tags`, `reg referrers`: what there is."""
+"""`reg ls`, `reg tags`, `reg referrers`: list repositories, tags and referrers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dockercomms.cli.stores import Opened
 
 MAX_UNTAGGED = 20
-"""So many manifests without a tag are named; their number is told of the others."""
+"""The number of untagged manifests to print; the others are only counted."""
 
 _limit = option("--limit", type=click.IntRange(1), metavar="N", help="List at most N.")
 _start_after = option("--start-after", type=NAME, metavar="NAME",
@@ -54,7 +54,7 @@ def ls_command(
         if _is_folder(host):
             opened = stores.repository(host)
             for _ in opened.registry.tags(opened.repository, limit=1):
-                pass  # a folder that is missing says so
+                pass  # for a missing folder, the error says so
             add(opened.repository, str(opened))
             return
         registry = stores.registry(host)
@@ -99,7 +99,7 @@ def tags_command(
 
 
 def _tell_untagged(session: Session, opened: Opened) -> None:
-    """Note which manifests of a layout no tag names; what refers to another is left out."""
+    """Note the manifests of a layout without a tag, except referrers."""
     from dockercomms.oci.layout.registry import LayoutRegistry
 
     store = opened.registry

@@ -1,4 +1,4 @@
-"""`reg resolve`, `reg exists`, `reg inspect`: what something is, without getting it."""
+"""`reg resolve`, `reg exists`, `reg inspect`: describe an object without downloading it."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def resolve_command(
 
 
 def _resolve(opened: Opened, platform: str | None, *, is_blob: bool) -> Descriptor:
-    """Return the descriptor of what is there.
+    """Return the descriptor of an object.
 
     Raises:
-        UsageError: a platform of a blob, or a blob without a digest.
-        NotFoundError: nothing is there.
+        UsageError: a platform was given for a blob, or a blob has no digest.
+        NotFoundError: the object does not exist.
     """
     from dockercomms.cli.stores import parse_platform
     from dockercomms.errors import UsageError
@@ -126,7 +126,7 @@ def inspect_command(
 
 
 def _rows(reference: str, found: Inspection) -> Iterator[tuple[str, str]]:
-    """Yield what `inspect` shows, a name and a text each."""
+    """Yield the name and text of each row of `inspect`."""
     yield "reference", reference
     yield "digest", found.descriptor.digest
     yield "type", found.descriptor.media_type

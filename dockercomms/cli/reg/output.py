@@ -1,11 +1,9 @@
-"""Where the content that `reg` gets goes to: standard output, a file, and never a terminal.
+"""The output of `reg`: content to standard output or a file, and JSON objects.
 
-A file that is named with `-o` is replaced, as with curl, docker and oras: its name is the user's.
-It appears when it is whole. Names that a registry chose (`reg get`) are another matter.
-
-The JSON objects that the verbs of `reg` print: `spec/schema/reg-*.json` describes them.
-
-As in `records`: keys are a promise, a key may be added within `/v1`.
+Binary content is never written to a terminal. The file of `-o` is replaced, as with curl, docker
+and oras, because the user chose its name; the new file appears when it is complete. `reg get` has
+other rules, since a registry chose its names. The keys of the JSON objects are stable: a key may be
+added within `/v1`. Source: `spec/schema/reg-*.json`.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ Record = Mapping[str, object]
 
 
 def record(verb: str, **members: object) -> Record:
-    """Return the object of a verb: its schema, then `members` in the order given."""
+    """Return the object of a verb: its schema, then `members` in order."""
     return {"schema": f"dockercomms/reg-{verb}/v1", **members}
 
 
@@ -79,11 +77,12 @@ def inspection_record(reference: str, found: Inspection) -> Record:
 STDOUT = "-"
 ROOM_BYTES = 2**18
 ROOMS = 8
-"""Between who reads and who writes. What is hashed and written while it is in a core's own cache
-costs half: 1 GiB took 0.6 s of the kernel's time instead of 1.2 in pieces of 1 MiB (measured)."""
+"""The number of buffers between reader and writer. Small buffers stay in a core's own cache between
+hashing and writing: 1 GiB took 0.6 s of kernel time instead of 1.2 s with pieces of 1 MiB
+(measured)."""
 
 BEGUN_BYTES = 8 * 2**20
-"""So much of a file is written before the disk is told to begin with it."""
+"""The bytes written to a file before the system is told to start writing them to disk."""
 
 
 def to_stdout(output: str | None) -> bool:
@@ -92,12 +91,12 @@ def to_stdout(output: str | None) -> bool:
 
 
 def screen_beside(session: Session, output: str | None) -> Screen:
-    """Return the screen for records: on standard error where the content has standard output."""
+    """Return the screen for records: on standard error if standard output has the content."""
     return session.screen_on(session.stderr) if to_stdout(output) else session.screen
 
 
 def refuse_terminal(session: Session, output: str | None) -> None:
-    """Refuse to write what may be binary to a terminal, which would obey it.
+    """Refuse to write binary content to a terminal, which it could control.
 
     Raises:
         UsageError: standard output is a terminal, and the content goes there.
@@ -111,9 +110,9 @@ def refuse_terminal(session: Session, output: str | None) -> None:
 
 @contextlib.contextmanager
 def sink(session: Session, output: str | None) -> Iterator[BinaryIO]:
-    """Yield what content is written to; a file gets its name when the block ends without error.
+    """Yield the stream for content; a file gets its name when the block ends without error.
 
-    A file that is there is replaced; a device or a FIFO is written to.
+    It replaces an existing file, and writes to an existing device or FIFO.
 
     Raises:
         UsageError: standard output is a terminal.
@@ -131,7 +130,7 @@ def sink(session: Session, output: str | None) -> Iterator[BinaryIO]:
     with local_errors(output):
         kind = path.stat().st_mode if path.exists() else stat.S_IFREG
     if stat.S_ISREG(kind):
-        # Through a symbolic link, which stays what it is
+        # Replace the target of a symbolic link, and keep the link.
         with local_errors(output):
             target = path.resolve()
         with new_file(target, overwrite=True) as stream:
@@ -146,19 +145,19 @@ def sink(session: Session, output: str | None) -> Iterator[BinaryIO]:
 
 
 def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: int) -> int:
-    """Copy all of `source`, and return how many bytes it had.
+    """Copy all of `source`; return its number of bytes.
 
     Args:
-        source: Checks itself as it is read.
-        target: As `sink` yields it.
-        what: Names the target in errors.
-        show: Told how far it is.
-        total: Bytes to expect.
+        source: A stream that verifies itself.
+        target: The stream of `sink`.
+        what: The name of the target in errors.
+        show: Called with the progress.
+        total: The expected number of bytes.
 
     Raises:
         LocalIOError: the target cannot be written.
     """
-    is_new = isinstance(target, io.BufferedRandom)  # as `new_file` opens it, which will wait for it
+    is_new = isinstance(target, io.BufferedRandom)  # opened by `new_file`, which syncs it later
     done = begun = 0
     with contextlib.closing(_read_ahead(source, small=total <= READ_BYTES)) as pieces:
         for piece in pieces:
@@ -174,7 +173,7 @@ def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: 
 
 
 def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryview, None, None]:
-    """Yield what `source` gives, each piece until the next; one is read and hashed meanwhile."""
+    """Yield the pieces of `source`, each valid until the next; read and hash ahead in a thread."""
     if small:
         while data := source.read(READ_BYTES):
             yield data
@@ -215,18 +214,18 @@ def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryv
             reading.result()
         finally:
             stop.set()
-            free.put(memoryview(b""))  # wakes who waits for one
+            free.put(memoryview(b""))  # ends the wait for a buffer
 
 
 def _write(target: BinaryIO, piece: bytes | memoryview) -> None:
-    """Write all of `piece`; a device may take less at once."""
+    """Write all of `piece`; a device may accept less per call."""
     left = memoryview(piece)
     while left:
         left = left[target.write(left) or 0 :]
 
 
 class WatchedBlob:
-    """A `BlobReader` that tells how far it was read."""
+    """A `BlobReader` that reports its progress."""
 
     def __init__(self, reader: BlobReader, show: Hook) -> None:
         self._reader = reader
@@ -235,7 +234,7 @@ class WatchedBlob:
 
     @property
     def descriptor(self) -> Descriptor:
-        """What is read."""
+        """The descriptor of the blob."""
         return self._reader.descriptor
 
     def read(self, size: int = -1, /) -> bytes:
@@ -263,7 +262,7 @@ class WatchedBlob:
 
 
 class WatchedReader:
-    """A store that tells how far each of its blobs is read, and is otherwise what it is."""
+    """A reader of a store that reports the progress of each blob."""
 
     def __init__(self, reader: Reader, show: Hook) -> None:
         self._reader = reader
@@ -278,15 +277,15 @@ class WatchedReader:
 
 
 def watched(reader: Reader, show: Hook) -> Reader:
-    """Return `reader`, telling `show` how far each blob is read."""
+    """Return `reader`, reporting the progress of each blob to `show`."""
     return cast("Reader", WatchedReader(reader, show))
 
 
 def show_document(session: Session, data: bytes, output: str | None) -> None:
-    """Write a JSON document: as it is, or for a terminal indented and in ASCII.
+    """Write a JSON document: unchanged, or for a terminal indented and in ASCII.
 
     Raises:
-        UsageError: a terminal, and it is no strict JSON, so that it might be anything.
+        UsageError: a document for a terminal is not strict JSON.
     """
     if not (to_stdout(output) and session.stdout.isatty()):
         with sink(session, output) as stream, local_errors(output or "standard output"):
@@ -304,7 +303,7 @@ def show_document(session: Session, data: bytes, output: str | None) -> None:
 
 
 def pretty(data: bytes) -> str:
-    """Return a JSON document indented, in ASCII, which no terminal obeys.
+    """Return a JSON document indented, in ASCII, which is safe on a terminal.
 
     Raises:
         ProtocolError: not strict JSON.
@@ -315,7 +314,7 @@ def pretty(data: bytes) -> str:
 
 
 def show_text(screen: Screen, data: bytes) -> bool:
-    """Write text for a person, line by line and made safe; False if it is no text."""
+    """Write text line by line, with escapes spelled out; return False for other data."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -328,12 +327,12 @@ def show_text(screen: Screen, data: bytes) -> bool:
 
 
 def path_of(output: str | None) -> str | None:
-    """Return the absolute path of a file that was written, None for standard output."""
+    """Return the absolute path of the written file, unless it is standard output."""
     return None if to_stdout(output) or output is None else str(Path(output).absolute())
 
 
 def tell_pushed(session: Session, row: Record, descriptor: Descriptor) -> None:
-    """Write what was pushed: its digest, or the object."""
+    """Print the digest, or the JSON object, of a pushed object."""
     screen = session.screen
     if screen.is_json:
         screen.data(to_json(row))

@@ -1,7 +1,4 @@
-"""`reg ping` and `reg raw`: the protocol itself.
-
-`reg ref`: references in their short and full form. Asks no registry.
-"""
+"""`reg ping` and `reg raw`: requests to a registry. `reg ref`: short and full references."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ def ref_command(session: Session, *, form: str, text: str) -> None:
 
 STDIN = "-"
 MAX_BODY_BYTES = 64 * 2**20
-"""What `--data` takes: more is a blob, and has a verb of its own."""
+"""The largest body of `--data`; larger ones are blobs, for `reg put-blob`."""
 
 _OK = frozenset(range(200, 400))
 _METHOD = re.compile(r"[A-Z]{1,20}")
@@ -94,7 +91,7 @@ def ping_command(session: Session, *, host: str) -> None:
         check_response(response, 200)
         response.close()
         version = response.headers.get("Docker-Distribution-Api-Version")
-        # Quay's answer calls itself HTML as well, and has a version
+        # Quay's answer has the content type of HTML, and a version.
         if is_page(response) and content_length(response) != 0 and version is None:
             raise BadAnswer(f"GET {response.url}: a page for people received, no registry")
         now = registry.server_time()
@@ -174,7 +171,7 @@ def _write(session: Session, response: Response, output: str | None, *, include:
     """Write the answer.
 
     Raises:
-        RegistryError: the answer is a refusal; what it says is written before.
+        RegistryError: the registry refused; its answer is written first.
     """
     from dockercomms.cli.reg.output import path_of, record, screen_beside
     from dockercomms.oci.remote.errors import error_from_response
@@ -209,7 +206,7 @@ def _write(session: Session, response: Response, output: str | None, *, include:
 
 
 def _write_body(session: Session, response: Response, output: str | None) -> int:
-    """Write the body as it streams in; returns its bytes. On a terminal, only what is text."""
+    """Write the body piece by piece; return its bytes. A terminal gets only text."""
     from dockercomms.cli.reg.output import pour, sink, to_stdout
     from dockercomms.oci.remote.exchange import read_up_to
 
@@ -222,7 +219,7 @@ def _write_body(session: Session, response: Response, output: str | None) -> int
 
 
 def _write_bytes(session: Session, data: bytes, output: str | None) -> int:
-    """Write a body that is in memory."""
+    """Write a body from memory."""
     import io
 
     from dockercomms.cli.reg.output import pour, pretty, show_text, sink, to_stdout
@@ -253,7 +250,7 @@ def _fields(headers: Sequence[str]) -> dict[str, str]:
     """Return the header fields of `--header`.
 
     Raises:
-        UsageError: one is none.
+        UsageError: a field is malformed.
     """
     fields = {}
     for text in headers:
@@ -265,12 +262,12 @@ def _fields(headers: Sequence[str]) -> dict[str, str]:
 
 
 def _body(session: Session, data: str) -> bytes:
-    """Return what is to be sent.
+    """Return the body to send.
 
     Raises:
         UsageError: standard input holds a password.
         LimitError: more than `MAX_BODY_BYTES`.
-        LocalIOError: it cannot be read.
+        LocalIOError: the file cannot be read.
     """
     from dockercomms.errors import LimitError
     from dockercomms.platforms.files import local_errors
@@ -289,10 +286,10 @@ def _body(session: Session, data: str) -> bytes:
 
 
 def _scope(method: str, path: str, said: str | None) -> Scope:
-    """Return what authorisation a request needs, by method and path unless it is said.
+    """Return the scope of a request: `said`, or by method and path.
 
     Raises:
-        UsageError: `said` is no scope.
+        UsageError: `said` is not a scope.
     """
     from dockercomms.oci.auth.token import Scope
 

@@ -1,4 +1,4 @@
-"""`reg manifest`, `reg blob`, `reg index`: content as it is stored."""
+"""`reg manifest`, `reg blob`, `reg index`: read stored content."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def manifest_command(
 def _write_document(
     session: Session, verb: str, data: bytes, output: str | None, members: dict[str, object]
 ) -> None:
-    """Write a document, or the object of `verb` with the document in it; with a file, both.
+    """Write a document, or the object of `verb` that contains it; both if a file is named.
 
     Raises:
-        ProtocolError: the document is to stand in an object, and is not strict JSON.
+        ProtocolError: the document for an object is not strict JSON.
     """
     from dockercomms.cli.reg.output import path_of, record, show_document, to_stdout
     from dockercomms.oci.strict_json import parse_json
@@ -123,10 +123,10 @@ def blob_command(
 
 
 def parse_range(text: str) -> tuple[int, int | None]:
-    """Return start and end, not included, of a range as curl has it: 0-99, or 100- to the end.
+    """Return start and exclusive end of a range in curl's form: 0-99, or 100- to the end.
 
     Raises:
-        UsageError: anything else, or its end before its start.
+        UsageError: another form, or an end before the start.
     """
     from dockercomms.errors import UsageError
 

@@ -1,7 +1,7 @@
-"""`reg`: a registry, or a folder that is one, seen by itself. The table of its verbs.
+"""The table of the verbs of `reg`, and their common options and hints.
 
-A verb of `reg` is a row of `VERBS` and a module that is imported when the verb is used, like those
-of the program.
+A verb of `reg` is a row of `VERBS` and a module that is imported when the verb is used, like the
+verbs of the program.
 """
 
 from __future__ import annotations
@@ -67,18 +67,18 @@ _HINTS: tuple[tuple[type[errors.DockerCommsError], str], ...] = (
     (errors.ProtocolError, "if it stays so, it is for the registry's owner to look at"),
     (errors.LimitError, "the limit stands above; see the verb's --help for a larger one"),
 )
-"""What to do next, where the error itself does not say it. The first class that fits."""
+"""The next step for errors without a hint; the first matching class counts."""
 
 
 def with_hint(error: errors.DockerCommsError) -> errors.DockerCommsError:
-    """Give the error a hint that fits `reg`, if it has none of its own; returns it."""
+    """Return the error, with a hint for `reg` if it has no other."""
     if error.hint is None:
         error.hint = next((hint for cls, hint in _HINTS if isinstance(error, cls)), None)
     return error
 
 
 class RegistryVerb(Verb):
-    """A verb of `reg`, with options of how registries are reached that mail does not need."""
+    """A verb of `reg`, with more connection options than the verbs for messages."""
 
     shared: ClassVar[frozenset[str]] = Verb.shared | {
         "default_registry",
@@ -102,10 +102,10 @@ class RegistryVerb(Verb):
         ]
 
     def invoke(self, ctx: click.Context) -> int:
-        """Call the function; returns the exit code.
+        """Call the function; return the exit code.
 
         Raises:
-            Anything the function raises.
+            Any exception of the function.
         """
         try:
             return super().invoke(ctx)

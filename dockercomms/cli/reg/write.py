@@ -1,4 +1,4 @@
-"""`reg put-manifest`, `reg tag`, `reg delete`: what a repository's names point at."""
+"""`reg put-manifest`, `reg tag`, `reg delete`: change manifests and tags of a repository."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def put_manifest_command(
 def _push(
     opened: Opened, data: bytes, media_type: str, tags: tuple[str, ...], *, ensured: bool
 ) -> Descriptor:
-    """Put the manifest under `tags`; the first one is there already if it was ensured."""
+    """Push the manifest under `tags`; the first exists already if it was ensured."""
     from dockercomms.oci.model import Descriptor, digest_of
 
     opened.location.refuse_other(digest_of(data))
@@ -89,7 +89,7 @@ def _push(
 
 
 def _list_referrer(session: Session, opened: Opened, data: bytes, done: Descriptor) -> None:
-    """Make what was pushed known as a referrer where the registry does not do that itself.
+    """Add a pushed manifest to its subject's fallback index, if the registry needs one.
 
     Source: distribution-spec v1.1.1, "Pushing Manifests with Subject".
     """
@@ -106,11 +106,11 @@ def _list_referrer(session: Session, opened: Opened, data: bytes, done: Descript
 
 
 def _read(session: Session, file: str) -> bytes:
-    """Return what is to be pushed.
+    """Return the manifest to push.
 
     Raises:
-        LimitError: more than registries take.
-        LocalIOError: it cannot be read.
+        LimitError: more bytes than registries accept.
+        LocalIOError: the file cannot be read.
     """
     from dockercomms.oci.model import MAX_MANIFEST_BYTES
     from dockercomms.platforms.files import local_errors
@@ -129,10 +129,10 @@ def _read(session: Session, file: str) -> bytes:
 
 
 def media_type_of(data: bytes) -> str:
-    """Return the media type that a manifest says, or else has by what is in it.
+    """Return the media type in a manifest, or derive it from the manifest's members.
 
     Raises:
-        UsageError: that cannot be told.
+        UsageError: the members fit no media type.
     """
     from dockercomms.oci.model import MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST
     from dockercomms.oci.strict_json import parse_json
@@ -153,9 +153,9 @@ def media_type_of(data: bytes) -> str:
 
 
 def _copy_children(session: Session, source: Location, target: Location, data: bytes) -> None:
-    """Copy what the manifest `data` is made of, several at once, unless the target has it all.
+    """Copy the missing parts of the manifest `data`, several in parallel.
 
-    Before the manifest: not every registry refuses one whose parts are missing.
+    Parts go before the manifest: some registries accept a manifest with missing parts.
     """
     from dockercomms.cli.progress import metering
     from dockercomms.oci.images.copy import copy_manifest
@@ -216,10 +216,10 @@ def tag_command(session: Session, *, reference: str, tags: tuple[str, ...]) -> N
 
 
 def _check_tags(tags: tuple[str, ...]) -> None:
-    """Refuse what is no tag before anything is asked.
+    """Refuse malformed tags before the first request.
 
     Raises:
-        UsageError: one is none.
+        UsageError: a tag is malformed.
     """
     from dockercomms.oci.reference import is_valid_tag
 
@@ -251,11 +251,11 @@ def delete_command(session: Session, *, reference: str, is_blob: bool) -> None:
 
 
 def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
-    """Delete what is named, and return what kind of thing it was.
+    """Delete the named object, and return its kind.
 
     Raises:
-        UsageError: it is not clear what is meant.
-        Unsupported: the registry does not delete that.
+        UsageError: the reference is ambiguous.
+        Unsupported: the registry refuses to delete such objects.
     """
     from dockercomms.errors import Unsupported
 
@@ -291,7 +291,7 @@ def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
 
 
 def _subject(opened: Opened, digest: Digest) -> Digest | None:
-    """Return what the manifest that is to be deleted refers to, if that can be told."""
+    """Return the subject of the manifest to delete, if it can be read."""
     from dockercomms.errors import AuthError, IntegrityError, RegistryError
     from dockercomms.oci.content import read_facts
     from dockercomms.oci.interface import read_all
@@ -303,11 +303,11 @@ def _subject(opened: Opened, digest: Digest) -> Digest | None:
     except (AuthError, NotFoundError):
         raise
     except (RegistryError, ProtocolError, IntegrityError):
-        return None  # what is broken may be deleted all the same
+        return None  # an unreadable manifest may be deleted as well
 
 
 def _unlist_referrer(session: Session, opened: Opened, subject: Digest, digest: Digest) -> None:
-    """Take what was deleted out of the list of referrers that clients keep.
+    """Remove a deleted manifest from the fallback index of its subject.
 
     Source: distribution-spec v1.1.1, "Referrers Tag Schema".
     """
