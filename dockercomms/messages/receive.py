@@ -1,17 +1,19 @@
-"""Receiving: nothing is written to disk before everything that can be checked was checked.
+"""Receiving of one message. Every check that can be made comes before the file gets its name.
 
-1. the manifest is fetched by digest, hashed, parsed, and examined (`Inbox.fetch`)
-2. its bundles and the policy say who sent it, and whether they may write to us (`verifying`)
-3. a lock makes this delivery ours alone; one that an earlier run had nearly finished is settled
-4. the chunks go into a temporary beside the target: digest, size and bounds of each are checked,
-   then the payload's digest; a folder is unpacked member by member beside its final place
-5. all of it is made durable, and the final path is written down
-6. the temporary gets its final name, at which nothing was
-7. the message counts as delivered, and its receipt is stored, in one transaction
-8. the receipt is published
+1. `Inbox.fetch` fetches the manifest by digest, hashes, parses and examines it.
+2. `verify` decides by the bundles and the policy who sent it, and whether they may write to us.
+3. A lock excludes other processes from this delivery. One that an earlier run renamed is finished.
+4. The chunks go into a temporary beside the target, each checked for digest, size and bounds; then
+   the payload's digest is checked. A folder is unpacked into a temporary folder beside its place.
+5. The temporary is made durable, and its final path is recorded.
+6. The temporary is renamed to its final name, which must be free.
+7. One transaction records the delivery and the receipt.
+8. The receipt is published.
 
-Steps 4 to 7 are `delivering`. A crash before step 6 leaves a temporary that the next run removes;
-one after it is settled by comparing what is at the final path. Source: SPEC.md section 8.
+`deliver` does steps 4 to 7. After a crash before step 6, the next run continues or removes the
+temporary. After a crash behind step 6, it compares the file at the final path.
+
+Source: SPEC.md section 8.
 
 Example:
     >>> from dockercomms.messages.receive import ReceiveOptions
@@ -69,79 +71,79 @@ from dockercomms.trust.signing import Signer
 __all__ = ["ReceiveOptions", "Received", "Verifier", "leftovers_of", "receive"]
 
 HELD_PLACE = "place"
-"""It does not fit into the folder that it was to go to; received elsewhere it may."""
+"""It does not fit into the output folder; it may fit into another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """What became of one message."""
+    """The result of receiving one message."""
 
     id: str
-    """The message's id; "" where its manifest could not be read."""
+    """The message's id; "" if its manifest could not be read."""
     digest: Digest | None
-    """None where not even that is known."""
+    """None if it is not known either."""
     status: Literal["received", "skipped", "failed"]
     recipient: str = ""
-    """Which of the receiver's names it is for."""
+    """The receiver's name to which it is addressed."""
     sender: str = ""
-    """As the message claims."""
+    """The sender's name in the header, unproven."""
     signer: str | None = None
-    """The verified name of its sender; None: who sent it is a claim."""
+    """The verified name of its sender; None if the signature is not verified."""
     signature_status: SignatureStatus = "unchecked"
     files: tuple[Path, ...] = ()
-    """Absolute paths of the files that it became; none on a stream."""
+    """Absolute paths of the delivered files; empty after a delivery to a stream."""
     bytes: int = 0
     receipt: Digest | None = None
     error: DockerCommsError | None = None
-    """Why it failed; of a message that was received, why its receipt has to wait."""
+    """The error of the message; of a received one, the error of publishing its receipt."""
     receipt_next_try: datetime | None = None
-    """When a receipt that has to wait is tried next; None: by the next run."""
+    """The time of the next try to publish the receipt; None: the next run."""
     reason: str = ""
-    """Why it was skipped."""
+    """The reason why it was skipped."""
 
 
 class Verifier(Protocol):
-    """Says who signed a message; `verifying.MessageVerifier` is one."""
+    """A verifier of messages, such as `verify.MessageVerifier`."""
 
     def verify(self, message: Message) -> Verdict:
-        """Return whether the message may be delivered, and who signed it.
+        """Return whether the message may be delivered, and its signer.
 
         Raises:
-            AuthError, NetworkError, RegistryError, LocalIOError: nothing can be said now.
+            AuthError, NetworkError, RegistryError, LocalIOError: there is no verdict now.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A message, and whether the policy lets it pass."""
+    """A message with the verdict of the policy."""
 
     message: Message
     verdict: Verdict
 
 
 class Beside(Protocol):
-    """What goes on while a message is received; `overlap.Overlap` is one."""
+    """A helper that works beside the delivery of a message, such as `rounds.Overlap`."""
 
     def result(self, key: Entry, work: Callable[[], Examined], /) -> Examined:
-        """Return what `work` does, which may have been done already for that entry."""
+        """Return the result of `work`, which may have been computed for that entry before."""
         ...
 
     def delivered(self) -> None:
-        """Called when a message is delivered, and its receipt to be published."""
+        """Take notice that a message is delivered, before its receipt is published."""
         ...
 
     def later(self, job: Callable[[], None], /) -> None:
-        """Do what nothing waits for, now or in another thread."""
+        """Run a job that no result depends on, now or in another thread."""
         ...
 
 
 def examine(inbox: Inbox, entry: Entry, verifier: Verifier | None) -> Examined:
-    """Return the message of an entry, and who signed it.
+    """Fetch and verify the message of an entry.
 
     Raises:
-        ProtocolError, IntegrityError, NotFoundError: as `Inbox.fetch`, which notes it.
-        AuthError, NetworkError, RegistryError, LocalIOError: nothing can be said now.
+        ProtocolError, IntegrityError, NotFoundError: as `Inbox.fetch`, which records the error.
+        AuthError, NetworkError, RegistryError, LocalIOError: there is no verdict now.
     """
     message = inbox.fetch(entry)
     return Examined(message, UNCHECKED if verifier is None else verifier.verify(message))
@@ -162,21 +164,21 @@ def receive(
     on_notice: NoticeHook | None = None,
     beside: Beside | None = None,
 ) -> Received:
-    """Receive one message; what stands against it is in the result, not raised.
+    """Receive one message. Its errors are in the result, not raised.
 
     Args:
-        inbox: Where it was found.
+        inbox: The inbox that listed it.
         entry: The message.
         registry: The store.
         repository: The repository's name in it.
-        state: What is remembered between runs.
-        clock: Ours.
-        options: Where to and how.
+        state: The state of this machine.
+        clock: The clock of this machine.
+        options: The options of receiving.
         progress: Called as chunks arrive.
-        verifier: Says who signed it; None: nobody asks.
-        signer: Signs the receipt; None: it is a claim.
-        on_notice: Called with what the user may want to know.
-        beside: What goes on meanwhile.
+        verifier: Verifies the signature; None: it stays unchecked.
+        signer: Signs the receipt; None: it stays an unsigned claim.
+        on_notice: Called with notices for the user.
+        beside: Works beside the delivery.
     """
     options = options or ReceiveOptions()
     publisher = Publisher(
@@ -222,14 +224,14 @@ def receive(
 
 
 def leftovers_of(state: State, clock: Clock) -> Leftovers:
-    """Return where deliveries write down what they make on disk."""
+    """Return the notes of the files that deliveries create."""
     return Leftovers(
         state.path.parent / "receives", lambda key: state.pulls.path(key, now=clock.now())
     )
 
 
 def _accepted(inbox: Inbox, examined: Examined) -> Accepted:
-    """Return why the policy lets a message pass; one that it does not is noted, and raised."""
+    """Return the verdict on an accepted message; record and raise that on a withheld one."""
     verdict = examined.verdict
     if isinstance(verdict, Withheld):
         set_withheld(inbox, examined.message, verdict)
@@ -238,7 +240,7 @@ def _accepted(inbox: Inbox, examined: Examined) -> Accepted:
 
 
 def _reason_to_skip(delivery: DeliveryRun, *, ours: bool) -> str:
-    """Return why the message is not delivered now though nothing is wrong with it, else ""."""
+    """Return the reason why a sound message is not delivered now, else ""."""
     if not ours:
         return f"{delivery.leftovers.holder(delivery.key)} is receiving it"
     if delivery.options.again:
@@ -249,13 +251,13 @@ def _reason_to_skip(delivery: DeliveryRun, *, ours: bool) -> str:
 
 
 def _has_expired(delivery: DeliveryRun) -> bool:
-    """Return whether the message has expired by every clock that counts."""
+    """Return whether the message has expired by every clock that decides."""
     expires = delivery.message.header.expires
     return expires is not None and delivery.clocks().agree(lambda now: now >= expires) is True
 
 
 def _check_size(message: Message, limit: int | None, accepted: Accepted) -> None:
-    """Refuse what is larger than its receiver takes: from strangers less than fits the disk."""
+    """Refuse a message larger than the limit, which is lower for unproven senders."""
     size = message.header.total_bytes
     if is_too_large(size, limit, proven=accepted.signer is not None):
         most = MAX_UNTRUSTED_TOTAL_BYTES if limit is None else limit
@@ -271,10 +273,10 @@ def is_too_large(size: int, limit: int | None, *, proven: bool) -> bool:
 
 @contextmanager
 def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
-    """Turn what is wrong with a message into its row's state, then let the error pass.
+    """Record an error of a message in its row, then raise it again.
 
-    Bytes that are what the manifest names and break a rule are refused for good; whatever a fault
-    on the way could explain is held; an error of the network or the disk says nothing about it.
+    Verified bytes that break a rule are refused for good. Errors that a bad line can cause
+    hold the message. Errors of the network or the disk do not change the row.
     """
     try:
         yield
@@ -305,7 +307,7 @@ def _acknowledged(
     signer: Signer | None,
     beside: Beside | None,
 ) -> Received:
-    """Publish the receipt; that it has to wait does not make the delivery undone."""
+    """Publish the receipt of a delivery. If that fails, the message still counts as received."""
     receipt, error, next_try = None, None, None
     publisher, message = delivery.publisher, delivery.message
     if delivery.options.receipt and not delivery.options.handover:

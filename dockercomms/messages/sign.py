@@ -1,7 +1,7 @@
-"""Verifying and signing objects by themselves: messages, receipts, any manifest, and files.
+"""Signing and verification of single objects: messages, receipts, other manifests and files.
 
-What is no message of ours is approved of: the statement that `cosign sign` writes, which says that
-its signer vouches for the content, and not to whom it is sent.
+A message of ours is signed with its own statement. Other objects get an approval: the statement of
+`cosign sign`, by which the signer vouches for the content without naming a recipient.
 
 Source: SPEC.md section 9.
 
@@ -19,7 +19,6 @@ Example:
     >>> trust = Trust(me=("alice",), own_key=key.public_key())
     >>> verify_file(path, bundle, trust=trust, clock=SystemClock()).verified.own
     True
-
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ from dockercomms.protocol.header import (
 )
 from dockercomms.protocol.manifest import Message, Receipt, kind_of, parse_message, parse_receipt
 from dockercomms.state import State
-from dockercomms.trust import bundle as dsse
 from dockercomms.trust.approvals import verify_approval
+from dockercomms.trust.bundle import SIGNED_PREFIX
 from dockercomms.trust.checks import MAX_BUNDLES
 from dockercomms.trust.owner import Trust
 from dockercomms.trust.signing import SignedBy, Signer
@@ -69,20 +68,20 @@ What = Literal["message", "receipt", "object", "file"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """Who signed an object, proven."""
+    """The proven signer of an object."""
 
     what: What
     digest: Digest
     verified: Verified
     id: str = ""
-    """Of a message or receipt: the message's id."""
+    """The message's id, also for a receipt."""
     recipient: str = ""
-    """For whom it is; not necessarily for us."""
+    """The recipient's name, not necessarily ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """What was signed, and by whom."""
+    """A signature that we made."""
 
     subject: Digest
     signed_by: SignedBy
@@ -91,12 +90,12 @@ class Signature:
     attached: Digest | None = None
     """The manifest that holds the bundle and refers to the subject; None for a file."""
     header: MessageHeader | None = None
-    """What the signed message says of itself; None: it is no message."""
+    """The header of a signed message; None for other objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A manifest that was fetched, and what it is."""
+    """A fetched manifest, parsed if it is a message or receipt."""
 
     descriptor: Descriptor
     data: bytes
@@ -105,10 +104,10 @@ class _Found:
 
 
 def _fetch(registry: ListingReader, repository: str, reference: str) -> _Found:
-    """Return what a tag or digest names.
+    """Fetch the manifest of a tag or digest.
 
     Raises:
-        NotFoundError: it is not there. ProtocolError: it calls itself ours, and is malformed.
+        NotFoundError: it does not exist. ProtocolError: it is marked as ours, but malformed.
     """
     if ":" in reference:
         reader = registry.get_manifest(repository, Digest(reference))
@@ -128,7 +127,7 @@ def _fetch(registry: ListingReader, repository: str, reference: str) -> _Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectVerifier:
-    """Says who signed the objects of one repository, whoever they are for."""
+    """A verifier of the objects of one repository, for any recipient."""
 
     registry: ListingReader
     repository: str
@@ -139,18 +138,18 @@ class ObjectVerifier:
     clock: Clock
     trust: Trust
     words: tuple[str, ...] = ()
-    """What the command lines in hints repeat: who we are, and where."""
+    """The options that command lines in hints repeat: our name and the repository."""
 
     def verify(self, reference: str) -> Verification:
-        """Return who signed what a tag or digest names.
+        """Return the proven signer of the manifest of a tag or digest.
 
-        A message or receipt for somebody else is verified as they would, by our policy.
+        Verifies messages and receipts for other recipients as those would, by our policy.
 
         Raises:
-            Unsigned, UnknownSender, VerificationError: nobody whom the policy trusts.
-            NotFoundError: it is not there.
-            ProtocolError: it calls itself a message or receipt, and is malformed.
-            RegistryError, NetworkError: the registry cannot tell.
+            Unsigned, UnknownSender, VerificationError: no signature that the policy trusts.
+            NotFoundError: it does not exist.
+            ProtocolError: it is marked as a message or receipt, but malformed.
+            RegistryError, NetworkError: the registry did not send it or its bundles.
         """
         found = _fetch(self.registry, self.repository, reference)
         if found.message is not None:
@@ -160,7 +159,7 @@ class ObjectVerifier:
         return self._verify_foreign(found.descriptor)
 
     def verify_message(self, message: Message) -> Verification:
-        """Return who signed a message that was fetched; see `verify`."""
+        """Return the proven signer of a fetched message; see `verify`."""
         header = message.header
         verifier = MessageVerifier(
             self.registry,
@@ -209,7 +208,7 @@ class ObjectVerifier:
         )
 
     def _verify_foreign(self, subject: Descriptor) -> Verification:
-        """Return who approves of a manifest that is none of ours."""
+        """Return the proven signer of a manifest that is no message or receipt."""
         terms = self.trust.terms(self.repo, self.clock)
         finder = BundleFinder(self.registry, self.repository)
         failures: list[VerificationError | ProtocolError] = []
@@ -249,7 +248,7 @@ def verify(
     clock: Clock,
     trust: Trust,
 ) -> Verification:
-    """Return who signed what a tag or digest names; see `ObjectVerifier.verify`."""
+    """Return the proven signer of the manifest of a tag or digest; see `ObjectVerifier.verify`."""
     verifier = ObjectVerifier(
         registry=registry, repository=repository, repo=repo, state=state, clock=clock, trust=trust
     )
@@ -259,7 +258,7 @@ def verify(
 def _nobody(
     digest: Digest, failures: Sequence[VerificationError | ProtocolError]
 ) -> VerificationError:
-    """Return the error about an object that nobody whom the policy trusts has signed."""
+    """Return the error of an object without a trusted signature."""
     if not failures:
         return Unsigned(f"{digest}: not signed")
     strangers = all(isinstance(error, UnknownSender) for error in failures)
@@ -269,21 +268,21 @@ def _nobody(
 
 
 def verify_file(path: Path, bundle: bytes, *, trust: Trust, clock: Clock) -> Verification:
-    """Return who approves of the file `path`, by the Sigstore bundle `bundle`. Asks no network.
+    """Verify the bundle of the file `path`; return its signer. Sends no request.
 
     Raises:
-        UnknownSender, VerificationError: nobody whom the policy trusts.
-        VerificationError: the file begins as the signed bytes of an envelope do: with one key, the
-            signature of a message would count as that of a file.
+        UnknownSender, VerificationError: no signature that the policy trusts.
+        VerificationError: the file begins like the signed bytes of an envelope: the signature of a
+            message by the same key would verify as one of this file.
         ProtocolError: not a bundle.
         LocalIOError: the file cannot be read.
     """
     with local_errors(str(path)), path.open("rb") as file:
-        start = file.read(len(dsse.SIGNED_PREFIX))
+        start = file.read(len(SIGNED_PREFIX))
         hashed = hashlib.sha256(start)
         while piece := file.read(READ_BYTES):
             hashed.update(piece)
-    if start == dsse.SIGNED_PREFIX:
+    if start == SIGNED_PREFIX:
         raise VerificationError(
             f"{path.name}: begins with {start.decode()!r}, as the signed bytes of a message do: a "
             "message's signature would pass for one of this file"
@@ -311,29 +310,29 @@ def sign(
     manifest_form: FormChoice = "auto",
     on_notice: NoticeHook | None = None,
 ) -> Signature:
-    """Sign what a tag or digest names, and attach the signature to it.
+    """Sign the manifest of a tag or digest, and attach the signature to it.
 
-    A message that one of `names` sent is signed as its sender does; anything else is approved of.
+    Signs a message of one of `names` as its sender; approves any other object.
 
     Args:
         registry: The store.
         repository: The repository's name in it.
         reference: A tag or digest.
         repo: The repository's whole name.
-        state: Whose journal says what was sent from here.
-        clock: The time.
-        signer: Signs.
+        state: The state, whose outbox has the messages that were sent from here.
+        clock: The clock of this machine.
+        signer: The signer.
         names: Our own names.
-        is_message: The caller knows that it is a message, and means to sign it.
-        index: Whether the fallback index is written.
-        manifest_form: The form of the signature's manifest; auto: that of a message that is signed,
-            or the one that the registry takes.
-        on_notice: Called with what the user may want to know.
+        is_message: The caller knows that it is a message, and wants to sign it.
+        index: When to write the fallback index.
+        manifest_form: The form of the signature's manifest; auto: that of the signed message, or
+            the one that the registry accepts.
+        on_notice: Called with notices for the user.
 
     Raises:
-        UsageError: a message that was not sent from here, and `is_message` is not said.
-        NotFoundError: it is not there.
-        SigningError, VerificationError: nothing was signed, and nothing attached.
+        UsageError: a message that was not sent from here, without `is_message`.
+        NotFoundError: it does not exist.
+        SigningError, VerificationError: the signing failed, and no signature is attached.
         RegistryError, NetworkError: the registry refused, or did not answer.
     """
     publisher = Publisher(
@@ -379,10 +378,10 @@ def sign(
 
 
 def _need_own(message: Message, state: State) -> None:
-    """Refuse a message that was not sent from here: whoever can move a tag chooses what it is.
+    """Check that a message was sent from here: the owner of a tag can point it at any message.
 
     Raises:
-        UsageError: it was not.
+        UsageError: it was not sent from here.
     """
     header = message.header
     if state.outbox.sender_of(header.id, message.digest) == header.sender:
@@ -395,10 +394,10 @@ def _need_own(message: Message, state: State) -> None:
 
 
 def sign_file(path: Path, signer: Signer) -> Signature:
-    """Approve of the file `path`.
+    """Sign an approval of the file `path`.
 
     Raises:
-        SigningError, VerificationError: nothing was signed.
+        SigningError, VerificationError: the signing failed.
         LocalIOError: the file cannot be read.
     """
     from dockercomms.messages.place import file_digest  # noqa: PLC0415 - `send` signs no file

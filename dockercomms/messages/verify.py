@@ -1,14 +1,15 @@
-"""Verifying: who signed a message, by its bundles and the trust policy, and what follows from it.
+"""Verification of messages: their signers, by bundles and the trust policy, and the verdict.
 
-1. a sender who may write unsigned, and has nothing to sign with, is let in as a claim
-2. the bundles that refer to the message are judged; where none satisfies, those tagged for it;
-   "not signed" is concluded only after both
-3. a new sender's key is pinned, if that was asked for
-4. a signer who used the same id for another message that was delivered is found out
-5. what does not satisfy the policy is withheld, with a reason and with what can be done
+1. Accept a claim if the policy allows this sender to write unsigned and trusts no key of theirs.
+2. Judge the bundles that refer to the message; if none satisfies, those tagged for it. A message is
+   "not signed" only after both.
+3. Pin the key of a new sender, if the caller asked for it.
+4. Hold a message whose signer used its id for another message that was delivered.
+5. Withhold a message that does not satisfy the policy, with the reason and the possible remedies.
 
-Nothing is written to disk before this was passed, but what is remembered of it. Source: SPEC.md
-sections 7 to 9.
+A message must pass before its payload is written to disk; only judgements are stored earlier.
+
+Source: SPEC.md sections 7 to 9.
 """
 
 from __future__ import annotations
@@ -55,19 +56,19 @@ from dockercomms.trust.verifier import (
 )
 
 HELD_UNSIGNED = "unsigned"
-"""No bundle, yet."""
+"""It has no bundle yet."""
 HELD_SIGNATURE = "signature"
-"""No bundle satisfies the policy, as far as they were looked at."""
+"""The bundles read so far do not satisfy the policy."""
 HELD_UNKNOWN = "unknown-sender"
 """The policy does not say how its sender signs."""
 HELD_CONFLICT = "conflict"
 """Its signer used the same id for another message."""
 
 POLICY_KINDS = frozenset({HELD_UNSIGNED, HELD_SIGNATURE, HELD_UNKNOWN, HELD_CONFLICT})
-"""Reasons that the verifier gives; a change of the policy may take each away."""
+"""Reasons of the verifier; a change of the policy may end each."""
 
 _OF_THE_POLICY = POLICY_KINDS | {HELD_LIMIT, REFUSED_AUDIENCE}
-"""The policy also lists audiences, and a proven sender may send more than a stranger."""
+"""The policy also lists audiences, and proven senders may send more than others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Accepted:
 
     status: SignatureStatus
     verified: Verified | None = None
-    """Who signed it; None: what it says of its sender is a claim."""
+    """The proof of its signer; None: the sender's name is a claim."""
 
     @property
     def signer(self) -> str | None:
@@ -89,46 +90,46 @@ class Withheld:
     """A message that does not satisfy the policy."""
 
     kind: str
-    """One of `POLICY_KINDS`, or `HELD_CLOCK`."""
+    """A reason of `POLICY_KINDS`, or `HELD_CLOCK`."""
     status: SignatureStatus
     error: VerificationError
-    """Why, and what can be done."""
+    """The reason, with possible remedies as the hint."""
     curable: bool = False
-    """Time can cure it: a bundle may come yet."""
+    """A later try may succeed: a bundle may still arrive."""
     more: bool = False
-    """There are more bundles than one run reads: the next one goes on behind."""
+    """It has more bundles than one run reads; the next run continues after them."""
     refused: bool = False
-    """The policy rejects such messages: they are not listed as waiting."""
+    """The policy rejects such messages; they are not listed as held."""
 
 
 Verdict = Accepted | Withheld
 
 UNCHECKED = Accepted(status="unchecked")
-"""What is accepted with its eyes closed."""
+"""Accepted without verification (`--no-verify`)."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Tried:
-    """What came of looking at the bundles of one message."""
+    """The result of judging the bundles of one message."""
 
     verified: Verified | None = None
     error: VerificationError | None = None
-    """Why none satisfies; None if there was no bundle at all."""
+    """The reason why no bundle satisfies; None without any bundle."""
     bundles: list[bytes] = field(default_factory=list)
-    """The first of them."""
+    """The first bundles, at most `MAX_BUNDLES`."""
     problems: list[str] = field(default_factory=list)
-    """Why the first of those cannot be read that cannot be."""
+    """The first errors of bundles that could not be read, at most `MAX_BUNDLES`."""
     number: int = 0
-    """How many there were."""
+    """The number of bundles."""
     more: bool = False
-    """There are more than one run reads."""
+    """It has more bundles than one run reads."""
     curable: bool = False
-    """Some could not be read, which may pass."""
+    """A later run may read some that failed now."""
     defect: InternalError | None = None
-    """One of them brought out a defect of ours: what it proves is not known."""
+    """A defect of ours that one of them met, so its proof is unknown."""
 
     def add(self, look: Look) -> None:
-        """Count the bundles of a look; of many no more is kept than a person reads."""
+        """Add the bundles of a look. Keeps only as many as a person reads."""
         self.bundles = [*self.bundles, *look.bundles][:MAX_BUNDLES]
         self.problems = [*self.problems, *look.problems][:MAX_BUNDLES]
         self.number += len(look.bundles) + len(look.problems)
@@ -137,20 +138,20 @@ class _Tried:
 
 
 class MessageVerifier:
-    """Judges the messages of one inbox. Safe for several threads.
+    """A verifier of the messages of one inbox. Safe for several threads.
 
     Args:
         registry: The store.
         repository: The repository's name in it.
         repo: Its whole name.
-        me: Whose inbox it is.
-        state: What is remembered between runs.
-        clock: The time.
-        trust: Whom we believe.
+        me: The recipient.
+        state: The state of this machine.
+        clock: The clock of this machine.
+        trust: Our names, keys and policy.
         pin: Pins the key of a sender who is not in the policy; None: such senders are withheld.
-        words: What the command lines in hints repeat: who we are, and where.
-        choice: Whose time decides.
-        rules: What is checked.
+        words: The options that command lines in hints repeat: our name and the repository.
+        choice: The clock that decides about times.
+        rules: The checks of a signature.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class MessageVerifier:
         self._pinning = threading.Lock()
 
     def notice_policy(self) -> None:
-        """Have judged anew what was withheld by another policy, or what is to be pinned now."""
+        """Make messages new that another policy withheld, or whose senders are now to be pinned."""
         fingerprint = self._trust.fingerprint()
         state, me, repo = self._state, self._me, self._repo
         if state.trust.policy(me, repo) == fingerprint:
@@ -196,13 +197,13 @@ class MessageVerifier:
             state.trust.set_policy(me, repo, fingerprint)
 
     def verify(self, message: Message) -> Verdict:
-        """Return whether the policy lets `message` pass; remembers it for listings.
+        """Return the verdict of the policy on `message`, and store it for listings.
 
         Raises:
-            AuthError, NetworkError, RegistryError, ProtocolError: the registry cannot tell what
-                refers to it.
-            InternalError: a bundle brought out a defect of ours, and none satisfies.
-            ConfigError, LocalIOError: a root cannot be read; or the state.
+            AuthError, NetworkError, RegistryError, ProtocolError: the registry cannot list its
+                bundles.
+            InternalError: a bundle met a defect of ours, and no other one satisfies.
+            ConfigError, LocalIOError: a root or the state cannot be read.
         """
         verdict = self.judge(message)
         signer = verdict.signer if isinstance(verdict, Accepted) else None
@@ -222,17 +223,17 @@ class MessageVerifier:
         return verdict
 
     def proven(self) -> frozenset[Digest]:
-        """Return the messages that this policy was seen to let pass."""
+        """Return the messages whose signatures this policy has accepted."""
         judged = self._state.trust.judged(self._me, self._repo)
         return frozenset(digest for digest, row in judged.items() if row.status == "valid")
 
     def judge(self, message: Message) -> Verdict:
-        """Return the same, and remember nothing but how far bundles were tried; see `verify`."""
+        """Return the verdict like `verify`, but store only the position in the bundles."""
         theirs = self._registry.server_time()
         terms = self._trust.terms(self._repo, self._clock, theirs, self._choice)
         claim = Claim.of_message(message)
         if self._state.outbox.sender_of(message.header.id, message.digest) == claim.name:
-            # Sent from here under a name that is not among ours today: we need no proof of it
+            # Sent from here, perhaps under a name that is no longer ours: no proof is needed
             terms = replace(terms, own_names=(*(terms.own_names or ()), claim.name))
         try:
             for check in self._rules.claim_checks:
@@ -251,13 +252,13 @@ class MessageVerifier:
             return self._unless_conflict(message, tried.verified)  # 4
         return self._unproven(message, claim, tried, terms)  # 5
 
-    # --- who may do without ----------------------------------------------------------------------
+    # --- unsigned messages -----------------------------------------------------------------------
 
     def _may_be_claim(self, claim: Claim) -> bool:
         return self._trust.policy.accepts_unsigned(claim.name, self._repo)
 
     def _can_sign(self, claim: Claim, terms: Terms) -> bool:
-        """Return whether any bundle could prove that name."""
+        """Return whether the policy has a key or identity for that name."""
         sender = terms.policy.sender(claim.name)
         identities = sender is not None and bool(sender.identities)
         return identities or bool(signers_of(claim.name, terms))
@@ -265,9 +266,9 @@ class MessageVerifier:
     # --- bundles ---------------------------------------------------------------------------------
 
     def _try(self, message: Message, claim: Claim, terms: Terms) -> _Tried:
-        """Judge the bundles of both sources, those that name a known key first, until one will do.
+        """Judge the bundles of both sources, trusted keys first, until one satisfies.
 
-        Where no bundle can satisfy, only as many are read as tell who signed.
+        If no bundle can satisfy, it reads only as many as are needed to name the signers.
         """
         tried = _Tried()
         known: frozenset[Digest] = frozenset()
@@ -295,7 +296,7 @@ class MessageVerifier:
             except (NetworkError, RegistryError, ProtocolError, InternalError) as error:
                 if broken is not None:
                     raise
-                broken = error  # the other source may do
+                broken = error  # the other source may succeed
             finally:
                 self._state.trust.set_mark(*marks, mark)
             tried.more = tried.more or bool(mark)
@@ -306,7 +307,7 @@ class MessageVerifier:
     def _judge(
         self, message: Message, claim: Claim, look: Look, terms: Terms, tried: _Tried
     ) -> None:
-        """Note in `tried` who is proven by the bundles of `look`, or why nobody is."""
+        """Write to `tried` the signer proven by the bundles of `look`, or the error."""
         if not look.bundles:
             return
         try:
@@ -321,7 +322,7 @@ class MessageVerifier:
     def _pinned(
         self, pin: Pin, claim: Claim, bundles: Sequence[bytes], terms: Terms, tried: _Tried
     ) -> None:
-        """Pin the key of a new sender, if a bundle names one and the name may be pinned."""
+        """Pin the key of a new sender, if a bundle names a key and the name may be pinned."""
         with self._pinning:
             try:
                 key, verified = key_of_new_sender(
@@ -335,7 +336,7 @@ class MessageVerifier:
             else:
                 tried.verified = verified
 
-    # --- what follows ----------------------------------------------------------------------------
+    # --- verdicts --------------------------------------------------------------------------------
 
     def _unless_conflict(self, message: Message, verified: Verified) -> Verdict:
         known = self._state.trust.signed(self._me, verified.name, message.header.id)
@@ -349,7 +350,7 @@ class MessageVerifier:
         return Withheld(kind=HELD_CONFLICT, status="valid", error=error)
 
     def _unproven(self, message: Message, claim: Claim, tried: _Tried, terms: Terms) -> Verdict:
-        """Let in as a claim, or withhold, what no bundle proves."""
+        """Return the verdict on a message without a satisfying bundle: a claim, or withheld."""
         error, problems = tried.error, "".join(f"\n  {item}" for item in tried.problems)
         status: SignatureStatus
         if error is None and not tried.problems:
@@ -380,7 +381,7 @@ class MessageVerifier:
     def _ways_out(
         self, message: Message, error: VerificationError, tried: _Tried, terms: Terms
     ) -> list[str]:
-        """Return the command lines that would let the message in, for whoever knows its sender."""
+        """Return the command lines that accept the message, for a user who knows its sender."""
         sender = message.header.sender
         if isinstance(error, Unsigned) and self._can_sign(Claim.of_message(message), terms):
             return [f"ask {sender!r:.100} to send it again, signed with what you trust them by"]
@@ -420,7 +421,7 @@ class MessageVerifier:
         return lines
 
     def _names_identities(self, bundles: Sequence[bytes]) -> bool:
-        """Return whether a certificate signed, whoever vouches for it."""
+        """Return whether a certificate signed any of the bundles, by any issuer."""
         for data in bundles[: self._rules.max_bundles]:
             with suppress(ProtocolError):
                 if self._rules.parse_bundle(data).kind == "keyless":
@@ -452,15 +453,14 @@ def judge_entries(
     insist: bool = False,
     concurrency: int = 4,
 ) -> bool:
-    """Judge the messages that are listed as new, or held by the policy and due; rows remember it.
+    """Judge listed messages that are new, or held by the policy and due, and update their rows.
 
-    What the same policy has let pass before is not asked for again: whoever receives it checks it
-    once more. With `insist` all of them.
-
-    What cannot be fetched now stays as it is, and is told by whoever receives it.
+    Messages that this policy has accepted before are left out, since receiving verifies them again;
+    `insist` judges them too. Messages that cannot be fetched now stay as they are; receiving them
+    reports the error.
 
     Returns:
-        Whether any was looked at, so that its row may say something else now.
+        Whether it judged any, so their rows may have changed.
 
     Raises:
         ConfigError, LocalIOError: the policy's roots, or the state.
@@ -503,7 +503,7 @@ def judge_entries(
 
 
 def set_withheld(inbox: Inbox, message: Message, verdict: Withheld) -> None:
-    """Write to the message's row why it is withheld."""
+    """Write to the message's row that it is withheld, and the reason."""
     reason = "; ".join(line.strip() for line in str(verdict.error).splitlines())
     if verdict.refused and not verdict.more:
         inbox.refuse(message.digest, verdict.kind, reason)

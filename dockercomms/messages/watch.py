@@ -1,16 +1,15 @@
-"""Watching: look, receive what is new, run a command for each message, answer, wait, look again.
+"""Watching: poll an inbox, receive new messages and run a command for each.
 
-1. commands that an earlier watch owed when it was killed are run
-2. one HEAD of the bell; where it is silent and nothing is due, that was all
-3. else a pass as `recv` makes it; each new message is delivered, then handed to the command
-4. how the command ended becomes the receipt: accepted or rejected, with the reason
-5. a wait: with jitter, longer for an inbox that stays idle or fails, as long as a registry asks for
+1. Run the commands that a killed watch did not finish.
+2. Send HEAD for the bell. If it has not changed and no other work is due, go to step 5.
+3. Poll and receive as `recv` does. Run the command for each new message.
+4. Write a receipt by the command's exit code: accepted or rejected, with the reason.
+5. Wait with jitter: longer after many idle or failed polls, or as long as the registry asks for.
 
-Several watches of one inbox on one machine share the work: a message is delivered, and handed to a
-command, by whoever holds its lock, and whoever comes after finds it done. Watches on several
-machines know nothing of each other, so each of them does every message. A command is run once for
-a message, and again only if the watch was killed before it had written down how it ended: at least
-once, never at most once.
+Watches of one inbox on one machine share the work: the process that holds a message's lock delivers
+it and runs its command. Watches on different machines do not coordinate, so each handles every
+message. The command of a message runs at least once: again only if the watch was killed before it
+recorded the command's end.
 
 Source: SPEC.md sections 7.1 and 8.
 """
@@ -59,74 +58,73 @@ from dockercomms.state.locks import sweep_locks, try_shared_lock
 from dockercomms.state.receipts import ReceiptRow
 
 JITTER = 0.2
-"""Waits differ by so much to either side, so that a fleet that starts together drifts apart."""
+"""The share by which waits vary to either side, so machines that start together drift apart."""
 
 IDLE_LOOKS = 10
-"""After so many looks that found nothing the waits grow."""
+"""The polls without a new message after which the waits grow."""
 
 IDLE_GROWTH = 1.25
 MAX_IDLE_FACTOR = 4
-"""How many times the interval an idle inbox waits at most."""
+"""The longest wait of an idle inbox, in intervals."""
 
 MAX_FAILURE_WAIT_SECONDS = 600.0
-"""The longest wait after looks that failed, unless the interval is longer."""
+"""The longest wait after failed polls, unless the interval is longer."""
 
 MAX_ASKED_WAIT_SECONDS = 3600.0
-"""The longest wait that a registry is granted by its Retry-After."""
+"""The longest wait that a registry can ask for with Retry-After."""
 
 SERVER_ERRORS = 500
-"""The first status that says that the registry, not the request, is at fault."""
+"""The first status for which the registry, not the request, is at fault."""
 
 Ack = Literal["always", "on-success", "never"]
-"""When a sender is told: of every message; only of those that the command took; never."""
+"""When to write a receipt: for every message, for those that the command accepted, or never."""
 
 _MAY_PASS = (NetworkError, RegistryError, ProtocolError, ConfigError, CommandError)
-"""What a watch that has been working waits out; a state that is lost ends it."""
-
+"""Errors after which a watch that has polled successfully continues."""
 
 _WAITED_OUT = (LocalIOError, NetworkError, AuthError, TooManyRequests)
-"""What leaves a message new, such as a disk without room for it: others may be smaller."""
+"""Errors that leave a message new, such as a full disk: smaller messages may still arrive."""
 
 
 class Stop(Protocol):
-    """Says that the watch is to end after the message in hand; `threading.Event` is one."""
+    """A signal to end the watch after the present message, such as `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Return whether to stop."""
+        """Return whether to end."""
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Wait so many seconds, or until it is time to stop; return whether it is."""
+        """Wait so many seconds or until the signal; return whether to end."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchOptions:
-    """How an inbox is watched."""
+    """Options of watching."""
 
     interval_seconds: float = DEFAULT_INTERVAL_SECONDS
     command: Command | None = None
-    """None: messages are delivered, and that is all."""
+    """None: only deliver messages."""
     ack: Ack = "always"
     once: bool = False
-    """Look once, as `recv` does."""
+    """Poll once, as `recv` does."""
     output: int | None = None
-    """The descriptor that takes what commands print; None: nobody reads it."""
+    """The descriptor for the output of commands; None: discard it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What became of one message."""
+    """The result of handling one message."""
 
     received: Received
     outcome: Outcome | None = None
-    """How its command ended; None where none was run."""
+    """The end of its command; None if no command ran."""
     status: ReceiptStatus | None = None
-    """What its sender is told; None: nothing."""
+    """The status of the receipt; None: no receipt."""
 
     @property
     def error(self) -> CommandError | None:
-        """Why the command did not take the message; None if it did, or there was none."""
+        """The failure of the command; None if it succeeded or did not run."""
         if self.outcome is None or self.outcome.succeeded:
             return None
         return CommandError(f"message {self.received.id}: {self.outcome}")
@@ -134,7 +132,7 @@ class Watched:
 
 @dataclass(slots=True)
 class Pace:
-    """How long to wait between looks."""
+    """The waits between polls."""
 
     interval_seconds: float
     clock: Clock
@@ -143,17 +141,17 @@ class Pace:
     _started: bool = False
 
     def after(self, *, found: bool) -> float:
-        """Return the wait after a look that worked."""
+        """Return the wait after a successful poll."""
         self._failures = 0
         self._idle = 0 if found else self._idle + 1
-        if not self._started:  # a fleet that was started at once does not go on at once
+        if not self._started:  # machines that started together must not poll together
             self._started = True
             return self.interval_seconds * self.clock.random()
         growth = IDLE_GROWTH ** max(0, min(self._idle - IDLE_LOOKS, 100))
         return self._jittered(self.interval_seconds * min(growth, MAX_IDLE_FACTOR))
 
     def after_failure(self, error: DockerCommsError) -> float:
-        """Return the wait after a look that failed."""
+        """Return the wait after a failed poll."""
         self._started = True
         self._failures += 1
         most = max(MAX_FAILURE_WAIT_SECONDS, self.interval_seconds)
@@ -167,27 +165,27 @@ class Pace:
 
 @dataclass(slots=True, kw_only=True)
 class Watcher:
-    """One watch over the inboxes of one recipient. Not safe for several threads."""
+    """A watch over the inboxes of one recipient. Not safe for several threads."""
 
     rounds: Callable[[], Round]
-    """Makes the round of the next look: the policy may have changed since the last one."""
+    """Makes the round of the next poll, since the policy may have changed."""
     clock: Clock
     stop: Stop
     options: WatchOptions
     on_notice: NoticeHook | None = None
     on_poll: Callable[[PollResult], None] | None = None
     _worked: bool = field(default=False, init=False)
-    """A look has succeeded: what fails now may pass."""
+    """A poll has succeeded, so later failures may pass."""
     _deaf: bool = field(default=False, init=False)
-    """Messages came and the bell was silent: old senders, or nobody may move that tag."""
+    """Messages came without a change of the bell: from old senders, or its tag cannot be moved."""
 
     def run(self) -> Iterator[Watched]:
-        """Yield what becomes of each message until told to stop; what may pass is waited out.
+        """Yield the result of each message until the stop signal. Retries after passing errors.
 
         Raises:
-            AuthError, ConfigError, ProtocolError, RegistryError: the first look failed, and not by
-                what may pass.
-            NetworkError: the only look failed, or no look can succeed.
+            AuthError, ConfigError, ProtocolError, RegistryError: the first poll failed with an
+                error that waiting cannot cure.
+            NetworkError: the only poll failed, or no poll can succeed.
             LocalIOError: the state, or the command, cannot be used.
         """
         pace = Pace(self.options.interval_seconds, self.clock)
@@ -213,7 +211,7 @@ class Watcher:
             if self.options.once or self.stop.wait(wait):
                 return
 
-    # --- one look --------------------------------------------------------------------------------
+    # --- one poll --------------------------------------------------------------------------------
 
     def _look(self) -> Iterator[Watched]:
         round_ = self.rounds()
@@ -242,9 +240,9 @@ class Watcher:
             self.on_poll(poll)
 
     def _handled(self, round_: Round, received: Received) -> Watched | None:
-        """Return what becomes of a message that was received; None where somebody else is at it."""
+        """Return the result of a received message; None if another process handles it."""
         if received.status == "skipped":
-            return None  # another process has it, or has had it
+            return None  # another process receives it, or has received it
         command = self.options.command
         if received.status == "failed" or received.digest is None:
             return Watched(received=received)
@@ -262,14 +260,14 @@ class Watcher:
     # --- the command -----------------------------------------------------------------------------
 
     def _owed(self, round_: Round, inbox: Inbox, command: Command) -> Iterator[Watched]:
-        """Run the commands that a watch owed when it was killed."""
+        """Run the commands that a killed watch did not finish."""
         rows = round_.state.inbox
         for owed in round_.state.handovers.owed(inbox.me, inbox.repo):
             if self.stop.is_set():
                 return
             known = rows.delivery(inbox.me, owed.digest)
             if known is None or known.path is None or known.state != "delivered":
-                continue  # it is being delivered once more
+                continue  # it is being delivered again
             received = Received(
                 id=known.message_id,
                 digest=owed.digest,
@@ -293,9 +291,9 @@ class Watcher:
                     yield Watched(received=replace(received, error=error))
 
     def _deliver_again(self, round_: Round, owed: Handover) -> Iterator[Watched]:
-        """Deliver what was removed, or received elsewhere, before its command could end.
+        """Deliver a message again whose file is missing, or was received flat, before its command.
 
-        It is given up if the registry does not have it any more.
+        Gives it up if the registry does not have it any more.
         """
         anew = replace(round_, options=replace(round_.options, again=True))
         for received in anew.receive([owed.digest]):
@@ -308,21 +306,21 @@ class Watcher:
     def _hand_over(
         self, round_: Round, inbox: Inbox, command: Command, received: Received
     ) -> Watched | None:
-        """Run the command for a message that is on disk; None if that is done, or being done."""
+        """Run the command for a delivered message; None if another process ran or runs it."""
         digest, state = received.digest, round_.state
         if digest is None:
             raise AssertionError("internal: a message that was received without its digest")
         lock = _locks_of(round_) / f"{delivery_key(inbox.me, digest)}.lock"
-        # The command inherits the lock: if we are killed, nobody starts it again beside itself.
+        # The command inherits the lock: if we are killed, no other watch starts it a second time.
         with try_shared_lock(lock) as held:
             known = state.inbox.delivery(inbox.me, digest)
             if held is None or known is None or known.path is None:
                 return None
             owed = state.handovers.begin(inbox.me, digest)
             if owed is None:
-                return None  # whoever held the lock before did it
+                return None  # the last holder of the lock ran it
             if _own_folder(known.path, owed) is None:
-                return None  # delivered elsewhere meanwhile; the next look delivers it again
+                return None  # delivered to another place meanwhile; the next poll delivers it again
             header = MessageHeader.from_annotations(owed.descriptor.annotations)
             message = Message(descriptor=owed.descriptor, header=header, chunks=())
             files = files_at(known.path)
@@ -372,7 +370,7 @@ class Watcher:
     def _settle(
         self, round_: Round, message: Message, owed: Handover, outcome: Outcome
     ) -> ReceiptRow | None:
-        """Write down how the command ended, and what its sender is to be told."""
+        """Record the end of the command, and store the receipt if there is to be one."""
         state, status = round_.state, self._status(outcome)
         with state.inbox.batch():
             state.handovers.settle(owed.me, owed.digest)
@@ -392,7 +390,7 @@ class Watcher:
     def _published(
         self, round_: Round, inbox: Inbox, row: ReceiptRow, received: Received
     ) -> Received:
-        """Publish a receipt; one that cannot be published now has to wait."""
+        """Publish a receipt; after an error it waits for a later run."""
         try:
             digest = publish_receipt(round_.publisher(inbox), row, signer=round_.signer)
         except DockerCommsError as error:
@@ -406,19 +404,19 @@ class Watcher:
 
 
 def _locks_of(round_: Round) -> Path:
-    """Return where the locks of commands are."""
+    """Return the folder of the commands' locks."""
     return round_.state.path.parent / "handovers"
 
 
 def _own_folder(path: Path, owed: Handover) -> Path | None:
-    """Return the folder that holds one message alone; None if it was received flat meanwhile."""
+    """Return the folder of one message alone; None if the message was received flat meanwhile."""
     folder = path if path.is_dir() else path.parent
     header = MessageHeader.from_annotations(owed.descriptor.annotations)
     return folder if is_own_folder(folder, header.short_id) else None
 
 
 def _to_wait_out(watched: Watched) -> DockerCommsError | None:
-    """Return why a message did not arrive, if it will be tried again at the next look."""
+    """Return the error of a failed message, if the next poll tries it again."""
     error = watched.received.error
     if watched.received.status == "failed" and isinstance(error, _WAITED_OUT):
         return error
@@ -426,14 +424,14 @@ def _to_wait_out(watched: Watched) -> DockerCommsError | None:
 
 
 def _is_lost(round_: Round, owed: Handover, error: DockerCommsError | None) -> bool:
-    """Return whether a message can never be delivered again: one odd answer does not say so."""
+    """Return whether a message can never be delivered again, confirmed by a second answer."""
     if isinstance(error, NotFoundError):
         return not has_manifest(Location(round_.registry, round_.repository), owed.digest)
     return isinstance(error, ProtocolError) and not isinstance(error, IntegrityError)
 
 
 def may_pass(error: DockerCommsError) -> bool:
-    """Return whether waiting may help against an error, without knowing that it ever worked."""
+    """Return whether an error may pass by waiting, before any poll has succeeded."""
     if isinstance(error, NetworkError):
         return error.retryable
     if isinstance(error, RegistryError) and not isinstance(error, AuthError):
