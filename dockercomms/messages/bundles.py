@@ -259,7 +259,6 @@ class _Marks:
         return cls(named, others)
 
     def __str__(self) -> str:
-        """Return the marks as the text that the state keeps."""
         return f"{self.named}\n{self.others}"
 
     def moved(self, keys: Iterable[str]) -> _Marks:
@@ -317,7 +316,7 @@ class ReceiptVerifier:
     Args:
         repo: The whole name of the repository that holds them.
         clock: The clock of this machine.
-        registry: The store, whose clock judges as well; None: only this machine's does.
+        registry: The store, if its clock is to judge besides this machine's.
         trust: Our names, keys and policy.
         rules: The checks of a signature.
     """

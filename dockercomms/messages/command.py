@@ -123,7 +123,7 @@ def parse_command(
         text: The program and its arguments; quotes are the only shell syntax in it.
         timeout_seconds: The time limit.
         secrets: The names of secret variables that the command gets.
-        path: The folders to search for programs; None: those of the process.
+        path: The folders to search for programs; by default those of the process.
 
     Raises:
         UsageError: the text is empty, a quote is not closed, or the program does not exist.
@@ -212,8 +212,8 @@ def run_command(
         folder: The message's folder.
         told: The variables to add to the environment.
         clock: The clock of this machine.
-        environ: The environment; None: that of the process.
-        output: The descriptor for its output; None: discard it.
+        environ: The environment; by default that of the process.
+        output: The descriptor for its output, which is discarded by default.
         keep_open: Further descriptors that it inherits.
 
     Raises:

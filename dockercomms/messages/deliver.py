@@ -78,7 +78,7 @@ class ReceiveOptions:
     referrers_index: ReferrersIndex = "auto"
     """When to add receipts to the fallback index."""
     max_total_bytes: int | None = None
-    """Hold larger messages; None: the disk is the only limit."""
+    """Hold larger messages. By default the disk is the only limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class DeliveryRun:
         return Clocks(publisher.clock.now(), publisher.registry.server_time(), self.options.choice)
 
     def settle(self) -> tuple[Path, ...] | None:
-        """Finish a delivery that an earlier run renamed; None if there is no such delivery."""
+        """Finish a delivery that an earlier run renamed, if there is one."""
         rows, digest = self.publisher.state.inbox, self.message.digest
         known = rows.delivery(self.me, digest)
         if known is None or known.state != "delivering":
@@ -207,7 +207,7 @@ class DeliveryRun:
         return final / file
 
     def _put_flat(self, out: Folder, own: str) -> Path:
-        """Move the unpacked files under the sender's name; a single folder of that name moves."""
+        """Rename the unpacked folder, or the only folder in it, to the sender's name."""
         name = safe_filename(self.message.header.display_name)
         name = safe_filename(name.removesuffix(TAR_SUFFIX))
         with local_errors(str(out.path / own)), out.enter(own) as unpacked:
@@ -261,7 +261,7 @@ class DeliveryRun:
         return name, handle
 
     def _kept_folder(self, out: Folder) -> str | None:
-        """Return the temporary folder in `out` that an interrupted run kept, or None."""
+        """Return the temporary folder in `out` that an interrupted run kept, if it exists."""
         known = self.publisher.state.pulls.path(self.key, now=self.publisher.clock.now())
         if known is None or known.parent.parent != out.path:
             return None
@@ -363,16 +363,13 @@ class _Kept:
     run: DeliveryRun
 
     def arrived(self) -> frozenset[int]:
-        """Return the chunks that the file contains already."""
         return self.run.publisher.state.pulls.chunks(self.run.key)
 
     def record(self, index: int) -> None:
-        """Record that the file contains a chunk."""
         if len(self.run.message.chunks) > 1:  # a single chunk cannot be continued
             self.run.publisher.state.pulls.record(self.run.key, index)
 
     def forget(self) -> None:
-        """Discard the record of chunks, since the file's content is wrong."""
         self.run.publisher.state.pulls.forget_chunks(self.run.key)
 
 

@@ -91,11 +91,11 @@ class SendOptions:
     text: str | None = None
     """A note beside the payload, at most 1 KiB."""
     audience: str | None = None
-    """The whole name of the only repository where receivers accept it; None: any."""
+    """The whole name of the only repository where receivers accept it; by default any."""
     ttl_seconds: int = DEFAULT_TTL_SECONDS
     compress: Compress = "auto"
     chunk_bytes: int | None = None
-    """Payload bytes in a chunk; None: chosen from the payload's size."""
+    """Payload bytes in a chunk; by default chosen from the payload's size."""
     concurrency: int = 4
     again: bool = False
     """Start over even if an interrupted send of the same source could be continued."""
@@ -320,7 +320,7 @@ def build_draft(
         pushed: The layers of the payload.
         now: The message's time of creation.
         day: The registry's day, whose anchor becomes the message's subject.
-        sequence: Its number in the sender's stream; None: it has none.
+        sequence: Its number in the sender's stream, if it is signed.
         form: The form of the manifest, and of that anchor.
 
     Raises:

@@ -252,7 +252,7 @@ class OwnReceipts:
         return _Answer(claimed=claimed)
 
     def _proof(self, repo: str, receipt: Receipt, trusts: Sequence[Trust]) -> Verified | None:
-        """Return the key or identity of ours that signed a receipt, or None."""
+        """Return our key or identity that signed a receipt, if one did."""
         if len(receipt.layers) != 1 or receipt.layers[0].size > MAX_BUNDLE_BYTES:
             return None
         try:

@@ -51,7 +51,7 @@ class Leftovers:
 
     Args:
         folder: The folder of locks and notes; created when needed.
-        kept: Returns the temporary of a delivery that the next run continues, or None.
+        kept: Returns the temporary that the next run continues, if a delivery has one.
     """
 
     folder: Path
@@ -264,7 +264,6 @@ def put_in_place(
 
 
 def _check_fits(source: Folder, temporary: str, folder: Folder, name: str) -> None:
-    """Check that `_replace` is allowed."""
     found, place = folder.status(name), folder.path / name
     if found is None:
         return

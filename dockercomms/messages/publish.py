@@ -156,7 +156,7 @@ class Publisher:
         Once confirmed they count as present, since the day's anchor refers to them.
 
         Args:
-            form: The form of manifests; None: the present one.
+            form: The form of manifests; by default the present one.
             ask: Ask the registry in any case.
         """
         self._ensure_blob(EMPTY_CONFIG, EMPTY_CONFIG_BYTES, ask=ask)
@@ -191,7 +191,7 @@ class Publisher:
             rt: The recipient's part of tags.
             day: The day.
             kind: "receipts" for the receipts anchor.
-            form: Its form; None: the present one.
+            form: Its form; by default the present one.
         """
         form = form or self.form()
         builder = ManifestBuilder.inbox_anchor(rt, day, kind, form=form)
@@ -302,7 +302,6 @@ class Publisher:
         return entry.digest
 
     def _index_bundle(self, subject: Digest, entry: Descriptor, *, fresh: bool) -> None:
-        """Write `entry` into the fallback index of `subject`."""
         try:
             if fresh:
                 put_index(self.registry, self.repository, subject, (entry,))

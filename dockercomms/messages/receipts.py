@@ -106,7 +106,7 @@ def build_receipt(
         reason: The reason; "" leaves it out.
         verified: The message's signature was verified.
         at: The time of the delivery or the answer.
-        form: Its form; None: that of the message, which its registry accepted.
+        form: Its form; by default that of the message, which its registry accepted.
 
     Raises:
         ProtocolError: an annotation is too long.
@@ -203,8 +203,8 @@ def publish_receipt(
         publisher: The repository.
         row: The receipt.
         signer: Signs it, if it is to be signed.
-        later: Takes the job that remains after publication (the index, best effort). None: this
-            function does it.
+        later: Takes the job that remains after publication (the index, best effort), which is
+            done at once by default.
 
     Raises:
         SigningError: it must be signed, but cannot be now.
@@ -333,12 +333,12 @@ def write_receipt(
         repo: The repository's full name, its key in the state.
         state: The state of this machine.
         clock: The clock of this machine.
-        at: The time of the delivery; None: now.
+        at: The time of the delivery; by default now.
         status: "accepted" or "rejected".
         reason: The reason, at most 1 KiB.
         verified: The message's signature was verified.
         index: When to write the fallback index.
-        signer: Signs it; None: it stays an unsigned claim.
+        signer: Signs it; without a signer it is a claim.
         on_notice: Called with notices for the user.
 
     Raises:
@@ -396,7 +396,7 @@ def acknowledge(
         clock: The clock of this machine.
         reason: The reason, at most 1 KiB.
         index: When to write the fallback index.
-        signer: Signs the receipt; None: it stays an unsigned claim.
+        signer: Signs the receipt; without a signer it is a claim.
         on_notice: Called with notices for the user.
 
     Raises:

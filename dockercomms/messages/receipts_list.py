@@ -114,7 +114,7 @@ def list_receipts(
         message: Only receipts of this message: a prefix of its id or digest. A whole digest need
             not be known here.
         wanted: Without `message`: only receipts of these messages.
-        verifier: Verifies signatures; None: they stay unchecked.
+        verifier: Verifies signatures, which stay unchecked without it.
         on_problem: Called for a receipt that cannot be read.
         on_defect: Called if a receipt met a defect of ours; the others are listed.
 

@@ -11,7 +11,7 @@
 8. The receipt is published.
 
 `deliver` does steps 4 to 7. After a crash before step 6, the next run continues or removes the
-temporary. After a crash behind step 6, it compares the file at the final path.
+temporary. After a crash later, it compares the file at the final path.
 
 Source: SPEC.md section 8.
 
@@ -175,8 +175,8 @@ def receive(
         clock: The clock of this machine.
         options: The options of receiving.
         progress: Called as chunks arrive.
-        verifier: Verifies the signature; None: it stays unchecked.
-        signer: Signs the receipt; None: it stays an unsigned claim.
+        verifier: Verifies the signature, which stays unchecked without it.
+        signer: Signs the receipt; without a signer it is a claim.
         on_notice: Called with notices for the user.
         beside: Works beside the delivery.
     """
@@ -265,7 +265,7 @@ def _check_size(message: Message, limit: int | None, accepted: Accepted) -> None
 
 
 def is_too_large(size: int, limit: int | None, *, proven: bool) -> bool:
-    """Return whether a message of `size` bytes is held; None limits only unproven senders."""
+    """Return whether a message is too large. Without `limit` only unproven senders have one."""
     if limit is None:
         return not proven and size > MAX_UNTRUSTED_TOTAL_BYTES
     return size > limit
@@ -275,8 +275,8 @@ def is_too_large(size: int, limit: int | None, *, proven: bool) -> bool:
 def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
     """Record an error of a message in its row, then raise it again.
 
-    Verified bytes that break a rule are refused for good. Errors that a bad line can cause
-    hold the message. Errors of the network or the disk do not change the row.
+    Verified bytes that break a rule are refused for good. Errors that a bad line can cause hold
+    the message. Errors of the network or the disk do not change the row.
     """
     try:
         yield

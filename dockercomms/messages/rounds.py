@@ -174,7 +174,7 @@ def with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
 
 
 MAX_FAILURES = 9
-"""The most such messages in a round; then it ends, since each may take minutes."""
+"""Failures of the registry or the network that end a round, since each may take minutes."""
 
 _HELD_ONLY: tuple[EntryState, ...] = ("held",)
 
@@ -200,9 +200,9 @@ class Box:
 
     inbox: Inbox
     verifier: Verifier | None = None
-    """None: signatures stay unchecked."""
+    """Verifies signatures, which stay unchecked without it."""
     receipts: OwnReceipts | None = None
-    """Finds messages that were received elsewhere; None: they are not searched."""
+    """Finds messages that were received elsewhere, if they are to be left out."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -217,7 +217,7 @@ class Round:
     options: ReceiveOptions
     progress: Progress | None = None
     signer: Signer | None = None
-    """Signs receipts; None: they stay unsigned claims."""
+    """Signs receipts; without a signer they are claims."""
     on_notice: NoticeHook | None = None
     last_poll: PollResult | None = field(default=None, init=False)
     """The result of the last poll."""
@@ -336,7 +336,7 @@ class Round:
     def _following(
         self, following: tuple[Box, Entry] | Received | None, *, insist: bool
     ) -> tuple[Entry, Callable[[], Examined]] | None:
-        """Return the next message with the call that examines it, or None."""
+        """Return the next message with the call that examines it, if it is due."""
         if following is None or isinstance(following, Received):
             return None
         box, entry = following
@@ -451,7 +451,6 @@ def _held_back(entry: Entry) -> Received:
 
 
 def _failed(entry: Entry, error: DockerCommsError) -> Received:
-    """Return the result for a message that failed with `error`."""
     header = entry.header
     return Received(
         id="" if header is None else header.id,
@@ -484,7 +483,7 @@ class _Hope:
         """Count a result; return whether to try the next message.
 
         Args:
-            error: The error of the last message, or None.
+            error: The error of the last message, if it failed.
             answers: Sends the registry a small request, after `HOPELESS_FAILURES` in a row.
         """
         if not isinstance(error, NetworkError | AuthError | BadAnswer | TooManyRequests):

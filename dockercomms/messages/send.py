@@ -106,11 +106,11 @@ def send(
         clock: The clock of this machine.
         options: The options of sending.
         progress: Called as chunks arrive.
-        signer: Signs the message; None: it is not signed.
+        signer: Signs the message, which is unsigned without it.
         like: A message sent just now. If it has the same payload, that is not read and pushed
             again; from another repository of the same registry its blobs are mounted.
-        run: The run that contains this message; its opener ends it (`State.send_runs`). None: a
-            run of its own.
+        run: The run that contains this message; its opener ends it (`State.send_runs`). By default
+            the message has its own.
         on_notice: Called with notices for the user.
 
     Raises:
@@ -327,7 +327,7 @@ class _Sending:
         )
 
     def _known(self, journal: Journal) -> Pushed | None:
-        """Return the layers of `content` if all are in this repository; None: push the payload.
+        """Return the layers of `content`, if all are in this repository.
 
         Mounts those in another repository of the same registry, if the registry allows it.
         """
@@ -369,7 +369,6 @@ class _Sending:
     def _build(
         self, message_id: str, pushed: Pushed, sequence: StreamPosition | None = None
     ) -> Draft:
-        """Compare the clocks and build the message."""
         self._check_clock()
         return build_draft(
             self.order,

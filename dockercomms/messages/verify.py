@@ -114,7 +114,7 @@ class _Tried:
 
     verified: Verified | None = None
     error: VerificationError | None = None
-    """The reason why no bundle satisfies; None without any bundle."""
+    """The reason why no bundle satisfies, if there is a bundle."""
     bundles: list[bytes] = field(default_factory=list)
     """The first bundles, at most `MAX_BUNDLES`."""
     problems: list[str] = field(default_factory=list)
@@ -148,7 +148,7 @@ class MessageVerifier:
         state: The state of this machine.
         clock: The clock of this machine.
         trust: Our names, keys and policy.
-        pin: Pins the key of a sender who is not in the policy; None: such senders are withheld.
+        pin: Pins the key of a sender who is not in the policy; without it they are withheld.
         words: The options that command lines in hints repeat: our name and the repository.
         choice: The clock that decides about times.
         rules: The checks of a signature.

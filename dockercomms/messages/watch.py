@@ -104,12 +104,12 @@ class WatchOptions:
 
     interval_seconds: float = DEFAULT_INTERVAL_SECONDS
     command: Command | None = None
-    """None: only deliver messages."""
+    """Runs for each message; without a command they are only delivered."""
     ack: Ack = "always"
     once: bool = False
     """Poll once, as `recv` does."""
     output: int | None = None
-    """The descriptor for the output of commands; None: discard it."""
+    """The descriptor for the output of commands, which is discarded by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +118,13 @@ class Watched:
 
     received: Received
     outcome: Outcome | None = None
-    """The end of its command; None if no command ran."""
+    """The end of its command, if one ran."""
     status: ReceiptStatus | None = None
-    """The status of the receipt; None: no receipt."""
+    """The status of the receipt, if there is one."""
 
     @property
     def error(self) -> CommandError | None:
-        """The failure of the command; None if it succeeded or did not run."""
+        """The failure of the command, if it ran and failed."""
         if self.outcome is None or self.outcome.succeeded:
             return None
         return CommandError(f"message {self.received.id}: {self.outcome}")
@@ -404,7 +404,6 @@ class Watcher:
 
 
 def _locks_of(round_: Round) -> Path:
-    """Return the folder of the commands' locks."""
     return round_.state.path.parent / "handovers"
 
 
