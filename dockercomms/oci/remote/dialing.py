@@ -1,7 +1,8 @@
-"""Connecting to a host that has several addresses, of which some may be dead.
+"""Connections to hosts with several addresses, some of which may be dead.
 
-A dead first address (broken IPv6, a fallen node) would cost each new connection its whole time
-limit. So the next address is tried beside it after a quarter of a second; the first answer wins.
+A dead first address (broken IPv6, a failed node) would cost each new connection the whole time
+limit. So the next address is tried in parallel after a quarter of a second; the first to connect
+wins.
 
 Source: RFC 8305, "Happy Eyeballs Version 2", sections 4 and 5.
 """
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 
 STAGGER_SECONDS = 0.25
-"""How long an address is alone before the next one is tried beside it (RFC 8305 section 5)."""
+"""The wait before the next address is tried in parallel (RFC 8305 section 5)."""
 
 
 def dial(host: str, port: int, seconds: float) -> socket.socket:
@@ -25,14 +26,14 @@ def dial(host: str, port: int, seconds: float) -> socket.socket:
     Args:
         host: A name or an address.
         port: The port.
-        seconds: How long all of it may take, the look-up of the name aside.
+        seconds: The time limit for all attempts, without the look-up of the name.
 
     Raises:
         TimeoutError: no address answered in time.
         OSError: the name is not found, or every address refused; the last one's error.
     """
     addresses = _in_turns(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    if len(addresses) == 1 or os.name == "nt":  # a select of Windows does not tell of refusals
+    if len(addresses) == 1 or os.name == "nt":  # select does not report refusals on Windows
         return socket.create_connection((host, port), seconds)
     deadline = time.monotonic() + seconds
     refusal: OSError = TimeoutError(f"{host}: no connection in {seconds:g} s")
@@ -64,18 +65,18 @@ def dial(host: str, port: int, seconds: float) -> socket.socket:
 _Address = tuple[
     int, int, int, str, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 ]
-"""What `socket.getaddrinfo` gives."""
+"""The result type of `socket.getaddrinfo`."""
 
 
 def _in_turns(found: Sequence[_Address]) -> list[_Address]:
-    """Return addresses with the families in turns, the system's first one first."""
+    """Return the addresses with alternating families, the system's first one first."""
     first = [address for address in found if address[0] == found[0][0]]
     other = [address for address in found if address[0] != found[0][0]]
     return [one for one in chain.from_iterable(zip_longest(first, other)) if one is not None]
 
 
 def _begin(selector: selectors.BaseSelector, address: _Address) -> OSError | None:
-    """Begin to connect; return why that is impossible, None where it is under way."""
+    """Begin to connect; return the error if that is impossible, else `None`."""
     family, kind, protocol, _, where = address
     try:
         sock = socket.socket(family, kind, protocol)

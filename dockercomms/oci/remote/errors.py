@@ -1,13 +1,12 @@
-"""What the errors of requests, urllib3, oras and the socket layer become: one table.
+"""The conversion of foreign errors and of refusing responses into errors of dockercomms.
 
-`foreign_errors` is the one place that catches them; nothing above `session` sees a foreign class.
-It is found by its name, so that no HTTP library is imported before it is used; a test walks the
-libraries' exceptions and fails on one that the table does not have. oras has one exception of its
-own, which it raises nowhere (0.2.43; a test holds that).
+`foreign_errors` is the only place that catches errors of requests, urllib3, oras and the socket
+layer. Its table `_FOREIGN` names them as text, so that no HTTP library is imported before it is
+used; a test walks the libraries' exceptions and fails on one that the table does not have. oras has
+one exception of its own, which it never raises (0.2.43; a test holds that).
 
-What a refusal means: the error for a response's status and body.
-
-`errors` knows no responses, so that `error_from_response` stands here.
+`error_from_response` chooses the error for a response's status and body. It is here because
+`dockercomms.errors` knows no responses.
 
 Source: OCI distribution-spec v1.1.1, "Error Codes".
 """
@@ -54,13 +53,13 @@ from dockercomms.oci.remote.exchange import (
 from dockercomms.oci.remote.proxies import PROXY_HINT
 
 MAX_ERROR_BODY_BYTES = 8192
-"""How much of an error's body is read: what registries write fits many times."""
+"""The most bytes of an error's body that are read: several times the size of real ones."""
 
 MAX_MESSAGE_CHARACTERS = 500
-"""How much of a registry's own text goes into a message."""
+"""The longest part of a registry's own text in an error message."""
 
 _PART_UNKNOWN = (ManifestUnknown, BlobUnknown, UploadUnknown)
-"""What is missing inside a repository that is there."""
+"""Errors about missing content of an existing repository."""
 
 _STATUS_CLASSES: dict[int, type[RegistryError]] = {
     HTTPStatus.UNAUTHORIZED: Unauthorized,
@@ -71,18 +70,18 @@ _STATUS_CLASSES: dict[int, type[RegistryError]] = {
     HTTPStatus.TOO_MANY_REQUESTS: TooManyRequests,
     HTTPStatus.NOT_IMPLEMENTED: Unsupported,
 }
-"""What a status means where no OCI code says it."""
+"""The class for a status without an OCI code."""
 
 
 def check_response(
     response: Response, *ok: int, not_found: type[NotFoundError] | None = None
 ) -> None:
-    """Accept a response whose status is in `ok` (any 2xx if none is given).
+    """Accept a response whose status is in `ok` (any 2xx if it is empty).
 
     Args:
-        response: The answer; closed if it is refused.
-        ok: The statuses that are right.
-        not_found: What a 404 means for this request.
+        response: The response; closed if it is refused.
+        ok: The accepted statuses.
+        not_found: The class for a 404 of this request.
 
     Raises:
         RegistryError: any other status; the class follows code and status.
@@ -97,11 +96,11 @@ def check_response(
 def error_from_response(
     response: Response, *, not_found: type[NotFoundError] | None = None
 ) -> RegistryError:
-    """Return the error that `response` is; reads at most `MAX_ERROR_BODY_BYTES` of its body.
+    """Return the error for `response`; reads at most `MAX_ERROR_BODY_BYTES` of its body.
 
-    The first code that we know decides the class; a JSON body is read whatever its content type
-    says. Without a code the status decides, and `not_found` says what 404 means for this request.
-    416 is always `RangeInvalid`, and a 404 never a question of credentials.
+    The first known code decides the class; a JSON body is read with any content type. Without a
+    code the status decides, and `not_found` is the class for a 404. 416 is always `RangeInvalid`,
+    and a 404 is never an `AuthError`.
     """
     body = _body(response)
     too_large = len(body) > MAX_ERROR_BODY_BYTES
@@ -140,7 +139,7 @@ def _body(response: Response) -> bytes:
         body = read_up_to(response, MAX_ERROR_BODY_BYTES + 1)
         return unpacked(response, body, MAX_ERROR_BODY_BYTES + 1)
     except (NetworkError, BadAnswer):
-        # docker-registry 2.8 announces a body with some of its 416 that never comes (measured)
+        # docker-registry 2.8 announces a body with some 416 and never sends it (measured)
         return b""
 
 
@@ -151,21 +150,21 @@ def _class_for(
     if status == HTTPStatus.BAD_REQUEST and response.method == "HEAD":
         return Unsupported
     if status < HTTPStatus.BAD_REQUEST:
-        return BadAnswer  # a login page, or the way to one
+        return BadAnswer  # a login page, or a redirect to one
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return RangeInvalid
     cls = OCI_ERROR_CLASSES.get(code) or _STATUS_CLASSES.get(status, RegistryError)
     if status == HTTPStatus.NOT_FOUND and issubclass(cls, AuthError):
-        cls = NotFoundError  # a registry that tells strangers nothing says that there is nothing
-    # Registries name the wrong missing thing: ggcr says NAME_UNKNOWN for a missing tag's index,
-    # others MANIFEST_UNKNOWN for a blob. The request says what was asked for, but for NAME_UNKNOWN.
+        cls = NotFoundError  # some registries answer 404 to hide content from strangers
+    # Registries name the wrong missing object: ggcr says NAME_UNKNOWN for a missing tag's index,
+    # others MANIFEST_UNKNOWN for a blob. The request tells the object, except for NAME_UNKNOWN.
     if not_found is not None and issubclass(cls, NotFoundError) and cls is not NameUnknown:
         return not_found
     return cls
 
 
 def _entries(body: bytes) -> tuple[tuple[str, str, str], ...]:
-    """Return code, message and detail of each OCI error in `body`, nothing if it is other text."""
+    """Return code, message and detail of each OCI error in `body`, empty for other text."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -189,7 +188,7 @@ def _entries(body: bytes) -> tuple[tuple[str, str, str], ...]:
 
 
 def _entry_text(code: str, message: str, detail: str) -> str:
-    """Return what one error says; its detail is often all that tells the cause (GitLab, Harbor)."""
+    """Return the text of one error; often only its detail tells the cause (GitLab, Harbor)."""
     name = code.replace("_", " ").lower()
     if message.lower() == name:
         message = ""
@@ -247,25 +246,25 @@ def _hint(cls: type[RegistryError], response: Response, url: str) -> str | None:
 
 
 _MAX_CAUSES = 20
-"""How deep a chain of exceptions is followed: real ones have up to six links."""
+"""The depth to which a chain of exceptions is followed: real ones have up to six links."""
 
 _TUNNEL = re.compile(r"Tunnel connection failed: ([1-5][0-9]{2}) ?(.*)")
-"""`http.client` has an answer to CONNECT in this text alone; a test holds it on each Python."""
+"""`http.client` has the answer to CONNECT in this text alone; a test holds it on each Python."""
 
 _Maker = Callable[[str, BaseException], DockerCommsError]
 
 
 @contextlib.contextmanager
 def foreign_errors(what: str) -> Iterator[None]:
-    """Raise ours for every error of the network and of its libraries in the block.
+    """Raise our error for every error of the network and of its libraries in the block.
 
     Args:
         what: The request, for the message: method and address without its query.
 
     Raises:
-        NetworkError: the connection failed; not `retryable` where trying again cannot help.
+        NetworkError: the connection failed; not `retryable` if another try cannot help.
         ProxyError: the proxy refused, or could not be reached.
-        BadAnswer: the registry gave an address or a body that cannot be used.
+        BadAnswer: the registry sent an unusable address or body.
         ConfigError: the proxy settings are wrong.
     """
     try:
@@ -283,12 +282,12 @@ def _foreign_classes() -> tuple[type[BaseException], ...]:
 
     import urllib3.exceptions  # noqa: PLC0415 - loaded with requests
 
-    # requests' own are OSErrors; some of urllib3's are ValueErrors and nothing else
+    # requests' own are OSErrors; some of urllib3's are only ValueErrors
     return OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError
 
 
 def error_from_exception(error: BaseException, what: str) -> DockerCommsError | None:
-    """Return our error for a foreign one, None if it is no error of the network."""
+    """Return our error for a foreign one, `None` if it is no error of the network."""
     for cls in type(error).__mro__:
         maker = _FOREIGN.get(f"{cls.__module__.partition('.')[0]}.{cls.__name__}")
         if maker is not None:
@@ -297,13 +296,13 @@ def error_from_exception(error: BaseException, what: str) -> DockerCommsError | 
 
 
 def _network(what: str, error: BaseException) -> NetworkError:
-    """Tell from the innermost cause what happened, and whether it may pass."""
+    """Return the error for the innermost cause, which decides whether a retry may help."""
     for cause in _causes(error):
         name = f"{type(cause).__module__.partition('.')[0]}.{type(cause).__name__}"
         if name in _TLS:
             return _tls(what, cause)
         if isinstance(cause, socket.gaierror):
-            # EAI_AGAIN is the resolver's own trouble; every other answer is final
+            # EAI_AGAIN is a failure of the resolver; every other result is final
             return NetworkError(
                 f"{what}: host name not found",
                 retryable=cause.errno == socket.EAI_AGAIN,
@@ -319,7 +318,7 @@ def _network(what: str, error: BaseException) -> NetworkError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and what led to it, the innermost first."""
+    """Yield `error` and its causes, the innermost first."""
     found: list[BaseException] = []
     pending: list[object] = [error]
     while pending and len(found) < _MAX_CAUSES:
@@ -341,7 +340,7 @@ def _tls(what: str, cause: BaseException) -> NetworkError:
             "/etc/docker/certs.d/HOST/ca.crt",
         )
     reason = str(getattr(cause, "reason", "") or "failed").replace("_", " ").lower()
-    # The connection was cut in the middle of TLS: no verdict about anything
+    # The connection broke inside TLS; the certificate was not refused
     passing = name in {"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"}
     return NetworkError(
         f"{what}: TLS: {reason}",
@@ -381,7 +380,7 @@ _CAUSES = {
 }
 
 _WRONG_PORT = {"builtins.ConnectionRefusedError", "http.BadStatusLine"}
-"""Where nothing has answered before, no registry is there."""
+"""Before the first response, these mean that no registry listens on this port."""
 
 
 def _address(what: str, error: BaseException) -> DockerCommsError:
@@ -400,7 +399,7 @@ def _proxy(what: str, error: BaseException) -> DockerCommsError:
 
 
 def _proxy_failed(what: str, error: BaseException) -> DockerCommsError:
-    """Tell what the proxy answered to CONNECT, or why no answer came: no fault of the registry."""
+    """Return the error for the proxy's answer to CONNECT, or for its absence."""
     for cause in _causes(error):
         answered = _TUNNEL.match(str(cause))
         if answered is not None:
@@ -411,7 +410,7 @@ def _proxy_failed(what: str, error: BaseException) -> DockerCommsError:
 
 
 def proxy_refusal(what: str, status: int, reason: str) -> ProxyError:
-    """Return the error for an answer that the proxy itself gave."""
+    """Return the error for a response of the proxy itself."""
     answer = f"{status} {reason}".strip()
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return ProxyError(
@@ -458,8 +457,7 @@ _FOREIGN: dict[str, _Maker] = {
     "urllib3.HTTPError": _network,
     "http.HTTPException": _network,
 }
-"""Package and class name, found along the method resolution order, to what it becomes.
+"""The conversion for each package and class name, searched along the method resolution order.
 
-`InvalidSchema` is what requests says where a SOCKS proxy is set and PySocks is missing: our own
-addresses are always http or https.
-"""
+requests raises `InvalidSchema` if a SOCKS proxy is set and PySocks is missing: our own addresses
+are always http or https."""

@@ -1,8 +1,8 @@
-"""How slowly a registry may answer: a least pace for bodies, a limit for heads.
+"""Limits on slow registries: a minimum pace for bodies, a time limit for heads.
 
-A limit on silence alone lets one byte a second hold a receive for ever. So a body that is slower
-than `LEAST_BYTES_PER_SECOND` for `PACE_SECONDS` ends with an error, and so does a head that takes
-longer than `HEAD_SECONDS` from its first byte to its last.
+With a limit on silence alone, one byte a second could block a receive for ever. So a body that is
+slower than `LEAST_BYTES_PER_SECOND` for `PACE_SECONDS` ends with an error, and so does a head that
+takes longer than `HEAD_SECONDS` from its first byte to its last.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
     import socket
 
 PACE_SECONDS = 60.0
-"""So long a body may be slower on average; a silence that `--timeout` allows may be longer."""
+"""The time over which a body's pace is averaged; `--timeout` may allow a longer silence."""
 
 HEAD_SECONDS = 30.0
-"""All heads of one answer, each from its first byte to its last; silence before it is another
-matter, since a registry may have much to do."""
+"""The limit for all heads of one response, each from its first byte to its last. The silence before
+a head is not counted, since a registry may need time for its work."""
 
 MAX_INFORMATIONAL = 8
-"""Answers of the kind 1xx before the one that counts; servers send one or two."""
+"""1xx responses before the final one; servers send one or two."""
 
 MAX_TRAILERS = 100
 MAX_LINE_BYTES = 65536
 FREE_CHUNKS = 4096
 LEAST_CHUNK_BYTES = 128
-"""The least size of a body's chunks on average, but for the first: chunks of one byte take thirty
+"""The minimum average size of a body's chunks, without the first: chunks of one byte take thirty
 times the memory of their body, and minutes."""
 SEND_BYTES = 2**18
-"""How much is sent between two looks at the pace."""
+"""Bytes sent between two checks of the pace."""
 
 
 class SlowAnswer(OSError):
-    """An answer comes too slowly, or a body is taken too slowly."""
+    """A response comes too slowly, or a body is taken too slowly."""
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.ETIMEDOUT, text)
 
 
 class TooManyInformational(http.client.HTTPException):
-    """More than `MAX_INFORMATIONAL` answers of the kind 1xx."""
+    """More than `MAX_INFORMATIONAL` 1xx responses."""
 
 
 class TinyChunks(http.client.HTTPException):
@@ -58,31 +58,31 @@ class TinyChunks(http.client.HTTPException):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long one session waits."""
+    """The time limits of one session."""
 
     timeout: float
-    """Seconds that the other side may be silent, or take nothing."""
+    """Seconds for which the peer may send no bytes, or take none."""
     monotonic: Callable[[], float] = time.monotonic
 
     @property
     def window(self) -> float:
-        """Seconds over which the pace of a body is taken."""
+        """Return the seconds over which the pace of a body is averaged."""
         return max(PACE_SECONDS, self.timeout)
 
 
 @dataclass(slots=True)
 class Pace:
-    """The pace of one body. Only the time spent waiting for the other side counts."""
+    """The pace of one body. Only the time spent waiting for the peer counts."""
 
     patience: Patience
     _seconds: float = field(default=0.0, init=False)
     _bytes: int = field(default=0, init=False)
 
     def note(self, count: int, seconds: float) -> None:
-        """Note that `count` bytes took so long.
+        """Record that `count` bytes took this time.
 
         Raises:
-            SlowAnswer: too few bytes came in the time of the window.
+            SlowAnswer: too few bytes came within the window.
         """
         self._bytes += count
         self._seconds += seconds
@@ -94,7 +94,7 @@ class Pace:
 
 
 class PacedStream(io.RawIOBase):
-    """The bytes of one answer from a socket: first its heads, then its body."""
+    """The bytes of one response from a socket: first its heads, then its body."""
 
     def __init__(self, sock: socket.socket, patience: Patience) -> None:
         super().__init__()
@@ -107,11 +107,11 @@ class PacedStream(io.RawIOBase):
         self._head_seconds = 0.0
 
     def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - as a socket's
-        """Return the buffered stream; `http.client` asks a socket for it."""
+        """Return the buffered stream; `http.client` calls this on a socket."""
         return io.BufferedReader(self)
 
     def next_head(self) -> None:
-        """Expect a head; silence before it is bounded by the time limit alone."""
+        """Expect a head; only the time limit bounds the silence before it."""
         self._head_begun = False
 
     def end_head(self) -> None:
@@ -123,11 +123,11 @@ class PacedStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill `buffer` as far as bytes come at once, 0 at the end.
+        """Fill `buffer` with the bytes available, 0 at the end.
 
         Raises:
-            SlowAnswer: the other side is too slow.
-            TimeoutError: it is silent.
+            SlowAnswer: the peer is too slow.
+            TimeoutError: the peer is silent.
         """
         if self._in_head:
             return self._read_head(buffer)
@@ -137,7 +137,7 @@ class PacedStream(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the stream of the socket."""
         self._raw.close()
         super().close()
 
@@ -165,7 +165,7 @@ class PacedStream(io.RawIOBase):
 
 
 class PacedResponse(http.client.HTTPResponse):
-    """An answer that is read at no less than the least pace, with few heads and trailers."""
+    """A response with a minimum pace and limited numbers of heads and trailers."""
 
     def __init__(self, sock: socket.socket, patience: Patience, **options: Any) -> None:
         self._stream = PacedStream(sock, patience)
@@ -210,8 +210,8 @@ def send_paced(sock: socket.socket, piece: bytes | memoryview, pace: Pace) -> No
     """Send all of `piece`.
 
     Raises:
-        SlowAnswer: the other side takes it too slowly.
-        TimeoutError: it takes nothing.
+        SlowAnswer: the peer takes it too slowly.
+        TimeoutError: the peer takes no bytes.
     """
     monotonic = pace.patience.monotonic
     view = memoryview(piece)

@@ -1,8 +1,8 @@
-"""Which proxy a request goes through, and which hosts are asked without one.
+"""The choice of a proxy for a request, and of the hosts that need none.
 
-HTTPS_PROXY, HTTP_PROXY and ALL_PROXY are read in both spellings (the lower-case one first), and
-where none is set the system's settings on macOS and Windows. NO_PROXY is read as Go's programs
-read it: docker, crane and oras then take the same way as dockercomms.
+HTTPS_PROXY, HTTP_PROXY and ALL_PROXY are read in both spellings (the lower-case one first), or else
+the system's settings on macOS and Windows. NO_PROXY is read as in Go programs, so that docker,
+crane, oras and dockercomms take the same way.
 
 Source: golang.org/x/net v0.40.0, http/httpproxy, "Config.NoProxy".
 """
@@ -25,13 +25,13 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy for the http or https `url`, None to connect directly.
+    """Return the address of the proxy for the http or https `url`, `None` to connect directly.
 
-    The address has a scheme, and may have a user and password. This machine's own loopback is
-    never asked through a proxy, as with Go's programs: a proxy cannot reach it.
+    The address has a scheme, and may have a user and password. Requests to this machine's loopback
+    never use a proxy, as in Go programs: a proxy cannot reach it.
 
     Raises:
-        ConfigError: the address that is set cannot be used. It is not shown: it may hold a
+        ConfigError: the configured address is unusable. The message omits it: it may hold a
             password.
     """
     import urllib.request  # noqa: PLC0415 - it is slow to load, and requests loads it anyway
@@ -54,7 +54,7 @@ def is_exempt(no_proxy: str, host: str, port: int) -> bool:
 
     Its entries, between commas or spaces, are `*` for all hosts, an IP address or network in CIDR
     form, `example.com` for that host and those below it, `.example.com` or `*.example.com` for
-    those below it alone. All but `*` and networks may end in a port. Case means nothing.
+    those below it alone. All but `*` and networks may end in a port. Case is ignored.
     """
     name = host.lower().rstrip(".")
     address = _ip(name)
@@ -80,7 +80,7 @@ def shown(proxy: str) -> str:
 
 
 def login_header(proxy: str) -> str | None:
-    """Return the `Proxy-Authorization` for the user and password in an address, None without."""
+    """Return the `Proxy-Authorization` for an address, `None` if it has no user and password."""
     user, at, _ = urlsplit(proxy).netloc.rpartition("@")
     if not at:
         return None
@@ -96,7 +96,7 @@ def _is_below(name: str, wanted: str) -> bool:
 
 
 def _split_port(entry: str) -> tuple[str, str]:
-    """Return host without brackets and port ("" for none) of an entry."""
+    """Return host without brackets and port ("" without one) of an entry."""
     bracketed = re.fullmatch(r"\[(.*)\](?::([0-9]*))?", entry)
     if bracketed is not None:
         return bracketed[1], bracketed[2] or ""
@@ -114,7 +114,7 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the network in CIDR form, None for anything else."""
+    """Return the network in CIDR form, `None` for other text."""
     try:
         return ipaddress.ip_network(text, strict=False) if "/" in text else None
     except ValueError:

@@ -1,11 +1,11 @@
-"""One retry policy: which failures are tried again, after how long, and how often.
+"""The retry policy: which failures are tried again, after which wait, and how many times.
 
-It works on values and knows nothing of HTTP libraries: whoever tries something turns what went
-wrong into a `DockerCommsError`, and asks. Two levels use it: the session for each HTTP request,
-and the uploader for a whole upload. An upload that retries runs its requests with
-`RetryPolicy.none()`, so that attempts and events stay exact.
+The policy works on values and needs no HTTP library: the caller converts a failure into a
+`DockerCommsError`. Two levels use it: the session for each HTTP request, and the uploader for a
+whole upload. An upload that retries sends its requests with `RetryPolicy.none()`, so that attempts
+and events stay exact.
 
-A whole operation, which raises where it fails:
+`RetryPolicy.call` retries a function that raises on failure:
 
 Example:
     >>> from dockercomms.errors import NetworkError
@@ -21,8 +21,7 @@ Example:
     >>> policy.call(operation, clock=SystemClock())
     '201'
 
-A single exchange whose caller also wants the answers that are no success (the session) drives
-`Retrying` itself:
+A caller that also needs the responses of failures (the session) drives `Retrying` itself:
 
     retrying = Retrying(policy, clock, replayable=body_can_be_sent_again)
     while True:
@@ -31,11 +30,11 @@ A single exchange whose caller also wants the answers that are no success (the s
         except NetworkError as error:
             retrying.pause(Failure.of(error))       # waits, or raises the final error
             continue
-        failure = failure_from(response)            # None for what is no failure
+        failure = failure_from(response)            # no failure for a success
         if failure is None or not retrying.again(failure):
             return response                         # or raise retrying.final(failure)
 
-Sources: RFC 9110 section 10.2.3 (Retry-After); the presets' numbers are those of agentfile
+Sources: RFC 9110 section 10.2.3 (Retry-After). The presets' numbers are those of agentfile
 (`requests`), cog (`upload`) and Docker's meta-scripts (`hub`), as measured in spec/seeds.
 """
 
@@ -66,54 +65,54 @@ T = TypeVar("T")
 
 _TOO_MANY_REQUESTS = 429
 _FINAL = frozenset({501, 505})
-"""Not implemented, no such HTTP version: a second try changes neither (RFC 9110 section 15.6)."""
+"""Not implemented, unsupported version: a second try changes neither (RFC 9110 section 15.6)."""
 _SERVER_ERRORS = frozenset(range(500, 600)) - _FINAL
 REQUESTS_MAX_ELAPSED_SECONDS = 30.0
-"""One HTTP request with all its repetitions; a user who waits longer thinks that it hangs."""
+"""The limit of one HTTP request with all its retries; a user who waits longer thinks it hangs."""
 
 MAX_DELAY_SECONDS = 60.0
-"""No single wait is longer; a registry that asks for more is not waited for, but reported."""
+"""The longest single wait; if a registry asks for more, the request fails."""
 
 HUB_MAX_ELAPSED_SECONDS = 300.0
-"""Docker Hub fills a bucket of 300 at 5 per second in 60 s; five times that has seen it refill."""
+"""Docker Hub fills a bucket of 300 at 5 per second in 60 s; this is five times as long."""
 
 REFUSED_ATTEMPTS = 2
-"""Tries where a connection is refused and nothing has answered before: at most 2 s."""
+"""Tries of a refused connection before the first response: at most 2 s."""
 
 _PROBE_ATTEMPTS = 2
 
 HUB_RATE_PER_SECOND = 5.0
 HUB_BURST = 300
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998
-"""Of dates that are believed: a span more or less is still a time that Python can hold."""
+"""The years of accepted dates: one span before or after them is still a valid datetime."""
 _RETRY_AFTER_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One try that failed, in the words the policy decides by."""
+    """One failed try, with the values that the policy decides by."""
 
     error: DockerCommsError
-    """What is raised if this was the last try."""
+    """Raised if this was the last try."""
     status: int = 0
-    """The HTTP status; 0 if there was no answer."""
+    """The HTTP status; 0 without a response."""
     code: str = ""
-    """The OCI error code of the answer, "" if it had none."""
+    """The OCI error code of the response, "" without one."""
     retry_after: float | None = None
-    """Seconds the registry asks to wait, None if it does not say."""
+    """Seconds that the registry asks to wait, `None` if it does not say."""
     connection: bool = False
-    """Whether the connection failed in a way that may pass."""
+    """The connection failed in a way that may pass."""
     refused: bool = False
-    """Whether it was refused, or answered by no HTTP, where nothing has answered before: a wrong
-    port, or nothing runs."""
+    """The connection was refused, or the peer spoke no HTTP, before the first response: a wrong
+    port, or the server is down."""
 
     @classmethod
     def of(cls, error: DockerCommsError) -> Failure:
-        """Return what `error` says about itself; other classes than these are never retried."""
+        """Return the failure for `error`; errors of other classes are never retried."""
         if isinstance(error, NetworkError):
             return cls(error, connection=error.retryable, refused=error.refused)
         if isinstance(error, RegistryError):
-            # The code of a bare 429 is its class's: the registry did not say it
+            # The code of a bare 429 comes from our class, not from the registry
             bare = error.status == _TOO_MANY_REQUESTS and not error.body
             return cls(error, error.status, "" if bare else error.code, error.retry_after_seconds)
         return cls(error)
@@ -121,52 +120,52 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryEvent:
-    """A try failed and there will be another one."""
+    """A failed try that will be followed by another one."""
 
     attempt: int
-    """The try that failed, from 1."""
+    """The number of the failed try, from 1."""
     max_attempts: int | None
-    """How many there may be; None where only time limits them."""
+    """The maximum number of tries; `None` if only time limits them."""
     error: DockerCommsError
     next_retry_in: float
     """Seconds until the next try."""
 
 
 RetryHook = Callable[[RetryEvent], bool | None]
-"""Called before each wait. False aborts with `RetryAborted`; anything else goes on."""
+"""Called before each wait. False aborts with `RetryAborted`; any other value continues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Which failures are tried again, after how long, and how often.
+    """A policy: the failures to retry, the waits, and the number of tries.
 
     The n-th wait is `initial * factor ** (n - 1)`, at most `max_delay`, changed at random by a
-    share between the two of `jitter`. The jitter never feeds back into the next wait.
+    share between the two of `jitter`. The jitter has no effect on the next wait.
     """
 
     max_attempts: int | None = None
-    """Tries in all, the first included; None: only `max_elapsed` ends it."""
+    """Tries in all, the first included; `None`: only `max_elapsed` limits them."""
     max_elapsed: float | None = REQUESTS_MAX_ELAPSED_SECONDS
-    """Seconds in all, the tries included. A wait that would pass it is not begun."""
+    """Seconds in all, the tries included. A wait beyond it is not begun."""
     initial: float = 0.5
     """Seconds before the second try."""
     factor: float = 1.5
     jitter: tuple[float, float] = (0.0, 0.0)
     """Lowest and highest share of the wait that is added to it."""
     max_delay: float = MAX_DELAY_SECONDS
-    """Ceiling of a wait before its jitter. A longer Retry-After ends the retrying."""
+    """The longest wait before its jitter. A longer Retry-After ends the retrying."""
     statuses: frozenset[int] = frozenset()
     """HTTP statuses that are retried."""
     codes: frozenset[str] = frozenset()
-    """OCI error codes that are retried whatever the status."""
+    """OCI error codes that are retried with any status."""
     uncounted: frozenset[int] = frozenset()
     """Statuses whose tries do not count towards `max_attempts`."""
     refused_attempts: int | None = None
-    """Tries where a connection is refused and nothing has answered before; None: as any other."""
+    """Tries of a refused connection before the first response; `None`: no separate limit."""
     retry_connection: bool = False
-    """Whether connections that fail or break are retried."""
+    """Retry failed and broken connections."""
     respect_retry_after: bool = False
-    """Whether a Retry-After lengthens the wait, and a 429 that carries one is retried."""
+    """Wait as long as Retry-After says, and retry a 429 that has one."""
     on_retry: RetryHook | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -185,10 +184,10 @@ class RetryPolicy:
 
     @classmethod
     def requests(cls, *, on_retry: RetryHook | None = None) -> RetryPolicy:
-        """Return the policy of single HTTP requests: what passes by itself within 30 s.
+        """Return the policy of single HTTP requests: failures that pass by themselves within 30 s.
 
-        Connections that fail, every 5xx but 501 and 505, and of the 4xx those that ask for another
-        try (RFC 9110, RFC 6585, RFC 8470): 408, 425 and 429, with Retry-After or without: Quay,
+        It retries failed connections, every 5xx but 501 and 505, and the 4xx that ask for another
+        try (RFC 9110, RFC 6585, RFC 8470): 408, 425 and 429, with or without Retry-After: Quay,
         ECR, ACR and GHCR send a bare one.
         """
         return cls(
@@ -209,7 +208,7 @@ class RetryPolicy:
             initial=2.0,
             factor=2.0,
             jitter=(0.0, 0.1),
-            # 499 and 522 are answers of nginx and of a CDN whose registry did not answer in time
+            # nginx and CDNs send 499 and 522 if the registry behind them does not answer in time
             statuses=frozenset({408, 499, 500, 502, 503, 504, 522}),
             codes=frozenset({"TOOMANYREQUESTS", "UNKNOWN", "UNAVAILABLE", "BLOB_UPLOAD_INVALID"}),
             retry_connection=True,
@@ -219,9 +218,9 @@ class RetryPolicy:
 
     @classmethod
     def hub(cls, *, on_retry: RetryHook | None = None) -> RetryPolicy:
-        """Return the policy for Docker Hub: a try each second, 429 until the time is up.
+        """Return the policy for Docker Hub: one try each second, for a 429 until the time is up.
 
-        Of the 5xx, three tries in all. Used together with `RateLimiter.hub`.
+        5xx are tried three times in all. Use it together with `RateLimiter.hub`.
         """
         return cls(
             max_attempts=3,
@@ -240,9 +239,9 @@ class RetryPolicy:
         return cls(max_attempts=1)
 
     def for_probes(self) -> RetryPolicy:
-        """Return this policy for a question that any answer decides: its answers are final.
+        """Return this policy for a question that any response decides: responses are final.
 
-        A connection that breaks is tried once more: one that was kept open may have ended.
+        A broken connection is tried once more: a kept connection may have ended.
         """
         return replace(
             self,
@@ -253,11 +252,11 @@ class RetryPolicy:
         )
 
     def retryable(self, failure: Failure) -> bool:
-        """Return whether `failure` is of a kind that is tried again, time and tries permitting."""
+        """Return whether failures like `failure` are retried, if time and tries allow it."""
         if failure.connection:
             return self.retry_connection
         if failure.status in _FINAL:
-            return False  # whatever its code says
+            return False  # with any code
         if failure.status in self.statuses or failure.code in self.codes:
             return True
         return (
@@ -267,17 +266,18 @@ class RetryPolicy:
         )
 
     def call(self, operation: Callable[[], T], *, clock: Clock, replayable: bool = True) -> T:
-        """Return what `operation` returns, calling it again as this policy says.
+        """Return the result of `operation`, calling it again as this policy says.
 
         Args:
-            operation: Raises a `DockerCommsError` where it fails.
+            operation: Raises a `DockerCommsError` on failure.
             clock: The time and the waiting.
-            replayable: False if `operation` cannot be done twice (a body that is used up).
+            replayable: False if `operation` cannot be repeated (its body is used up).
 
         Raises:
             RetryAborted: `on_retry` returned False.
-            NetworkError: the tries or the time are used up; carries how many and how long.
-            DockerCommsError: what `operation` raised, if it is not to be retried.
+            NetworkError: the tries or the time are used up; has the attempts and the waited
+                seconds.
+            DockerCommsError: the error of `operation`, if it is not retried.
         """
         retrying = Retrying(self, clock, replayable=replayable)
         while True:
@@ -288,13 +288,13 @@ class RetryPolicy:
 
 
 class Retrying:
-    """One thing being tried under a policy: counts, waits, and says when to stop.
+    """One operation under a policy: counts the tries, waits, and decides when to stop.
 
-    The time starts when it is made. Not for several threads.
+    The time starts when the object is created. Not for several threads.
 
     Args:
-        policy: What is retried.
-        clock: The time, the waiting and the chance.
+        policy: The policy.
+        clock: The time, the waiting and the randomness.
         replayable: False if it cannot be tried twice, such as a request whose body is used up.
     """
 
@@ -306,12 +306,12 @@ class Retrying:
         self._base = min(policy.initial, policy.max_delay)
         self._counted = 0
         self.attempts = 0
-        """Tries that failed so far."""
+        """Failed tries so far."""
         self.waited_seconds = 0.0
         """Seconds waited between them."""
 
     def again(self, failure: Failure) -> bool:
-        """Count `failure`; wait and return True if there is to be another try, else False.
+        """Count `failure`; wait and return True if another try follows, else return False.
 
         Raises:
             RetryAborted: the policy's hook returned False.
@@ -341,7 +341,7 @@ class Retrying:
 
         Raises:
             RetryAborted: the policy's hook returned False.
-            DockerCommsError: there is to be no other try; see `final`.
+            DockerCommsError: no other try follows; see `final`.
         """
         if self.again(failure):
             return
@@ -353,8 +353,8 @@ class Retrying:
     def final(self, failure: Failure) -> DockerCommsError:
         """Return the error to raise after the last try.
 
-        That is `failure.error` where it was not of a kind to retry or is a 429; otherwise a
-        `NetworkError` that says how often was tried and how long was waited.
+        That is `failure.error` for a 429 or a failure that is not retried, otherwise a
+        `NetworkError` with the number of tries and the time waited.
         """
         error = failure.error
         if isinstance(error, TooManyRequests) or failure.status == _TOO_MANY_REQUESTS:
@@ -379,23 +379,25 @@ class Retrying:
 
     @staticmethod
     def _hint(failure: Failure) -> str | None:
-        """Return how long the registry asks to wait, before the error's own hint."""
+        """Return the wait that the registry asks for, before the error's own hint."""
         own = (failure.error.hint or "").splitlines()
         if failure.retry_after is not None:
             asked = f"the registry asks to wait {failure.retry_after:.0f} s"
-            # An operation that retries as a whole gets errors whose request said it already
+            # The errors of an operation that retries as a whole have the hint of their request
+            # already
             own = own if asked in own else [asked, *own]
         return "\n".join(own) or None
 
     def _delay(self, failure: Failure) -> float | None:
-        """Return the seconds to wait now, None if they would be too many."""
+        """Return the seconds to wait now, `None` if they are too many."""
         policy = self._policy
         low, high = policy.jitter
         delay = self._base * (1 + low + (high - low) * self._clock.random())
         if policy.respect_retry_after and failure.retry_after is not None:
             if failure.retry_after > policy.max_delay:
                 return None
-            # Retry-After says how long at least; our own wait grows from try to try, so that a
+            # Retry-After is a minimum; our own wait grows with each try, to spare a registry that
+            # always says 0
             # registry that says 0 for ever is not hammered
             delay = max(delay, failure.retry_after)
         elapsed = self._clock.monotonic() - self._start
@@ -418,12 +420,12 @@ class Retrying:
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After header asks to wait, None if it says nothing usable.
+    """Return the seconds that a Retry-After header asks to wait, `None` for an unusable value.
 
     Args:
-        value: The header: a number of seconds or an HTTP date; None where there is none.
-        now: The time in UTC that a date is compared with: best the same answer's `Date`, so that
-            a wrong clock on either side does not matter.
+        value: The header: a number of seconds or an HTTP date; `None` without one.
+        now: The time in UTC to compare a date with: best the `Date` of the same response, so that a
+            wrong clock on either side has no effect.
 
     Source: RFC 9110 section 10.2.3.
     """
@@ -437,14 +439,14 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def parse_date(text: str) -> datetime | None:
-    """Return the time in UTC that an HTTP date says, None if it says none from 1970 to 9998.
+    """Return an HTTP date as a time in UTC, `None` if it is invalid or not from 1970 to 9998.
 
     Source: RFC 9110 section 5.6.7.
     """
     try:
         moment = parsedate_to_datetime(text)
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError, TypeError, LookupError):  # `email` reads no date in some
+    except (ValueError, OverflowError, TypeError, LookupError):  # `email` raises all four
         return None
     return moment if _FIRST_YEAR <= moment.year <= _LAST_YEAR else None
 
@@ -474,9 +476,9 @@ class RateLimiter:
         return cls(HUB_RATE_PER_SECOND, HUB_BURST, clock=clock)
 
     def acquire(self) -> None:
-        """Take one request from the bucket, waiting until there is one.
+        """Take one request from the bucket; wait if it is empty.
 
-        Threads are served in the order in which they ask.
+        Threads are served in the order of their calls.
         """
         with self._lock:
             self._refill()
@@ -486,7 +488,7 @@ class RateLimiter:
             self._clock.sleep(wait)
 
     def drain(self) -> None:
-        """Empty the bucket: the registry said 429, so it counts otherwise than we do."""
+        """Empty the bucket: the registry sent a 429, so its own count differs from ours."""
         with self._lock:
             self._refill()
             self._tokens = min(self._tokens, 0.0)

@@ -1,18 +1,16 @@
-"""One exchange: authorise, retry, limit the rate, follow redirects, map foreign errors, redact.
+"""One HTTP exchange: authorise, retry, limit the rate, follow redirects, redact.
 
-requests is imported when the first session is made, not when this module is. `oci.oras` gives
-programs that were written for oras-py the same core.
+`Session` is used for all exchanges with a registry; `oci.oras` gives programs written for oras-py
+the same one. These rules hold for every exchange:
 
-What holds for every exchange: a registry's credentials go to its own origin and to the realm that
-it names, never along a redirect or a `Location`; redirects are followed only where a request says
-so; nothing is without a time limit; cookies and `~/.netrc` are unused.
+- A registry's credentials go to its own origin and to the realm that it names, never along a
+  redirect or a `Location`.
+- Redirects are followed only if the request allows it.
+- Every operation has a time limit.
+- Cookies and `~/.netrc` are not used.
 
-The transport that the session mounts: direct where it can be, through requests where it must.
-
-Time limits hold on everything, and each host has TLS settings of its own. Both classes are made on
-first use, because requests is loaded only then.
-
-Bytes of one HTTP exchange: a `Response` of a response of requests, and a body as a stream.
+The transport connects directly, or through requests if there is a proxy. requests is imported for
+the first session, not with this module, so the classes over it are created on first use.
 """
 
 from __future__ import annotations
@@ -63,15 +61,15 @@ if TYPE_CHECKING:
     from dockercomms.oci.remote.pace import Patience
 
 CONNECT_SECONDS = 10.0
-"""How long one address may take to connect."""
+"""The time limit for connecting to one address."""
 
 POOL_CONNECTIONS = 32
-"""Connections kept for use again; more threads than that work, on connections of their own."""
+"""Connections kept for later requests; further threads open their own."""
 
 
 @functools.cache
 def adapter_class() -> Any:
-    """Return the transport: time limits on everything, and our own TLS settings per host."""
+    """Return the class of the transport: time limits everywhere, and TLS settings for each host."""
     import requests.adapters  # noqa: PLC0415, TID251 - loaded with oras
 
     from dockercomms.oci.remote.direct import Connections, exchange  # noqa: PLC0415 - it loads http.client
@@ -124,7 +122,7 @@ def adapter_class() -> Any:
             return pool
 
         def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-            # urllib3 by itself trusts the system's certificates alone
+            # urllib3 itself trusts the system's certificates alone
             if proxy.lower().startswith("https://"):
                 options["proxy_ssl_context"] = self._context_for(shown(proxy))
             return super().proxy_manager_for(proxy, **options)
@@ -134,14 +132,14 @@ def adapter_class() -> Any:
             return {} if header is None else {"Proxy-Authorization": header}
 
         def cert_verify(self, *_: Any, **__: Any) -> None:
-            """Do nothing: the TLS context knows what to trust."""
+            """Skip the check here: the TLS context makes it."""
 
     return PatientAdapter
 
 
 @functools.cache
 def _response_class() -> Any:
-    """Return the `requests.Response` over a `DirectBody`, made without what nobody asks for."""
+    """Return a `requests.Response` class over a `DirectBody`, without the unused parts."""
     import requests  # noqa: PLC0415, TID251 - loaded with oras
     import requests.cookies  # noqa: PLC0415, TID251 - loaded with oras
 
@@ -170,9 +168,10 @@ def _response_class() -> Any:
 
 
 def _patient_class(patience: Patience, base: Any) -> Any:
-    """Return a connection class that gives sending as long as reading, and that reads paced.
+    """Return a connection class with one time limit for sending and reading, read at a pace.
 
-    urllib3 sends under the limit for connecting, which a slow link passes in the middle of a blob.
+    urllib3 applies the limit for connecting to sending, which is too short for a blob on a slow
+    link.
     """
     from dockercomms.oci.remote.pace import PacedResponse  # noqa: PLC0415 - it loads http.client
 
@@ -194,14 +193,14 @@ def _patient_class(patience: Patience, base: Any) -> Any:
 
 
 _COPIED_BYTES = 2**18
-"""How much goes through a copy at once where a proxy's connection cannot fill a buffer itself."""
+"""The size of copies where a proxy's connection cannot fill a buffer itself."""
 
 _DRAIN_BYTES = 65536
-"""How much of an unread body is read so that its connection can be used again."""
+"""The most bytes of an unread body that are read so that its connection can be used again."""
 
 
 class HTTPResponse:
-    """A `Response` over one of requests; its body's errors are ours."""
+    """A `Response` over a response of requests; its body raises our errors."""
 
     def __init__(self, raw: requests.Response, method: str, what: str) -> None:
         self._raw = raw
@@ -218,12 +217,12 @@ class HTTPResponse:
         return data
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once, 0 at the end; see `Response.readinto`."""
+        """Fill `buffer` with the bytes available, 0 at the end; see `Response.readinto`."""
         raw = self._raw.raw
         with foreign_errors(self._what):
             readinto = getattr(raw, "readinto", None)
             if readinto is None or not hasattr(raw, "challenges"):
-                # urllib3's own would unpack what is packed
+                # urllib3's own readinto would decode the content
                 data = raw.read(min(len(buffer), _COPIED_BYTES), decode_content=False)
                 buffer[: len(data)] = data
                 return len(data)
@@ -231,8 +230,8 @@ class HTTPResponse:
         return count
 
     def close(self) -> None:
-        """Release the connection, for use again where little of the body is left."""
-        # What is closed before its end costs a new connection, so the tails of answers are read
+        """Release the connection; keep it if little of the body is left."""
+        # A response closed before its end costs a new connection, so its last bytes are read
         left = getattr(self._raw.raw, "length_remaining", None)
         if left is None or left <= _DRAIN_BYTES:
             with contextlib.suppress(DockerCommsError):
@@ -249,7 +248,7 @@ class HTTPResponse:
 
 
 class SizedBody:
-    """What requests sends as a stream of known length, block by block as the source gives it."""
+    """A body of known length that requests sends as a stream, block by block."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -263,14 +262,14 @@ class SizedBody:
         return self._blocks
 
     def close(self) -> None:
-        """Close the source, also where sending broke off in the middle of it."""
+        """Close the source, also after an interrupted send."""
         close = getattr(self._blocks, "close", None)
         if close is not None:
             close()
 
 
 def open_body(body: bytes | Body | None) -> bytes | SizedBody | None:
-    """Return what requests is given to send."""
+    """Return the body in the form that requests sends."""
     if isinstance(body, Body):
         # requests sends an empty stream in chunks, which registries do not expect
         return SizedBody(body) if body.length else b""
@@ -278,32 +277,32 @@ def open_body(body: bytes | Body | None) -> bytes | SizedBody | None:
 
 
 TIMEOUT_SECONDS = 60.0
-"""How long the registry may be silent, or take none of what is sent."""
+"""The longest time for which the registry may send no bytes, or take none."""
 
 MAX_REDIRECTS = 5
 
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-]+(:[0-9]+)?/[A-Za-z0-9._~:/?@!$&'()*+,;=%\-]*")
-"""An address that needs no quoting, and whose host is written as it is sent."""
+"""An address that needs no quoting, with its host in the form that is sent."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LOG = logging.getLogger("dockercomms.oci")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One registry, and how it is spoken to."""
+    """One registry, and the settings for connections to it."""
 
     host: str
     """As in a reference: docker.io for Docker Hub."""
     plain_http: bool | None = None
-    """None: http for this machine's loopback (https there too with a `ca_file`), else https."""
+    """`None`: http for this machine's loopback (https there too with a `ca_file`), else https."""
     insecure: bool = False
-    """Leave the certificate of this host unchecked."""
+    """Skip the check of this host's certificate."""
     ca_file: str | None = None
     """Certificates that are trusted besides the system's."""
     timeout: float = TIMEOUT_SECONDS
     user_agent: str = f"dockercomms/{__version__}"
     debug_id: str = ""
-    """Stands in front of this session's log lines."""
+    """The prefix of this session's log lines."""
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -314,7 +313,7 @@ class Endpoint:
 
     @property
     def base_url(self) -> str:
-        """Scheme and host of every request, without a final slash."""
+        """Return scheme and host of every request, without a final slash."""
         plain = self.plain_http
         if plain is None:
             plain = is_loopback(self.host) and self.ca_file is None
@@ -328,10 +327,10 @@ class Session:
         endpoint: The registry.
         retry: The policy of single requests.
         clock: The time and the waiting.
-        transport: What sends instead of the network, for tests.
-        config: Where credentials are looked up; None: the user's own configuration.
-        credentials: Given credentials, which come before any configuration.
-        limiter: Shared by all that must stay below one rate; token requests count as well.
+        transport: Sends instead of the network, for tests.
+        config: The configuration with the credentials; `None`: the user's own.
+        credentials: Credentials that come before any configuration.
+        limiter: Shared by all sessions below one rate; token requests count as well.
     """
 
     def __init__(
@@ -392,7 +391,7 @@ class Session:
         raise BadAnswer(f"{redact_url(url)}: refused, because {self.base_url} is not left for it")
 
     def server_time(self) -> datetime | None:
-        """Return the registry's clock in UTC, None before its first answer."""
+        """Return the registry's clock in UTC, `None` before its first response."""
         with self._lock:
             known = self._server_time
         if known is None:
@@ -405,7 +404,7 @@ class Session:
         self.session.close()
 
     def _ask(self, request: Request) -> HTTPResponse:
-        """Ask once, following redirects; raise for a status that is not `request.ok`."""
+        """Send once, following redirects; raise for a status that is not in `request.ok`."""
         response = self._authorised(request, urljoin(self.base_url, request.url))
         for _ in range(MAX_REDIRECTS):
             if response.status not in _REDIRECTS or not request.redirects:
@@ -423,7 +422,7 @@ class Session:
         raise error
 
     def _authorised(self, request: Request, url: str) -> HTTPResponse:
-        """Ask one address; answer a challenge once, and only the registry's own."""
+        """Send to one address; answer one challenge, and only the registry's own."""
         if origin(url) != self._origin:
             return self._transmit(request, url, None)
         header = self.auth.header_for(request.scope)
@@ -441,7 +440,7 @@ class Session:
         return response
 
     def _transmit(self, request: Request, url: str, authorization: str | None) -> HTTPResponse:
-        """Send one HTTP request to `url` and return what comes, whatever its status."""
+        """Send one HTTP request to `url`; return the response with any status."""
         headers = {"Accept": "*/*", **request.headers}
         if authorization is not None:
             headers["Authorization"] = authorization
@@ -450,7 +449,7 @@ class Session:
         response = self._send_body(request, url, {**headers, "Expect": "100-continue"})
         if response.status != HTTPStatus.EXPECTATION_FAILED:
             return response
-        response.close()  # an old proxy; RFC 9110 section 10.1.1 asks for the same again
+        response.close()  # an old proxy; RFC 9110 section 10.1.1 says: send the same again
         return self._send_body(request, url, headers)
 
     def _send_body(self, request: Request, url: str, headers: Mapping[str, str]) -> HTTPResponse:
@@ -462,7 +461,7 @@ class Session:
                 body.close()
 
     def _exchange_token(self, asked: TokenRequest) -> TokenResponse:
-        """Ask a token server. What it is asked with goes nowhere else: no redirect is followed."""
+        """Send a token request; follow no redirect, so that its secrets stay with its server."""
         response = self._perform(asked.method, asked.url, asked.headers, asked.body)
         try:
             body = read_up_to(response, MAX_TOKEN_BYTES + 1)
@@ -481,7 +480,7 @@ class Session:
         way = f" through the proxy {shown(proxy)}" if proxy else ""
         what = f"{method} {redact_url(url)}{way}"
         started = self.clock.monotonic()
-        # What is hashed is what is stored: nothing on the way may pack it
+        # The bytes are hashed as stored: servers must not compress them
         ours = {"User-Agent": self.endpoint.user_agent, "Accept-Encoding": "identity"}
         try:
             with foreign_errors(what):
@@ -490,7 +489,7 @@ class Session:
                 proxies = {urlsplit(url).scheme: proxy} if proxy else {}
                 raw = adapter.send(prepared, stream=True, proxies=proxies)
         except NetworkError as error:
-            # A registry that has answered restarts; at a wrong port nothing ever did
+            # A registry that has answered before may restart; a wrong port has never answered
             error.refused = error.refused and not self._answered
             raise
         self._answered = True
@@ -504,10 +503,10 @@ class Session:
     def _prepared(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | SizedBody | None
     ) -> requests.PreparedRequest:
-        """Return what an adapter sends.
+        """Return the prepared request for an adapter.
 
-        requests looks at the environment and builds cookies for each request, which takes longer
-        than sending it; what is left is to quote addresses that need it.
+        requests reads the environment and builds cookies for each request, which takes longer than
+        sending it; only the quoting of unusual addresses is left to requests.
         """
         import requests  # noqa: PLC0415, TID251 - lazily
 
@@ -524,7 +523,7 @@ class Session:
         return prepared
 
     def _proxy(self, url: str) -> str | None:
-        """Return the proxy for `url`, looked up once for each origin: it reads the environment."""
+        """Return the proxy for `url`, read once from the environment for each origin."""
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if origin not in self._proxies:
@@ -538,7 +537,7 @@ class Session:
                 self._server_time = moment, self.clock.monotonic()
 
     def _tls_context(self, host: str) -> ssl.SSLContext:
-        """Return the TLS settings for `host` (with its port), made once."""
+        """Return the TLS settings for `host` (with its port), created once."""
         from dockercomms.oci.remote.tls import certificate_folders, make_context  # noqa: PLC0415 - HTTP needs none
 
         with self._lock:
@@ -555,9 +554,9 @@ class Session:
 
 
 def _is_page_for_write(request: Request, response: HTTPResponse) -> bool:
-    """Return whether a web page answers a write: a login page does, with 200.
+    """Return whether a web page answers a write, as login pages do with 200.
 
-    Quay's answers without a body call themselves HTML as well.
+    Quay marks responses without a body as HTML as well.
     """
     return (
         request.method not in {"GET", "HEAD"}
@@ -571,7 +570,7 @@ def _is_page_for_write(request: Request, response: HTTPResponse) -> bool:
 def _lookup(
     endpoint: Endpoint, config: DockerConfig | None, given: Credentials | None
 ) -> Callable[[str], Credentials | None]:
-    """Return what finds the credentials for a repository; nothing is read before it is asked."""
+    """Return the function that finds credentials for a repository; it reads files when called."""
 
     def find(repository: str) -> Credentials | None:
         if given is not None:
