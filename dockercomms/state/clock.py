@@ -30,10 +30,7 @@ SCHEMA = (
 
 
 class ClockRows:
-    """The table `clocks`, with one row. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The table `clocks`, with one row. Each method is one transaction, on disk when it returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

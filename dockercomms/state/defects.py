@@ -21,7 +21,7 @@ SCHEMA = (
 
 
 class DefectRows:
-    """The table `defects`, for all repositories. Every method may raise `LocalIOError`."""
+    """The table `defects`, for all repositories."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -45,8 +45,7 @@ KEEP_PULL = timedelta(hours=24)
 class PullRows:
     """The tables `pulls` and `pull_chunks`, written by the holder of a delivery's lock.
 
-    No method waits for the disk: data lost in a power failure is fetched again. Every method may
-    raise `LocalIOError` (see `Database`).
+    No method waits for the disk: data lost in a power failure is fetched again.
     """
 
     def __init__(self, database: Database) -> None:
@@ -143,10 +142,7 @@ class Delivery:
 
 
 class DeliveryRows:
-    """The table `deliveries`. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The table `deliveries`. Each method is one transaction, on disk when it returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -330,10 +326,7 @@ class Handover:
 
 
 class HandoverRows:
-    """The table `owed`. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The table `owed`. Each method is one transaction, on disk when it returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -216,11 +216,7 @@ class Candidate:
 
 
 class InboxRows(DeliveryRows):
-    """The table `candidates`, and the deliveries that all inboxes share.
-
-    Each method is one transaction, on disk when it returns. Every method may raise `LocalIOError`
-    (see `Database`).
-    """
+    """The tables of candidates and deliveries, for all inboxes. Each method is one transaction."""
 
     def add(self, me: str, repo: str, refs: Iterable[MessageRef], *, now: datetime) -> None:
         """Add the candidates that discovery found; known rows stay as they are."""

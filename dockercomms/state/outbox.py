@@ -51,10 +51,7 @@ class OutboxRow:
 
 
 class OutboxRows:
-    """The table `outbox`. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The table `outbox`. Each method is one transaction, on disk when it returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

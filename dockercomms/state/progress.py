@@ -129,10 +129,7 @@ class PieceLimits:
 
 
 class ProgressRows:
-    """The tables above. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The tables above. Each method is one transaction, on disk when it returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

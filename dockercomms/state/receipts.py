@@ -94,10 +94,7 @@ class ReceiptsProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRows:
-    """The tables above. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The tables above. Each method is one transaction, on disk when it returns."""
 
     database: Database
 

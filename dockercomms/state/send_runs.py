@@ -56,10 +56,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class SendRuns:
-    """The table `served`. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The table `served`. Each method is one transaction, on disk when it returns."""
 
     database: Database
 

@@ -95,10 +95,7 @@ class SendRow:
 
 @dataclass(frozen=True, slots=True)
 class Sends:
-    """The tables above. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The tables above. Each method is one transaction, on disk when it returns."""
 
     database: Database
 

@@ -74,10 +74,7 @@ class Gap:
 
 
 class StreamRows:
-    """The tables above. Each method is one transaction, on disk when it returns.
-
-    Every method may raise `LocalIOError` (see `Database`).
-    """
+    """The tables above. Each method is one transaction, on disk when it returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,7 +1,7 @@
-"""Authentication at one registry: challenges answered, tokens kept and renewed.
+"""Authentication at one registry: answers challenges, keeps and renews tokens.
 
-An `Authenticator` belongs to one registry host. It knows no HTTP library: whoever sends requests
-asks it for a header before, shows it the challenges of a 401 after, and sends its token requests:
+An `Authenticator` belongs to one registry host. It needs no HTTP library: the caller asks it for a
+header before each request, passes it the challenges of a 401, and sends its token requests:
 
     header = authenticator.header_for(scope)
     response = send(request, authorization=header)
@@ -10,16 +10,16 @@ asks it for a header before, shows it the challenges of a 401 after, and sends i
         if authenticator.answer_challenge(challenges_of(response), scope, header):
             continue                                  # once more, with header_for(scope)
 
-What the sender has to see to, because it cannot be seen here:
+The caller must keep these rules, which cannot be checked here:
 
-* `header_for` is sent to the registry's own origin only (scheme, host, port): never along a
-  redirect, a `Location` or a `Link` elsewhere. `answer_challenge` gets the headers of a 401 of
-  that origin only, and once per request.
-* `~/.netrc` must not replace the header: with requests, `session.auth = lambda request: request`.
-* The exchange sends a `TokenRequest` with the session's own TLS settings, proxies, time limit
-  and rate limiter; follows no redirect; reads at most MAX_TOKEN_BYTES + 1 bytes of the answer;
-  raises `NetworkError` where none comes. It may retry as its policy says.
-* No request or answer of it is logged with headers, query or body.
+- The header goes to the registry's own origin only (scheme, host, port): never along a redirect, a
+  `Location` or a `Link` elsewhere. `answer_challenge` gets the headers of a 401 of that origin
+  only, and once per request.
+- `~/.netrc` must not replace the header: with requests, `session.auth = lambda request: request`.
+- The exchange sends a `TokenRequest` with the session's own TLS settings, proxies, time limit and
+  rate limiter; follows no redirect; reads at most MAX_TOKEN_BYTES + 1 bytes of the response; raises
+  `NetworkError` without one. It may retry as its policy says.
+- No request or response of it is logged with headers, query or body.
 
 Sources: distribution's "Token Authentication Specification"; RFC 9110 section 11.
 """
@@ -62,7 +62,7 @@ __all__ = [
     "Credentials",
     "DockerConfig",
     "Scope",
-    "ScopedAuth",  # noqa: F822 - made by __getattr__, because it needs oras
+    "ScopedAuth",  # noqa: F822 - created by __getattr__, because it needs oras
     "TokenRequest",
     "TokenResponse",
     "parse_challenges",
@@ -70,13 +70,13 @@ __all__ = [
 ]
 
 BACKEND_NAME = "dockercomms"
-"""The name under which `ScopedAuth` stands among oras's authentication backends."""
+"""The name of `ScopedAuth` among oras's authentication backends."""
 
 MAX_LEEWAY_SECONDS = 10.0
-"""A token is renewed so long before its end, or at three quarters of a shorter life."""
+"""A token is renewed this long before its end, or at three quarters of a shorter life."""
 
 REFUSAL_SECONDS = 60.0
-"""So long a refused login is not tried again by anyone: guesses can lock an account."""
+"""A refused login is not tried again for this time: guesses can lock an account."""
 
 _logger = logging.getLogger(__name__)
 
@@ -88,25 +88,25 @@ Exchange = Callable[[TokenRequest], TokenResponse]
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    """A header that a registry took, or will."""
+    """A header that a registry accepted, or is expected to."""
 
     header: str = field(repr=False)
     scope: Scope
     challenge: Challenge
     until: float | None
-    """The monotonic time from which it is to be renewed, None for never."""
+    """The monotonic time of its renewal, `None` for never."""
 
 
 class Authenticator:
     """The authentication at one registry. Safe for several threads.
 
-    A login goes only to the token server that a 401 of this registry names; a header only
-    to who asks `header_for`. Until a first token has come, one is asked for at a time, so that a
-    wrong password is tried once; after that, one at a time for each scope.
+    A login goes only to the token server that a 401 of this registry names; a header only to the
+    caller of `header_for`. Before the first token, threads ask one at a time, so that a wrong
+    password is tried once; after that, one at a time for each scope.
 
     Args:
-        host: The registry as its user names it, for errors and for what loopback is.
-        plain_http: Whether the registry is spoken to without TLS.
+        host: The registry in the user's notation, for errors and to recognise loopback.
+        plain_http: The registry is used without TLS.
         credentials: The login for a repository, such as `DockerConfig.entry` with its host.
         exchange: Sends a token request; see the module's text.
         clock: The time.
@@ -126,7 +126,7 @@ class Authenticator:
         self._lookup = credentials
         self._exchange = exchange
         self._clock = clock
-        # guards all below; nothing is waited for while it is held
+        # guards all attributes below; no thread waits while it holds this
         self._lock = threading.Lock()
         self._logins: dict[str, Credentials | None] = {}
         self._refused: dict[Credentials, tuple[float, Unauthorized]] = {}
@@ -137,7 +137,7 @@ class Authenticator:
         self._turns: dict[Scope, threading.Lock] = {}
 
     def header_for(self, scope: Scope) -> str | None:
-        """Return the `Authorization` header for `scope`, None if none is known yet.
+        """Return the `Authorization` header for `scope`, `None` if none is known yet.
 
         A token that is about to end is renewed first, so that no body is sent in vain.
 
@@ -158,25 +158,25 @@ class Authenticator:
             with self._lock:
                 grant = self._grant_for(scope) or grant
             if not self._ended(grant):
-                return grant.header  # another thread was faster
+                return grant.header  # another thread has renewed it
             return self._obtain(grant.challenge, scope)
 
     def answer_challenge(
         self, www_authenticate: Sequence[str], scope: Scope, rejected: str | None
     ) -> bool:
-        """Return whether there now is another header for `scope`, worth one more try.
+        """Obtain another header for `scope`; return whether one more try is worthwhile.
 
         Args:
             www_authenticate: All headers of that name of the 401.
-            scope: What the request needed.
-            rejected: The header that it was sent with, None if without.
+            scope: The scope of the request.
+            rejected: The header that it was sent with, `None` without one.
 
         Raises:
             Unauthorized: the token server refused the login, now or less than 60 s ago.
-            Denied: the token server allows the login nothing of this.
-            AuthError: the registry names no token server that a login may be sent to.
+            Denied: the token server grants the login no part of the scope.
+            AuthError: the registry names no token server that may receive a login.
             TooManyRequests, NetworkError: the token server is busy, or cannot be reached.
-            BadAnswer: what the token server answered is no token.
+            BadAnswer: the token server's response is no token.
             ConfigError: the login cannot be read.
         """
         challenges = parse_challenges(www_authenticate)
@@ -192,7 +192,7 @@ class Authenticator:
             self._basic = True
         login = self._login(scope.repository)
         if rejected is not None and login is not None and login.basic_header() == rejected:
-            # perhaps somebody has logged in anew since it was read
+            # the user may have logged in again since it was read
             self._forget_login(scope.repository)
             login = self._login(scope.repository)
         header = login.basic_header() if login else None
@@ -205,12 +205,12 @@ class Authenticator:
                 self._forget_header(rejected)
                 grant = self._grant_for(scope)
             if grant is not None and not self._ended(grant):
-                return True  # another thread was faster
+                return True  # another thread has obtained it
             header = self._obtain(challenge, scope)
             return header is not None and header != rejected
 
     def _obtain(self, challenge: Challenge, scope: Scope) -> str | None:
-        """Get, keep and return a header, None if there is no way; in this scope's turn only."""
+        """Get, keep and return a header, `None` if there is no way; in this scope's turn only."""
         login = self._login(scope.repository)
         if login is not None and login.registry_token:
             header = f"Bearer {login.registry_token}"
@@ -245,7 +245,7 @@ class Authenticator:
 
     @contextmanager
     def _turn(self, scope: Scope) -> Iterator[None]:
-        """Hold back other threads that want a token for `scope`, or, before the first, any."""
+        """Exclude other threads that want a token for `scope`, or any token before the first."""
         with self._lock:
             proven = self._proven
             turn = self._turns.setdefault(scope, threading.Lock())
@@ -274,7 +274,7 @@ class Authenticator:
             self._logins.pop(repository, None)
 
     def _renew_identity(self, login: Credentials | None, repository: str, token: str) -> None:
-        """Use the identity token that came with an access token: some serve only once."""
+        """Use the identity token that came with an access token: some work only once."""
         if login is not None and login.identity_token and token:
             with self._lock:
                 self._logins[repository] = replace(login, identity_token=token)
@@ -296,16 +296,16 @@ class Authenticator:
     def _remember_refusal(
         self, login: Credentials | None, repository: str, error: Unauthorized
     ) -> None:
-        """Keep a refused login from being tried again, and have it read anew next time."""
+        """Block further tries of a refused login, and read it again next time."""
         if login is not None:
             with self._lock:
                 self._refused[login] = (self._clock.monotonic() + REFUSAL_SECONDS, error)
         self._forget_login(repository)
 
-    # The next four are called with the lock held, or touch what never changes.
+    # The next four are called with the lock held, or use only constant attributes.
 
     def _grant_for(self, scope: Scope) -> _Grant | None:
-        """Return a lasting grant that covers `scope`, else the ended one for exactly it."""
+        """Return a valid grant that covers `scope`, else the ended one for exactly it."""
         grants = self._grants.get(scope.repository, {})
         exact = grants.get(scope)
         if exact is not None and not self._ended(exact):
@@ -331,7 +331,7 @@ class Authenticator:
 def scoped_auth_class() -> type[Any]:
     """Return `ScopedAuth`, the backend of `oci.oras.Registry`.
 
-    Made and registered with oras at the first call, because oras is slow to import.
+    The first call creates it and registers it with oras, because oras is slow to import.
     """
     import oras.auth  # noqa: PLC0415, TID251 - with oci.oras only
 
@@ -339,9 +339,9 @@ def scoped_auth_class() -> type[Any]:
         """An oras authentication backend: it finds logins, and an `Authenticator` uses them."""
 
         hostname: str | None = None
-        """The registry for which a login is that names none."""
+        """The registry of logins that name none."""
         config: DockerConfig | None = None
-        """Where logins are looked up; None: this user's files."""
+        """The configuration with the logins; `None`: this user's files."""
 
         def give(self, login: Credentials, host: str | None = None) -> None:
             """Use a login for `host`, else for `hostname`.
@@ -372,7 +372,7 @@ def scoped_auth_class() -> type[Any]:
             self.give(Credentials(username=username, password=password, source="set_basic_auth"))
 
         def logout(self, hostname: str) -> None:
-            """Forget the login that was given for a registry."""
+            """Forget the login given for a registry."""
             self._given().pop(DEFAULT_HOST if hostname in HUB_HOSTS else hostname, None)
 
         def load_configs(
@@ -380,7 +380,7 @@ def scoped_auth_class() -> type[Any]:
             container: object,  # noqa: ARG002 - the signature of oras
             configs: Sequence[str] | None = None,
         ) -> None:
-            """Look logins up in the first of `configs`, if any, instead of in this user's files."""
+            """Read logins from the first of `configs`, if any, instead of this user's files."""
             if configs:
                 self.config = DockerConfig.load(authfile=configs[0])
 
@@ -390,7 +390,7 @@ def scoped_auth_class() -> type[Any]:
             headers: dict[str, str] | None,
             refresh: bool = False,  # noqa: ARG002, FBT002
         ) -> tuple[dict[str, str], bool]:
-            """Leave the request as it is: the session answers challenges, scope in hand."""
+            """Return the headers unchanged: the session knows the scope and answers challenges."""
             return headers or {}, False
 
     oras.auth.auth_backends[BACKEND_NAME] = ScopedAuth
@@ -398,7 +398,7 @@ def scoped_auth_class() -> type[Any]:
 
 
 def __getattr__(name: str) -> object:
-    """Make `ScopedAuth` on first use (PEP 562)."""
+    """Create `ScopedAuth` on first use (PEP 562)."""
     if name == "ScopedAuth":
         return scoped_auth_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

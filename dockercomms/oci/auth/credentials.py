@@ -1,13 +1,10 @@
-"""Logins as docker and podman keep them: configuration files and credential programs.
+"""Logins in the configuration files and credential programs of docker and podman.
 
-Sources: the manual pages docker-login, containers-auth.json(5), and the protocol of
-docker-credential-helpers.
+A credential program, `docker-credential-NAME get`, asks a keychain or a cloud for a login. It reads
+the server's name on standard input and writes a JSON object.
 
-Credential programs: `docker-credential-NAME get` asks a keychain or a cloud for a login.
-
-The server's name goes in on standard input; a JSON object comes out.
-
-Source: the README of docker-credential-helpers, "Development".
+Sources: the manual pages docker-login and containers-auth.json(5); the README of
+docker-credential-helpers, "Development".
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from dockercomms.platforms.files import home_folder
 from dockercomms.platforms.records import dataclass
 
 HELPER_TIMEOUT_SECONDS = 60.0
-"""A keychain may ask its user to unlock it; a cloud's program goes over the network."""
+"""A keychain may ask its user to unlock it; a cloud's program uses the network."""
 
 MAX_ANSWER_BYTES = 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -39,7 +36,7 @@ _SHOWN_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class ProgramAnswer:
-    """What a credential program said."""
+    """The response of a credential program."""
 
     username: str
     secret: str = field(repr=False)
@@ -59,13 +56,13 @@ def ask_program(
     named_by: str,
     required: bool = True,
 ) -> ProgramAnswer | None:
-    """Return the login that `docker-credential-<suffix>` has for `server`, None if it has none.
+    """Return the login that `docker-credential-<suffix>` has for `server`, `None` without one.
 
     Args:
         suffix: The program's name without `docker-credential-`.
-        server: What is asked for: a host, or Docker Hub's address.
+        server: A host, or Docker Hub's address.
         env: The environment; the program is looked up on its PATH.
-        timeout_seconds: After so long the program is killed.
+        timeout_seconds: The program is killed after this time.
         named_by: The configuration that names the program, for errors.
         required: False if a program that is not installed has no login.
 
@@ -98,7 +95,7 @@ def ask_program(
 def _run(
     name: str, path: str, server: str, env: Mapping[str, str], timeout_seconds: float
 ) -> tuple[int, bytes, bytes]:
-    """Run the program; returns its code, output and talk."""
+    """Run the program; return its exit code, output and error output."""
     try:
         process = subprocess.Popen(
             [path, "get"],
@@ -122,7 +119,7 @@ def _run(
 
 
 def _parse(name: str, named_by: str, output: bytes) -> ProgramAnswer:
-    """Return the answer; its text is never shown, for it holds a secret."""
+    """Return the answer; errors never show its text, for it holds a secret."""
     where = f"{name} (named by {named_by})"
     if len(output) > MAX_ANSWER_BYTES:
         raise ConfigError(f"{where}: its answer is larger than {MAX_ANSWER_BYTES} bytes")
@@ -140,16 +137,16 @@ def _parse(name: str, named_by: str, output: bytes) -> ProgramAnswer:
 
 
 HUB_KEY = "https://index.docker.io/v1/"
-"""Under this name docker keeps the login of Docker Hub."""
+"""The key of Docker Hub's login in docker's files."""
 
 MAX_CONFIG_BYTES = 4 * 2**20
-"""More than ten thousand logins; a larger file is something else."""
+"""Room for more than ten thousand logins; a larger file is no configuration."""
 
 IDENTITY_USER = "<token>"
-"""The user name with which a credential program says that its secret is an identity token."""
+"""A credential program returns this user name with an identity token as its secret."""
 
 RUNTIME_FOLDER = Path("/run/containers")
-"""podman's folder of logins where XDG_RUNTIME_DIR is unset, one below it for each user's number."""
+"""podman's folder of logins without XDG_RUNTIME_DIR, with a folder for each user's number."""
 
 _TOKEN_TEXT = re.compile(r"[\x21-\x7e]*")
 
@@ -162,25 +159,26 @@ class Credentials:
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     """A refresh token, exchanged for access tokens at the registry's token server. A user name and
-    password beside it serve where that server takes no POST, and where the registry wants Basic."""
+    password beside it are used if that server takes no POST, and if the registry wants Basic."""
     registry_token: str = field(default="", repr=False)
     """A bearer token for the registry itself."""
     source: str = field(default="", compare=False)
-    """Where it was found, for people: a variable, a file, a program."""
+    """The source, for people: a variable, a file, a program."""
     also_in: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """Sources of lower rank that have an entry for the same registry, and were not used."""
+    """Sources of lower rank with an unused entry for the same registry."""
 
     def __post_init__(self) -> None:
         if ":" in self.username:
             raise ConfigError(f"{self.source or 'login'}: a user name cannot contain a colon")
-        # it becomes a header as it is
+        # it is sent unchanged as a header
         if not _TOKEN_TEXT.fullmatch(self.registry_token):
             raise ConfigError(f"{self.source or 'login'}: the registry token is not printable text")
 
     def basic_header(self) -> str | None:
-        """Return the value of an `Authorization` header, None without a user and password.
+        """Return the value of an `Authorization` header, `None` without a user and password.
 
         A user name alone beside an identity token is a placeholder.
+
         Source: RFC 7617, with UTF-8.
         """
         if not self.password and (self.identity_token or not self.username):
@@ -196,7 +194,7 @@ def basic_header(username: str, password: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigSource:
-    """One configuration file, or what stands for one."""
+    """One configuration file, or a variable with the same content."""
 
     name: str
     """The variable or the path that it came from."""
@@ -208,14 +206,14 @@ class ConfigSource:
     def parse(cls, name: str, text: str) -> ConfigSource:
         """Return the source in the JSON `text`; empty text is an empty configuration.
 
-        Single entries of `auths` are checked when they are used, so that a broken one of another
-        registry harms nobody.
+        Single entries of `auths` are checked when they are used, so that a broken entry affects
+        only its own registry.
 
         Raises:
             ConfigError: not JSON of the right shape; names the source.
         """
         try:
-            text = text.strip().removeprefix("\ufeff")  # Notepad and PowerShell begin files so
+            text = text.strip().removeprefix("\ufeff")  # of Notepad and PowerShell
             data = json.loads(text) if text else {}
         except (ValueError, RecursionError):
             # from None: the original error holds the whole text, and so its secrets
@@ -233,7 +231,7 @@ class ConfigSource:
         return cls(name=name, auths=auths, cred_helpers=helpers, creds_store=store)
 
     def mentions(self, host: str, repository: str) -> bool:
-        """Return whether there is an entry, good or bad, without asking any program."""
+        """Return whether there is an entry, valid or not, without asking any program."""
         tables = (self.cred_helpers, self.auths)
         try:
             return any(
@@ -249,7 +247,7 @@ class DockerConfig:
 
     sources: tuple[ConfigSource, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
-    """The environment that credential programs are found and run in."""
+    """The environment in which credential programs are found and run."""
     helper_timeout_seconds: float = HELPER_TIMEOUT_SECONDS
 
     @classmethod
@@ -261,13 +259,13 @@ class DockerConfig:
         helper_timeout_seconds: float = HELPER_TIMEOUT_SECONDS,
         runtime_folder: Path = RUNTIME_FOLDER,
     ) -> DockerConfig:
-        """Return the configuration of `env` (None: of this process).
+        """Return the configuration of `env` (`None`: of this process).
 
-        In this order: the variable DOCKER_AUTH_CONFIG; `authfile`, else the file named by
-        REGISTRY_AUTH_FILE, and then no others; config.json of $DOCKER_CONFIG, else of ~/.docker;
-        podman's auth.json of $XDG_RUNTIME_DIR, or where that is unset of this user's folder in
-        `runtime_folder`, and of $XDG_CONFIG_HOME. Missing files are skipped, but for one asked
-        for by name.
+        The sources, in this order: the variable DOCKER_AUTH_CONFIG; `authfile`, else the file named
+        by REGISTRY_AUTH_FILE, and then no others; config.json of $DOCKER_CONFIG, else of ~/.docker;
+        podman's auth.json of $XDG_RUNTIME_DIR (if unset, of this user's folder in `runtime_folder`)
+        and of $XDG_CONFIG_HOME. Missing files are skipped, unless the caller or a variable names
+        the file.
 
         Raises:
             ConfigError: a file or the variable cannot be read or is not JSON; names it.
@@ -285,11 +283,11 @@ class DockerConfig:
         return cls(tuple(sources), environment, helper_timeout_seconds)
 
     def entry(self, host: str, repository: str = "") -> Credentials | None:
-        """Return the login for `repository` of the registry `host`, None if there is none.
+        """Return the login for `repository` of the registry `host`, `None` without one.
 
-        In each source a credential program for the host decides, else the store for all hosts if
-        it is installed, else what the source itself holds; of each the most specific namespace. A
-        program that says that it has nothing is believed: an entry beside it is stale.
+        In each source, a credential program for the host decides, else the store for all hosts if
+        it is installed, else the source's own entries; in each of them the most specific namespace.
+        If a program has no login, an entry beside it is stale and is ignored.
 
         Raises:
             ConfigError: an entry cannot be read, or a program failed; names source and program.
@@ -304,7 +302,7 @@ class DockerConfig:
     def _look_in(self, source: ConfigSource, host: str, repository: str) -> Credentials | None:
         for key in _matches(source.name, source.cred_helpers, host, repository):
             program = source.cred_helpers[key]
-            # The program decides, also where it has nothing: what else the file holds is stale
+            # The program decides, even without a login: other entries of the file are stale
             return self._ask(source, program, host, required=True)
         if source.creds_store and is_installed(source.creds_store, self.env):
             return self._ask(source, source.creds_store, host, required=False)
@@ -316,7 +314,7 @@ class DockerConfig:
     def _ask(
         self, source: ConfigSource, suffix: str, host: str, *, required: bool
     ) -> Credentials | None:
-        """Ask a credential program. A store that is not installed is ignored, as docker does."""
+        """Ask a credential program. A store that is not installed is ignored, as in docker."""
         answer = ask_program(
             suffix,
             HUB_KEY if host in HUB_HOSTS else host,
@@ -342,7 +340,7 @@ def _home(env: Mapping[str, str], *, process: bool) -> Path | None:
 def _default_files(
     env: Mapping[str, str], runtime_folder: Path, *, process: bool
 ) -> Iterator[Path]:
-    """Yield docker's file and podman's two, whether or not they are there."""
+    """Yield the paths of docker's file and podman's two, even if they do not exist."""
     home = _home(env, process=process)
     if folder := env.get("DOCKER_CONFIG"):
         yield Path(folder, "config.json")
@@ -359,7 +357,7 @@ def _default_files(
 
 
 def _read(path: Path, *, required: bool) -> str | None:
-    """Return the file's text, None where there is no such file and none is required."""
+    """Return the file's text, `None` if it is missing and not required."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
@@ -381,7 +379,7 @@ def _read(path: Path, *, required: bool) -> str | None:
 def _key_name(key: str) -> str:
     """Return the `host` or `host/namespace` that a key of a table stands for.
 
-    Of an address with a scheme docker keeps the host only.
+    docker keeps only the host of an address with a scheme.
     """
     for scheme in ("https://", "http://"):
         if key.startswith(scheme):
@@ -391,10 +389,10 @@ def _key_name(key: str) -> str:
 
 
 def _matches(source: str, table: Mapping[str, Any], host: str, repository: str) -> Iterator[str]:
-    """Yield the keys of `table` that hold something for the repository, most specific first.
+    """Yield the keys of `table` that match the repository, most specific first.
 
     Raises:
-        ConfigError: two keys that are not the plain name stand for the same place.
+        ConfigError: two keys, both not in the plain form, stand for the same place.
     """
     hub = host in HUB_HOSTS
     aliases = sorted(HUB_HOSTS) if hub else [host.lower()]
@@ -421,7 +419,7 @@ def _matches(source: str, table: Mapping[str, Any], host: str, repository: str) 
 
 
 def _inline(source: ConfigSource, key: str) -> Credentials | None:
-    """Return the login that the source itself holds under `key`, None for an empty one."""
+    """Return the login in the source itself under `key`, `None` for an empty one."""
     entry = source.auths[key]
     where = f"{source.name}: auths {key!r}"
     if not isinstance(entry, dict):
@@ -436,7 +434,7 @@ def _inline(source: ConfigSource, key: str) -> Credentials | None:
         try:
             username, password = _decode_auth(where, values["auth"])
         except ConfigError:
-            # registries store both; what stands beside an identity token may be a placeholder
+            # registries store both; the password beside an identity token may be a placeholder
             if not values["identitytoken"]:
                 raise
     login = Credentials(
@@ -452,9 +450,8 @@ def _inline(source: ConfigSource, key: str) -> Credentials | None:
 def _decode_auth(where: str, text: str) -> tuple[str, str]:
     """Return user name and password; docker for Windows pads the password with NULs.
 
-    As Go's clients do, line ends are skipped and the password is taken as bytes (those that are
-    no UTF-8 as surrogates, PEP 383). Other white space, and padding that somebody cut off, mean
-    nothing either.
+    As in Go's clients, line ends are skipped and the password is taken as bytes (those that are not
+    UTF-8 as surrogates, PEP 383). Other white space and missing padding are accepted too.
     """
     packed = "".join(text.split()).rstrip("=")
     try:

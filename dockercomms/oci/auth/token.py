@@ -1,16 +1,13 @@
-"""The conversation with a registry's token server: one request, one answer.
+"""Tokens of a registry's token server: scopes, challenges, and the request and response.
 
-Built and read here; sent by the session. A user name and password go as Basic in a GET, an
-identity token in the form of an OAuth2 POST, so that none of them stands in an address.
+- A `Scope` is a set of actions on repositories, in the registries' own notation.
+- A `Challenge` comes from the `WWW-Authenticate` headers of a 401.
+- Token requests and responses are built and read here, and sent by the session. A user name and
+  password go as Basic in a GET, an identity token in the form of an OAuth2 POST, so that no address
+  contains a secret.
 
-Sources: distribution's "Token Authentication Specification" and "OAuth2 Token Authentication";
-RFC 6749 sections 5 and 6.
-
-What a token is good for: actions on repositories, in the registries' own notation.
-
-Source: distribution's "Token Scope Documentation".
-
-What a registry asks for in a 401: the challenges of its `WWW-Authenticate` headers.
+Sources: distribution's "Token Authentication Specification", "OAuth2 Token Authentication" and
+"Token Scope Documentation"; RFC 6749 sections 5 and 6.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ _ANY = "*"
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A set of actions on resources. Equal sets are equal however they were written.
+    """A set of actions on resources. The order of writing has no effect on equality.
 
     Source: distribution v3.1.2, docs/content/spec/auth/scope.md.
     """
@@ -85,7 +82,7 @@ class Scope:
 
     @classmethod
     def parse(cls, text: str) -> Scope:
-        """Return the scope in a challenge's notation; pieces that are no scope are left out."""
+        """Return the scope in a challenge's notation; malformed pieces are left out."""
         access: set[tuple[str, str, str]] = set()
         for piece in text.split():
             kind, _, rest = piece.partition(":")
@@ -101,7 +98,7 @@ class Scope:
         return Scope(self.access | other.access, self.repository or other.repository)
 
     def covers(self, other: Scope) -> bool:
-        """Return whether a token for this scope will do for `other`."""
+        """Return whether a token for this scope is sufficient for `other`."""
         return all(
             triple in self.access or (triple[0], triple[1], _ANY) in self.access
             for triple in other.access
@@ -122,7 +119,7 @@ class Scope:
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - the grammar's word for a name
 _SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?=[\s,]|$)")
 _TOKEN68 = re.compile(r"\s+([A-Za-z0-9._~+/-]+=*)\s*(?=,|$)")
-# more than the grammar allows: registries write unquoted addresses, and forget commas
+# more than the grammar allows: registries write unquoted addresses, and omit commas
 _PARAMETER = re.compile(
     rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))(?=[\s,]|$)', re.DOTALL
 )
@@ -134,19 +131,19 @@ class Challenge:
     """One way to authenticate that a registry offers."""
 
     scheme: str
-    """In lower case: `bearer`, `basic`, and what else there may be."""
+    """In lower case: `bearer`, `basic`, or another scheme."""
     parameters: tuple[tuple[str, str], ...] = ()
-    """Names in lower case and values, in the order they came."""
+    """Names in lower case and values, in the order of the header."""
 
     def get(self, name: str) -> str:
-        """Return the first parameter called `name`, "" if there is none."""
+        """Return the first parameter called `name`, "" if it is missing."""
         return next((value for key, value in self.parameters if key == name), "")
 
 
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
     """Return the challenges of all `WWW-Authenticate` headers, in their order.
 
-    A header may hold several. What cannot be read ends its header; nothing is raised.
+    A header may hold several. Malformed text ends its header without an error.
 
     Source: RFC 9110 section 11.6.1.
     """
@@ -163,7 +160,7 @@ def _parse_one(header: str) -> list[Challenge]:
             found[-1][1].append((name.lower(), value))
         elif match := _SCHEME.match(header, position):
             found.append((match[1].lower(), []))
-            # a token68 (Negotiate) says nothing to us: it is stepped over
+            # a token68 (Negotiate) has no meaning here: it is skipped
             match = _TOKEN68.match(header, match.end()) or match
         else:
             break
@@ -172,14 +169,14 @@ def _parse_one(header: str) -> list[Challenge]:
 
 
 MAX_TOKEN_BYTES = 2**20
-"""A token server's answer is a few KiB; more is not read."""
+"""The limit of a token server's response, which usually has a few KiB."""
 
 CLIENT_ID = "dockercomms"
 DEFAULT_LIFETIME_SECONDS = 60.0
-"""Of a token whose server does not say; the token specification's own default."""
+"""The lifetime of a token whose server does not tell; the token specification's own default."""
 
 MAX_LIFETIME_SECONDS = 366 * 86_400
-"""A server that says more says nothing that is to be relied on."""
+"""A longer lifetime is cut to this."""
 
 _TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
 _OK = 200
@@ -188,12 +185,12 @@ _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _TOO_MANY = 429
 _NO_POST = frozenset({404, 405, 411, 415, 501})
-"""Answers of a token server without the OAuth2 form; distribution's oauth.md names the 404."""
+"""Statuses of a token server without the OAuth2 form; distribution's oauth.md names the 404."""
 _PERHAPS_NO_POST = frozenset({_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN})
-"""Some answer a POST so whatever it holds (Artifactory: 401), but a refusal looks the same."""
+"""Some servers answer every POST with these (Artifactory: 401), but a refusal looks the same."""
 _SERVER_ERRORS = range(500, 600)
 _LASTING = frozenset({501, 505})
-"""Those that trying again does not cure; `RetryPolicy` has the same."""
+"""Statuses that another try does not cure; the same as in `RetryPolicy`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,11 +205,11 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenResponse:
-    """What a token server answered."""
+    """The response of a token server."""
 
     status: int
     body: bytes = field(default=b"", repr=False)
-    """At most MAX_TOKEN_BYTES + 1 bytes: one more than is taken, so that more is noticed."""
+    """At most MAX_TOKEN_BYTES + 1 bytes: one more than the limit, to notice a longer body."""
     retry_after_seconds: float | None = None
 
 
@@ -229,11 +226,11 @@ class Token:
 def check_realm(realm: str, *, host: str, http_allowed: bool) -> str:
     """Return the token server's address if a login for `host` may be sent there.
 
-    Any https host: Docker Hub's and GitLab's token servers are other hosts than their
-    registries. Plain http only where the registry itself is spoken to in that way.
+    Any https host is allowed: Docker Hub's and GitLab's token servers are other hosts than their
+    registries. Plain http only if the registry itself is used without TLS.
 
     Raises:
-        AuthError: no address, another scheme, or http where it is not allowed.
+        AuthError: no address, another scheme, or http if it is not allowed.
     """
     try:
         parts = urlsplit(realm)
@@ -287,10 +284,10 @@ def build_request(
 
 
 def login_for_get(response: TokenResponse, credentials: Credentials | None) -> Credentials | None:
-    """Return the login to ask by GET with after this answer to a POST, None to believe the answer.
+    """Return the login for a GET after this response to a POST, `None` to accept the response.
 
-    The password of the same entry, else the identity token in its place, as containerd does. Where
-    the answer may be a true refusal, only another secret is worth a second request.
+    It is the password of the same entry, else the identity token in its place, as in containerd. If
+    the response may be a true refusal, only another secret justifies a second request.
 
     Source: distribution v3.1.2, docs/content/spec/auth/oauth.md, "Refresh Token Format".
     """
@@ -309,14 +306,14 @@ def login_for_get(response: TokenResponse, credentials: Credentials | None) -> C
 def parse_response(
     response: TokenResponse, *, host: str, request: TokenRequest, credentials: Credentials | None
 ) -> Token:
-    """Return the token of an answer.
+    """Return the token in a response.
 
     Raises:
         Unauthorized: the login was refused, or there is no token without one.
-        Denied: the login is good but not for this.
+        Denied: the login is valid but has no rights to the scope.
         TooManyRequests, NetworkError: the token server is busy, or fails.
-        BadAnswer: an answer that is no token.
-        AuthError: any other answer.
+        BadAnswer: the response holds no token.
+        AuthError: any other response.
 
     Source: distribution v3.1.2, docs/content/spec/auth/token.md.
     """
@@ -347,7 +344,7 @@ def parse_response(
 def _refusal(
     response: TokenResponse, host: str, request: TokenRequest, credentials: Credentials | None
 ) -> DockerCommsError:
-    """Return the error of an answer without a token."""
+    """Return the error for a response without a token."""
     status = response.status
     parts = urlsplit(request.url)
     server = parts.netloc
@@ -367,7 +364,7 @@ def _refusal(
     hint = f"log in with `docker login {host}`, or give --username and --password-stdin"
     kind: type[AuthError] = AuthError
     message = f"{host}: token server {server} answered {status}"
-    # RFC 6749 section 5.2: an identity token that is not valid any more is a 400
+    # RFC 6749 section 5.2: an expired identity token is a 400
     if status == _UNAUTHORIZED or (method == "POST" and status == _BAD_REQUEST):
         kind = Unauthorized
         if credentials is None:

@@ -1,9 +1,7 @@
-"""One exchange with a registry in values: the request, the response, and who sends.
+"""The values of one exchange with a registry: request, response, parsed header fields, `Sender`.
 
-No HTTP library is needed here: `Session` sends, and what stands above it knows only the `Sender`
-protocol.
-
-The header fields of a registry's responses, parsed.
+No HTTP library is needed here: `Session` sends, and the modules above it know only the protocol
+`Sender`.
 
 Sources: OCI distribution-spec v1.1.1 ("Pushing a blob in chunks", "Listing Tags"); RFC 9110
 sections 6.6.1, 10.2.2, 10.2.3 and 14.4; RFC 8288.
@@ -36,10 +34,10 @@ from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
 
 CHECKED_BYTES = 2**16
-"""How much of a body is read between two checks."""
+"""Bytes of a body that are read between two checks."""
 
 LEAST_BYTES_PER_SECOND = 1024
-"""The least pace of a body; `pace` says over how long."""
+"""The minimum pace of a body; `pace` has the time over which it is averaged."""
 
 _CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Content codings and the `wbits` by which zlib reads them."""
@@ -53,18 +51,18 @@ class Body:
     """A request's body that can be produced again."""
 
     length: int
-    """Bytes in all."""
+    """The length in bytes."""
     open: Callable[[], Iterator[bytes | memoryview]]
-    """Gives the bytes from their start each time; a block may be gone with the next one."""
+    """Yields the bytes, each time from the start; the next block may overwrite the previous one."""
 
     def __bool__(self) -> bool:
-        """Return whether there is anything in it."""
+        """Return whether it has any bytes."""
         return self.length > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a registry."""
+    """A request to a registry."""
 
     method: str
     url: str
@@ -75,44 +73,44 @@ class Request:
     ok: Collection[int] = SUCCESS
     """The statuses that are returned; others are raised as errors."""
     not_found: type[NotFoundError] | None = None
-    """What a 404 means."""
+    """The error class for a 404."""
     retry: RetryPolicy | None = None
-    """None: the session's own. `RetryPolicy.none()` where a whole operation retries itself."""
+    """`None`: the session's own. `RetryPolicy.none()` if a whole operation retries itself."""
     redirects: bool = False
-    """Whether redirects are followed (GET and HEAD only)."""
+    """Follow redirects (GET and HEAD only)."""
 
 
 class Sender(Protocol):
-    """Sends requests to one registry. Safe for several threads."""
+    """The sender of requests to one registry. Safe for several threads."""
 
     @property
     def clock(self) -> Clock:
-        """The time and the waiting."""
+        """Return the time and the waiting."""
         ...
 
     @property
     def retry(self) -> RetryPolicy:
-        """The policy of single requests."""
+        """Return the policy of single requests."""
         ...
 
     def send(self, request: Request) -> Response:
         """Return the response, its status in `request.ok`. Close it or read it to its end.
 
         Raises:
-            NetworkError: no answer, or passing failures until the policy gave up.
+            NetworkError: no response, or passing failures until the policy gave up.
             RegistryError: another status; the class follows its code and status.
         """
         ...
 
     def server_time(self) -> datetime | None:
-        """Return the registry's clock in UTC, None before its first answer."""
+        """Return the registry's clock in UTC, `None` before its first response."""
         ...
 
     def adopt(self, url: str) -> str:
         """Return the address to use for one that the registry gave in `Location` or `Link`.
 
-        The registry's own host is never spoken to in clear because a `Location` says so: where
-        TLS ends in front of a registry, it writes http for its own https address.
+        A `Location` cannot downgrade requests to the registry's own host to http: a registry behind
+        a TLS proxy writes http for its own https address.
 
         Raises:
             BadAnswer: not http or https, or http of another host while the registry is https.
@@ -121,26 +119,26 @@ class Sender(Protocol):
 
 
 class Response(Protocol):
-    """One answer of a registry. Close it, or read it to its end."""
+    """One response of a registry. Close it, or read it to its end."""
 
     @property
     def method(self) -> str:
-        """The method that was asked with."""
+        """Return the method of the request."""
         ...
 
     @property
     def url(self) -> str:
-        """The address that answered, after redirects."""
+        """Return the address that answered, after redirects."""
         ...
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """Return the HTTP status."""
         ...
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The header fields; their names are found in any case."""
+        """Return the header fields; their names are found in any case."""
         ...
 
     def read(self, size: int = -1, /) -> bytes:
@@ -152,7 +150,7 @@ class Response(Protocol):
         ...
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once; 0 at the end, or where it has no room.
+        """Fill `buffer` with the bytes available; 0 at the end, or for an empty buffer.
 
         Raises:
             NetworkError: the connection broke.
@@ -160,14 +158,14 @@ class Response(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the connection, for use again where the body is at its end."""
+        """Release the connection; keep it if the body is at its end."""
         ...
 
 
 def redact_url(url: str) -> str:
     """Return `url` without user, query and fragment, which may hold secrets.
 
-    What is no address loses the same, as far as its characters tell.
+    Malformed addresses lose the same parts, as far as their characters tell.
     """
     try:
         parts = urlsplit(url)
@@ -182,8 +180,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
     """Return scheme, host name and port: two addresses with the same three are one origin.
 
     Raises:
-        BadAnswer: not an address, one without a host, or one whose host no resolver can be
-            asked for.
+        BadAnswer: not an address, one without a host, or a host that no resolver accepts.
 
     Source: RFC 6454 section 4; RFC 1035 section 2.3.4.
     """
@@ -215,10 +212,10 @@ def joined_url(base: str, url: str) -> str:
 
 @contextlib.contextmanager
 def bad_answers(where: str) -> Iterator[None]:
-    """Turn a `ProtocolError` about an answer into a `BadAnswer`: no digest proves the answer.
+    """Raise a `BadAnswer` for a `ProtocolError` about a response: no digest proves the response.
 
     Args:
-        where: What was read, for the message.
+        where: The source of the data, for the message.
     """
     try:
         yield
@@ -254,13 +251,13 @@ def body_of(
 def unpacked(
     response: Response, data: bytes, limit: int, *, too_large: type[DockerCommsError] = BadAnswer
 ) -> bytes:
-    """Return a whole body without the packing that its `Content-Encoding` names.
+    """Return a whole body, decoded by its `Content-Encoding`.
 
-    Proxies pack JSON although no packing was asked for. Nothing beyond `limit` is unpacked.
+    Proxies compress JSON although we ask for the identity. At most `limit` bytes are decoded.
 
     Raises:
-        BadAnswer: another packing than gzip or deflate, or a damaged one; of the class `too_large`
-            where there is more than `limit` bytes.
+        BadAnswer: another coding than gzip or deflate, or damaged content; of the class `too_large`
+            if there are more than `limit` bytes.
 
     Source: RFC 9110 section 8.4.
     """
@@ -286,9 +283,9 @@ def read_up_to(response: Response, limit: int, check: Callable[[int], None] | No
     """Return the body, at most its first `limit` bytes.
 
     Args:
-        response: The answer.
+        response: The response.
         limit: Bytes.
-        check: Called with the length of each piece that has come; ends the reading by raising.
+        check: Called with the length of each piece received; ends the reading by raising.
 
     Raises:
         NetworkError: the connection broke.
@@ -311,9 +308,9 @@ def fetch(
     too_large: type[DockerCommsError] = BadAnswer,
     check: Callable[[int], None] | None = None,
 ) -> tuple[Response, bytes]:
-    """Return a response that is closed, and its whole body.
+    """Return a closed response, and its whole body.
 
-    What breaks in the middle of the body is retried like what breaks before it. `check` is that of
+    A failure in the middle of the body is retried like one before it. `check` is that of
     `read_up_to`.
 
     Raises:
@@ -331,7 +328,7 @@ def fetch(
 
 
 def settle(sender: Sender, request: Request) -> Response:
-    """Send `request` and close the response, which is wanted for its status and headers only."""
+    """Send `request` and close the response, for its status and headers only."""
     response = sender.send(request)
     response.close()
     return response
@@ -341,7 +338,7 @@ def api_path(repository: str, *parts: str) -> str:
     """Return `/v2/<repository>/<parts>`.
 
     Raises:
-        NameInvalid: not a repository name; it would be another path.
+        NameInvalid: not a repository name; it would change the path.
     """
     if not is_valid_repository(repository):
         raise NameInvalid(f"not a repository name: {repository!r:.300}")
@@ -355,7 +352,7 @@ _REL_NEXT = re.compile(r";\s*rel\s*=\s*\"?next\"?\s*(?:;|$)", re.IGNORECASE)
 
 
 def response_time(response: Response) -> datetime | None:
-    """Return the response's `Date` in UTC, None where it has none that can be meant.
+    """Return the response's `Date` in UTC, `None` if it is missing or invalid.
 
     Source: RFC 9110 section 6.6.1.
     """
@@ -363,7 +360,7 @@ def response_time(response: Response) -> datetime | None:
 
 
 def retry_after(response: Response) -> float | None:
-    """Return the seconds that the registry asks to wait, None if it does not.
+    """Return the seconds that the registry asks to wait, `None` if it does not.
 
     A date is compared with the response's own `Date`: either clock may be wrong.
     """
@@ -372,18 +369,18 @@ def retry_after(response: Response) -> float | None:
 
 
 def media_type(response: Response) -> str:
-    """Return the content type without its parameters, octet-stream where there is none."""
+    """Return the content type without its parameters, by default octet-stream."""
     text = response.headers.get("Content-Type", "").partition(";")[0].strip()
     return text or MEDIA_TYPE_OCTET_STREAM
 
 
 def is_page(response: Response) -> bool:
-    """Return whether an answer calls itself HTML, as login pages and web servers do."""
+    """Return whether a response has the type HTML, as those of login pages and web servers."""
     return media_type(response).lower().startswith("text/html")
 
 
 def content_length(response: Response) -> int | None:
-    """Return the body's length in bytes as announced, None where it is not.
+    """Return the announced length of the body in bytes, `None` without one.
 
     Raises:
         BadAnswer: the header is not a number.
@@ -399,9 +396,10 @@ def content_length(response: Response) -> int | None:
 
 
 def content_range(response: Response) -> tuple[int, int, int]:
-    """Return first byte, end (exclusive) and whole size of a 206 answer.
+    """Return first byte, end (exclusive) and whole size of a 206 response.
 
-    Behind a blob's end some write a part that ends before it begins, which is none.
+    Some servers answer a range behind a blob's end with a part that ends before it begins: an empty
+    part.
 
     Raises:
         BadAnswer: no `Content-Range`, or not of the form `bytes 5-6/20`.
@@ -419,7 +417,7 @@ def content_range(response: Response) -> tuple[int, int, int]:
 
 
 def content_digest(response: Response) -> Digest | None:
-    """Return the `Docker-Content-Digest` header, None where there is none.
+    """Return the `Docker-Content-Digest` header, `None` without one.
 
     Raises:
         BadAnswer: it is not a digest.
@@ -434,10 +432,10 @@ def content_digest(response: Response) -> Digest | None:
 
 
 def location(response: Response) -> str:
-    """Return the absolute address in `Location`, which may be relative to the one that answered.
+    """Return the absolute address in `Location`, which may be relative to the response's address.
 
     Raises:
-        BadAnswer: there is none, or it is no address.
+        BadAnswer: the header is missing, or not an address.
 
     Source: RFC 9110 section 10.2.2.
     """
@@ -448,13 +446,13 @@ def location(response: Response) -> str:
 
 
 def upload_offset(text: str) -> int:
-    """Return how many bytes an upload session holds, from its `Range` header.
+    """Return the number of bytes in an upload session, from its `Range` header.
 
     `0-0` is 0 bytes here, though distribution and zot write it for 1 byte too (measured), and
     olareg writes `0--1` for 0. A leading `bytes=` is allowed.
 
     Raises:
-        BadAnswer: anything else.
+        BadAnswer: any other form.
 
     Source: distribution-spec v1.1.1, "Pushing a blob in chunks".
     """
@@ -466,7 +464,7 @@ def upload_offset(text: str) -> int:
 
 
 def next_link(response: Response) -> str | None:
-    """Return the absolute address of the next page, None where there is none.
+    """Return the absolute address of the next page, `None` on the last one.
 
     A link of another relation is not followed; one without a relation is.
 

@@ -1,15 +1,11 @@
-"""Listing over HTTP: tags, repositories, and what refers to a manifest.
+"""Lists over HTTP: tags, repositories, and the referrers of a manifest.
 
-Registries differ here in every way they can (measured on six): some ignore `n` and `last`, some
-send the whole list again for a `last` behind its end, some give no `Link`, one refuses a `last`
-that is no tag, Quay and ECR refuse an `n` that is too large, and ECR a `last` that is none of its
-own. A page seen before ends every listing.
+Registries differ in these ways (measured on six): some ignore `n` and `last`, some send the whole
+list again for a `last` behind its end, some send no `Link`, one refuses a `last` that is no tag,
+Quay and ECR refuse an `n` that is too large, and ECR a `last` from another list. A page seen before
+ends every list. `tag_schema` finds referrers in registries without the referrers API.
 
 Source: distribution-spec v1.1.1, "Listing Tags", "Listing Referrers".
-
-What refers to a manifest, where a registry has the referrers API; `tag_schema` has the rest.
-
-Source: distribution-spec v1.1.1, "Listing Referrers".
 """
 
 from __future__ import annotations
@@ -56,23 +52,24 @@ from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
 
 MAX_PAGES = 1000
-"""Pages of one listing; more is a server that goes round in circles."""
+"""The maximum number of pages of one list; a longer list repeats itself without end."""
 
 MAX_LIST_BYTES = 32 * 2**20
-"""One page of a listing: zot sends 10,000 referrers in one answer of 6.6 MB (measured)."""
+"""The largest page of a list: zot sends 10,000 referrers in one response of 6.6 MB (measured)."""
 
 ABSENT_SECONDS = 86_400.0
-"""How long a registry counts as one without the API: registries are upgraded, and failures pass."""
+"""The time for which a registry counts as one without the API: registries are upgraded, and
+failures pass."""
 
 MAX_LIST_VALUES = 1_000_000
 """Values in one page: ten million empty lists fit into 32 MiB, and take 800 MiB when parsed."""
 
 ZERO_DIGEST = Digest("sha256:" + "0" * 64)
-"""A subject that nobody has: asking for its referrers asks for the API and nothing else."""
+"""A subject without content: a request for its referrers tests only for the API."""
 
 
 class ReferrersAPI:
-    """The referrers API of one registry, and whether it has one. Safe for several threads."""
+    """The referrers API of one registry, if it has one. Safe for several threads."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
@@ -80,11 +77,11 @@ class ReferrersAPI:
         self._known: dict[str, tuple[bool, float]] = {}
 
     def supported(self, repository: str) -> bool:
-        """Return whether `repository` has the API; asks once, but again while it does not exist.
+        """Return whether `repository` has the API; the result is kept once the repository exists.
 
-        Any answer that is no index says no: registries without the API redirect to a web page
-        (GHCR), refuse, or fail. Only a 404 with NAME_UNKNOWN decides nothing: registries with the
-        API say it of a repository that is not there yet (ggcr, ocimem).
+        Any response without an index means no: registries without the API redirect to a web page
+        (GHCR), refuse, or fail. A 404 with NAME_UNKNOWN decides neither way: registries with the
+        API send it for a repository that does not exist yet (ggcr, ocimem).
 
         Source: distribution-spec v1.1.1, "Unavailable Referrers API"; SPEC.md 7.2.
         """
@@ -102,13 +99,13 @@ class ReferrersAPI:
         """Return the entries of all pages, which the registry may or may not filter.
 
         Returns:
-            None where there is no API, or it says that there is no such repository. The first
-            answer tells, so that nothing else is asked.
+            `None` if the registry has no API, or says that the repository does not exist. The first
+            response tells, so that no other request is needed.
 
         Raises:
             BadAnswer: an index that breaks the rules, or pages without end.
-            UnreadableEntries: behind the last entry, if some are no descriptors.
-            NetworkError, RegistryError: the API has answered before, and does not now.
+            UnreadableEntries: after the last entry, if some are no descriptors.
+            NetworkError, RegistryError: the API has answered before, and fails now.
         """
         if self._known_of(repository) is False:
             return None
@@ -138,10 +135,10 @@ class ReferrersAPI:
             page = self._fetch(repository, self._sender.adopt(url))
 
     def _first(self, repository: str, url: str) -> _Page | None:
-        """Return the first page, None where there is no API; remembers which it was.
+        """Return the first page, `None` without an API; record whether there is one.
 
-        As long as the API has not shown itself, each question is asked once: a registry without it
-        may answer 503 or 429 for ever.
+        Before the first response of the API, each request is sent once: a registry without it may
+        answer 503 or 429 for ever.
         """
         known = self._known_of(repository)
         retry = None if known else self._sender.retry.for_probes()
@@ -174,7 +171,7 @@ class ReferrersAPI:
             with bad_answers(where):
                 listed = parse_listed(data, where=where)
         except BadAnswer:
-            if _is_index(data):  # somebody pushed what is wrong in it: the API is there
+            if _is_index(data):  # somebody pushed a bad entry: the API is there
                 self._remember(repository, supported=True)
             raise
         entries = tuple(entry for entry, _ in listed.entries)
@@ -186,7 +183,7 @@ class ReferrersAPI:
         return supported if self._sender.clock.monotonic() < until else None
 
     def _remember(self, repository: str, *, supported: bool) -> None:
-        """Keep the answer: that there is an API for good, that there is none for a day."""
+        """Record whether there is an API: for good if there is one, else for a day."""
         if self._known_of(repository) is None:
             lasts = math.inf if supported else ABSENT_SECONDS
             with self._lock:
@@ -207,14 +204,14 @@ def check_values(data: bytes, where: str) -> None:
 
 
 def _is_no(error: DockerCommsError) -> bool:
-    """Return whether an error says that there is no API, from a registry that had one."""
+    """Return whether an error means that a registry that had the API has lost it."""
     return isinstance(error, NotFoundError | Unsupported) or (
         isinstance(error, RegistryError) and error.status == _BAD_REQUEST
     )
 
 
 def _is_index(data: bytes) -> bool:
-    """Return whether `data` has the shape of an index, whatever its entries are."""
+    """Return whether `data` has the shape of an index, with any entries."""
     try:
         value = parse_json(data)
     except ProtocolError:
@@ -230,10 +227,10 @@ class _Page:
 
 
 LIST_SECONDS = 600.0
-"""How long a registry may take for a whole list, all pages together."""
+"""The time limit for a whole list, all pages together."""
 
 MAX_WHOLE_LIST_BYTES = 256 * 2**20
-"""All pages of a list together: a million tags of 250 bytes."""
+"""The limit of all pages of a list together: a million tags of 250 bytes."""
 
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
@@ -263,7 +260,7 @@ class HTTPLister(HTTPReader):
     ) -> Iterator[TagPage]:
         """Yield the pages of the tag list; see `Lister.tag_pages`.
 
-        A 404 that no registry writes is looked into: a web server says it of everything.
+        A 404 without an OCI code needs a second request: a web server answers it to every address.
 
         Source: distribution-spec v1.1.1, "Listing Tags".
         """
@@ -286,7 +283,7 @@ class HTTPLister(HTTPReader):
             ) from error
 
     def _is_registry(self, repository: str) -> bool:
-        """Return whether a registry answers, by the one address that every registry has.
+        """Return whether a registry answers at the one address that every registry has.
 
         Source: distribution-spec v1.1.1, "Determining Support".
         """
@@ -316,7 +313,7 @@ class HTTPLister(HTTPReader):
     def referrers(
         self, repository: str, digest: Digest, *, artifact_type: str | None = None
     ) -> Iterator[Descriptor]:
-        """Yield what refers to `digest`; see `Lister.referrers`.
+        """Yield the referrers of `digest`; see `Lister.referrers`.
 
         Source: distribution-spec v1.1.1, "Listing Referrers", "Unavailable Referrers API".
         """
@@ -345,13 +342,13 @@ def _each_once(pages: Iterator[TagPage], limit: int | None) -> Iterator[str]:
 
 
 def _asks_behind(url: str, name: str) -> bool:
-    """Return whether a `Link` asks for what comes behind `name`."""
+    """Return whether a `Link` asks for the names after `name`."""
     return parse_qs(urlsplit(url).query).get("last") == [name]
 
 
 @dataclass(slots=True)
 class _Bounds:
-    """The bounds of one whole list; only the time that the registry takes counts."""
+    """The limits of one whole list; only the time spent waiting for the registry counts."""
 
     clock: Clock
     what: str
@@ -360,15 +357,14 @@ class _Bounds:
     _since: float = field(default=0.0, init=False)
 
     def begin(self) -> None:
-        """Begin with a page."""
         self._since = self.clock.monotonic()
 
     def check(self, count: int) -> None:
-        """Note that so many bytes came.
+        """Count the bytes that came.
 
         Raises:
             NetworkError: the list takes too long.
-            BadAnswer: it is too large.
+            BadAnswer: the list is too large.
         """
         now = self.clock.monotonic()
         self._seconds += now - self._since
@@ -389,20 +385,21 @@ class _Listing:
     sender: Sender
     request: Request
     key: str
-    """The member of the answer that holds the names."""
+    """The member of the response that holds the names."""
 
     def pages(self, last: str | None, size: int | None) -> Iterator[TagPage]:
         """Yield the pages, each once.
 
-        1. Ask; from the start where the registry refuses `last`; halve the page size while it
-           finds that too large.
-        2. Follow `Link` where there is one.
-        3. Else go on behind the last name while pages come full: registries without `Link` exist
-           (ggcr), and one that ignores `n` (docker-registry 2.8) has sent everything.
+        1. Request the first page; from the start if the registry refuses `last`; with half the page
+           size while the registry refuses the size.
+        2. Follow `Link` if there is one.
+        3. Else continue after the last name while pages are full: some registries send no `Link`
+           (ggcr), and one that ignores `n` (docker-registry 2.8) has sent the whole list.
 
-        A page that came before ends the list where we asked for it ourselves (ggcr begins anew
-        behind its last name), and where a `Link` asked a list in order for what comes behind the
-        last name, and the list began anew; where another `Link` led to it, the rest cannot be had.
+        A page seen before ends the list in two cases: step 3 asked for it (ggcr starts again after
+        its last name), or a `Link` of an ordered list asked for the names after the last one, and
+        the list started again. After any other `Link`, a page seen before is an error, as the rest
+        cannot be read.
 
         Raises:
             BadAnswer: such a `Link`, or pages without end.
@@ -443,7 +440,7 @@ class _Listing:
     def _first_page(
         self, last: str | None, size: int | None, bounds: _Bounds
     ) -> tuple[Response, tuple[str, ...], int | None, str | None]:
-        """Return the response, its names, and the page size and the `last` that were taken."""
+        """Return the response, its names, and the page size and the `last` that were accepted."""
         while True:
             try:
                 response, names = self._page("", last, size, bounds)
@@ -462,8 +459,8 @@ class _Listing:
     def _page(
         self, url: str, last: str | None, size: int | None, bounds: _Bounds
     ) -> tuple[Response, tuple[str, ...]]:
-        """Return the response and its names; `url` is where a `Link` led, or ""."""
-        # n=0 is a question that some answer by closing the connection (olareg, measured)
+        """Return the response and its names; `url` is from a `Link`, or ""."""
+        # Some registries close the connection on n=0 (olareg, measured)
         query = {"n": size or None, "last": last}
         text = urlencode({name: value for name, value in query.items() if value is not None})
         target = url or f"{self.request.url}{'?' if text else ''}{text}"

@@ -1,11 +1,12 @@
-"""Pushing one blob whose digest and size are known, whatever happens to the connection.
+"""The push of one blob with a known digest and size, over connections that may break.
 
-1. Up to `ONE_REQUEST_BYTES`, of what is proven up to `PROVEN_REQUEST_BYTES`: POST, PUT. Larger:
-   POST, one PATCH that streams, PUT.
-2. After a break: has the closing PUT arrived? Then done. Else the session is asked where it is and
-   the PATCH goes on from there; where the registry cannot say, from the start.
-3. A registry that refuses the piece gets smaller ones, then, as one without PATCH, all in the PUT.
-   One that has no blob after such a PUT (Artifactory) gets it by PATCH.
+1. A blob up to `ONE_REQUEST_BYTES`, or a proven one up to `PROVEN_REQUEST_BYTES`: POST, PUT. A
+   larger one: POST, one PATCH that streams, PUT.
+2. After a break: if the blob is there, the closing PUT has arrived. Otherwise the registry is asked
+   for the offset of the session, and the PATCH continues there; or from the start if the registry
+   cannot tell.
+3. A registry that refuses a piece gets smaller ones, and then the whole blob in the PUT, as one
+   without PATCH. One that has no blob after such a PUT (Artifactory) gets it by PATCH.
 
 Source: distribution-spec v1.1.1, "Pushing blobs".
 """
@@ -40,31 +41,31 @@ from dockercomms.oci.remote.upload import SMALL_CHUNK_BYTES, UploadSession, blob
 from dockercomms.platforms.files import local_errors
 
 ONE_REQUEST_BYTES = 2**20
-"""Up to this a blob goes in one PUT: sending it again costs less than asking where it is."""
+"""The largest blob sent in one PUT: sending it again costs less than asking for the offset."""
 
 PROVEN_REQUEST_BYTES = 40 * 2**20
-"""What is proven already goes in one PUT up to this, which saves the registry a file and a request;
-what breaks goes on in pieces from where the registry is."""
+"""The largest proven blob sent in one PUT, which saves the registry a file and a request; after a
+break it continues in pieces from the registry's offset."""
 
 SMALLEST_CHUNK_BYTES = 2**20 - 2**16
-"""The piece that is tried last after a 413: nginx takes 1 MiB in a request unless it is told."""
+"""The piece that is tried last after a 413: nginx takes 1 MiB in a request by default."""
 
 MAX_REPAIRS = 8
-"""How often one blob is begun again, or sent another way, without getting further."""
+"""The limit of new starts, or other ways to send, without progress."""
 
 _BAD_REQUEST = 400
 _TOO_LARGE = 413
 
 
 class CheckedSource:
-    """The content as it is read, checked against its descriptor before its last bytes are sent.
+    """The content of a blob, checked against its descriptor before its last bytes are sent.
 
     Bytes that are read again are not hashed again: the registry checks the digest as well.
 
     Args:
-        descriptor: What the content has to be.
-        source: Opens it.
-        progress: Told how much was handed to the network.
+        descriptor: The expected digest and size.
+        source: Opens the content.
+        progress: Called with the bytes handed to the network.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class CheckedSource:
     ) -> None:
         self.descriptor = descriptor
         self.moved = 0
-        """Bytes handed out so far, those that were handed out again included."""
+        """Bytes handed out so far; repeated bytes count again."""
         self._open = source
         self.proven = isinstance(source, ProvenBlob) and source.size == descriptor.size
         self._progress = progress
@@ -85,7 +86,7 @@ class CheckedSource:
         return Body(length, lambda: self._blocks(start, start + length))
 
     def show(self, done: int) -> None:
-        """Tell the hook, never less than before."""
+        """Call the hook, never with less than before."""
         if self._progress is not None and done > self._shown:
             self._shown = done
             self._progress(done, self.descriptor.size)
@@ -118,7 +119,7 @@ class CheckedSource:
                 self.show(at)
 
     def _check(self, at: int, block: bytes, stream: BinaryIO) -> None:
-        """Hash `block`, which stands at `at`; at the end compare size and digest."""
+        """Hash `block`, which is at `at`; compare size and digest at the end."""
         size, digest = self.descriptor.size, self.descriptor.digest
         if not block:
             raise Truncated(f"blob {digest}: {size} bytes expected, its source ends after {at}")
@@ -138,19 +139,19 @@ class CheckedSource:
 
 
 class PieceMemory(Protocol):
-    """Remembers beyond this process the largest piece that a registry takes, by its host."""
+    """A memory beyond this process of the largest piece that each registry takes, by its host."""
 
     def largest_piece(self, host: str, /) -> int | None:
-        """Return the bytes, None where nothing is known."""
+        """Return the bytes, `None` if unknown."""
         ...
 
     def note_largest_piece(self, host: str, size: int, /) -> None:
-        """Remember the bytes."""
+        """Store the bytes."""
         ...
 
 
 class Pieces:
-    """Remembers the piece sizes that one registry refused or took. Safe for several threads.
+    """The piece sizes that one registry refused or took. Safe for several threads.
 
     Args:
         host: The registry's.
@@ -161,20 +162,20 @@ class Pieces:
         self._largest: int | None = None
         self._asked = False
         self.memory: PieceMemory | None = None
-        """Asked before the first blob; None: only this process remembers."""
+        """Read before the first blob; `None`: only this process remembers."""
         self.patched_first = False
-        """A PUT that holds all of a blob is not taken."""
+        """The registry refuses a PUT that holds the whole blob."""
 
     @property
     def largest(self) -> int | None:
-        """Bytes; None: no piece was refused for its length."""
+        """Return the bytes; `None` if no piece was refused for its length."""
         if self.memory is not None and not self._asked:
             self._largest = self.memory.largest_piece(self._host)
             self._asked = True
         return self._largest
 
     def learn(self, size: int) -> None:
-        """Note the largest piece that was taken after a larger one was refused."""
+        """Record the largest piece that was taken after a larger one was refused."""
         if size == self.largest:
             return
         self._largest = size
@@ -183,15 +184,15 @@ class Pieces:
 
 
 class BlobPush:
-    """One blob on its way. Used once, by one thread.
+    """One push of a blob. Used once, by one thread.
 
     Args:
         sender: Sends the requests.
         repository: The repository's name.
         source: The content.
-        retry: How failures of the whole push are retried; its requests are not, by themselves.
-        patient: Whether each failure after which the registry holds more starts the policy anew.
-        chunk_bytes: The largest piece to send at once; None: no limit of ours.
+        retry: The policy for the whole push; its single requests are not retried.
+        patient: Each failure after which the registry holds more bytes starts the policy anew.
+        chunk_bytes: The largest piece to send at once; `None`: no limit of ours.
         pieces: The sizes that the registry took or refused before.
     """
 
@@ -250,7 +251,7 @@ class BlobPush:
                     "check the host and your network; ECR closes the connection where the "
                     "repository does not exist: create it first (aws ecr create-repository)"
                 )
-            raise  # nobody is there to be told that the session is over
+            raise  # the registry cannot be told that the session is over
         except DockerCommsError as error:
             if self._session is not None:
                 self._session.cancel()
@@ -263,7 +264,7 @@ class BlobPush:
             raise
 
     def _go_on(self) -> None:
-        """Send all that the registry does not have; raises where that breaks off."""
+        """Send all bytes that the registry does not have; raises if that breaks off."""
         descriptor = self._source.descriptor
         if self._unsure and self._closing and self._is_there():
             return
@@ -283,10 +284,10 @@ class BlobPush:
         length = min(left, session.chunk_size(self._chunk or left))
         held = session.patch(self._source.body(self._at, length), self._at, ranged=self._asked)
         if held <= self._at:
-            # ECR's Range does not grow; the closing PUT's digest proves what is there
+            # ECR's Range does not grow; the digest in the closing PUT proves the content
             held, self._counted = self._at + length, True
         if held > self._at + length:
-            # docker-registry 2.8 stores a piece wherever it stands: what is there is not ours
+            # docker-registry 2.8 stores a piece at any offset, so the session's content is not ours
             raise RangeInvalid(
                 f"{self._repository}: upload session holds {held} bytes, "
                 f"{self._at + length} were sent"
@@ -309,9 +310,9 @@ class BlobPush:
         return blob_is_there(self._sender, self._repository, digest, self._size)
 
     def _located(self) -> UploadSession | None:
-        """Return the session to go on with, None if one has to be opened.
+        """Return the session to continue with, `None` if a new one must be opened.
 
-        One that may be somewhere else than we think is asked where it is.
+        If its offset may differ from ours, the registry is asked for it.
         """
         session = self._session
         if session is None or not self._unsure:
@@ -335,7 +336,7 @@ class BlobPush:
         self._asked = False
 
     def _recover(self, error: NetworkError | RegistryError) -> None:
-        """Prepare the next try, or raise `error` if there is to be none."""
+        """Prepare the next try, or raise `error` if there is no other."""
         session = self._session
         if self._may_go_in_pieces:
             self._may_go_in_pieces = self._whole = False
@@ -347,7 +348,7 @@ class BlobPush:
         moved = self._source.moved - self._moved
         self._moved = self._source.moved
         if self._patient and moved > SMALL_CHUNK_BYTES and self._repairs < MAX_REPAIRS:
-            # A long transfer that broke says nothing against the next one, wherever it has to begin
+            # A broken long transfer says little about the next one, from any offset
             self._repairs += 1
             self._retrying = None
         if self._retrying is None:
@@ -355,7 +356,7 @@ class BlobPush:
         self._retrying.pause(Failure.of(error))
 
     def _cured(self, error: RegistryError, session: UploadSession) -> bool:
-        """Return whether the refusal has a cure that needs no waiting, and prepare it."""
+        """Prepare a cure for the refusal that needs no waiting; return whether there is one."""
         if isinstance(error, RangeInvalid):
             if self._asked and self._at == 0:
                 self._at = 1  # the registry's 0-0 meant one byte
@@ -366,8 +367,8 @@ class BlobPush:
         if error.status == _TOO_LARGE:
             return self._shrink(SMALLEST_CHUNK_BYTES) or self._refused(error, session)
         if isinstance(error, NotFoundError):
-            # The session is gone, or the blob is complete: both are looked for. Else it was a PUT
-            # without a PATCH before it, which Artifactory does not take.
+            # The session is gone, or the blob is complete: the next try checks both. Otherwise it
+            # was a PUT without a PATCH before it, which Artifactory refuses.
             unpatched = isinstance(error, BlobUnknown) or self._repairs > 0
             if self._whole and self._closing and unpatched:
                 self._whole, self._pieces.patched_first = self._size == 0, True
@@ -376,15 +377,15 @@ class BlobPush:
             self._whole = True
             return self._drop(session)
         if isinstance(error, DigestInvalid):
-            # The bytes arrived wrongly; they were right when they were read
+            # The bytes were damaged on the way; they were right when read
             self._whole = self._whole or self._counted
             return self._repairs == 0 and self._drop(session)
         return error.status == _BAD_REQUEST and self._refused(error, session)
 
     def _refused(self, error: RegistryError, session: UploadSession) -> bool:
-        """Send all in the PUT of a new session, if it was a piece at its right place that failed.
+        """Send all in the PUT of a new session, if a piece at its right offset failed.
 
-        A push that broke before is not sure of the place.
+        After an earlier break, the push is not sure of the offset.
         """
         if error.method != "PATCH" or self._asked or self._whole:
             return False

@@ -1,7 +1,7 @@
-"""Reading from a registry over HTTP: blobs, parts of blobs, manifests, tags.
+"""Downloads over HTTP: blobs, parts of blobs, manifests, tags.
 
-Everything is checked against what was *asked* for, whatever the answer's headers say, and a blob
-whose connection breaks is read on from the break.
+All content is checked against the *requested* digest, whatever the response's headers say. After a
+broken connection, a blob is read on from the break.
 
 Source: distribution-spec v1.1.1, "Pulling manifests", "Pulling blobs".
 """
@@ -65,8 +65,9 @@ from dockercomms.oci.strict_json import parse_json
 ACCEPT_MANIFESTS = {"Accept": ", ".join((*MANIFEST_MEDIA_TYPES, "*/*"))}
 
 PROGRESS_BYTES = 16 * 1024
-"""So much must come between two breaks, at the least pace, for the second to be tried again like
-the first: a registry that gives a byte and breaks off would else hold its reader for ever."""
+"""The bytes that must come between two breaks, at the minimum pace, for the second to be retried
+like the first: a registry that sends one byte and breaks off would otherwise block its reader for
+ever."""
 
 _OK = 200
 _PARTIAL = 206
@@ -84,7 +85,7 @@ class HTTPReader:
     def get_blob_unchecked(
         self, repository: str, digest: Digest, *, size: int | None = None
     ) -> BlobReader:
-        """Do as `get_blob` for a caller that hashes what it reads, so that it is not done twice.
+        """Return a reader as `get_blob`, for a caller that hashes the bytes itself.
 
         Only the length is checked here.
         """
@@ -142,9 +143,9 @@ class HTTPReader:
         return _described(response, digest)
 
     def resolve_tag(self, repository: str, tag: str) -> Descriptor:
-        """Return what `tag` points at; see `Reader.resolve_tag`.
+        """Return the descriptor under `tag`; see `Reader.resolve_tag`.
 
-        Asks for the manifest itself where a HEAD does not say enough.
+        Requests the manifest itself if a HEAD does not tell enough.
         """
         request = manifest_request("HEAD", repository, check_tag(repository, tag))
         try:
@@ -209,7 +210,7 @@ class HTTPReader:
         if kind == MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED:
             raise Unsupported(f"{where}: signed schema 1 manifests are not read")
         said = content_digest(response)
-        if asked is None and said is None:  # nothing else tells that it is one
+        if asked is None and said is None:  # no header tells that it is a manifest
             _check_is_manifest(response, data)
         digest = asked or said or digest_of(data)
         _check_digest_header(response, digest)
@@ -219,15 +220,15 @@ class HTTPReader:
 
 
 class ResumingStream:
-    """The bytes of a blob from `start` to `stop`, asked for again from where the connection broke.
+    """The bytes of a blob from `start` to `stop`, requested again after a broken connection.
 
     Args:
         sender: Sends the request again.
         request: A GET of the whole blob.
-        response: The answer that is open.
-        first: The byte of the blob that `response` begins with, at most `start`.
-        start: Where reading begins.
-        stop: Where reading ends.
+        response: The open response.
+        first: The offset in the blob at which `response` begins, at most `start`.
+        start: The first byte to read.
+        stop: The end of the bytes to read.
 
     Source: RFC 9110 sections 14.2 and 15.3.7.
     """
@@ -254,14 +255,14 @@ class ResumingStream:
 
     @property
     def left(self) -> int:
-        """Bytes that are still to come."""
+        """Return the number of bytes still to come."""
         return self._stop - self._at
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes; after `stop` what a wrong answer has beyond it.
+        """Return up to `size` bytes; after `stop` the bytes that a wrong response has beyond it.
 
         Raises:
-            NetworkError, RegistryError: the connection broke, and asking again did not help.
+            NetworkError, RegistryError: the connection broke, and another request did not help.
         """
         if self.left == 0:
             return self._beyond()
@@ -271,7 +272,7 @@ class ResumingStream:
                 with self._timed():
                     data = self._read_some(wanted)
             except (NetworkError, RegistryError) as error:
-                # Each break after which enough came starts the policy's time anew
+                # Each break after enough bytes starts the policy's time anew
                 if self._came >= max(PROGRESS_BYTES, LEAST_BYTES_PER_SECOND * self._spent):
                     self._retrying = None
                 self._came, self._spent = 0, 0.0
@@ -285,9 +286,9 @@ class ResumingStream:
                 return data
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once; see `read`.
+        """Fill `buffer` with the bytes available; see `read`.
 
-        What has to be asked for again, or lies beyond the end, takes the way of `read`.
+        After a break, and beyond the end, it calls `read`.
         """
         response = self._response
         if response is not None and self.left and self._at == self._position:
@@ -338,11 +339,11 @@ class ResumingStream:
         try:
             return b"" if self._response is None else self._response.read(1)
         except NetworkError:
-            return b""  # all that was asked for is here
+            return b""  # all requested bytes are here
 
 
 class HTTPBlobReader:
-    """A `BlobReader` over one stream, whole and checked or a part of a blob."""
+    """A `BlobReader` over one stream: a whole checked blob, or a part of a blob."""
 
     def __init__(
         self, stream: ResumingStream, descriptor: Descriptor, *, whole: bool, what: str
@@ -363,7 +364,7 @@ class HTTPBlobReader:
         return b"".join(parts)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as bytes come at once, 0 at the end; see `FillingStream`."""
+        """Fill `buffer` with the bytes available, 0 at the end; see `FillingStream`."""
         if self._checked is not None:
             return self._checked.readinto(buffer)
         return self._stream.readinto(buffer) if self._stream.left else 0
@@ -385,7 +386,7 @@ class HTTPBlobReader:
 
 
 class BytesReader:
-    """A `BlobReader` over content that is here and checked."""
+    """A `BlobReader` over checked content in memory."""
 
     def __init__(self, data: bytes, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
@@ -396,7 +397,7 @@ class BytesReader:
         return self._stream.read(size)
 
     def close(self) -> None:
-        """Reading on is an error."""
+        """Close the content; later reads fail."""
         self._stream.close()
 
     def __enter__(self) -> Self:
@@ -422,15 +423,16 @@ def manifest_request(method: str, repository: str, name: str) -> Request:
         scope=Scope.pull(repository),
         headers=ACCEPT_MANIFESTS,
         not_found=ManifestUnknown,
-        redirects=True,  # registry.k8s.io redirects all that it has
+        redirects=True,  # registry.k8s.io redirects all requests
     )
 
 
 def check_tag(repository: str, tag: str) -> str:
-    """Return `tag` if it can be one.
+    """Return `tag` if it is a valid tag.
 
     Raises:
-        ManifestUnknown: it cannot, so nothing is under it; in an address it could be another path.
+        ManifestUnknown: it is invalid, so it has no manifest; in an address it could change the
+            path.
     """
     if not is_valid_tag(tag):
         raise ManifestUnknown(f"{repository}: not a tag: {tag!r:.200}")
@@ -442,10 +444,10 @@ def _is_packed(response: Response) -> bool:
 
 
 def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
-    """Refuse an answer that cannot be a manifest: another status than 200, a page, other content.
+    """Refuse a response that cannot be a manifest: another status than 200, a page, other content.
 
     Raises:
-        BadAnswer: it is none.
+        BadAnswer: it cannot be one.
     """
     where = f"{response.method} {redact_url(response.url)}"
     if response.status != _OK:
@@ -461,10 +463,10 @@ def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
 
 
 def _check_is_blob(response: Response, digest: Digest) -> None:
-    """Refuse an answer about a blob, without its digest, that any web server could give.
+    """Refuse a response about a blob, without its digest, that any web server could give.
 
     Raises:
-        BadAnswer: it is a page, or nothing where there should be something.
+        BadAnswer: it is a page, or empty although the blob is not.
     """
     where = f"{response.method} {redact_url(response.url)}"
     if is_page(response):
@@ -474,13 +476,13 @@ def _check_is_blob(response: Response, digest: Digest) -> None:
 
 
 _MANIFEST_KEYS = frozenset({"schemaVersion", "mediaType", "manifests", "layers", "config"})
-"""A manifest has at least one of these, whatever its kind."""
+"""A manifest of any kind has at least one of these."""
 
 
 def _check_digest_header(response: Response, asked: Digest) -> None:
-    """Refuse an answer that says of itself that it is other content.
+    """Refuse a response that announces another digest.
 
-    Digests of two algorithms say nothing about each other.
+    Digests of two algorithms cannot be compared.
     """
     said = content_digest(response)
     if said is not None and said != asked and said.partition(":")[0] == asked.partition(":")[0]:
@@ -488,7 +490,7 @@ def _check_digest_header(response: Response, asked: Digest) -> None:
 
 
 def _blob_size(response: Response, asked: int | None) -> int | None:
-    """Return the size announced or else asked for, None where there is neither.
+    """Return the announced or else the requested size, `None` without either.
 
     Raises:
         SizeMismatch: they differ.
@@ -520,13 +522,13 @@ def _ranged(request: Request, start: int, end: int | None) -> Request:
 
 
 def _part(response: Response, start: int, end: int | None) -> tuple[int, int, int]:
-    """Return the first byte in the answer, where reading ends, and the blob's size.
+    """Return the first byte in the response, the end of reading, and the blob's size.
 
-    A server may ignore the range and send the whole.
+    A server may ignore the range and send the whole blob.
 
     Raises:
         RangeInvalid: `start` lies behind the blob's end.
-        BadAnswer: another part than was asked for, or one without a size.
+        BadAnswer: another part than requested, or one without a size.
     """
     where = redact_url(response.url)
     if response.status == _OK:

@@ -1,8 +1,6 @@
-"""`HTTPRegistry`: the registry interface over HTTP, for one host.
+"""The registry interface over HTTP, for one host: `HTTPRegistry`.
 
-Nothing is connected, and requests is not imported, before the first request.
-
-Writing to a registry over HTTP: blobs, manifests, tags; and deleting them.
+It connects, and imports requests, at the first request.
 
 Source: distribution-spec v1.1.1, "Push", "Content Management".
 """
@@ -70,7 +68,7 @@ LAYER_CHUNK_BYTES = 96 * 2**20
 """The piece of a large layer: below the 100 MB that some hosts' proxies take in one request."""
 
 LAYER_WHOLE_BYTES = 128 * 2**20
-"""Up to this a layer goes in one piece."""
+"""The largest layer sent in one piece."""
 
 _CREATED = 201
 _MOUNTED = frozenset({201, 202})
@@ -97,8 +95,8 @@ class HTTPWriter:
     ) -> Descriptor:
         """Upload a blob; see `Writer.push_blob`.
 
-        A push that breaks goes on where the registry is, as long as each try gets further, or
-        until the registry's retry policy gives up.
+        A broken push continues at the registry's offset while each try makes progress, or until the
+        registry's retry policy gives up.
         """
         checked = CheckedSource(descriptor, source, progress)
         retry = self._sender.retry
@@ -121,11 +119,11 @@ class HTTPWriter:
         Args:
             repository: The repository's name.
             source: Opens the content.
-            descriptor: What it is; None: it is read once to know.
-            chunk_bytes: The largest piece to send at once; None: all in one up to
+            descriptor: Its descriptor; `None`: computed by reading the content once.
+            chunk_bytes: The largest piece to send at once; `None`: the whole layer up to
                 `LAYER_WHOLE_BYTES`, else `LAYER_CHUNK_BYTES`.
-            progress: Told how far it is.
-            retry: None: `RetryPolicy.upload()`, whose hook is told of each new try.
+            progress: Called with the progress.
+            retry: `None`: `RetryPolicy.upload()`, whose hook is called before each new try.
 
         Raises:
             RetryAborted: the policy's hook returned False.
@@ -180,7 +178,7 @@ class HTTPWriter:
         return Descriptor(media_type=media_type, digest=known, size=len(data))
 
     def mount_blob(self, repository: str, digest: Digest, *, source: str) -> Descriptor | None:
-        """Make a blob of `source` one of `repository`; see `Writer.mount_blob`."""
+        """Mount a blob of `source` into `repository`; see `Writer.mount_blob`."""
         api_path(source)
         request = Request(
             method="POST",
@@ -192,7 +190,7 @@ class HTTPWriter:
         try:
             response = settle(self._sender, request)
         except (NotFoundError, Unsupported):
-            return None  # ocimem says 404 where the source is missing
+            return None  # ocimem answers 404 for a missing source
         if response.status != _CREATED:
             UploadSession.of(self._sender, repository, response).cancel()
             return None
@@ -208,7 +206,7 @@ class HTTPWriter:
     def resume_upload(
         self, repository: str, session: str, *, offset: int | None = None, chunk_size: int = 0
     ) -> BlobUpload:
-        """Go on with an upload session; see `Writer.resume_upload`."""
+        """Continue an upload session; see `Writer.resume_upload`."""
         return resume(self._sender, repository, session, offset=offset, chunk_size=chunk_size)
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
@@ -229,7 +227,7 @@ class HTTPWriter:
         except RegistryError as error:
             if error.status != _BAD_REQUEST or isinstance(error, NotFoundError):
                 raise
-            # docker-registry 2.8 wants a digest there
+            # docker-registry 2.8 accepts only a digest there
             raise Unsupported(
                 error.message, status=error.status, method=error.method, url=error.url
             ) from error
@@ -247,7 +245,7 @@ class HTTPWriter:
         except NotFoundError as error:
             if not self._is_there(repository, request):
                 raise
-            # ECR answers so to every deletion
+            # ECR answers this to every deletion
             raise Unsupported(
                 error.message, status=error.status, method=error.method, url=error.url
             ) from error
@@ -301,7 +299,7 @@ class HTTPWriter:
 
 
 def describe(source: BlobSource) -> Descriptor:
-    """Return the descriptor of what `source` opens, which is read once.
+    """Return the descriptor of the content that `source` opens, reading it once.
 
     Raises:
         LocalIOError: it cannot be read.
@@ -319,7 +317,7 @@ def describe(source: BlobSource) -> Descriptor:
 
 
 class LazySender:
-    """A `Sender` that makes its session when the first request is sent. Safe for threads."""
+    """A `Sender` that creates its session for the first request. Safe for several threads."""
 
     def __init__(self, make: Callable[[], Session], retry: RetryPolicy, clock: Clock) -> None:
         self.retry = retry
@@ -330,7 +328,7 @@ class LazySender:
 
     @property
     def session(self) -> Session:
-        """The session; imports requests the first time."""
+        """Return the session; the first call imports requests."""
         with self._lock:
             if self._session is None:
                 self._session = self._make()
@@ -345,13 +343,13 @@ class LazySender:
         return self.session.adopt(url)
 
     def server_time(self) -> datetime | None:
-        """Return the registry's clock, None before its first answer."""
+        """Return the registry's clock, `None` before its first response."""
         with self._lock:
             known = self._session
         return None if known is None else known.server_time()
 
     def close(self) -> None:
-        """Close the connections; the next request makes new ones."""
+        """Close the connections; the next request opens new ones."""
         with self._lock:
             known, self._session = self._session, None
         if known is not None:
@@ -363,19 +361,19 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
 
     Args:
         host: Host and perhaps port, as in a reference; docker.io is Docker Hub.
-        plain_http: Whether it is spoken to without TLS; None: only on this machine's loopback.
-        insecure: Leave its certificate unchecked.
+        plain_http: Connect without TLS; `None`: only to this machine's loopback.
+        insecure: Skip the check of its certificate.
         ca_file: Certificates that are trusted besides the system's.
-        timeout: Seconds that it may be silent.
-        user_agent: None: `dockercomms/<version>`.
+        timeout: Seconds for which it may be silent.
+        user_agent: `None`: `dockercomms/<version>`.
         transport: A `requests` adapter that sends instead of the network, for tests.
-        auth: Where credentials are looked up; None: this user's configuration files.
-        credentials: Given credentials, which come first.
+        auth: The configuration with the credentials; `None`: this user's files.
+        credentials: Credentials that come before any configuration.
         retry: The policy of requests, and of `push_blob` and downloads as a whole.
-        limiter: Shared by all that must stay below one rate.
-        debug_id: Stands in front of its lines in the log `dockercomms.oci`.
+        limiter: Shared by all registries below one rate.
+        debug_id: The prefix of its lines in the log `dockercomms.oci`.
         clock: The time and the waiting.
-        on_retry: Told before each retry; False aborts.
+        on_retry: Called before each retry; False aborts.
 
     Raises:
         UsageError: not a host, or the time limit is not positive.
@@ -433,7 +431,7 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
 
     @property
     def session(self) -> Session:
-        """The session underneath."""
+        """Return the session underneath."""
         return self._lazy.session
 
     def request(
@@ -446,15 +444,15 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         scope: Scope | None = None,
         ok: Collection[int] = ANY_STATUS,
     ) -> Response:
-        """Return the registry's answer to any request; statuses are not interpreted.
+        """Return the registry's response to any request; statuses are not interpreted.
 
         Args:
             method: The HTTP method.
             path: From the registry's root: `/v2/…`; or an address, which gets credentials only if
                 it is the registry's own.
             headers: Header fields.
-            body: What is sent.
-            scope: What authorisation it needs; None: that of reading the catalogue.
+            body: The body.
+            scope: The authorisation that it needs; `None`: that of reading the catalogue.
             ok: The statuses that are returned; others are raised as `RegistryError`.
         """
         request = Request(
@@ -469,7 +467,7 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         return self._sender.send(request)
 
     def close(self) -> None:
-        """Close the connections; the next request makes new ones."""
+        """Close the connections; the next request opens new ones."""
         self._lazy.close()
 
     def __exit__(

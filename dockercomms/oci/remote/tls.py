@@ -1,13 +1,14 @@
-"""Which certificates are trusted, and which one is shown, for one registry host.
+"""The trusted certificates and the client certificate for a registry host.
 
-Trusted are, all together: the system's store (`SSL_CERT_FILE` and `SSL_CERT_DIR` are OpenSSL's own
-and move it; on macOS and Windows the keychain or certificate store), `REQUESTS_CA_BUNDLE` or
+These are trusted, all together: the system's store (on macOS and Windows the keychain or
+certificate store; `SSL_CERT_FILE` and `SSL_CERT_DIR` replace OpenSSL's), `REQUESTS_CA_BUNDLE` or
 `CURL_CA_BUNDLE`, the file of `--ca-file`, and every `*.crt` in the host's folder below a `certs.d`.
 A pair `x.cert` and `x.key` there is the client certificate.
 
-Certificates are judged alike on every Python, as curl and Go's programs judge them: those of an
-authority that leaves out key identifiers are taken (Python 3.13 refuses them), and a certificate
-that is trusted by name need not be the last of its chain (before 3.13 Python wanted that).
+Every Python checks certificates alike, as curl and Go's programs do: an authority may leave out key
+identifiers (Python 3.13 refuses that), and a certificate that is trusted by name need not be the
+last of its chain (before 3.13 Python required that).
+
 Sources: docker's and podman's documentation of `certs.d`; "What's New in Python 3.13", ssl.
 """
 
@@ -28,21 +29,21 @@ if TYPE_CHECKING:
 
 
 _OWN_STORES = frozenset({"darwin", "win32"})
-"""Systems whose certificates OpenSSL does not find, or not those an administrator added."""
+"""Systems whose certificates OpenSSL does not find, or not those that an administrator added."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostCertificates:
-    """What the `certs.d` folders hold for one host."""
+    """The content of the `certs.d` folders for one host."""
 
     authorities: tuple[Path, ...] = ()
     """Certificates of authorities that are trusted for this host."""
     client: tuple[Path, Path] | None = None
-    """Certificate and key that are shown to this host."""
+    """Certificate and key of the client for this host."""
 
 
 def certificate_folders(env: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return the `certs.d` folders in the order they are read: the user's, then the system's."""
+    """Return the `certs.d` folders in reading order: the user's, then the system's."""
     home = home_folder(env)
     docker = env.get("DOCKER_CONFIG") or (home and home / ".docker")
     folders = [Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d")]
@@ -55,7 +56,7 @@ def certificate_folders(env: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def host_certificates(host: str, folders: Iterable[Path]) -> HostCertificates:
-    """Return what `folders` hold for `host` (with its port); the first client pair wins.
+    """Return the certificates in `folders` for `host` (with its port); the first client pair wins.
 
     Raises:
         ConfigError: a certificate without its key or the other way round, or an unreadable folder.
@@ -96,7 +97,7 @@ def make_context(
 
     Args:
         host: Host and port as in the registry's address.
-        insecure: Leave the server's certificate unchecked.
+        insecure: Skip the check of the server's certificate.
         ca_file: A file of certificates that are trusted as well.
         env: The environment.
         folders: The `certs.d` folders.
@@ -131,7 +132,7 @@ def make_context(
 
 
 def _system_context(platform: str) -> ssl.SSLContext:
-    """Return settings that trust what this system trusts, and nothing else yet."""
+    """Return settings that trust only the system's certificates."""
     import ssl  # noqa: PLC0415 - only for https
 
     if platform not in _OWN_STORES:
@@ -154,7 +155,7 @@ def _trust(context: ssl.SSLContext, file: Path) -> None:
 
 
 def _trust_bundled(context: ssl.SSLContext, paths: ssl.DefaultVerifyPaths) -> None:
-    """Trust the authorities that requests brings along, where the system has none."""
+    """Trust the authorities of the package certifi if the system has no store."""
     if not any(paths[:2]):  # the files that exist
         import certifi  # noqa: PLC0415 - only on systems without a certificate store
 

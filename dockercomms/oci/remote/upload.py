@@ -1,15 +1,16 @@
-"""Upload sessions over HTTP, and a session written to piece by piece.
+"""Upload sessions over HTTP, and uploads written piece by piece.
 
-How real registries differ, and what follows (all measured):
+These differences of registries decide the code (all measured):
 
-* The newest `Location` is used always: docker-registry 2.8 refuses every older one.
-* A piece is never sent blindly again: 2.8 appends it twice. The session is asked where it is.
-* zot drops the session where a piece breaks, and ggcr cannot be asked: then from the start, so the
-  source has to be one that can be opened again (see `pushing`).
-* `Range: 0-0` is what distribution and zot say for 0 bytes and for 1.
-* The closing PUT without a body carries no `Content-Range`: distribution and zot refuse it.
-* GHCR refuses pieces of more than 4 MiB with 416.
-* The answer to the closing PUT may be lost although the blob is there: it is looked for first.
+- Only the newest `Location` is used: docker-registry 2.8 refuses every older one.
+- A piece is never sent again without asking for the offset: 2.8 would append it twice.
+- zot drops the session after a broken piece, and ggcr cannot tell the offset: the upload starts
+  again, so its source must be one that can be opened again (see `push`).
+- distribution and zot send `Range: 0-0` for 0 bytes and for 1.
+- The closing PUT without a body has no `Content-Range`: distribution and zot refuse it.
+- GHCR refuses pieces of more than 4 MiB with 416.
+- The response to the closing PUT may be lost although the blob is there: the next try looks for the
+  blob first.
 
 Source: distribution-spec v1.1.1, "Pushing blobs".
 """
@@ -44,10 +45,10 @@ from dockercomms.oci.remote.exchange import (
 from dockercomms.oci.remote.retry import Failure, Retrying, RetryPolicy
 
 SMALL_CHUNK_BYTES = 4 * 2**20
-"""The piece that every registry takes (GHCR refuses larger ones), and that `BlobUpload` sends."""
+"""The piece that every registry takes (GHCR refuses larger ones), the default of `BlobUpload`."""
 
 MAX_MIN_CHUNK_BYTES = 64 * 2**20
-"""A smallest piece above this is not believed: it would have to be kept in memory."""
+"""A larger minimum is cut to this: a piece of that size must be kept in memory."""
 
 _OPENED = frozenset({202})
 _TAKEN = frozenset({200, 201, 202, 204})
@@ -60,13 +61,13 @@ _OCTETS = {"Content-Type": MEDIA_TYPE_OCTET_STREAM}
 
 
 class UploadSession:
-    """One upload session at a registry: where it is, and what it was last seen to hold.
+    """One upload session at a registry: its address, and the bytes it was last seen to hold.
 
     Args:
         sender: Sends the requests.
         repository: The repository's name.
         url: The session's newest address.
-        retry: The policy of requests that may be sent again; None: the sender's.
+        retry: The policy of requests that may be sent again; `None`: the sender's.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class UploadSession:
         return session
 
     def ask(self) -> int:
-        """Return how many bytes the registry says it holds; 0 may be 1 (see `upload_offset`).
+        """Return the number of bytes that the registry holds; 0 may be 1 (see `upload_offset`).
 
         Raises:
             UploadUnknown: the session is gone.
@@ -108,20 +109,21 @@ class UploadSession:
             self._take(response, moved=False)
             return upload_offset(response.headers.get("Range", ""))
         except RegistryError as error:
-            # ggcr answers 400; docker-registry 2.8 404 BLOB_UPLOAD_INVALID, once a piece broke
+            # ggcr answers 400; docker-registry 2.8 answers 404 BLOB_UPLOAD_INVALID after a broken
+            # piece
             kind = {_BAD_REQUEST: Unsupported, _NOT_FOUND: UploadUnknown}.get(error.status)
             if kind is None or isinstance(error, kind):
                 raise
             raise kind(error.message, status=error.status, url=error.url) from error
 
     def patch(self, body: bytes | Body, start: int, *, ranged: bool = False) -> int:
-        """Send bytes from `start` on; returns how many the registry holds then. Never repeated.
+        """Send bytes from `start` on; return the registry's new offset. Never retried.
 
         Args:
             body: The bytes.
-            start: Where they stand in the blob.
-            ranged: Say that also of the first byte alone. ocimem refuses `0-0`, so that it is said
-                only where the registry may be elsewhere.
+            start: Their offset in the blob.
+            ranged: Send the range also for the first byte alone. ocimem refuses `0-0`, so it is
+                sent only if the registry may be at another offset.
 
         Raises:
             RangeInvalid: the registry is at another offset, or the piece is too large for it.
@@ -136,19 +138,20 @@ class UploadSession:
         self._take(response)
         text = response.headers.get("Range")
         held = start + length
-        # one byte is reported as none: its end is 0 either way
+        # `upload_offset` returns 0 for one byte: the range ends at 0 either way
         return held if text is None or held <= 1 else upload_offset(text)
 
     def finish(
         self, digest: Digest, body: bytes | Body = b"", start: int = 0, *, ranged: bool = False
     ) -> None:
-        """Close the session, with the last bytes if there are any left. Not repeated.
+        """Close the session, with the last bytes if any are left. Never retried.
 
         Args:
             digest: The blob's digest.
             body: The last bytes.
-            start: Where they stand in the blob.
-            ranged: Say that also where it is 0, so that a registry that is elsewhere refuses them.
+            start: Their offset in the blob.
+            ranged: Send the range also if it starts at 0, so that a registry at another offset
+                refuses it.
 
         Raises:
             DigestInvalid: the registry received other content.
@@ -162,15 +165,15 @@ class UploadSession:
         self._send("PUT", url, ok=_STORED, headers=headers, body=body, retry=RetryPolicy.none())
 
     def cancel(self) -> None:
-        """Throw the session away, as far as the registry lets us."""
-        # ggcr and ocimem cannot; what is left behind they collect themselves
+        """Delete the session, if the registry supports that."""
+        # ggcr and ocimem do not, and collect old sessions themselves
         with contextlib.suppress(RegistryError, NetworkError):
             self._send("DELETE", self.url, ok=_CANCELLED, retry=RetryPolicy.none())
 
     def chunk_size(self, wanted: int) -> int:
-        """Return the piece to send where `wanted` bytes are wanted, within the registry's limits.
+        """Return the size of the piece to send, near `wanted`, within the registry's limits.
 
-        A largest piece below the smallest is no limit that could be kept.
+        A maximum below the minimum is ignored, as no piece could satisfy both.
         """
         size = max(wanted, self.min_chunk)
         if self.max_chunk is not None and self.max_chunk >= self.min_chunk:
@@ -178,7 +181,7 @@ class UploadSession:
         return size
 
     def _take(self, response: Response, *, moved: bool = True) -> None:
-        """Remember what a response says of the session."""
+        """Record the session's data in a response."""
         if moved or response.headers.get("Location"):
             self.url = self._sender.adopt(location(response))
         for name in ("OCI-Chunk-Min-Length", "OCI-Chunk-Max-Length"):
@@ -213,17 +216,17 @@ class UploadSession:
 
 
 class HTTPUpload:
-    """A `BlobUpload` over HTTP. What it has not sent yet is in memory: at most a chunk and a write.
+    """A `BlobUpload` over HTTP, with at most a chunk and a write in memory.
 
-    A chunk whose sending breaks is sent on from where the registry says it is.
+    A chunk whose sending breaks continues at the registry's offset.
 
     Args:
         sender: Sends the requests.
         repository: The repository's name.
         session: The session.
-        size: How many bytes it holds.
+        size: The bytes that it holds.
         chunk_size: Bytes to send in one request; 0: as many as every registry takes.
-        perhaps_one: Whether `size` is 0 because the registry said `0-0`, which may be 1.
+        perhaps_one: `size` is 0 because the registry sent `0-0`, which may mean 1.
     """
 
     def __init__(
@@ -249,23 +252,23 @@ class HTTPUpload:
 
     @property
     def id(self) -> str:
-        """The session's newest address."""
+        """Return the session's newest address."""
         return self._session.url
 
     @property
     def size(self) -> int:
-        """Bytes written so far, sent or buffered."""
+        """Return the bytes written so far, sent or buffered."""
         return self._sent + len(self._buffer)
 
     @property
     def chunk_size(self) -> int:
-        """Bytes sent in one request."""
+        """Return the bytes sent in one request."""
         return self._chunk
 
     def write(self, data: bytes, /) -> int:
-        """Take `data`, sending full chunks; see `BlobUpload.write`.
+        """Add `data`, sending full chunks; see `BlobUpload.write`.
 
-        A last full chunk stays here: it goes with the closing request.
+        The last full chunk stays in memory: it goes with the closing request.
         """
         self._refuse_closed()
         view = memoryview(data)
@@ -276,7 +279,7 @@ class HTTPUpload:
         return len(data)
 
     def commit(self, digest: Digest) -> Descriptor:
-        """Send what is left and close the session; see `BlobUpload.commit`."""
+        """Send the last bytes and close the session; see `BlobUpload.commit`."""
         self._refuse_closed()
         parse_digest(digest)
         size = self.size
@@ -294,7 +297,7 @@ class HTTPUpload:
                     and isinstance(error, RegistryError)
                     and error.status == _BROKE
                 ):
-                    self._drop_first_byte(error)  # what ocimem says of a wrong place
+                    self._drop_first_byte(error)  # ocimem's answer to a wrong offset
                     continue
                 retrying.pause(Failure.of(error))
                 if blob_is_there(self._sender, self._repository, digest, size):
@@ -304,13 +307,13 @@ class HTTPUpload:
         return Descriptor(media_type=MEDIA_TYPE_OCTET_STREAM, digest=digest, size=size)
 
     def close(self) -> None:
-        """Send what is buffered and leave the session open; see `BlobUpload.close`."""
+        """Send the buffered bytes and leave the session open; see `BlobUpload.close`."""
         if self._open:
             self._send(len(self._buffer))
             self._open = False
 
     def cancel(self) -> None:
-        """Throw the session away; see `BlobUpload.cancel`."""
+        """Delete the session; see `BlobUpload.cancel`."""
         if self._open:
             self._open = False
             self._session.cancel()
@@ -333,7 +336,7 @@ class HTTPUpload:
             self._advance(held, len(piece))
 
     def _locate(self, length: int) -> None:
-        """Ask where the session is after `length` more bytes may or may not have arrived."""
+        """Ask for the session's offset after `length` more bytes may or may not have arrived."""
         self._advance(self._session.ask(), length)
 
     def _advance(self, held: int, length: int) -> None:
@@ -346,7 +349,7 @@ class HTTPUpload:
         self._sent = held
 
     def _drop_first_byte(self, refusal: RegistryError) -> None:
-        """Go on at 1 where the registry's `0-0` meant one byte, or raise its refusal."""
+        """Continue at 1 if the registry's `0-0` meant one byte, or raise its refusal."""
         if not self._perhaps_one or self._sent or not self._buffer:
             raise refusal
         self._perhaps_one = False
@@ -365,7 +368,7 @@ def resume(
     offset: int | None = None,
     chunk_size: int = 0,
 ) -> HTTPUpload:
-    """Return the upload that goes on with `session`; see `Writer.resume_upload`.
+    """Return the upload that continues `session`; see `Writer.resume_upload`.
 
     Raises:
         ValueError: `session` is no address of http or https, or `offset` is negative.
@@ -388,7 +391,7 @@ def resume(
 
 
 def blob_is_there(sender: Sender, repository: str, digest: Digest, size: int) -> bool:
-    """Return whether the registry has the blob, with this size if it says one."""
+    """Return whether the registry has the blob, with this size if it tells one."""
     request = Request(
         method="HEAD",
         url=api_path(repository, "blobs", digest),
