@@ -1,7 +1,7 @@
 """The state of this machine: one SQLite file, one module for each group of tables.
 
 Each of these modules exports `SCHEMA`, the statements that create its tables, and a class over the
-`Database`. `State` puts them together.
+`Database` whose methods may raise `LocalIOError`. `State` puts them together.
 """
 
 from __future__ import annotations

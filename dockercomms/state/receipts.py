@@ -98,7 +98,7 @@ class ReceiptRows:
 
     database: Database
 
-    # --- ours ------------------------------------------------------------------------------------
+    # --- written receipts ------------------------------------------------------------------------
 
     def store(self, row: ReceiptRow) -> ReceiptRow:
         """Store a receipt before its publication; return it with its number."""

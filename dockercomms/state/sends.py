@@ -252,7 +252,7 @@ class Sends:
             connection.execute("DELETE FROM blobs WHERE repo = ?", (repo,))
             connection.execute("DELETE FROM anchor_tags WHERE repo = ?", (repo,))
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- private ---------------------------------------------------------------------------------
 
     def _interrupted(
         self,
@@ -319,7 +319,6 @@ class Sends:
             # Remove the lock files of killed processes, but not those of unfinished rows: a process
             # that continues such a row now would take us for its living sender, and send a second
             # message.
-            # runs it again meanwhile would take us for its living sender, and send another message.
             rows = self.database.rows("SELECT id FROM sends WHERE published IS NULL")
             unfinished = {row["id"] for row in rows}
             for path in paths:

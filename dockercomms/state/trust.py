@@ -116,7 +116,7 @@ class TrustRows:
             ),
         )
 
-    # --- how far bundles were tried --------------------------------------------------------------
+    # --- bundles already tried -------------------------------------------------------------------
 
     def mark(self, me: str, repo: str, digest: Digest, source: str) -> str:
         """Return the mark of the last bundle of `source` that was tried; "" is the start."""

@@ -344,7 +344,6 @@ def parse_response(
 def _refusal(
     response: TokenResponse, host: str, request: TokenRequest, credentials: Credentials | None
 ) -> DockerCommsError:
-    """Return the error for a response without a token."""
     status = response.status
     parts = urlsplit(request.url)
     server = parts.netloc

@@ -444,11 +444,7 @@ def _is_packed(response: Response) -> bool:
 
 
 def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
-    """Refuse a response that cannot be a manifest: another status than 200, a page, other content.
-
-    Raises:
-        BadAnswer: it cannot be one.
-    """
+    """Raise `BadAnswer` for a status other than 200, a page, or content that is no manifest."""
     where = f"{response.method} {redact_url(response.url)}"
     if response.status != _OK:
         raise BadAnswer(f"{where}: {response.status} received, 200 and a manifest expected")
@@ -463,10 +459,9 @@ def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
 
 
 def _check_is_blob(response: Response, digest: Digest) -> None:
-    """Refuse a response about a blob, without its digest, that any web server could give.
+    """Raise `BadAnswer` for a response without a digest that any web server could give.
 
-    Raises:
-        BadAnswer: it is a page, or empty although the blob is not.
+    That is a page, or an empty response although the blob is not empty.
     """
     where = f"{response.method} {redact_url(response.url)}"
     if is_page(response):

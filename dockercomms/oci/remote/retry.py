@@ -396,9 +396,7 @@ class Retrying:
         if policy.respect_retry_after and failure.retry_after is not None:
             if failure.retry_after > policy.max_delay:
                 return None
-            # Retry-After is a minimum; our own wait grows with each try, to spare a registry that
-            # always says 0
-            # registry that says 0 for ever is not hammered
+            # Retry-After is a minimum; our own wait still grows, to spare a registry that says 0
             delay = max(delay, failure.retry_after)
         elapsed = self._clock.monotonic() - self._start
         if policy.max_elapsed is not None and elapsed + delay > policy.max_elapsed:

@@ -537,7 +537,6 @@ class Session:
                 self._server_time = moment, self.clock.monotonic()
 
     def _tls_context(self, host: str) -> ssl.SSLContext:
-        """Return the TLS settings for `host` (with its port), created once."""
         from dockercomms.oci.remote.tls import certificate_folders, make_context  # noqa: PLC0415 - HTTP needs none
 
         with self._lock:

@@ -181,7 +181,6 @@ class UploadSession:
         return size
 
     def _take(self, response: Response, *, moved: bool = True) -> None:
-        """Record the session's data in a response."""
         if moved or response.headers.get("Location"):
             self.url = self._sender.adopt(location(response))
         for name in ("OCI-Chunk-Min-Length", "OCI-Chunk-Max-Length"):
