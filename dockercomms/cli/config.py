@@ -360,7 +360,7 @@ def load(
         values["me"], origins["me"] = login, "login name"
     if (values.get("username") is None) != (values.get("password") is None):
         raise UsageError(
-            "a user name and a password are given together or not at all",
+            "give both a user name and a password, or neither",
             hint="--username NAME --password-stdin, or DOCKERCOMMS_USERNAME and "
             "DOCKERCOMMS_PASSWORD",
         )
@@ -505,11 +505,11 @@ def _parse(path: Path, data: bytes, *, project: bool) -> Iterator[tuple[str, obj
         ):
             raise ConfigError(
                 f"{place}: a project file may not set this, because it comes with a checkout",
-                hint="set it in your own config.toml, by a DOCKERCOMMS_ variable or by a flag; or "
-                "name the file as meant: --config FILE",
+                hint="set it in your own config.toml, with a DOCKERCOMMS_ variable or an option;\n"
+                "or use the file as your own: --config FILE",
             )
         if key is None:
-            raise ConfigError(f"{place}: no such key", hint=f"the keys are {', '.join(_BY_NAME)}")
+            raise ConfigError(f"{place}: unknown key", hint=f"the keys are {', '.join(_BY_NAME)}")
         try:
             yield key.field, key.read(value, path.parent)
         except ValueError as error:

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 INTERNAL_ERROR = 1
-SAME_AGAIN = "run the same command again; it goes on where it stopped"
+SAME_AGAIN = "run the same command again; it resumes"
 
 Explanation = tuple[str, str, tuple[str, ...]]
 """The failure, the reason, and the lines with the next steps."""
-INTERRUPTION: Explanation = ("interrupted", "a signal asked to stop", (SAME_AGAIN,))
+INTERRUPTION: Explanation = ("interrupted", "stopped by a signal", (SAME_AGAIN,))
 
 _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
-    errors.DockerCommsError: ("it did not work", "run it again with --verbose to see more"),
-    errors.ConfigError: ("the configuration is wrong", "correct what is named above"),
+    errors.DockerCommsError: ("the command failed", "run it again with --verbose for details"),
+    errors.ConfigError: ("invalid configuration", "correct the setting named above"),
     errors.UsageError: ("wrong usage", "see 'dockercomms --help'"),
     errors.NetworkError: (
         "the registry could not be reached",
@@ -38,13 +38,13 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
         "look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
     ),
     errors.ServerFailed: (
-        "the registry answered, but it fails",
-        f"wait a while, or ask whoever runs it; then {SAME_AGAIN}",
+        "the registry reports a failure of its own",
+        f"wait a while, or ask its operator; then {SAME_AGAIN}",
     ),
-    errors.RetryAborted: ("stopped while trying again", SAME_AGAIN),
+    errors.RetryAborted: ("stopped while retrying", SAME_AGAIN),
     errors.RegistryError: (
         "the registry answered with an error",
-        "run it again with --verbose to see the requests",
+        "to see the requests, run it again with --verbose",
     ),
     errors.AuthError: (
         "the registry refused the credentials",
@@ -52,54 +52,57 @@ _MEANINGS: dict[type[errors.DockerCommsError], tuple[str, str]] = {
     ),
     errors.NotFoundError: (
         "not found",
-        "'dockercomms inbox --all' lists what there is; check --repo and --me",
+        "check --repo and --me; to list all messages: dockercomms inbox --all",
     ),
     errors.TooManyRequests: (
-        "the registry asks to slow down",
+        "too many requests: the registry limits the rate",
         f"wait a while; then {SAME_AGAIN}",
     ),
     errors.BadAnswer: (
-        "the registry gave an answer that cannot be used",
-        f"look whether a login page or a proxy answers in its place; then {SAME_AGAIN}",
+        "the registry gave an invalid answer",
+        f"check whether a login page or a proxy answers instead; then {SAME_AGAIN}",
     ),
     errors.Unsupported: (
-        "the registry does not do this",
-        "docs/registries.md says which registries do it, and what to do instead",
+        "the registry does not support this",
+        "docs/registries.md lists the registries that do, and alternatives",
     ),
     errors.ProtocolError: (
-        "the message breaks the protocol",
+        "the message is invalid",
         "ask the sender to send it again",
     ),
     errors.IntegrityError: (
-        "the content is not what was promised",
-        f"{SAME_AGAIN}; if it stays so, the content was changed at the registry",
+        "the content does not match its digest or size",
+        f"{SAME_AGAIN}; if the error stays, the content was changed at the registry",
     ),
-    errors.LimitError: ("a limit would be passed", "send less at once"),
+    errors.LimitError: ("a limit is exceeded", "stay within the limit named above"),
     errors.VerificationError: (
         "the message could not be verified",
         "do not trust it; ask its sender",
     ),
     errors.CommandError: (
-        "the command did not take the message",
-        "its files stay where they are; run the command on them when it is put right",
+        "the command failed",
+        "the files of the message are kept; correct the command and run it on them",
     ),
     errors.RejectedError: (
-        "the receiver rejected it",
-        "read the reason above, and send it again when it is put right",
+        "the recipient rejected the message",
+        "correct the reason named above, then send it again",
     ),
     errors.NoAnswerError: (
-        "no answer in time",
-        "it was sent, and can still be received; 'dockercomms outbox' tells what became of it",
+        "no receipt in time",
+        "the message is sent and can still be received; follow it with: dockercomms outbox",
     ),
-    errors.PartialError: ("some of it failed", "the errors above say what to do for each"),
+    errors.PartialError: ("some of it failed", "follow the hints of the errors above"),
     errors.InternalError: (
-        "internal error: this is a defect of dockercomms",
-        "run it again with --verbose, and report that to the project; all else went on",
+        "internal error: this is a bug in dockercomms",
+        "run it again with --verbose and report the output to the project; the rest was processed",
     ),
-    errors.NothingNewError: ("nothing new", "nothing is wrong; leave out --fail-empty to get 0"),
+    errors.NothingNewError: (
+        "no new messages",
+        "this is not an error; leave out --fail-empty to exit with 0",
+    ),
     errors.LocalIOError: (
-        "a local file could not be read or written",
-        f"check the path, its permissions and the free space; then {SAME_AGAIN}",
+        "cannot read or write a local file",
+        "check the path, its permissions and the free disk space",
     ),
 }
 
@@ -165,9 +168,9 @@ def local_error(error: OSError) -> errors.LocalIOError:
     if error.filename is not None:
         return errors.LocalIOError(f"{error.filename}: {error.strerror or error}")
     return errors.LocalIOError(
-        f"standard output: {error.strerror or error}; the command's work is done",
-        hint="do not send again: 'dockercomms outbox' shows what was sent,"
-        " 'dockercomms inbox --all' what was received",
+        f"standard output: {error.strerror or error}; the command has done its work",
+        hint="do not send again: see what was sent with 'dockercomms outbox', and what was received"
+        " with 'dockercomms inbox --all'",
     )
 
 
@@ -180,14 +183,19 @@ def explain_usage(error: click.ClickException) -> tuple[str, tuple[str, ...]]:
     ctx = getattr(error, "ctx", None)
     hints = [f"see '{ctx.command_path if ctx else 'dockercomms'} --help'"]
     if isinstance(error, NoSuchOption) and ctx is not None and ctx.info_name == "send":
-        hints.append("a file whose name begins with - is written ./-NAME")
+        hints.append("write a file name that begins with - as ./-NAME")
     return why, tuple(hints)
 
 
 def explain_internal(error: BaseException) -> Explanation:
     """Return the lines for an unexpected exception."""
     return (
-        "internal error: this is a defect of dockercomms",
+        "internal error: this is a bug in dockercomms",
         f"{type(error).__name__}: {error}",
-        ("run it again with --verbose, and report that and 'dockercomms version' to the project",),
+        (
+            (
+                "run it again with --verbose, and report the output and that of 'dockercomms "
+                "version' to the project"
+            ),
+        ),
     )

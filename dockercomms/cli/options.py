@@ -69,7 +69,7 @@ def shown_log(session: Session) -> Iterator[None]:
         logger.setLevel(former)
         more = sum(warned.values()) - len(warned)
         if more:
-            session.screen.warn(f"{more} more warnings like this; --verbose shows them")
+            session.screen.warn(f"{more} more warnings of these kinds; show them with --verbose")
 
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class _Since(_TimeType):
             return parse_time(f"{text}T00:00:00Z" if len(text) == len("2026-11-20") else text)
         except ProtocolError:
             self.fail(
-                "a duration ago (2d, 12h), a date (2026-11-20) or an RFC 3339 time with its zone "
+                "a time ago (2d, 12h), a date (2026-11-20) or an RFC 3339 time with its zone "
                 f"(2026-11-20T20:44:40Z) expected, got {text!r:.60}",
                 param,
                 ctx,

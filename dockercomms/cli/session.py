@@ -251,16 +251,17 @@ class Session:
                 from dockercomms.errors import ConfigError
 
                 raise ConfigError(
-                    f"{path}: names the repository {repo}, and you have not allowed that file",
-                    hint="dockercomms config allow, if you trust it; else name a repository by "
-                    "--repo or DOCKERCOMMS_REPO, or the file that is meant by --config FILE",
+                    f"{path}: sets the repository {repo}, but you have not allowed this file",
+                    hint="if you trust the file: dockercomms config allow\n"
+                    "or choose another repository with --repo or DOCKERCOMMS_REPO, or another "
+                    "file with --config FILE",
                 )
             self.screen.warn(
-                f"{path} names another repository, {repo}: not used, because you have not "
-                "allowed that file ('dockercomms config allow')"
+                f"{path} sets another repository, {repo}: ignored, because you have not "
+                "allowed this file ('dockercomms config allow')"
             )
         elif not chosen.repo_is_named:
-            self.screen.note(f"repository {chosen.repo}, as {chosen.origins['repo']} says")
+            self.screen.note(f"repository {chosen.repo}, from {chosen.origins['repo']}")
         return chosen.repo
 
     def _read_password(self) -> str:
@@ -268,7 +269,7 @@ class Session:
 
         if self.stdin.isatty():
             raise UsageError(
-                "--password-stdin reads a pipe, not a terminal, which would show the password",
+                "--password-stdin reads a pipe: a terminal would show the password",
                 hint="printenv TOKEN | dockercomms ... --username NAME --password-stdin",
             )
         password = self.stdin.read().decode("utf-8", "surrogateescape").rstrip("\r\n")
@@ -312,7 +313,7 @@ class Session:
         from dockercomms.cli.failures import explain
 
         _, why, hints = explain(error)
-        self.screen.note(f"{what} is held back: {why}")
+        self.screen.note(f"{what} is held: {why}")
         for hint in hints:
             self.screen.note(f"hint: {hint}")
 
@@ -333,8 +334,8 @@ class Session:
         if username is not None and repo is not None and not self._has_named(repo):
             username = password = None
             self.screen.warn(
-                f"{repo}: user name and password are not used there: neither a flag, nor the "
-                "environment, nor your own configuration names its host"
+                f"{repo}: user name and password not used: no flag, environment variable or "
+                "configuration of yours names this host"
             )
         return ConnectionSettings(
             plain_http=chosen.plain_http,
@@ -562,10 +563,10 @@ class Session:
         import getpass
 
         typed = getpass.getpass(f"passphrase of the key {name}: ")
-        if new and getpass.getpass("the same again: ") != typed:
+        if new and getpass.getpass("repeat the passphrase: ") != typed:
             from dockercomms.errors import UsageError
 
-            raise UsageError("two different passphrases were typed")
+            raise UsageError("the two passphrases differ")
         return typed or None
 
     def tell_retry(self, event: RetryEvent) -> None:
@@ -573,7 +574,7 @@ class Session:
         most = "" if event.max_attempts is None else f" of {event.max_attempts}"
         self.screen.note(
             f"attempt {event.attempt}{most} failed: {event.error}; "
-            f"trying again in {event.next_retry_in:.1f} s"
+            f"retrying in {event.next_retry_in:.1f} s"
         )
 
     def tell_defects(self, mailbox: Mailbox) -> int:
@@ -605,15 +606,18 @@ class Session:
             return
         if poll.repository_missing:
             self.screen.note(
-                f"{self.repo or 'your own mailbox folder'} does not exist yet: an empty inbox"
+                f"No mailbox at {self.repo} yet: the inbox is empty."
+                if self.repo
+                else "No mailbox in your own folder yet. "
+                "Set --repo or DOCKERCOMMS_REPO to the mailbox that your sender used."
             )
         if poll.clocks_differ:
             self.screen.warn(
-                f"{poll.clocks}: messages that they judge differently are held; --clock own or "
-                "--clock registry says which is right"
+                f"{poll.clocks}: messages that the clocks disagree on are held; choose the right "
+                "clock with --clock own or --clock registry"
             )
         for way, error in poll.errors:
-            self.screen.warn(f"looking by {way} failed, the inbox may hold more: {error}")
+            self.screen.warn(f"search by {way} failed, there may be more messages: {error}")
 
     def tell_waiting(self, candidates: int) -> None:
         """Report the number of candidates that a run left for the next one, if any."""
@@ -621,7 +625,7 @@ class Session:
 
         if candidates:
             self.screen.warn(
-                f"{candidates} more candidates were not read: a run fetches at most "
+                f"{candidates} candidate messages not read yet: one run reads at most "
                 f"{MAX_FETCHED_MANIFESTS} manifests; run the same command again"
             )
 

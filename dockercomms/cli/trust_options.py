@@ -81,10 +81,10 @@ def warn_unverified(session: Session, *, no_verify: bool, accept_new: bool = Fal
     if no_verify and accept_new:
         from dockercomms.errors import UsageError
 
-        raise UsageError("--no-verify checks nothing, so there is no key for --accept-new to trust")
+        raise UsageError("--accept-new needs signature checks: leave out --no-verify")
     if no_verify:
         session.screen_of("text").warn(
-            "--no-verify: nobody checks who sent this, or whether it was changed on the way"
+            "--no-verify: signatures are not checked; sender and content may be forged"
         )
 
 
@@ -106,6 +106,6 @@ def refuse_network(session: Session, *, offline: bool, repo: str | None = None) 
         from dockercomms.errors import UsageError
 
         raise UsageError(
-            f"--offline: {place.repo} is at a registry, which only a network reaches",
+            f"--offline: {place.repo} is at a registry, which needs the network",
             hint="copy it to a folder first: dockercomms reg copy REF oci-layout:FOLDER:TAG",
         )

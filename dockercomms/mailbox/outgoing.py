@@ -142,7 +142,7 @@ class Outgoing(MailboxBase):
         if dry_run:
             sent = replace(sent, signed=self._owner.known_signer())
         if is_new and self._on_notice is not None:
-            self._on_notice(Notice("created", f"{self.repo}: this folder was made"))
+            self._on_notice(Notice("created", f"Created local mailbox {self.repo}"))
         return sent
 
     @contextlib.contextmanager

@@ -350,11 +350,11 @@ class Owner:
         known = [*self.names, *policy.me, *(sender.name for sender in policy.senders)]
         reason = reason_not_to_pin(name, known=known)
         if name in {*self.names, *policy.me}:
-            reason = "it is a name of yours"
+            reason = "it is your own name"
         if claim.kind != "message" or reason is not None:
             raise UnknownSender(
-                f"{claim.title}: this name is not trusted on first use: "
-                f"{reason or 'only the sender of a message is'}"
+                f"{claim.title}: cannot trust this name on first use: "
+                f"{reason or 'that is for senders of messages only'}"
             )
         from dockercomms.trust.address_book import AddressBook  # noqa: PLC0415 - rarely needed
 
@@ -364,8 +364,8 @@ class Owner:
         self._notify(
             Notice(
                 "pinned",
-                f"{name!r:.100} is trusted from now on to sign with {key.spki_sha256}, for "
-                f"messages to {claim.recipient!r:.100} in {repo}; {self._file} says so.{also}",
+                f"New sender {name!r:.100}: trusted its key {key.spki_sha256} for messages to "
+                f"{claim.recipient!r:.100} in {repo}. Recorded in {self._file}.{also}",
             )
         )
         return self.policy()
@@ -394,7 +394,7 @@ class Owner:
             self._notify(
                 Notice(
                     "key-created",
-                    f"{key.path}: this key was made to sign with; {key.public.spki_sha256}",
+                    f"Created your signing key {key.path} (fingerprint {key.public.spki_sha256})",
                 )
             )
         passphrase = ask(name) if ask is not None and key.encrypted else None

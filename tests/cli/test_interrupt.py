@@ -45,8 +45,8 @@ def test_process_that_is_told_to_stop_exits_130(tmp_path: Path, number: signal.S
     assert stdout == ""
     assert stderr.splitlines() == [
         "error: recv: interrupted",
-        "why: a signal asked to stop",
-        "hint: run the same command again; it goes on where it stopped",
+        "why: stopped by a signal",
+        "hint: run the same command again; it resumes",
     ]
 
 
@@ -98,7 +98,7 @@ def test_interrupt_behind_one_publication_stops_before_the_next() -> None:
     assert result.exit_code == 130
     assert len(result.stdout.splitlines()) == 2
     assert (
-        "warning: sent to bob; run the same again for the others: nobody gets a second copy"
+        "warning: sent to bob; to send to the others, run the same command again: it sends no second copy"
         in result.stderr
     )
     assert len([call for call in mailbox.calls if call[0] == "send"]) == 1

@@ -150,7 +150,7 @@ def test_repository_that_does_not_exist_yet_is_an_empty_inbox(
         result = alice.run(verb, quiet=False)
         assert result.exit_code == 0
         assert result.stderr.splitlines() == [
-            f"{alice.repo} does not exist yet: an empty inbox",
+            f"No mailbox at {alice.repo} yet: the inbox is empty.",
             f"{what} for alice",
         ]
     told(alice.run("show", "1a2b3c4d"), 5, "1a2b3c4d", hint=["inbox --all"])
@@ -279,7 +279,7 @@ def test_message_that_comes_as_garbage_is_held_and_arrives_when_it_is_right(
     listed = bob.run("inbox", "--format", "jsonl")
     (entry,) = lines(listed)
     assert (entry["state"], entry["digest"]) == ("held", sent["digest"])
-    assert f"looking by tags failed, the inbox may hold more: http://{registry.host}" in (
+    assert f"search by tags failed, there may be more messages: http://{registry.host}" in (
         listed.stderr
     )
     received = bob.recv()
@@ -312,7 +312,7 @@ def test_garbage_in_one_way_does_not_hide_what_the_others_find(
     alice.send_ok("a.bin")
     fail(registry, "GET", "/tags/list", Fault.garbage())
     result = bob.recv()
-    assert "looking by tags failed" in result.stderr
+    assert "search by tags failed" in result.stderr
     assert [got["status"] for got in lines(result)] == ["received"]
     registry.faults.clear()
     check_delivered_once(alice, bob, registry)

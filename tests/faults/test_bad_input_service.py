@@ -80,7 +80,7 @@ def test_registry_that_lists_no_tags_serves_all_the_same(tmp_path, status) -> No
         assert sorted(bob.content()) == [b"0", b"1", b"2"]
         said = bob.run("recv", quiet=False)
         assert said.exit_code in (0, 3, 1)
-        assert "looking by tags failed, the inbox may hold more" in said.stderr
+        assert "search by tags failed, there may be more messages" in said.stderr
         quiet = bob.run("recv", "--discovery", "referrers", quiet=False)
         assert (quiet.exit_code, quiet.stderr) == (0, "no new messages for bob\n")
         for verb in ("receipts", "outbox"):  # they ask what refers to each message

@@ -76,7 +76,7 @@ def test_a_repository_that_does_not_exist_yet_is_an_empty_inbox(
         run = bob.run(verb, *common).ok()
         assert run.stdout == ""
         assert run.stderr.splitlines() == [
-            f"{missing} does not exist yet: an empty inbox",
+            f"No mailbox at {missing} yet: the inbox is empty.",
             f"{what} for bob",
         ]
     assert bob.run("receipts", *common, "-q").ok().stdout == ""
@@ -315,8 +315,8 @@ def check_ended(verb: str, ended: Ended) -> None:
         said = ended.stderr.replace("error: interrupted", f"error: {verb}: interrupted")
         assert said.splitlines() == [
             f"error: {verb}: interrupted",
-            "why: a signal asked to stop",
-            "hint: run the same command again; it goes on where it stopped",
+            "why: stopped by a signal",
+            "hint: run the same command again; it resumes",
         ]
 
 

@@ -45,7 +45,7 @@ def allow_command(session: Session, *, file: str | None) -> None:
     path = _path(session, file)
     data, repo = project_repo(path)
     if repo is None:
-        raise UsageError(f"{path}: it names no repository, so there is nothing to allow")
+        raise UsageError(f"{path}: the file sets no repository, so there is nothing to allow")
     session.allowed_files.allow(path, data)
     session.screen_of("text").note(f"allowed {path}: repository {repo}")
 
@@ -59,7 +59,7 @@ def deny_command(session: Session, *, file: str | None) -> None:
     """
     path = _path(session, file)
     if not session.allowed_files.forget(path):
-        raise NotFoundError(f"{path}: it was not allowed")
+        raise NotFoundError(f"{path}: this file is not allowed", hint="there is nothing to do")
     session.screen_of("text").note(f"no longer allowed: {path}")
 
 
@@ -72,6 +72,7 @@ def _path(session: Session, file: str | None) -> Path:
     found = project_file(session.folder, session.environ)
     if found is None:
         raise NotFoundError(
-            f"{session.folder}: no {PROJECT_FILE} here, nor above it in the same checkout"
+            f"{session.folder}: no {PROJECT_FILE} in this folder or above it in the same checkout",
+            hint="give the FILE",
         )
     return found

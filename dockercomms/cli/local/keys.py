@@ -55,8 +55,8 @@ def generate_command(session: Session, *, name: str | None, passphrase: bool) ->
     secret = session.passphrase(name, new=True) if passphrase else None
     if passphrase and not secret:
         raise UsageError(
-            "--passphrase: none was given",
-            hint="set DOCKERCOMMS_PASSPHRASE, or run it on a terminal to be asked",
+            "--passphrase: no passphrase given",
+            hint="set DOCKERCOMMS_PASSPHRASE, or run the command on a terminal",
         )
     _show(session, _store(session).generate(name, passphrase=secret))
 
@@ -100,11 +100,11 @@ def export_command(
     found = store.find(name)
     if found is None:
         raise UsageError(
-            f"there is no key called {name!r} in {store.folder}",
+            f"no key called {name!r} in {store.folder}",
             hint=f"dockercomms keys generate --name {name}",
         )
     if public == private:
-        raise UsageError("which key: --public expected", hint="dockercomms keys export --public")
+        raise UsageError("give --public or --private", hint="dockercomms keys export --public")
     if private:
         _export_private(session, found, i_know=i_know)
         return
@@ -121,14 +121,16 @@ def _export_private(session: Session, key: StoredKey, *, i_know: bool) -> None:
     from dockercomms.trust.keys import read_key_file
 
     if not key.private:
-        raise UsageError(f"{key.path}: a public key; there is no key pair called {key.name!r}")
+        raise UsageError(f"{key.path}: a public key; no key pair is called {key.name!r}")
     if not i_know:
         raise UsageError(
-            "a key that signs messages is for messages only: what another program signs with it, "
-            "such as `cosign sign-blob`, can be made a message of yours",
-            hint="use another key there; or, if you know what it will sign: --private --i-know",
+            "use this key for messages only: a signature that another program makes with it, "
+            "such as `cosign sign-blob`, could pass as a message of yours",
+            hint="use another key for that program; to export this one: --private --i-know",
         )
-    session.screen.warn(f"whoever has this key writes as you: {key.path}")
+    session.screen.warn(
+        f"keep this key secret: whoever has it can sign messages as you: {key.path}"
+    )
     for line in read_key_file(key.path).decode("ascii", "replace").splitlines():
         session.screen.data(line)
 

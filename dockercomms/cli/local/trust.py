@@ -145,7 +145,7 @@ def remove_command(session: Session, *, name: str) -> None:
     Messages from that sender are held from now on. For a stolen key use `trust revoke`.
     """
     _book(session).remove(name)
-    session.screen.note(f"{name} is not trusted any more")
+    session.screen.note(f"stopped trusting {name}")
 
 
 @verb("revoke", example="dockercomms trust revoke alice --since 2026-06-01 --reason 'laptop lost'")
@@ -171,8 +171,8 @@ def revoke_command(
     """
     if sum(given is not None for given in (name, spki, identity)) != 1:
         raise UsageError(
-            "what to revoke: a NAME, --spki or --identity",
-            hint="dockercomms trust list shows keys and identities",
+            "give a NAME, --spki or --identity to revoke",
+            hint="list keys and identities with: dockercomms trust list",
         )
     keys, identities = _revoked(session, name, spki, identity)
     book = _book(session)
@@ -181,7 +181,7 @@ def revoke_command(
     for item in identities:
         book.revoke(identity=item, since=since, reason=reason)
     for item in (*keys, *identities):
-        session.screen.note(f"{item} is revoked")
+        session.screen.note(f"revoked {item}")
 
 
 def _revoked(
@@ -194,15 +194,15 @@ def _revoked(
     if sender is None:
         raise NotFoundError(
             f"{session.trust_file}: no entry of {name!r:.100}",
-            hint="dockercomms trust list shows the names; a key is given as --spki, an identity "
-            "as --identity",
+            hint="list the names with: dockercomms trust list\n"
+            "give a key as --spki, an identity as --identity",
         )
     keys = [key.key.spki_sha256 for key in sender.keys]
     identities = [item.identity for item in sender.identities]
     if not keys and not identities:
         raise UsageError(
             f"{session.trust_file}: {name!r:.100} has neither a key nor an identity to revoke",
-            hint=f"to trust them no more: dockercomms trust remove {shlex.quote(name)}",
+            hint=f"to stop trusting them: dockercomms trust remove {shlex.quote(name)}",
         )
     return keys, identities
 
@@ -225,7 +225,7 @@ def test_command(session: Session, *, file: str) -> None:
         for sender in policy.senders:
             cells = (sender.name, "; ".join(_proofs(sender)), _rights(sender), sender.address or "")
             listing.add(sender_record(sender), cells, cells)
-    session.screen.note(f"{path}: nothing is wrong in it")
+    session.screen.note(f"{path}: no errors")
     _note_rest(session, policy)
 
 
@@ -261,7 +261,7 @@ def update_command(session: Session, *, source: str | None) -> None:
     words, after = session.public_root()
     session.screen.note(f"{target}: {words}")
     if before is not None and after is not None and after.newest < before.newest:
-        session.screen.warn(f"the root before had a newer key, of {before.newest:%Y-%m-%d}")
+        session.screen.warn(f"the previous root had a newer key, of {before.newest:%Y-%m-%d}")
 
 
 def _show(session: Session, name: str) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 OUTBOX_COLUMNS = ("ID", "TO", "WHAT", "SIZE", "SENT", "STATE", "REASON")
 FATES = ("accepted", "rejected", "silent", "expired")
+SHOWN_FATES = {"silent": "no answer yet"}
+"""States that a person reads in other words than `--only` and JSON have."""
 
 
 @verb("outbox", example="dockercomms outbox\ndockercomms outbox --only silent --only rejected")
@@ -73,10 +75,12 @@ def outbox_command(
             listing.add(outbox_record(entry), cells, _outbox_row(entry))
         if not found:
             session.screen.note(
-                "nothing was sent from here" if not fates else "nothing of the kind"
+                "no messages sent from this machine" if not fates else "no messages in this state"
             )
         for repo, number in mailbox.sent_elsewhere().items():
-            session.screen.note(f"{count_of(number, 'message')} more: --repo {repo}")
+            session.screen.note(
+                f"{count_of(number, 'message')} sent to another repository: --repo {repo}"
+            )
         return session.tell_defects(mailbox)
 
 
@@ -91,7 +95,7 @@ def _outbox_row(entry: OutboxEntry) -> tuple[str, ...]:
         f"{entry.title} ({entry.filename})" if entry.title else entry.filename,
         human_bytes(entry.bytes),
         human_time(entry.published_at),
-        f"{entry.fate}{claimed}",
+        f"{SHOWN_FATES.get(entry.fate, entry.fate)}{claimed}",
         "" if entry.receipt is None else entry.receipt.reason,
     )
 

@@ -133,7 +133,7 @@ def recv_command(
         screen.note(line)
     waiting = mailbox.waiting
     session.tell_waiting(waiting)
-    nothing = "nothing received yet" if waiting else "no new messages"
+    nothing = "no messages received yet" if waiting else "no new messages"
     screen.note(str(tally) or f"{nothing} for {', '.join(session.names)}")
     return tally.exit_code(poll, fail_empty=fail_empty and not waiting, strict=strict)
 

@@ -15,6 +15,7 @@ from dockercomms.errors import (
     InternalError,
     NothingNewError,
     PartialError,
+    UnknownSender,
     VerificationError,
 )
 
@@ -71,9 +72,10 @@ class Tally:
         """Yield a line for each kind of failure that several messages had."""
         for (status, kind), (_, *others) in self._alike.items():
             if others:
-                what = "failed" if status == "failed" else "are held"
+                what = "failed" if status == "failed" else "held"
                 names = ", ".join(others[:SHOWN_ALIKE]) + ", ..." * (len(others) > SHOWN_ALIKE)
-                yield f"{count_of(len(others), 'more message')} {what} alike ({kind}): {names}"
+                more = count_of(len(others), "more message")
+                yield f"{more} {what} for the same reason ({kind}): {names}"
 
     def add_held_before(self, held: Sequence[Received]) -> None:
         """Count messages that are still held, and that an earlier run reported."""
@@ -99,9 +101,14 @@ class Tally:
             (self.received, "received"),
             (len(self.failed), "failed"),
             (self.skipped, "skipped"),
-            (len(self.withheld), "held back by your policy ('dockercomms inbox --all' shows why)"),
         )
-        return ", ".join(f"{number} {what}" for number, what in counts if number)
+        parts = [", ".join(f"{number} {what}" for number, what in counts if number)]
+        if self.withheld:
+            held = f"{count_of(len(self.withheld), 'message')} held"
+            if all(isinstance(error, UnknownSender) for error in self.withheld):
+                held += ": sender not trusted"
+            parts.append(f"{held}. Review with: dockercomms inbox --all")
+        return "; ".join(part for part in parts if part)
 
 
 def place_of(files: Sequence[Path]) -> str:
@@ -120,7 +127,7 @@ def explain(session: Session, received: Received) -> None:
         failure = error or DockerCommsError("no reason given")
         session.tell_failure(f"message {name}{sender}", failure)
     elif received.status == "received" and error is not None:
-        session.screen.warn(f"message {name} is here, but its receipt has to wait: {error}")
+        session.screen.warn(f"message {name} received; its receipt will be sent later: {error}")
     elif error is not None:
         session.tell_withheld(f"message {name} from {received.sender}", error)
     elif received.status == "skipped":

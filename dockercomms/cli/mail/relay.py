@@ -61,18 +61,18 @@ def gc_command(session: Session, *, dry_run: bool, clock_skew_ok: bool) -> int:
                 session.tell_failure(f"{done.kind} {done.digest or done.tag}", done.error)
     names = ", ".join(mailbox.names)
     did = "would be removed" if dry_run else "removed"
-    nouns = {"index": "referrers list", "anchor": "day anchor"}
+    nouns = {"index": "referrers list", "anchor": "day index"}
     kinds = [count_of(number, nouns.get(kind, kind)) for kind, number in counts.items()]
     session.screen.note(f"{', '.join(kinds) or 'nothing'} {did} for {names}")
     if collector.unread:
         session.screen.note(
-            f"{count_of(collector.unread, 'message')} kept that expired unread by this machine's "
-            "clock alone; if it is right, --clock own removes them"
+            f"{count_of(collector.unread, 'unread message')} kept: expired by this machine's "
+            "clock only. If this clock is right, --clock own removes them"
         )
     swept = collector.swept
     if swept.blobs:
         freed = human_bytes(swept.bytes)
-        session.screen.note(f"{count_of(swept.blobs, 'blob')} with it that nothing needs ({freed})")
+        session.screen.note(f"{count_of(swept.blobs, 'unused blob')} {did} ({freed})")
     if not failed:
         return 0
     return exit_code_of_some(failed, others=bool(counts))
@@ -224,7 +224,7 @@ def _run(session: Session, mailbox: Mailbox, relay: Relay) -> int:
     from dockercomms.relay.carry import Totals
 
     failed: list[DockerCommsError] = []
-    with metering(session, "carrying") as show, session.screen.listing(COLUMNS) as listing:
+    with metering(session, "copying") as show, session.screen.listing(COLUMNS) as listing:
         relay.progress = show
         for done in relay.run():
             cells = (
@@ -245,7 +245,7 @@ def _run(session: Session, mailbox: Mailbox, relay: Relay) -> int:
     totals = relay.totals
     session.screen.note(_summary(totals))
     if totals == Totals():
-        session.screen.note(f"nothing to carry in {relay.source.repo}")
+        session.screen.note(f"no messages or receipts to copy in {relay.source.repo}")
     if not failed:
         return 0
     others = totals.messages + totals.bundles + totals.receipts + totals.present
@@ -267,11 +267,13 @@ def _summary(totals: Totals) -> str:
     counts = [
         count_of(totals.messages, "message"),
         count_of(totals.receipts, "receipt"),
-        *([count_of(totals.bundles, "later signature")] if totals.bundles else []),
+        *([count_of(totals.bundles, "additional signature")] if totals.bundles else []),
     ]
-    text = f"{', '.join(counts)} carried; {count_of(totals.present, 'message')} there already"
+    text = f"{', '.join(counts)} copied; {count_of(totals.present, 'message')} already there"
     if totals.expired:
-        text += f"; {totals.expired} expired and left behind"
+        text += f"; {totals.expired} expired, not copied"
     if totals.failed:
         text += f"; {totals.failed} failed"
-    return f"{text}; {count_of(totals.blobs, 'blob')} moved ({human_bytes(totals.blob_bytes)})"
+    return (
+        f"{text}; {count_of(totals.blobs, 'blob')} transferred ({human_bytes(totals.blob_bytes)})"
+    )

@@ -28,7 +28,6 @@ from dockercomms.cli.render import (
     SHORT_ID_CHARACTERS,
     count_of,
     human_bytes,
-    human_time,
     shell_words,
     to_json,
 )
@@ -67,7 +66,7 @@ def await_answers(session: Session, done: Sequence[tuple[Mailbox, Sent]], second
     Raises:
         RegistryError, NetworkError: a registry refused, or did not answer.
     """
-    session.screen.note(f"waiting for {count_of(len(done), 'answer')}, at most {seconds} s")
+    session.screen.note(f"waiting up to {seconds} s for {count_of(len(done), 'receipt')}")
     until = session.clock.monotonic() + seconds
     found: dict[Digest, ReceiptEntry] = {}
     for box in dict.fromkeys(box for box, _ in done):
@@ -89,12 +88,12 @@ def _told(
     message = f"message {sent.id[:SHORT_ID_CHARACTERS]} to {sent.recipient}"
     failure: RejectedError | NoAnswerError
     if receipt is None:
-        failure = NoAnswerError(f"{sent.recipient!r:.100} has not answered so far")
+        failure = NoAnswerError(f"no receipt from {sent.recipient!r:.100} yet")
     elif receipt.signature_status not in {"valid", "unchecked"}:
         failure = NoAnswerError(
-            f"somebody says it was {receipt.status}, but it is not proven that "
-            f"{sent.recipient!r:.100} says so (signature: {receipt.signature_status})",
-            hint=f"tell how they sign: dockercomms trust add {name} KEY.pub",
+            f"a receipt says {receipt.status}, but no trusted signature proves that it is from "
+            f"{sent.recipient!r:.100} (signature: {receipt.signature_status})",
+            hint=f"trust the recipient's key: dockercomms trust add {name} KEY.pub",
         )
     elif receipt.status == "rejected":
         failure = RejectedError(receipt.reason or "no reason given")
@@ -171,7 +170,7 @@ def send_command(
     if session.verbose:
         from dockercomms.transport.layer import gzip_engine
 
-        screen.note(f"gzip is made by {gzip_engine()}")
+        screen.note(f"gzip library: {gzip_engine()}")
     with meter_for(screen, session.clock, "sending") as meter, ExitStack() as opened:
         boxes: dict[str | None, Mailbox] = {}
         done: list[tuple[Mailbox, Sent]] = []
@@ -226,7 +225,7 @@ def wait_for_answers(session: Session, done: list[tuple[Mailbox, Sent]], wait_se
         session.interrupts.obey()
         return await_answers(session, done, wait_seconds)
     except KeyboardInterrupt:
-        session.screen.warn("interrupted; it is sent, and 'dockercomms outbox' shows what comes")
+        session.screen.warn("interrupted; the message is sent. Follow it with: dockercomms outbox")
         return INTERRUPTED
 
 
@@ -254,18 +253,18 @@ def check_sources(
     """
     if not sources and text is None:
         raise UsageError(
-            "nothing to send: a PATH or --text is needed",
+            "nothing to send: give a PATH or --text",
             hint="dockercomms send FILE --to NAME, or dockercomms send --text 'hello' --to NAME",
         )
     streams = [source for source in sources if str(source) == STDIN or source.is_fifo()]
     if streams and len(recipients) > 1:
         raise UsageError(
-            f"{streams[0]} can be read once, and there are {len(recipients)} recipients",
-            hint="write it to a file first, and send that",
+            f"{streams[0]} can be read only once, but there are {len(recipients)} recipients",
+            hint="write it to a file first, then send the file",
         )
     if session.reads_password and any(str(source) == STDIN for source in sources):
         raise UsageError(
-            "standard input cannot hold both a password and what is sent",
+            "standard input cannot hold both a password and the content",
             hint="give the password in DOCKERCOMMS_PASSWORD, or use docker login",
         )
 
@@ -300,8 +299,8 @@ def _send_each(
             if served:
                 meter.finish()
                 session.screen.warn(
-                    f"sent to {', '.join(served)}; run the same again for the others: "
-                    "nobody gets a second copy"
+                    f"sent to {', '.join(served)}; to send to the others, run the same command "
+                    "again: it sends no second copy"
                 )
             raise
         else:
@@ -318,24 +317,18 @@ def report(session: Session, sent: Sent, *, dry_run: bool) -> None:
     screen = session.screen
     if sent.sent_before:
         screen.note(
-            f"{sent.recipient} has it already: an earlier run, which did not end, sent it as "
-            f"message {sent.id[:SHORT_ID_CHARACTERS]}; --again sends it once more"
+            f"{sent.recipient} already has it: an interrupted run sent it as message "
+            f"{sent.id[:SHORT_ID_CHARACTERS]}; to send it once more, add --again"
         )
     else:
-        reused = f", {sent.reused_chunks} of them there already" if sent.reused_chunks else ""
-        signed = "not signed" if sent.signed is None else f"signed with {sent.signed.signer}"
-        screen.note(
-            f"{'would send' if dry_run else 'sent'} {human_bytes(sent.total_bytes)} to "
-            f"{sent.recipient} in {count_of(sent.chunks, 'chunk')}{reused}, until "
-            f"{human_time(sent.expires_at)}, {signed}"
-        )
+        screen.note(_summary(sent, dry_run=dry_run, verbose=session.verbose))
     line = _receiving_line(session, sent)
     if screen.is_json:
         from dockercomms.cli.records import sent_record
 
         screen.data(to_json(sent_record(sent)))
         if not dry_run:
-            screen.note(f"the recipient types: {line}")
+            screen.note(f"the recipient runs: {line}")
         return
     if not screen.is_table:
         from dockercomms.protocol.fields import format_time
@@ -344,6 +337,28 @@ def report(session: Session, sent: Sent, *, dry_run: bool) -> None:
         screen.row((sent.id, sent.digest, sent.recipient, sent.tag, str(sent.total_bytes), expires))
     if not dry_run:
         screen.data(line)
+
+
+def _summary(sent: Sent, *, dry_run: bool, verbose: bool) -> str:
+    """Return the line about a message that was sent; the chunks and the key if `verbose`."""
+    expires = sent.expires_at
+    parts = [
+        (
+            f"{'Would send' if dry_run else 'Sent'} message {sent.id[:SHORT_ID_CHARACTERS]} "
+            f"({human_bytes(sent.total_bytes)}) to {sent.recipient}."
+        ),
+        f"Available until {expires.day} {expires:%b %Y %H:%M} UTC.",
+    ]
+    if sent.reused_chunks:
+        chunks = count_of(sent.chunks, "chunk")
+        parts.append(f"{sent.reused_chunks} of {chunks} already in the repository.")
+    elif verbose:
+        parts.append(f"{count_of(sent.chunks, 'chunk')} uploaded.")
+    if sent.signed is None:
+        parts.append("Not signed.")
+    elif verbose:
+        parts.append(f"Signed with {sent.signed.signer}.")
+    return " ".join(parts)
 
 
 def _receiving_line(session: Session, sent: Sent) -> str:

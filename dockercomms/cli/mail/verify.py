@@ -104,7 +104,9 @@ def _show(session: Session, found: Verification) -> None:
     ]
     session.screen.details(verification_record(found), rows)
     if found.what == "message" and by.approval:
-        session.screen.note("an approval by `cosign sign`: it does not say that its signer sent it")
+        session.screen.note(
+            "signed with `cosign sign`: approved by its signer, who need not be its sender"
+        )
 
 
 @verb(
@@ -153,7 +155,7 @@ def _sign_file(session: Session, path: Path, out: Path) -> Signature:
 
     signer = session.owner().signer()
     if signer is None:
-        raise UsageError("--no-sign: there is nothing left to do")
+        raise UsageError("--no-sign: this command only signs; leave the option out")
     done = sign_file(path, signer)
     with local_errors(str(out)):
         out.write_bytes(done.bundle)

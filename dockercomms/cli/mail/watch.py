@@ -116,7 +116,7 @@ def watch_command(
     ):
         if not once:
             names = ", ".join(session.names)
-            screen.note(f"watching {mailbox.repo} for {names} every {interval} s; Ctrl-C ends it")
+            screen.note(f"watching {mailbox.repo} for {names} every {interval} s; stop with Ctrl-C")
         for watched in mailbox.watch(
             out=Path(chosen.out),
             interval_seconds=interval,

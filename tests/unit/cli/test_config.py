@@ -308,20 +308,20 @@ def test_load_takes_credentials_from_variables(place: Place) -> None:
 @pytest.mark.parametrize("variable", ["DOCKERCOMMS_USERNAME", "DOCKERCOMMS_PASSWORD"])
 def test_load_refuses_half_of_the_credentials(place: Place, variable: str) -> None:
     place.environ[variable] = "x"
-    with pytest.raises(UsageError, match="together"):
+    with pytest.raises(UsageError, match="or neither"):
         place.load()
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("recipient = 'x'", "line 3: recipient: no such key"),
-        ("[sned]\nttl = '7d'", "line 3: sned: no such key"),
-        ("[send]\n\nttll = '7d'", "line 5: send.ttll: no such key"),
-        ("send.ttll = '7d'", "line 3: send.ttll: no such key"),
-        ("send = {ttll = '7d'}", "line 3: send.ttll: no such key"),
-        ('"re po" = 1', "line 3: re po: no such key"),
-        (r'"\u0072epro" = 1', "line 1: repro: no such key"),  # spelled so that it is not found
+        ("recipient = 'x'", "line 3: recipient: unknown key"),
+        ("[sned]\nttl = '7d'", "line 3: sned: unknown key"),
+        ("[send]\n\nttll = '7d'", "line 5: send.ttll: unknown key"),
+        ("send.ttll = '7d'", "line 3: send.ttll: unknown key"),
+        ("send = {ttll = '7d'}", "line 3: send.ttll: unknown key"),
+        ('"re po" = 1', "line 3: re po: unknown key"),
+        (r'"\u0072epro" = 1', "line 1: repro: unknown key"),  # spelled so that it is not found
         ("repo = ''", "line 3: repo: a text that is not empty expected, got ''"),
         ("repo = 7", "line 3: repo: a text that is not empty expected, got 7"),
         ("insecure = 'maybe'", "line 3: insecure: true or false expected"),
@@ -330,7 +330,7 @@ def test_load_refuses_half_of_the_credentials(place: Place, variable: str) -> No
         ("timeout = 1.5", "line 3: timeout: a duration such as"),
         ("[send]\nchunk_size = false", "line 4: send.chunk_size: a size such as"),
         ("[send]\ncompress = 'brotli'", "line 4: send.compress: one of auto, zstd, gzip expected"),
-        ("send = 7", "line 3: send: no such key"),
+        ("send = 7", "line 3: send: unknown key"),
     ],
 )
 def test_load_names_file_line_and_key(place: Place, line: str, expected: str) -> None:

@@ -59,7 +59,7 @@ def test_explain_names_request_and_answer_of_a_registry_error(
 
 def test_explain_internal_asks_for_a_report() -> None:
     what, why, hints = explain_internal(ZeroDivisionError("division by zero"))
-    assert "defect" in what
+    assert "bug in dockercomms" in what
     assert why == "ZeroDivisionError: division by zero"
     assert "--verbose" in hints[0]
 

@@ -70,7 +70,7 @@ def test_a_checkout_that_is_not_allowed_stops_what_has_no_other_repository(home:
     result, mailbox = home.run("inbox", **LOGIN)
     assert result.exit_code == 1
     assert not mailbox.calls
-    assert f"{path}: names the repository evil.example/x, and you have not" in result.stderr
+    assert f"{path}: sets the repository evil.example/x, but you have not" in result.stderr
     assert "dockercomms config allow" in result.stderr
 
 
@@ -79,7 +79,7 @@ def test_a_checkout_that_is_not_allowed_does_not_replace_the_users_own(home: Hom
     home.own("config.toml", "repo = 'mine.example/x'\n")
     repo, password, said = home.opened("inbox", **LOGIN)
     assert (repo, password) == ("mine.example/x", "secret")
-    assert f"warning: {path} names another repository, evil.example/x: not used" in said
+    assert f"warning: {path} sets another repository, evil.example/x: ignored" in said
 
 
 @pytest.mark.parametrize("how", ["flag", "variable", "config", "config variable"])
@@ -132,7 +132,7 @@ def test_allow_lets_a_project_file_name_the_repository(home: Home, words: tuple[
     for _ in range(2):
         repo, _, said = home.opened("inbox")
         assert repo == "r.example/x"
-        assert f"repository r.example/x, as {path} says\n" in said
+        assert f"repository r.example/x, from {path}\n" in said
 
 
 def test_allow_holds_for_the_very_content(home: Home) -> None:
@@ -160,17 +160,17 @@ def test_deny_takes_it_back(home: Home) -> None:
     assert home.run("inbox")[0].exit_code == 1
     result, _ = home.run("config", "deny")
     assert result.exit_code == 5
-    assert "it was not allowed" in result.stderr
+    assert "this file is not allowed" in result.stderr
 
 
 def test_allow_says_what_cannot_be_allowed(home: Home) -> None:
     result, _ = home.run("config", "allow")
     assert result.exit_code == 5
-    assert "no .dockercomms.toml here" in result.stderr
+    assert "no .dockercomms.toml in this folder" in result.stderr
     home.project("format = 'json'\n")
     result, _ = home.run("config", "allow")
     assert result.exit_code == 64
-    assert "names no repository" in result.stderr
+    assert "sets no repository" in result.stderr
     home.project("insecure = true\nrepo = 'r.example/x'\n")
     assert home.run("config", "allow")[0].exit_code == 1
     assert home.run("config", "allow", "missing.toml")[0].exit_code == 1
@@ -194,7 +194,7 @@ def test_the_password_does_not_go_where_a_project_file_says(home: Home) -> None:
     home.run("config", "allow")
     repo, password, said = home.opened("inbox", **LOGIN)
     assert (repo, password) == ("evil.example/x", None)
-    assert "warning: evil.example/x: user name and password are not used there" in said
+    assert "warning: evil.example/x: user name and password not used" in said
 
 
 def test_the_password_of_a_flag_neither(home: Home) -> None:

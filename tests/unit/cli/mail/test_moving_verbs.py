@@ -94,8 +94,8 @@ def test_an_export_without_messages_makes_an_empty_tar(tmp_path: Path) -> None:
     assert file.exists()
     options = mailbox.asked("relay")[1]
     assert (options["to"], options["ids"]) == (("bob",), ("1a2b",))
-    assert "0 messages, 0 receipts carried" in result.stderr
-    assert "nothing to carry in r.example/box" in result.stderr
+    assert "0 messages, 0 receipts copied" in result.stderr
+    assert "no messages or receipts to copy in r.example/box" in result.stderr
 
 
 @pytest.mark.parametrize("error", [NetworkError("cut"), KeyboardInterrupt(), LocalIOError("full")])
@@ -154,7 +154,7 @@ def test_a_defect_at_one_object_is_an_error_in_the_run_that_first_meets_it(
 ) -> None:
     first = invoke(list(words), factory=FakeMailbox(**outcomes))
     assert first.exit_code == 1
-    assert "internal error: this is a defect of dockercomms" in first.stderr
+    assert "internal error: this is a bug in dockercomms" in first.stderr
 
     later = invoke(list(words), factory=FakeMailbox(**outcomes, known_defects={"x"}))
     assert later.exit_code == 0
@@ -181,7 +181,7 @@ def test_gc_says_what_it_did_and_what_a_folder_gave_back() -> None:
 
     assert mailbox.asked("collector")[1] == {"dry_run": True, "clock_skew_ok": True}
     assert "2 messages, 1 referrers list would be removed for bob" in result.stderr
-    assert "3 blobs with it that nothing needs (2.0 KiB)" in result.stderr
+    assert "3 unused blobs would be removed (2.0 KiB)" in result.stderr
 
 
 def test_gc_draws_a_table_for_a_person() -> None:

@@ -35,10 +35,10 @@ def test_outbox_in_a_table_tells_claims_from_proofs():
     assert "The report (report.pdf)" in proven
     assert "accepted" in proven
     assert "claimed" not in proven
-    assert "silent (rejected claimed)" in claimed
+    assert "no answer yet (rejected claimed)" in claimed
     assert claimed.rstrip().endswith("torn")
-    assert silent.rstrip().endswith("silent")
-    assert result.stderr == "2 messages more: --repo r.example/other\n"
+    assert silent.rstrip().endswith("no answer yet")
+    assert result.stderr == "2 messages sent to another repository: --repo r.example/other\n"
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,11 @@ def test_outbox_of_one_fate(only, fates):
 
 
 def test_outbox_that_is_empty_says_so():
-    assert invoke(["outbox"], factory=FakeMailbox()).stderr == "nothing was sent from here\n"
+    assert (
+        invoke(["outbox"], factory=FakeMailbox()).stderr == "no messages sent from this machine\n"
+    )
     only = invoke(["outbox", "--only", "rejected"], factory=FakeMailbox())
-    assert only.stderr == "nothing of the kind\n"
+    assert only.stderr == "no messages in this state\n"
 
 
 def test_inbox_by_threads_indents_answers():
@@ -143,7 +145,7 @@ def test_send_that_waits_exits_with_the_worst_answer(answers, code):
     mailbox = FakeMailbox(sends=[sent(), sent(digest=OTHER, recipient="carol")], waits=[found])
     result = invoke(["send", "x", "--to", "bob", "--to", "carol", "--wait", "60"], factory=mailbox)
     assert result.exit_code == code
-    assert "waiting for 2 answers, at most 60 s" in result.stderr
+    assert "waiting up to 60 s for 2 receipts" in result.stderr
     assert len(mailbox.asked("wait")[0][0]) == 2
     if code == 0:
         assert "message 1a2b3c4d to carol: accepted: because" in result.stderr
@@ -156,8 +158,8 @@ def test_send_that_waits_says_why_it_was_rejected_and_how_to_prove_a_claim():
     }
     mailbox = FakeMailbox(sends=[sent(), sent(digest=OTHER, recipient="carol")], waits=[found])
     result = invoke(["send", "x", "--to", "bob", "--to", "carol", "--wait", "60"], factory=mailbox)
-    assert "the receiver rejected it\nwhy: page 3 is torn" in result.stderr
-    assert "hint: tell how they sign: dockercomms trust add carol KEY.pub" in result.stderr
+    assert "the recipient rejected the message\nwhy: page 3 is torn" in result.stderr
+    assert "hint: trust the recipient's key: dockercomms trust add carol KEY.pub" in result.stderr
 
 
 def test_send_that_failed_for_one_waits_for_the_others_and_keeps_its_code():

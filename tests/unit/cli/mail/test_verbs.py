@@ -101,7 +101,10 @@ def test_send_piped_ends_with_what_the_recipient_types() -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split("\t") == [ID, DIGEST, "bob", TAG, "1536", "2026-11-27T12:00:00.000Z"]
     assert lines[1:] == ["dockercomms recv 1a2b3c4d --repo r.example/box --me bob"]
-    assert result.stderr == "sent 1.5 KiB to bob in 1 chunk, until 2026-11-27 12:00Z, not signed\n"
+    assert (
+        result.stderr
+        == "Sent message 1a2b3c4d (1.5 KiB) to bob. Available until 27 Nov 2026 12:00 UTC. Not signed.\n"
+    )
 
 
 def test_send_on_a_terminal_prints_the_line_alone() -> None:
@@ -132,7 +135,7 @@ def test_send_prints_one_object(style: list[str]) -> None:
         "expires_at": "2026-11-27T12:00:00.000Z", "sent_before": False,
     }  # fmt: skip
     assert result.stderr.splitlines()[-1].startswith(
-        "the recipient types: dockercomms recv 1a2b3c4d"
+        "the recipient runs: dockercomms recv 1a2b3c4d"
     )
 
 
@@ -167,13 +170,13 @@ def test_send_dry_run_says_so_and_names_no_line() -> None:
     result = invoke(["send", "x", "--to", "bob", "--dry-run"], factory=mailbox)
     assert mailbox.asked("send")[1]["dry_run"] is True
     assert (
-        result.stderr == "would send 1.5 KiB to bob in 1 chunk, 1 of them there already, "
-        "until 2026-11-27 12:00Z, not signed\n"
+        result.stderr == "Would send message 1a2b3c4d (1.5 KiB) to bob. Available until "
+        "27 Nov 2026 12:00 UTC. 1 of 1 chunk already in the repository. Not signed.\n"
     )
     assert len(result.stdout.splitlines()) == 1
     again = FakeMailbox(sends=[sent()])
     assert (
-        "types"
+        "the recipient runs"
         not in invoke(["send", "x", "--to", "bob", "--dry-run", "--json"], factory=again).stderr
     )
 
@@ -206,7 +209,7 @@ def test_send_refuses_one_stream_for_several(tmp_path: Path) -> None:
             ["send", source, "--name", "n", "--to", "a", "--to", "b"], factory=FakeMailbox()
         )
         assert result.exit_code == 64
-        assert "read once" in result.stderr
+        assert "read only once" in result.stderr
 
 
 def test_send_refuses_password_and_content_on_one_stream() -> None:
@@ -235,8 +238,8 @@ def test_send_shows_progress_and_retries_on_standard_error() -> None:
     )
     result = invoke(["send", "x", "--to", "bob"], factory=mailbox, clock=FakeClock())
     assert result.stderr.splitlines()[:4] == [
-        "attempt 1 of 5 failed: refused\\x1b; trying again in 2.0 s",
-        "attempt 2 failed: x; trying again in 0.5 s",
+        "attempt 1 of 5 failed: refused\\x1b; retrying in 2.0 s",
+        "attempt 2 failed: x; retrying in 0.5 s",
         "sending: 50 %, 50 B of 100 B",
         "sending: 100 %, 100 B of 100 B",
     ]
@@ -338,7 +341,7 @@ def test_inbox_without_a_repository_is_empty() -> None:
     missing = FakeMailbox(poll=poll(repository_missing=True))
     result = invoke(["inbox", "--repo", "r.example/none"], factory=missing)
     assert result.exit_code == 0
-    assert result.stderr.startswith("r.example/none does not exist yet: an empty inbox\n")
+    assert result.stderr.startswith("No mailbox at r.example/none yet: the inbox is empty.\n")
 
 
 def test_inbox_reports_ways_that_failed_and_clocks_that_differ() -> None:
@@ -351,8 +354,8 @@ def test_inbox_reports_ways_that_failed_and_clocks_that_differ() -> None:
     assert result.exit_code == 0
     clock, way = result.stderr.splitlines()
     assert clock.startswith("warning: this machine's clock says ")
-    assert clock.endswith("--clock own or --clock registry says which is right")
-    assert way == "warning: looking by tags failed, the inbox may hold more: reset\\x1b"
+    assert clock.endswith("choose the right clock with --clock own or --clock registry")
+    assert way == "warning: search by tags failed, there may be more messages: reset\\x1b"
 
 
 def test_inbox_that_saw_nothing_at_all_fails() -> None:
@@ -472,11 +475,11 @@ def test_recv_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "1a2b3c4d from alice: 1a2b3c4d/report.pdf (1.5 KiB)",
     ]
     assert result.stderr.splitlines()[:3] == [
-        "message 1a2b3c4d from alice is held back: no bundle yet",
+        "message 1a2b3c4d from alice is held: no bundle yet",
         "hint: do not trust it; ask its sender",
-        "error: recv: message 1a2b3c4d from alice: the content is not what was promised",
+        "error: recv: message 1a2b3c4d from alice: the content does not match its digest or size",
     ]
-    assert "2 received, 1 failed, 1 held back by your policy" in result.stderr
+    assert "2 received, 1 failed; 1 message held. Review" in result.stderr
 
 
 def test_recv_what_the_policy_holds_back_is_skipped_in_a_poll_and_failed_when_asked_for() -> None:
@@ -498,7 +501,7 @@ def test_recv_strict_minds_what_was_held_back_and_reported_before() -> None:
         return result.exit_code, result.stderr
 
     assert code() == (0, "no new messages for alice\n")
-    held = "1 held back by your policy ('dockercomms inbox --all' shows why)\n"
+    held = "1 message held. Review with: dockercomms inbox --all\n"
     assert code("--strict") == (2, held)
     assert code("--strict", "--fail-empty") == (2, held)
 
@@ -508,7 +511,10 @@ def test_recv_tells_failures_of_one_kind_once_with_their_number() -> None:
     short = failed(Truncated("short"))
     result = invoke(["recv"], factory=FakeMailbox(messages=[*gone, short], poll=poll()))
     assert result.stderr.count("error: ") == 2
-    assert "8 more messages failed alike (NotFoundError): 00000002, 00000003," in result.stderr
+    assert (
+        "8 more messages failed for the same reason (NotFoundError): 00000002, 00000003,"
+        in result.stderr
+    )
     assert "00000007" not in result.stderr
     assert len(result.stdout.splitlines()) == 10
 
@@ -524,7 +530,7 @@ def test_verb_says_what_a_run_left_for_the_next_one(verb: str) -> None:
     result = invoke([verb, "--fail-empty"][: 1 + (verb == "recv")], factory=FakeMailbox(
         poll=poll(), waiting=18_000))  # fmt: skip
     assert result.exit_code == 0
-    assert "18000 more candidates were not read" in result.stderr
+    assert "18000 candidate messages not read yet" in result.stderr
     assert "no new messages" not in result.stderr
 
 
@@ -533,7 +539,8 @@ def test_recv_whose_receipt_has_to_wait_is_received() -> None:
     result = invoke(["recv"], factory=FakeMailbox(messages=[late], poll=poll()))
     assert result.exit_code == 0
     assert (
-        "warning: message 1a2b3c4d is here, but its receipt has to wait: reset\n" in result.stderr
+        "warning: message 1a2b3c4d received; its receipt will be sent later: reset\n"
+        in result.stderr
     )
 
 
@@ -730,7 +737,7 @@ def test_notices_are_said_by_their_weight() -> None:
 
 def test_send_says_with_verbose_what_makes_its_gzip() -> None:
     result = invoke(["send", "x", "--to", "bob", "-v"], factory=FakeMailbox(sends=[sent()]))
-    assert f"gzip is made by {gzip_engine()}\n" in result.stderr
+    assert f"gzip library: {gzip_engine()}\n" in result.stderr
 
 
 # --- how messages are looked for, and made easy to find ------------------------------------------

@@ -65,7 +65,7 @@ def test_watch_without_flags():
     assert (asked["interval_seconds"], asked["command"], asked["ack"]) == (30, None, "always")
     assert result.exit_code == 0
     assert result.stderr == (
-        "watching r.example/box for bob every 30 s; Ctrl-C ends it\nstopped; 0 messages received\n"
+        "watching r.example/box for bob every 30 s; stop with Ctrl-C\nstopped; 0 messages received\n"
     )
 
 
@@ -94,8 +94,8 @@ def test_watch_goes_on_after_failures_and_counts_them():
     result = invoke(["watch"], factory=FakeMailbox(messages=messages, poll=poll()))
     assert result.exit_code == 0
     assert result.stderr.endswith("stopped; 1 message received, 2 failed\n")
-    assert "the command did not take the message" in result.stderr
-    assert "is held back: who" in result.stderr
+    assert "the command failed" in result.stderr
+    assert "is held: who" in result.stderr
     statuses = [json.loads(line)["status"] for line in result.stdout.splitlines()]
     assert statuses == ["received", "failed", "skipped", "received"]
 

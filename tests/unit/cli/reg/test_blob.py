@@ -190,12 +190,12 @@ def test_a_retried_push_tells_each_try(remote: Box, fake: FakeRegistry) -> None:
     fake.fail_when(lambda request: request.method == "PUT", Fault.answer(503), times=2)
     chunked = ["put-blob", remote.base, "--chunk-size", "1MiB"]
     result = remote.ok(*chunked, path, clock=FakeClock())
-    assert result.stderr.count("trying again in") == 2
+    assert result.stderr.count("retrying in") == 2
     assert "attempt 1 of 5 failed" in result.stderr
     fake.fail_when(lambda request: request.method == "POST", Fault.answer(503), times=99)
     other = str(remote.file("y.bin", b"other"))
     words = [*chunked, other, "--retry-max-time", "3s"]
-    assert remote.reg(*words, clock=FakeClock()).stderr.count("trying again in") == 1
+    assert remote.reg(*words, clock=FakeClock()).stderr.count("retrying in") == 1
     plain = ["put-blob", remote.base, other, "--retry-max-time", "1s"]
     assert remote.reg(*plain, clock=FakeClock()).exit_code == 6
 

@@ -226,7 +226,7 @@ def test_a_passing_failure_is_told_and_bounded(remote: Box) -> None:
     words = ["blob", f"{remote.base}@{MISSING}", "--retry-max-time", "2s"]
     result = remote.reg(*words, clock=FakeClock())
     assert result.exit_code == 6
-    assert "trying again in" in result.stderr
+    assert "retrying in" in result.stderr
     assert 1 < remote.fake.count() < 6
 
 
