@@ -100,7 +100,7 @@ def test_clocks_two_hours_apart_stop_a_sender_and_hold_the_message(tmp_path, ske
         sent = alice.send_ok("--text", "x", "--clock-skew-ok", "--ttl", "1h")
         result = watch_once(bob, quiet=False)
         # By one of the two clocks its hour is over, or has not begun: both are said, and it waits.
-        assert "--clock own or --clock registry says which is right" in result.stderr
+        assert "choose the right clock with --clock own or --clock registry" in result.stderr
         assert [one["status"] for one in lines(result)] == ["skipped"]
         chosen = watch_once(bob, "--clock", "own")
         assert [(one["id"], one["told"]) for one in lines(chosen)] == [(sent["id"], "accepted")]
@@ -114,7 +114,7 @@ def test_command_that_never_ends_is_stopped_and_its_message_rejected(tmp_path) -
         )
         (one,) = lines(result)
         assert (one["told"], one["command"]["timed_out"]) == ("rejected", True)
-        told(result, 1, "did not end within", hint=["its files stay where they are"])
+        told(result, 1, "did not end within", hint=["the files of the message are kept"])
         (receipt,) = alice.receipts()
         assert receipt["status"] == "rejected"
         assert "did not end within" in receipt["reason"]
