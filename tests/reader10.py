@@ -30,7 +30,7 @@ MOST = 2**40
 
 @dataclass
 class Result10:
-    """What one `recv --verify=false --write-receipt=false` did."""
+    """The result of one `recv --verify=false --write-receipt=false`."""
 
     exit: int = 0
     delivered: list[Path] = field(default_factory=list)

@@ -24,7 +24,7 @@ SIZES = (0, 1, READ_STEP - 1, READ_STEP, READ_STEP + 1, 3 * READ_STEP, 2**20 + 1
 
 
 class BlobContract:
-    """What every store does with blobs."""
+    """The contract of every store for blobs."""
 
     @pytest.mark.parametrize("size", SIZES)
     def test_get_blob_gives_back_what_was_pushed(

@@ -1,4 +1,4 @@
-"""What a store is known not to do, and content that the contract pushes."""
+"""The capabilities that stores lack, and content that the contract pushes."""
 
 from __future__ import annotations
 

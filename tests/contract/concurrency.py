@@ -13,7 +13,7 @@ TAGS_PER_THREAD = 3
 
 
 class ConcurrencyContract:
-    """What every store does when many threads use it."""
+    """The contract of every store for use by many threads."""
 
     def test_push_manifest_loses_no_tag_of_many_threads(
         self, registry: Registry, repository: str

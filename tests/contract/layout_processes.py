@@ -1,4 +1,4 @@
-"""What several processes do to one layout at once; run by `test_layout_processes`."""
+"""Work of several processes in one layout at once; run by `test_layout_processes`."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def listed(registry: Registry, repository: str, **options: object) -> list[str]:
 
 
 class ListingContract:
-    """What every store does when asked for a list. Loops, because filling a repository is slow."""
+    """The contract of every store for lists. Its tests loop: filling a repository is slow."""
 
     def test_tags_are_each_listed_once(
         self, registry: Registry, repository: str, capabilities: Capabilities

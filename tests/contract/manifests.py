@@ -38,7 +38,7 @@ REFUSED = (ManifestBlobUnknown, ManifestInvalid)
 
 
 class ManifestContract:
-    """What every store does with manifests and tags."""
+    """The contract of every store for manifests and tags."""
 
     def test_push_manifest_by_tag_gives_back_its_bytes(
         self, registry: Registry, repository: str

@@ -62,7 +62,7 @@ def by_digest(entries: list[Descriptor]) -> list[Descriptor]:
 
 
 class ReferrersContract:
-    """What every store does when asked what refers to a manifest."""
+    """The contract of every store for referrers."""
 
     def test_referrers_supported_says_whether_there_is_the_api(
         self, registry: Registry, repository: str, capabilities: Capabilities

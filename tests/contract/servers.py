@@ -1,6 +1,6 @@
-"""What each kind of server is known not to do, as the measurements of real ones say.
+"""The capabilities that each kind of server lacks, as measured on real servers.
 
-The fake registry with a server's switches and the real server are held to the same.
+The contract holds the real server, and the fake registry with its quirks, to the same table.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ CHUNK_BYTES = 16 * 1024
 
 
 class UploadContract:
-    """What every store does with upload sessions."""
+    """The contract of every store for upload sessions."""
 
     @pytest.mark.parametrize("chunks", [0, 1, 3])
     @pytest.mark.parametrize("more", [-1, 0, 1])

@@ -1,6 +1,6 @@
 """Credential programs for tests: small shell scripts on a PATH of their own.
 
-Each notes what it was asked for, a line each, in `asked` of its folder.
+Each appends the host that it was asked for to the file `asked` in its folder.
 """
 
 from __future__ import annotations

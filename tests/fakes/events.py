@@ -1,4 +1,4 @@
-"""Counts what a run does to registry, disk and state, and breaks it off at one of these events."""
+"""Counts the calls of a run to registry, disk and state, and interrupts it at one of them."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""How many examples a property is tried on."""
+"""The number of examples for a property."""
 
 from __future__ import annotations
 
 import os
 
 TIMES = int(os.environ.get("DOCKERCOMMS_EXAMPLES", "1"))
-"""scripts/acceptance asks for many times what the quick tier has the time for."""
+"""A factor for the number of examples; scripts/acceptance sets a large one."""
 
 
 def examples(number: int) -> int:
-    """Return how many examples to try of a property of which the quick tier tries `number`."""
+    """Return the number of examples for a property that tries `number` in the quick tier."""
     return number * TIMES

@@ -1,7 +1,7 @@
-"""Valid inputs, and what strangers make of them: what fuzzers of parsers begin with.
+"""Fuzzers of parsers: strategies that change valid inputs.
 
-A fuzzer is a strategy and a function; `fuzz` tries the function on the strategy's examples and lets
-nothing pass but a value or an error of ours.
+A fuzzer is a strategy and a function; `fuzz` calls the function with the strategy's examples and
+allows only a value or an error of ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dockercomms.errors import DockerCommsError, InternalError
 from tests.fakes.examples import examples
 
 SECONDS = float(os.environ.get("DOCKERCOMMS_FUZZ_SECONDS", "0"))
-"""How long each fuzzer goes on beyond its number of examples; scripts/acceptance asks for some."""
+"""The time of each fuzzer beyond its number of examples; scripts/acceptance sets it."""
 
 DEEP = 3000
 """Nesting that parsers which recurse do not survive."""
@@ -198,9 +198,9 @@ def text_like(*texts: str) -> st.SearchStrategy[str]:
 
 
 def fuzz(inputs: st.SearchStrategy[Any], call: Callable[[Any], object], *, number: int) -> None:
-    """Try `call` on many inputs: it returns a value, or raises an error that is meant.
+    """Call `call` with many inputs; it must return a value, or raise one of our errors.
 
-    An `InternalError` is none: it stands for an exception that no code foresaw.
+    An `InternalError` fails the test: it stands for an unexpected exception.
     """
 
     @settings(

@@ -48,7 +48,7 @@ CHUNK = b"not a chunk, but nobody reads it here"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
-    """How a store lists; the fields say what `Quirks` of the HTTP fake say."""
+    """The list behaviour of a store; the fields have the names and values of `Quirks`."""
 
     tags_sorted: bool = True
     tags_last: str = "obeyed"  # or ignored, must-exist, refused
@@ -62,9 +62,9 @@ class Habits:
 
 
 class HabitRegistry(MemoryRegistry):
-    """A memory registry with habits and faults, which counts what it is asked.
+    """A memory registry with habits and faults, which counts its calls.
 
-    `calls` holds (method, argument); `faults` maps such a pair, or a method, to what is raised.
+    `calls` holds (method, argument); `faults` maps such a pair, or a method, to an exception.
     """
 
     def __init__(self, *, clock: Clock, habits: Habits | None = None) -> None:
@@ -75,9 +75,9 @@ class HabitRegistry(MemoryRegistry):
         self.lost: set[Digest] = set()
         """Manifests that referrers do not list."""
         self.false_entries: dict[Digest, list[Descriptor]] = {}
-        """Entries that referrers list for a subject although nothing is there."""
+        """Entries that referrers list for a subject although their manifests do not exist."""
         self.server_clock: datetime | None = NOON
-        """What `server_time` says; None before the first answer."""
+        """The time that `server_time` returns; `None` before the first answer."""
 
     def asked(self, method: str) -> list[str]:
         return [argument for called, argument in self.calls if called == method]
@@ -235,7 +235,7 @@ class Sender:
         return message
 
     def publish_legacy(self, *, at: datetime | None = None, tag: str = "", **changes: object):
-        """Publish one message as the 1.0 program does: no subject, no bell, no anchor."""
+        """Publish one message as the 1.0 program does: no subject, pointer or day index."""
         at = at or self.clock.now()
         changes.setdefault("created_at", at)
         data = self.build(compat=True, version="1.0", **changes)

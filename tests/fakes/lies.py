@@ -1,7 +1,7 @@
-"""Answers that no honest registry gives: what stands between a client and a registry may say anything.
+"""Answers that no honest registry gives, such as those of a proxy or an attacker.
 
-Each lie takes the answer that would be right, which the registry has already acted on, and says
-something else instead. `LIES` has them by name; the part before the colon is their kind.
+Each lie takes the correct answer, after the registry has done the work, and sends another one
+instead. `LIES` has them by name; the part before the colon is their kind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.fakes.registry_wire import Answer, Connection, Request
 from tests.fakes.scripted import Raw, Reply, ScriptedServer, Seen, Step
 
 PAGE = b"<!doctype html><title>Sign in</title>\x1b[31m<form><input name=password></form>"
-"""What a captive portal shows; with a control character, which no terminal may get."""
+"""The page of a captive portal, with a control character that must not reach a terminal."""
 FLOOD_BYTES = 64 * 2**20
 """More than any client should take of an answer to a small question."""
 FLOOD_PIECE = bytes(2**16)
@@ -63,7 +63,7 @@ def kept(answer: Answer, *but: str) -> dict[str, str]:
 
 
 def status(number: int | str, headers: Mapping[str, str] | None = None, body: bytes = PAGE) -> Tell:
-    """Say this status, and nothing of what was asked for."""
+    """Answer with this status, and an empty body."""
 
     def tell(connection: Connection, request: Request, _: Answer) -> bool:
         shown = b"" if number in (204, 205, 304) else body
@@ -85,7 +85,7 @@ def restated(number: int) -> Tell:
 
 
 def header(name: str, *values: str) -> Tell:
-    """Say the right answer but for the values of one header; none leaves it out."""
+    """Answer correctly except for the values of one header; an empty tuple removes it."""
 
     def tell(connection: Connection, request: Request, answer: Answer) -> bool:
         fields = [*kept(answer, name).items(), *((name, value) for value in values)]
@@ -166,7 +166,7 @@ def cut(part: Callable[[bytes], bytes], *, reset: bool = False, stall: bool = Fa
 
 
 def redirect(target: str | None, number: int = 307) -> Tell:
-    """Say that it is elsewhere; `{self}` is the address that was asked, None leaves it out."""
+    """Redirect to `target`; `{self}` is the requested address, `None` leaves Location out."""
 
     def tell(connection: Connection, request: Request, _: Answer) -> bool:
         here = f"http://{request.headers.get('host', '')}{request.target}"
@@ -257,7 +257,7 @@ TOKENS: dict[str, Step] = {
     "good": Reply(200, b'{"token": "abc"}'),
     "cut": Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"),
 }
-"""What a token server may answer, by the path that the realm names."""
+"""The answers of a token server, by the path that the realm names."""
 
 
 def token_server() -> ScriptedServer:

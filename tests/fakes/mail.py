@@ -1,4 +1,4 @@
-"""Two people and a repository between them: what tests of sending and receiving begin with."""
+"""Alice, Bob and a repository: the fixture of tests that send and receive."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REPOSITORY = "team/box"
 ALICE = "alice@example.com"
 BOB = "bob@example.com"
 UNSIGNED_ALICE = Policy(senders=(Sender(name=ALICE, allow_unsigned=True),))
-"""What lets in, as claims, the messages that `Mail.send` sends without a signer."""
+"""A policy that accepts, as claims, the messages that `Mail.send` sends without a signer."""
 ONE_KEY = TrustOptions(policy=Policy(me=("alice", "bob", ALICE, BOB)))
 """Of people who share one folder of keys: their key speaks for all of them."""
 
@@ -169,7 +169,7 @@ class Mail:
     def receive(
         self, me: str = BOB, *, mailbox: dict[str, Any] | None = None, **options: Any
     ) -> list[Received]:
-        """Receive what is new as the mailbox does, which is opened with the options `mailbox`."""
+        """Receive new messages through a mailbox with the options `mailbox`."""
         with self.mailbox(me, **(mailbox or {})) as box:
             return list(box.receive(**{"out": self.out, **options}))
 

@@ -1,4 +1,4 @@
-"""A mailbox that answers from lists, and notes what it was asked: for tests of the command line."""
+"""A mailbox that answers from lists and records its calls, for tests of the command line."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def receipt(**changes: Any) -> ReceiptEntry:
 
 @dataclass(eq=False)
 class FakeMailbox:
-    """Gives what it holds; an exception among it is raised."""
+    """Returns the values of its lists, and raises an exception among them."""
 
     entries: list[InboxEntry] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
@@ -150,7 +150,7 @@ class FakeMailbox:
     collected: list[Collected | BaseException] = field(default_factory=list)
     swept: Swept = field(default_factory=Swept)
     content: bytes = b""
-    """What `receive` writes to standard output."""
+    """The bytes that `receive` writes to standard output."""
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     defects: list[InternalError] = field(default_factory=list)
     known_defects: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Several repositories and people: what tests of cleaning and carrying begin with."""
+"""Several repositories and people: the fixture of tests of `gc` and `relay`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY = 86_400
 
 @dataclass
 class Town:
-    """People with one state each, and stores that they share. Nothing is signed unless asked."""
+    """People with one state each, and stores that they share. Messages are unsigned by default."""
 
     folder: Path
     clock: FakeClock = field(default_factory=FakeClock)
@@ -90,7 +90,7 @@ class Town:
 
 
 def tags(store: Store, prefix: str = "") -> list[str]:
-    """Return a store's tags; none of a repository that does not exist."""
+    """Return a store's tags; an empty set for a repository that does not exist."""
     try:
         return [tag for tag in store.registry.tags(store.repository) if tag.startswith(prefix)]
     except NameUnknown:
@@ -98,7 +98,7 @@ def tags(store: Store, prefix: str = "") -> list[str]:
 
 
 def generation(file: Path) -> tuple[int, int, int]:
-    """Return what is another when a file was written again."""
+    """Return a value that changes when a file is written again."""
     state = file.stat()
     return state.st_ino, state.st_mtime_ns, state.st_size
 

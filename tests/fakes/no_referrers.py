@@ -1,7 +1,6 @@
-"""How registries without the referrers API answer it: nothing of this is an index.
+"""The answers of registries without the referrers API.
 
-GHCR redirects to a web page, others refuse, fail, or give another page; none of it is a reason to
-stop a send.
+GHCR redirects to a web page; others refuse, fail, or send another page. They must not stop a send.
 """
 
 from __future__ import annotations

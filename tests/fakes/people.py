@@ -1,4 +1,4 @@
-"""Alice, Bob and strangers with keys: what tests of who is who begin with."""
+"""Alice, Bob and strangers with keys: the fixture of tests of identities."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def attach(
 
 
 def sign_as_others_do(mail: Mail, message: Message, *, tagged: bool = True) -> None:
-    """Attach Alice's signature as programs do that name nobody beside it: it comes last."""
+    """Attach Alice's signature without a name beside it, as other programs do."""
     data, _ = read_all(mail.reader.get_manifest(REPOSITORY, message.digest), MAX_MANIFEST_BYTES)
     bundle = ALICE_SIGNS.sign(message, data)
     mail.publisher().push_layer(bundle)

@@ -66,7 +66,7 @@ class Files:
 
 @dataclass
 class Moment:
-    """What was true when the power failed."""
+    """The state of disk and program at a power failure."""
 
     what: str
     facts: frozenset[str]
@@ -77,24 +77,24 @@ class Moment:
 
 @dataclass(repr=False)
 class Image:
-    """What may be left after a power failure at one moment."""
+    """One possible state after a power failure."""
 
     disk: Disk
     moment: Moment
     kept: str
-    """Which names are new, and what became of content that was not synced."""
+    """The new names, and the fate of unsynced content, for the test's message."""
     tree: Tree
 
     @property
     def facts(self) -> frozenset[str]:
-        """What the program had told by then."""
+        """The promises of the program before the failure."""
         return self.moment.facts
 
     def __repr__(self) -> str:
         return f"power lost at {self.moment.what}; {self.kept}"
 
     def restore(self) -> None:
-        """Put it in the place of the folder; what is remote goes back to that moment as well."""
+        """Replace the folder with the image, and set the remote to the same moment."""
         _empty(self.disk.root)
         for path, (mode, content) in sorted(self.tree.items()):
             place = self.disk.root / path
@@ -131,7 +131,8 @@ class Disk:
         self._durable = Files()
         self._numbers: dict[tuple[int, int], int] = {}
         self._handles: dict[int, int] = {}
-        """By number: what is open keeps its inode, so that a number is one file for ever."""
+        """Open handles by number: an open file keeps its inode, so a number is one file for ever.
+        """
         self._modes: dict[int, int] = {}
         self._committed: dict[int, Content] = {}
         self._content: dict[int, Content] = {}
@@ -145,7 +146,7 @@ class Disk:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what the block does; what is there before it counts as synced."""
+        """Record the file operations of the block; existing files count as synced."""
         self._number(os.fspath(self.root), self.root.stat())
         for path in self.root.rglob(f"*{DATABASE}"):
             self._take_commit(path)
@@ -160,12 +161,12 @@ class Disk:
             self._handles.clear()
 
     def tell(self, fact: str) -> None:
-        """Note what the program has promised its user by now."""
+        """Note a promise of the program to its user."""
         self._facts |= {fact}
         self.happen(f"{fact!r} told")
 
     def happen(self, what: str) -> None:
-        """Look at the folder, if nothing else does at the moment."""
+        """Look at the folder, unless another look is in progress."""
         with self._lock:
             if self._is_looking:
                 return
@@ -293,11 +294,11 @@ class Disk:
     # --- after it --------------------------------------------------------------------------------
 
     def images(self, *, thorough: bool = False) -> Iterator[Image]:
-        """Yield each different state that the power may leave.
+        """Yield each different state that a power failure may leave.
 
-        Before each sync: none of the names that were not synced and old content, or all of them
-        and zeros; `thorough` has every moment, one of the names and all but one, all kinds of
-        content for each choice of names, and content that is old in one file alone.
+        Before each sync there are two: old names with old content, and new names with zeros. With
+        `thorough`, every moment counts, each name may be new or old alone, each choice of names has
+        all kinds of content, and one file alone may have old content.
         """
         seen: set[object] = set()
         for moment in self.moments if thorough else self._last_of_each():
@@ -337,7 +338,7 @@ class Disk:
 
 
 def _names_left(moment: Moment) -> Iterator[tuple[str, dict[int, dict[str, int]]]]:
-    """Yield which names of those that were not synced are new, and all names: first none, all."""
+    """Yield choices of new names among the unsynced ones, and all names; the first choice is empty."""
     units = _units(moment)
     every = {change for unit in units for change in unit}
     yield "no new name", _names(moment, set())
@@ -384,7 +385,7 @@ def _names(moment: Moment, new: set[Change]) -> dict[int, dict[str, int]]:
 
 
 def _data_left(moment: Moment) -> Iterator[tuple[str, dict[int, Content]]]:
-    """Yield what became of content that was not synced, and all content: first old, zeros."""
+    """Yield the fates of unsynced content, and all content: first old content, then zeros."""
     now, durable = moment.now.data, moment.durable.data
     base = {number: _lost(content) for number, content in now.items()} | durable
     loose = {number for number in now if now[number] != base[number]}
@@ -414,7 +415,7 @@ def _lost(content: Content) -> Content:
 
 
 def _cut(now: Content, synced: Content, *, zeros: bool) -> Content:
-    """Return `now` with half of what was not synced, or with zeros in its place."""
+    """Return `now` without half of its unsynced bytes, or with zeros in their place."""
     if not isinstance(now, bytes) or not isinstance(synced, bytes):
         raise AssertionError("links and databases are whole")
     pairs = enumerate(zip(now, synced, strict=False))
@@ -441,7 +442,7 @@ _HOOKED: list[bool] = []
 
 @contextlib.contextmanager
 def _replaced(disk: Disk) -> Iterator[None]:
-    """Have `disk` see what changes a folder, and what syncs it."""
+    """Let `disk` observe the calls that change or sync a folder."""
     if not _HOOKED:
         sys.addaudithook(_audited)  # for ever: Python takes none away
         _HOOKED.append(True)

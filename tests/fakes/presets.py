@@ -1,7 +1,7 @@
-"""What named registries are like: each a frozen set of quirks, and the source that tells of it.
+"""The behaviour of named registries: a frozen set of quirks for each, with its source.
 
-Six were measured: `tests/real/test_probe.py` compares the fake with the programs. The others stand
-on public reports, which may have aged; nothing here decides what dockercomms does at a host.
+Six were measured: `tests/real/test_probe.py` compares the fake with the programs. The others are
+based on public reports, which may be outdated; dockercomms itself has no rules by host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 from tests.fakes.registry_quirks import Quirks
 
 OCI = Quirks()
-"""What the specification hopes for."""
+"""The registry that the specification describes."""
 
 DISTRIBUTION = Quirks(
     monolithic_post=False,
@@ -231,10 +231,10 @@ class Preset:
     name: str
     quirks: Quirks
     sources: tuple[str, ...] = ()
-    """Public reports; none: measured here."""
+    """Public reports; empty for measured registries."""
     sign_in: Literal["none", "basic", "token", "identity token"] = "none"
     guessed: str = ""
-    """What the sources do not say, where that is most of it."""
+    """The behaviour that the sources leave open, if that is most of it."""
 
 
 MEASURED = {

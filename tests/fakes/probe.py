@@ -23,7 +23,7 @@ ROWS: Mapping[str, Row] = {**probe_blobs.ROWS, **probe_manifests.ROWS}
 """Every question, and the function that finds its answer, in the order they are asked."""
 
 ANSWERS = Path(__file__).parents[2] / "spec" / "vectors" / "registries_probe.json"
-"""What the six measured registries answer."""
+"""The answers of the six measured registries."""
 
 
 def run(host: str, *, headers: Mapping[str, str] | None = None) -> dict[str, Result]:
@@ -36,7 +36,7 @@ def run(host: str, *, headers: Mapping[str, str] | None = None) -> dict[str, Res
 
 
 def expected(name: str) -> dict[str, Result]:
-    """Return what the data file says of a server; a row that is not known of it is left out."""
+    """Return the known answers of a server from the data file."""
     rows = json.loads(ANSWERS.read_text())["rows"]
     return {row: answers[name] for row, answers in rows.items() if name in answers}
 

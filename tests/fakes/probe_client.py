@@ -1,4 +1,4 @@
-"""What the probe asks with: one registry over `http.client`, and the list of its questions."""
+"""The client of the probe: one registry over `http.client`, and the list of its questions."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class Probe:
         return self.ask("GET", f"/v2/{repo}/tags/list{query}")
 
     def referrers(self, repo: str, digest: str, query: str = "") -> list[dict[str, Any]] | None:
-        """Return the entries, None where there is no API."""
+        """Return the entries, or `None` without an API."""
         answer = self.ask("GET", f"/v2/{repo}/referrers/{digest}{query}")
         return (answer.json()["manifests"] or []) if answer.status == 200 else None
 

@@ -105,7 +105,7 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
         self.faults = FaultPlan()
         self.requests: list[RequestRecord] = []
         self.storage_requests: list[RequestRecord] = []
-        """What the other host was asked, where blobs are redirected."""
+        """The requests to the other host of redirected blobs."""
         self.gate = Gate(
             auth=quirks.auth,
             word=quirks.auth_word,
@@ -155,7 +155,7 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         if self._listener is None:
             raise RuntimeError("the fake registry is not running")
         return self._listener.port
@@ -249,10 +249,10 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
         media_type: str = _MANIFEST_TYPE,
         digest_header: str | None = None,
     ) -> str:
-        """Store any bytes as a manifest, unchecked; returns the digest they are stored under.
+        """Store any bytes as a manifest, unchecked; return the digest they are stored under.
 
-        `digest` files them under a digest that is not theirs; `digest_header` is what
-        `Docker-Content-Digest` says of them.
+        `digest` stores them under a digest that is not theirs; `digest_header` replaces the value
+        of `Docker-Content-Digest`.
         """
         digest = digest or sha256(data)
         with self.api.lock:
@@ -336,7 +336,7 @@ class FakeRegistry(AbstractContextManager["FakeRegistry"]):
         return keep
 
     def _worked(self, request: Request, fault: Fault | None) -> Answer | None:
-        """Return the answer, None where the connection ends without one."""
+        """Return the answer, or `None` if the connection ends without one."""
         if fault is not None:
             if fault.kind in {"drop-before", "silent"}:
                 return None

@@ -29,7 +29,7 @@ def error(
 
 
 def not_found() -> Answer:
-    """Return what a router says that does not know the path."""
+    """Return the answer of a router for an unknown path."""
     return Answer(404, {"Content-Type": "text/plain; charset=utf-8"}, b"404 page not found\n")
 
 

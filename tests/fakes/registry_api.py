@@ -49,7 +49,7 @@ class RegistryApi:
         self._uploads = UploadApi(store, clock, self.lock)
 
     def handle(self, request: Request, quirks: Quirks, origin: str) -> Answer:
-        """Answer `request`; `origin` is what absolute URLs begin with."""
+        """Answer `request`; `origin` is the start of absolute URLs."""
         try:
             answer = self._dispatch(request, quirks, origin)
         except RefusedError as refused:

@@ -1,4 +1,4 @@
-"""What can go wrong with one request, and the place where it is decided which one."""
+"""Faults of single requests, and the plan that chooses the requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fakes.registry_state import sha256
 from tests.fakes.registry_wire import Answer, Connection, Request
 
 OTHER_DIGEST = sha256(b"some other content")
-"""What a lying answer says its digest is."""
+"""The digest in a wrong `Docker-Content-Digest`."""
 
 Kind = Literal[
     "answer", "drop-before", "drop-after", "cut-request", "cut-body", "silent", "silent-after",
@@ -53,7 +53,7 @@ class Fault:
 
     @classmethod
     def drop_before(cls) -> Fault:
-        """Close the connection; nothing is done."""
+        """Close the connection without doing the work."""
         return cls(kind="drop-before")
 
     @classmethod
@@ -63,17 +63,17 @@ class Fault:
 
     @classmethod
     def cut_request(cls, at: int) -> Fault:
-        """Read `at` bytes of the request's body, do what a broken body does, and close."""
+        """Read `at` bytes of the request's body, handle them as a broken body, and close."""
         return cls(kind="cut-request", count=at)
 
     @classmethod
     def cut_body(cls, at: int | None = None) -> Fault:
-        """Close after `at` bytes of the answer's body (None: half of it)."""
+        """Close after `at` bytes of the answer's body; by default half of it."""
         return cls(kind="cut-body", count=at)
 
     @classmethod
     def silent(cls) -> Fault:
-        """Never answer; the connection stays until either side closes. Nothing is done."""
+        """Never answer and do no work; the connection stays until either side closes."""
         return cls(kind="silent")
 
     @classmethod
@@ -141,7 +141,7 @@ class FaultPlan:
             self._rules.append(_Rule(matches, after, times, fault))
 
     def clear(self) -> None:
-        """Fail nothing more."""
+        """Remove all faults."""
         with self._lock:
             self._rules.clear()
 

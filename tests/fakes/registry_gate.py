@@ -1,4 +1,4 @@
-"""How a fake registry tells who may come in."""
+"""The authentication of a fake registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fakes.registry_answers import error
 from tests.fakes.registry_wire import Answer
 
 TokenCheck = Callable[[str], Mapping[str, Any] | None]
-"""Takes a bearer token, returns its claims, None if it is not to be believed."""
+"""Takes a bearer token; returns its claims, or `None` for an invalid token."""
 
 
 def unverified_claims(token: str) -> Mapping[str, Any] | None:
@@ -36,7 +36,7 @@ class Gate:
     auth: Literal["none", "basic", "token"]
     clock: Clock
     word: str = "Basic"
-    """How the challenge calls `basic`."""
+    """The name of `basic` in the challenge."""
     users: Mapping[str, str] = field(default_factory=dict)
     """Passwords by name, for `basic`."""
     realm: str = ""
@@ -47,7 +47,7 @@ class Gate:
     def refuse(
         self, authorization: str, repository: str, actions: tuple[str, ...]
     ) -> Answer | None:
-        """Return the 401 for a request that may not do `actions`, None for one that may.
+        """Return the 401 for a request that may not do `actions`, else `None`.
 
         `repository` is "" for `/v2/` and, with actions, for the catalogue.
         """

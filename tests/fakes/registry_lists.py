@@ -17,7 +17,7 @@ _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
 class ListApi:
-    """GET of what has pages."""
+    """GET of lists with pages."""
 
     def __init__(self, store: Store, clock: Clock, lock: threading.RLock) -> None:
         self._store = store
@@ -94,7 +94,7 @@ class ListApi:
     def referrers(
         self, request: Request, quirks: Quirks, origin: str, name: str, digest: str
     ) -> Answer:
-        """Answer with a page of what refers to `digest`."""
+        """Answer with a page of the referrers of `digest`."""
         with self._lock:
             repository = self._store.repositories.get(name)
             if repository is None and quirks.referrers_unknown_repository == 404:
@@ -151,7 +151,7 @@ def _entry(quirks: Quirks, digest: str, manifest: StoredManifest) -> dict[str, A
 
 
 def _page_size(request: Request, quirks: Quirks) -> int | None:
-    """Return how many tags a page has, None for all. Refuses what the registry would."""
+    """Return the number of tags in a page, or `None` for all tags. Refuses invalid sizes."""
     text = request.first("n") if quirks.tags_n == "obeyed" else ""
     if text and not text.isdecimal():
         raise RefusedError(error(400, "PAGINATION_NUMBER_INVALID"))
@@ -168,7 +168,7 @@ def _page_size(request: Request, quirks: Quirks) -> int | None:
 
 
 def _listed(request: Request, quirks: Quirks, tags: list[str]) -> list[str] | None:
-    """Return the tags from where the request wants them on, None for a JSON null."""
+    """Return the tags from the requested position on, or `None` for a JSON null."""
     last = request.first("last")
     if last and quirks.tags_last == "must-exist" and last not in tags:
         raise RefusedError(error(404, "NAME_UNKNOWN", "no such tag"))

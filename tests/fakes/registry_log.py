@@ -1,4 +1,4 @@
-"""What a fake registry remembers of a request."""
+"""The records of requests to a fake registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RequestRecord:
     request_bytes: int
     """Body bytes that came in."""
     status: int | None
-    """None: no answer was sent."""
+    """`None` for a request without an answer."""
     response_headers: Mapping[str, str]
     response_bytes: int
     """Body bytes that were sent; 0 for HEAD."""

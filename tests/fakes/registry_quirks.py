@@ -33,7 +33,7 @@ class Quirks:
     max_chunk_header: bool = False
     """`max_chunk_bytes` is announced as `OCI-Chunk-Max-Length`."""
     patch_gap: Literal["refuse", "append"] = "refuse"
-    """A PATCH at a wrong offset: 416, or (docker-registry 2.8) stored behind what is there."""
+    """A PATCH at a wrong offset: 416, or (docker-registry 2.8) appended to the stored bytes."""
     patch_without_range: Literal["append", "first-only", "at-zero"] = "append"
     """A PATCH without Content-Range: ggcr takes only the first (then 400); to ocimem it starts at
     byte 0 (then 416)."""
@@ -50,17 +50,17 @@ class Quirks:
     stale_location_status: bool = True
     """GET of a stale Location works (docker-registry 2.8: it does not)."""
     broken_patch: Literal["keep", "drop-bytes", "drop-session"] = "keep"
-    """A body that breaks off: what came is kept, forgotten, or the session is gone (zot)."""
+    """A broken body: its bytes are kept, or dropped, or the session ends (zot)."""
     empty_put_range: Literal["refuse", "ignore"] = "refuse"
     """Closing PUT without body and with `Content-Range: n-(n-1)`: 416, or 201 (olareg)."""
     put_range: Literal["check", "ignore"] = "check"
     put_gap: Literal[416, 500] = 416
     """A closing PUT whose bytes begin elsewhere than the session ends (ocimem: 500)."""
-    """Whether the Content-Range of a closing PUT with a body is looked at."""
+    """The Content-Range of a closing PUT with a body is checked."""
     empty_range: str = "0-0"
     """`Range` of a session without bytes (olareg: `0--1`)."""
     range_stuck: bool = False
-    """`Range` says after each later piece what it said after the first (ECR)."""
+    """`Range` keeps its value after the first piece for each later piece (ECR)."""
     range_header: bool = True
     """Session answers carry `Range`."""
     cancel_upload: Literal[204, 400, 405] = 204
@@ -95,7 +95,7 @@ class Quirks:
     blob_delete: Literal[202, 404, 405] = 202
     """DELETE of a blob (zot 405)."""
     unreferenced_blobs_live_seconds: float | None = None
-    """Blobs that no manifest names are collected after so long (None: never)."""
+    """The lifetime of blobs that no manifest names; by default they stay."""
     global_blobs: bool = False
     """A blob pushed to one repository can be read through every other (ggcr)."""
 
@@ -109,7 +109,7 @@ class Quirks:
     manifest_limit_bytes: int | None = MANIFEST_LIMIT_BYTES
     """Larger manifests are refused."""
     manifest_limit_status: Literal[400, 413] = 400
-    """How they are refused (zot 413)."""
+    """The status of that refusal (zot 413)."""
     layers_null: bool = True
     """`"layers": null` is taken (zot: 400)."""
     media_type_absent: bool = True
@@ -136,7 +136,7 @@ class Quirks:
     tag_limit: int | None = 128
     """Longer tags are refused (ggcr: taken)."""
     bad_tag: Literal["400", "404-text", "404-json"] = "400"
-    """How: distribution and ocimem do not know the path."""
+    """The refusal of a malformed tag: distribution and ocimem do not know the path."""
     manifest_delete: Literal[202, 404, 405] = 202
     """DELETE by digest (GHCR 405, ECR 404)."""
     delete_refuses_tagged: bool = False
@@ -152,7 +152,7 @@ class Quirks:
 
     # Tag lists.
     tags_sorted: bool = True
-    """Tags come in byte order (docker-registry 2.8: in none)."""
+    """Tags come in byte order (docker-registry 2.8: unsorted)."""
     tags_n: Literal["obeyed", "ignored"] = "obeyed"
     """The `n` of a tag list."""
     tags_n_zero: Literal["empty", "drop", "default"] = "empty"
@@ -160,11 +160,11 @@ class Quirks:
     tags_n_max: int | None = None
     """A larger `n` is refused with `tags_n_max_status`."""
     tags_n_max_status: Literal[405, 413] = 413
-    """How (Quay above 100: 413; ECR above 1000: 405)."""
+    """The status of that refusal (Quay above 100: 413; ECR above 1000: 405)."""
     tags_page_max: int | None = None
     """A larger `n` is cut down to this (distribution's `maxtags`)."""
     tags_default_page: int | None = None
-    """Page length without `n` (GHCR: 100); None: everything."""
+    """Page length without `n` (GHCR: 100); by default one page has all tags."""
     tags_last: Literal["obeyed", "ignored", "must-exist", "opaque-405"] = "obeyed"
     """The `last` of a tag list (docker-registry 2.8 ignores it; zot: 404 unless it is a tag; ECR:
     405 unless it comes from a Link)."""
@@ -190,8 +190,8 @@ class Quirks:
     referrers_unsupported: Literal["text-404", "json-404", "json-405", "json-400", "html-303"] = (
         "text-404"
     )
-    """How its absence is said (distribution: plain text; ggcr without it: `METHOD_UNKNOWN`; GHCR
-    and at times Google: a redirect to a web page)."""
+    """The answer without the API (distribution: plain text; ggcr: `METHOD_UNKNOWN`; GHCR and at
+    times Google: a redirect to a web page)."""
     referrers_unknown_repository: Literal[200, 404] = 200
     """Of a repository that does not exist: an empty list, or 404 `NAME_UNKNOWN`."""
     referrers_filter: bool = True
@@ -207,21 +207,21 @@ class Quirks:
     referrers_lag_seconds: float = 0.0
     """Entries appear so long after their push (Quay: up to 60)."""
     referrers_lose_every: int = 0
-    """Every n-th push with a subject never appears (olareg under concurrency); 0: none."""
+    """Every n-th push with a subject never appears (olareg under concurrency); 0: all appear."""
 
     # Everything.
     errors_as_text: bool = False
     """Errors are JSON but say they are text/plain (ggcr)."""
     auth: Literal["none", "basic", "token"] = "none"
-    """What a request without credentials is told."""
+    """The authentication that a request without credentials is asked for."""
     auth_word: str = "Basic"
-    """How the challenge of `basic` calls it (Nexus: `BASIC`)."""
+    """The name of `basic` in the challenge (Nexus: `BASIC`)."""
     read_only: bool = False
     """Everything but GET and HEAD is answered 405 (registry.k8s.io)."""
     busy_every: int = 0
-    """Every n-th request is answered 429; 0: none."""
+    """Every n-th request is answered 429; 0 switches this off."""
     busy_seconds: int | None = None
-    """The `Retry-After` of those; None: they have none."""
+    """The `Retry-After` of those answers; by default they have no such header."""
     unknown_repository_code: Literal["NAME_UNKNOWN", "MANIFEST_UNKNOWN"] = "NAME_UNKNOWN"
     """Error code of a manifest in a repository that does not exist."""
     unknown_repository_blob_code: Literal["BLOB_UNKNOWN", "NAME_UNKNOWN"] = "BLOB_UNKNOWN"
@@ -248,5 +248,5 @@ class Quirks:
 
     @property
     def tags_by_last(self) -> bool:
-        """Whether a tag list goes on behind `last`; else its Link holds a position."""
+        """Return whether a tag list continues after `last`; otherwise its Link holds a position."""
         return self.tags_sorted and self.tags_last in {"obeyed", "must-exist"}

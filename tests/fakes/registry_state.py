@@ -1,4 +1,4 @@
-"""What a fake registry holds: plain dicts, open to tests that plant things."""
+"""The content of a fake registry: plain dicts, in which tests plant objects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StoredManifest:
     digest_header: str | None = None
     """Said instead of the digest."""
     listed_at: float | None = None
-    """When the referrers API starts to list it; None: never."""
+    """The time when the referrers API starts to list it; `None`: never."""
     parsed: dict[str, Any] = field(init=False)
     """The manifest's object, an empty one if it is not JSON."""
     subject: str | None = field(init=False)
@@ -126,9 +126,9 @@ class Store:
                     del repository.blobs[digest]
 
     def collect_untagged(self) -> list[str]:
-        """Delete every untagged manifest, even one with a living subject; returns their digests.
+        """Delete every untagged manifest, even one with a living subject; return their digests.
 
-        This is what distribution's `garbage-collect --delete-untagged` was measured to do.
+        distribution's `garbage-collect --delete-untagged` does this, as measured.
         """
         gone = []
         for repository in self.repositories.values():

@@ -119,7 +119,7 @@ class UploadApi:
             return self._state(202, quirks, origin, session, self._store.uploads[session])
 
     def _mount(self, request: Request, quirks: Quirks, name: str, digest: str) -> Answer | None:
-        """Return the answer of a mount that ends there, None where a session is opened."""
+        """Return the final answer of a mount, or `None` if a session is opened."""
         source = request.first("from")
         if quirks.mount == "refuse" or (not source and quirks.mount_without_from == 202):
             return None
@@ -185,7 +185,7 @@ class UploadApi:
         return None
 
     def _take(self, request: Request, quirks: Quirks, session: str, upload: Upload) -> None:
-        """Add the body to the session; what a broken one leaves is the registry's choice."""
+        """Add the body to the session; the registry's quirks decide about a broken body."""
         before = len(upload.data)
         try:
             for piece in request.body.pieces():

@@ -19,11 +19,11 @@ from urllib.parse import parse_qs, unquote
 
 READ_BYTES = 256 * 1024
 DRAIN_BYTES = 256 * 1024
-"""So much of a body nobody read is swallowed after the answer; above it the connection is closed,
-as Go's server does, and so every registry that was measured."""
+"""The number of unread body bytes that are read after the answer; for a longer body the connection
+closes, as Go's server and all measured registries do."""
 LINGER_SECONDS = 0.05
-"""How long a connection that is closed so stays half open (Go: 0.5 s): an answer that arrives
-together with a reset is lost."""
+"""The time that such a connection stays half open (Go: 0.5 s): a client loses an answer that
+arrives together with a reset."""
 
 
 class BrokenBodyError(Exception):
@@ -35,7 +35,7 @@ class DropConnectionError(Exception):
 
 
 class Body:
-    """A request's body as it comes in; counts what came."""
+    """The body of a request, read as it arrives; counts its bytes."""
 
     def __init__(self, connection: Connection, headers: dict[str, str]) -> None:
         self._connection = connection
@@ -70,10 +70,10 @@ class Body:
         return b"".join(self.pieces())
 
     def finish(self, *, limit: int | None = DRAIN_BYTES) -> bool:
-        """Swallow what nobody read; returns whether the connection can be used again.
+        """Read the rest of the body; return whether the connection can be used again.
 
-        A body longer than `limit` (None: no limit), or one the peer waits to be asked for, is
-        left.
+        It does not read a body longer than `limit` (by default there is no limit), nor one that the
+        peer sends only on request.
         """
         if self._done:
             return True
@@ -130,7 +130,7 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """What is answered. Without `chunked`, a Content-Length is added that fits `body`."""
+    """An answer. Without `chunked`, it gets the Content-Length of `body`."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -163,12 +163,12 @@ class Connection:
         self.reader = sock.makefile("rb")
 
     def send(self, data: bytes | memoryview) -> None:
-        """Send all of `data`; nothing happens if the peer has gone."""
+        """Send all of `data`; ignore a peer that has gone."""
         with contextlib.suppress(OSError):
             self.socket.sendall(data)
 
     def next_request(self) -> Request | None:
-        """Return the next request, None when there is no more."""
+        """Return the next request, if there is one."""
         try:
             line = self.reader.readline(65536)
             parts = line.split()
@@ -197,7 +197,7 @@ class Connection:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def linger(self) -> None:
-        """Say that no more comes, and give the peer a moment to read what came."""
+        """Shut down the sending side, and give the peer a moment to read."""
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self.socket, socket.SHUT_WR)
         self._ending.wait(LINGER_SECONDS)

@@ -1,4 +1,4 @@
-"""A server that answers what a script says, request by request, down to the raw bytes.
+"""A server that sends scripted answers, request by request, down to the raw bytes.
 
 Example:
     with ScriptedServer(Reply(500), Drop(), Reply(200, b"x")) as server:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An orderly answer; `length` replaces the true Content-Length, None leaves it out."""
+    """A complete answer; `length` replaces the true Content-Length, `None` leaves it out."""
 
     status: int
     body: bytes = b""
@@ -34,7 +34,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """These bytes and nothing else, then the connection ends, breaks, goes on or stalls."""
+    """Exactly these bytes; then the connection ends, breaks, continues or stalls."""
 
     data: bytes
     then: Literal["close", "reset", "keep", "stall"] = "close"
@@ -42,7 +42,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """No answer. With `after`, so many body bytes are read first (None: all of them)."""
+    """No answer. With `after`, it reads that many body bytes first; `None`: all of them."""
 
     after: int | None = None
     reset: bool = False
@@ -50,7 +50,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Nothing until `release`, then `then`."""
+    """Waits for `release`, then plays `then`."""
 
     then: Reply | Raw | Drop
 
@@ -69,14 +69,14 @@ class Seen:
     """Names in lower case."""
     body: bytes
     connection: int
-    """Which connection it came on, counted from 0."""
+    """The number of the request's connection, counted from 0."""
 
 
 class ScriptedServer(AbstractContextManager["ScriptedServer"]):
-    """Plays `steps` in the order the requests come, then `rest` for ever (None: 500).
+    """Plays `steps` in the order of the requests, then `rest` for ever (default: 500).
 
-    A step may be a function that takes the request and returns the step to play. Requests beyond
-    the script are in `requests` like all others, and counted in `beyond`.
+    A step may be a function that takes the request and returns the step to play. Requests after the
+    script are in `requests` like all others, and counted in `beyond`.
     """
 
     def __init__(

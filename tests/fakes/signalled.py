@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 
 def unmeasured(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` without what has coverage measure the process.
+    """Return `environ` without the variables that make coverage measure the process.
 
-    coverage takes a lock in the tracing of each function. A Ctrl-C that meets it there leaves it
-    locked, and the process waits for itself for ever (one run in ten of the Ctrl-C tests).
+    coverage takes a lock in the tracing of each function. A Ctrl-C at that moment leaves it locked,
+    and the process waits for itself for ever (one run in ten of the Ctrl-C tests).
     """
     return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_")}
 

@@ -1,6 +1,6 @@
-"""Certificates of a Sigstore: authorities, what Fulcio issues, and the log that has seen it.
+"""Certificates of a Sigstore: authorities, certificates by Fulcio, and the certificate log.
 
-The certificate log keeps no tree: it gives valid time stamps and remembers what it was given.
+The certificate log keeps no tree: it gives valid time stamps and remembers its submissions.
 
 Source: RFC 5280; RFC 6962, section 3.2; sigstore/fulcio, docs/certificate-specification.md.
 """
@@ -80,7 +80,7 @@ class Holder:
     def issue(
         self, name: str, *, depth: int | None, usage: ObjectIdentifier, critical: bool = False
     ) -> Holder:
-        """Return a certificate for `usage`; an authority unless `depth` is None."""
+        """Return a certificate for `usage`; with `depth` it is an authority."""
         return Holder._issue(name, self, depth=depth, usage=usage, critical=critical)
 
     @classmethod
@@ -126,7 +126,7 @@ class CertificateLog:
         self.seen: list[Sequence[str]] = []
 
     def add_pre_chain(self, chain: Sequence[str]) -> dict[str, object]:
-        """Answer what Fulcio asks: `chain` is base64 DER, the precertificate first."""
+        """Answer a request of Fulcio: `chain` is base64 DER, the precertificate first."""
         leaf, issuer = (
             x509.load_der_x509_certificate(base64.b64decode(item)) for item in chain[:2]
         )
@@ -176,7 +176,7 @@ def _without_poison(tbs: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Issuance:
-    """What a certificate is to say."""
+    """The content of a certificate to issue."""
 
     key: AnyPublicKey
     identity: str

@@ -36,7 +36,7 @@ class Instance:
     authorities: Sequence[Holder]
     """The issuing one first, the root last."""
     clock_authorities: Sequence[Holder]
-    """What signs time stamps first, the root last."""
+    """The signer of time stamps first, the root last."""
 
     @property
     def _valid(self) -> dict[str, str]:

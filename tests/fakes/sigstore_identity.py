@@ -44,7 +44,7 @@ class Issuer:
         self.url = ""
 
     def discovery(self) -> dict[str, object]:
-        """Return what stands at `/.well-known/openid-configuration`."""
+        """Return the document at `/.well-known/openid-configuration`."""
         return {
             "issuer": self.url,
             "jwks_uri": f"{self.url}/keys",
@@ -56,7 +56,7 @@ class Issuer:
         }
 
     def keys(self) -> dict[str, object]:
-        """Return the key set: what verifies the tokens."""
+        """Return the key set that verifies the tokens."""
         numbers = self.key.public_key().public_numbers()
         x, y = (_encode(n.to_bytes(_SCALAR_BYTES, "big")) for n in (numbers.x, numbers.y))
         use = {"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": _KEY_ID}

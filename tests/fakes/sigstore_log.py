@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 ORIGIN = "127.0.0.1"
-"""What checkpoints are called; clients want the host of the log's address."""
+"""The origin in checkpoints; clients expect the host of the log's address."""
 _ED25519 = b"\x01"
 
 
@@ -24,7 +24,7 @@ def base64_of(data: bytes) -> str:
 
 
 class Tree:
-    """The hashes of the leaves, and what is computed from them."""
+    """The hashes of the leaves, and the hashes computed from them."""
 
     def __init__(self) -> None:
         self.leaves: list[bytes] = []
@@ -43,7 +43,7 @@ class Tree:
         return hashlib.sha256(b"\1" + self.root(low, middle) + self.root(middle, high)).digest()
 
     def path(self, index: int, low: int = 0, high: int | None = None) -> list[bytes]:
-        """Return what has to be hashed with leaf `index` to get the root, from below."""
+        """Return the hashes that lead from leaf `index` to the root, from below."""
         high = len(self.leaves) if high is None else high
         if high - low == 1:
             return []
@@ -58,7 +58,7 @@ def _largest_power_below(number: int) -> int:
 
 
 def log_id_of(key: ed25519.Ed25519PublicKey, origin: str = ORIGIN) -> bytes:
-    """Return what a log with this key is called in notes and roots."""
+    """Return the id of a log with this key, for notes and roots."""
     return hashlib.sha256(origin.encode() + b"\n" + _ED25519 + key.public_bytes_raw()).digest()
 
 

@@ -37,7 +37,7 @@ _POLICY = bytes.fromhex("06092b0601040183bf3002")
 
 
 def time_stamp(request: bytes, authority: Holder, now: datetime) -> bytes:
-    """Return the granted response to `request`: what it names was there at `now`."""
+    """Return the granted response to `request`: its content existed at `now`."""
     parts = children(request)
     imprint = parts[1][1]
     nonce = b"".join(part for tag, part in parts[2:] if tag == INTEGER)

@@ -1,4 +1,4 @@
-"""Readers that write down what they are asked for."""
+"""Readers that record their calls."""
 
 from __future__ import annotations
 

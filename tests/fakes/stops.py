@@ -1,4 +1,4 @@
-"""What ends a watch in tests: so many waits, none of which takes any time."""
+"""A stop event for tests: it ends a watch after a number of waits, which take no time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class AfterWaits:
     """Stops a watch when it has waited `number` times; each wait moves the clock.
 
     Args:
-        clock: Is moved by each wait.
-        number: After so many waits it is time to stop.
-        between: Called with the number of each wait but the last: what happens meanwhile.
+        clock: Each wait moves it.
+        number: The number of waits before the stop.
+        between: Called with the number of each wait but the last, to let things happen meanwhile.
     """
 
     def __init__(

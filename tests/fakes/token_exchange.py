@@ -11,7 +11,7 @@ from dockercomms.oci.auth.token import MAX_TOKEN_BYTES, TokenRequest, TokenRespo
 
 
 def exchange(request: TokenRequest, *, tls: ssl.SSLContext | None = None) -> TokenResponse:
-    """Return the answer to `request`; follows nothing, reads no more than is needed."""
+    """Return the answer to `request`; follow no redirect, read only the needed bytes."""
     parts = urlsplit(request.url)
     connection = (
         http.client.HTTPConnection(parts.netloc, timeout=10)

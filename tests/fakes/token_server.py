@@ -62,7 +62,7 @@ class TokenCall:
     parameters: Mapping[str, tuple[str, ...]]
     """The query, and the form of a POST."""
     user: str
-    """Who it was found to be, "" for nobody."""
+    """The authenticated user, "" for an anonymous request."""
     status: int | None
     """None: no answer was sent."""
 

@@ -56,7 +56,7 @@ class Person:
 
     @property
     def environ(self) -> dict[str, str]:
-        """Where this person's keys, trust file and state are."""
+        """The variables for this person's keys, trust file and state."""
         return self._homes(self.name)
 
     def _homes(self, name: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ HERE, MIRROR = "here", "mirror"
 """The registry, where Alice sends to, and the folder that it is relayed to and from."""
 HOUR, DAY = 3600, 86_400
 MAX_EARLY_SECONDS = 300
-"""What is created later than that by both clocks has to wait."""
+"""A message created later than that by both clocks has to wait."""
 SKEWS = (0, 200, -200, 3000, -3000)
 """Seconds by which somebody's clock is ahead: less than the hour from which it is called wrong."""
 STEP_SECONDS = 2
@@ -119,11 +119,11 @@ class Letter:
     published: datetime
     """By its tag: that of the first try, where a later one of the same day published it."""
     places: set[str] = field(default_factory=lambda: {HERE})
-    """Where it is."""
+    """The repositories with the message."""
     delivered: str = ""
     """Whence it was received."""
     held: set[str] = field(default_factory=set)
-    """Where it was looked at while it was not to be delivered."""
+    """Repositories in which Bob polled the message while he had to hold it."""
 
     def is_past(self, now: datetime) -> bool:
         """Return whether it is garbage."""
@@ -187,7 +187,7 @@ class InboxMachine(RuleBasedStateMachine):
         )
 
     def due(self, place: str) -> list[Letter]:
-        """What Bob has still to receive, and finds in a place: some clock calls it alive."""
+        """Return the messages in a place that Bob must still receive: some clock calls them alive."""
         now = min(self.clocks(place))
         return [
             letter
@@ -312,7 +312,7 @@ class InboxMachine(RuleBasedStateMachine):
                 letter.held.add(place)
 
     def may_have(self, letter: Letter, place: str) -> bool:
-        """Whether Bob's policy lets it in, and no clock calls it past or future (SPEC.md 7.4)."""
+        """Return whether the policy accepts it and no clock calls it past or future (SPEC.md 7.4)."""
         clocks = self.clocks(place)
         early = (letter.created - min(clocks)).total_seconds()
         return self.trusted and early <= MAX_EARLY_SECONDS and max(clocks) < letter.expires
@@ -328,7 +328,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @property
     def answerable(self) -> list[Letter]:
-        """What Bob received here, and is still there."""
+        """The messages that Bob received here, and that still exist."""
         return [x for x in self.letters if x.delivered == HERE and HERE in x.places]
 
     # --- those who look after the repositories ---------------------------------------------------

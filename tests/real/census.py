@@ -41,15 +41,15 @@ def state_path(home: Path) -> Path:
 
 @dataclass(kw_only=True)
 class Census:
-    """What should be in a repository and in the folder of its one recipient."""
+    """The expected content of a repository, and of the folder of its one recipient."""
 
     repo: str
     inbox: Path
     """The folder that takes messages."""
     tasks: list[Task] = field(default_factory=list)
-    """What was sent; all of it was told to its senders."""
+    """The sent messages; the program reported each to its sender."""
     received: list[dict] = field(default_factory=list)
-    """What receivers said, as `recv` prints it."""
+    """The objects that `recv` printed."""
     wrong: list[str] = field(default_factory=list)
 
     @functools.cached_property
@@ -83,7 +83,7 @@ class Census:
         self.expect("receipts as the senders see them", self.proven_receipts(), told)
 
     def may_fail(self, row: dict) -> bool:
-        """Whether it is no fault that a message failed once, since it was received later."""
+        """Return whether a message may have failed once, since it was received later."""
         return False
 
     def check_receipts(self, messages: set[str], tags: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ SERVERS = (
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    """What starts the program in milliseconds, where what it costs to start is not the question."""
+    """A process that starts the program in milliseconds, if a test does not measure the start."""
     with Zygote() as running:
         yield running
 

@@ -18,13 +18,13 @@ from typing import BinaryIO, Self
 
 _BUFFER_BYTES = 64 * 1024
 _SOCKET_BYTES = 64 * 1024
-"""What the kernel may hold for a connection: what is in flight when it is cut is sent again, and
-that is to be the program's doing, not that of buffers of several MiB which loopback grows to."""
+"""The kernel's buffer for a connection: the bytes in flight at a cut are sent again, and their
+number must not depend on buffers of several MiB, to which loopback grows."""
 
 
 @dataclass
 class Counts:
-    """What went through: bytes of bodies, and requests by method and path."""
+    """Counters of body bytes, and of requests by method and path."""
 
     sent: int = 0
     received: int = 0

@@ -29,7 +29,7 @@ from tests.fakes.token_server import TokenServer, User
 Auth = Literal["none", "htpasswd", "token"]
 
 PASSWORDS = {"alice": "wonderland", "bob": "builder"}
-"""Who has an account on the servers with a login."""
+"""The accounts on the servers with a login."""
 _HTPASSWD = """\
 alice:$2a$04$UahK7VxVwdX2UPjXjDEUVeChfv6AKnkJtCe2XhXQPWyEhXkl7Pt.u
 bob:$2a$04$MPFQtbnzAxl8azqS70Ua2uk/vDYFy/0wzQlNLBTNFDyvLViw2Eyri
@@ -69,17 +69,17 @@ class Server:
     """A running registry."""
 
     name: str
-    """Which server and which login, as in `distribution-token`."""
+    """The server and its login, as in `distribution-token`."""
     preset: str
     """The name of the fake's switches for it."""
     host: str
     auth: Auth
     folder: Path
     resumes: bool
-    """Whether an upload that was cut can go on where the registry is."""
+    """True if the registry can resume a cut upload."""
     process: subprocess.Popen[bytes]
     bytes_in_flight: int = _CHUNK_BYTES * _CONCURRENCY
-    """What a sender has under way at once: its chunk size by its concurrency."""
+    """The bytes that a sender has under way: its chunk size times its concurrency."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -89,7 +89,7 @@ class Server:
 
     @property
     def has_login(self) -> bool:
-        """Whether a request without credentials is answered 401."""
+        """Return whether a request without credentials is answered 401."""
         return self.auth != "none"
 
     def authorization(self, user: str = "alice") -> str:
@@ -316,7 +316,7 @@ class Toxic:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the proxy listens."""
+        """The address of the proxy."""
         host, _, port = self.host.rpartition(":")
         return host, int(port)
 

@@ -43,12 +43,12 @@ AGAIN_SECONDS = 0.5
 """After which a sender runs a send again that failed."""
 SAMPLE_SECONDS = 0.5
 MEMORY_BYTES = 10 * 2**20
-"""What a watcher's memory may differ from that after warm-up, to either side."""
+"""The allowed difference of a watcher's memory from that after warm-up, to either side."""
 MORE_DESCRIPTORS = 4
-"""What a watcher may have open at the least in the second half, beyond that of the first half: some
-connections. One that was leaked with each message or look would be many."""
+"""The allowed growth of the smallest number of open descriptors from the first half to the second:
+some connections. A leak with each message or poll would be larger."""
 MOST_DESCRIPTORS = 40
-"""What it may have open at any time."""
+"""The allowed number of open descriptors at any time."""
 LATENCY = {"latency": 150, "jitter": 100}
 NARROW = {"rate": 100}
 """KiB/s of each connection."""
@@ -109,7 +109,7 @@ def watch_until(repo: str, out: Path, ended: Path) -> None:
 
 @dataclass(kw_only=True)
 class Weather:
-    """What happens to the line, in turn; each phase of a cycle in an order of its own."""
+    """Changes the line; the phases of each cycle have an order of their own."""
 
     toxic: Toxic
     source: random.Random

@@ -60,7 +60,7 @@ class Child:
 
     verb: str
     work: Callable[[], object]
-    """What it does; its standard output has a JSON object for each message."""
+    """The work of the child; its standard output has a JSON object for each message."""
     home: Path
     out: Path
     began: float

@@ -1,4 +1,4 @@
-"""What the tests of docker/oci's measured client share: its rows, and a client that replays them."""
+"""The rows that docker/oci's client was measured by, and a client that replays them."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ class Box:
     name: str
     """As the store names it."""
     folder: Path
-    """Where files of the test are."""
+    """The folder for files of the test."""
     fake: FakeRegistry | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
-        """What stands in what is printed."""
+        """The repository as the program prints it."""
         return self.base
 
     def reg(self, *words: str, **options: Any) -> Result:

@@ -1,4 +1,4 @@
-"""What the tests of pushing and pulling share: a store that is watched, and messages about it."""
+"""The fixtures of the tests of pushing and pulling: a watched store, and messages about it."""
 
 from __future__ import annotations
 
