@@ -1,4 +1,4 @@
-"""What no single module can promise: imports, names, sizes, start-up."""
+"""Rules about the whole package: imports, names, sizes, start-up."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MAX_EXAMPLES = 30
 """Docstrings with examples."""
 
 SLOW_PACKAGES = {"oras", "sigstore", "requests", "pydantic", "rich", "cryptography", "zstandard"}
-"""What no `--help` has time to import."""
+"""Packages that `--help` must not import, because they load slowly."""
 
 
 def relative(path: Path) -> str:

@@ -110,7 +110,7 @@ def test_watching_names_options_that_there_are() -> None:
 
 
 def test_watching_unit_names_settings_that_systemd_has() -> None:
-    """What matters most is that the command does not get the SIGTERM that watch gets."""
+    """Above all, systemd must send SIGTERM only to watch, not to its command."""
     (unit,) = re.findall(
         r"^```ini\n(.*?)^```$", WATCHING.read_text("utf-8"), re.DOTALL | re.MULTILINE
     )

@@ -1,7 +1,7 @@
-"""What the README shows works: every command, table and link in it.
+"""Every command, table and link of the README, tried.
 
 A registry in this process, which wants a login, stands in for registry.example, and small shell
-scripts for the programs that are not ours.
+scripts for other programs.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ SCENES: dict[str, Callable[[Desk, list[str]], None]] = {
     "dockercomms export --to bob@example.com -o bob.tar": air_gap,
     "pg_dump shop | dockercomms send - --name shop.sql": streams,
 }
-"""What the first command of a block begins with, and how the block is tried."""
+"""The test of each block, by the start of the block's first command."""
 
 
 @pytest.mark.parametrize("start", SCENES)

@@ -18,7 +18,7 @@ from tests.contract.registry_contract import RegistryContract
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """How to make a store, and what it does not do."""
+    """A store under test, its constructor and the capabilities that it lacks."""
 
     make: Callable[[pytest.FixtureRequest], Registry]
     capabilities: Capabilities

@@ -19,7 +19,7 @@ DATA = random.Random(5).randbytes(20 * 1024)
 """More than the 16 KiB that may stand in a manifest, so that there is a blob to ask for."""
 FOREVER = 10_000
 SILENT_SECONDS = 0.1
-"""How long these tests wait for a registry that says nothing."""
+"""The time that these tests wait for a silent registry."""
 
 
 @pytest.fixture

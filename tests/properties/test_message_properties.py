@@ -1,4 +1,4 @@
-"""What must hold for every payload, layer, header and tree."""
+"""Properties of every payload, layer, header and tree."""
 
 from __future__ import annotations
 

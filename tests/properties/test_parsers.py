@@ -312,7 +312,7 @@ OTHERS: dict[str, Fuzzer] = {
     ),
     "Range": (text_like("0-99", "bytes=0-0"), headers.upload_offset),
 }
-"""What else reads what strangers write."""
+"""Other functions that read bytes of strangers."""
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda one: f"{one.__module__}.{one.__name__}")

@@ -1,4 +1,4 @@
-"""What must hold for every bundle and statement, honest or not."""
+"""Properties of every bundle and statement, honest or not."""
 
 from __future__ import annotations
 

@@ -337,7 +337,7 @@ def unfinished(machine: Machine) -> bool:
 
 @pytest.fixture(params=["distribution", "layout"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """What a repository's name begins with."""
+    """Return the start of a repository's name."""
     if request.param == "layout":
         return f"oci-layout:{tmp_path}/box"
     server: Server = request.getfixturevalue(request.param)

@@ -70,7 +70,7 @@ def test_access_log_has_a_line_for_each_request(name: str, request: pytest.Fixtu
 
 
 def test_in_memory_storage_sorts_the_tags_of_docker_registry(tmp_path: Path) -> None:
-    """Which is why the tests run it on files."""
+    """The other tests run docker-registry on files for this reason."""
     with launch.docker_registry(tmp_path, storage="inmemory") as server:
         client = Probe(server.host)
         names = [f"t{number:02}" for number in range(12)]

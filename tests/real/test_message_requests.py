@@ -1,4 +1,4 @@
-"""How many requests a message costs, as the registry sees it: with and without the referrers API."""
+"""The number of requests for a message, counted by the registry, with and without referrers API."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ def copy(walk: Walk, artifact: dict[str, Any]) -> None:
 
 
 def ask_the_registry(walk: Walk, artifact: dict[str, Any]) -> None:
-    """What only a registry over HTTP has."""
+    """Try the verbs that only a registry over HTTP answers."""
     assert walk.json("ping", walk.host)["host"] == walk.host
     path = walk.base.partition("/")[2]
     raw = walk.reg("raw", "GET", walk.host, f"/v2/{path}/manifests/{artifact['digest']}", "-q")

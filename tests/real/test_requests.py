@@ -1,6 +1,6 @@
-"""What an inbox as a service costs a registry, by the registry's own access log.
+"""The requests of an inbox as a service, by the registry's own access log.
 
-A HEAD has no body; what the log says of its bytes is what the server would have written.
+A HEAD has no body; the log counts the bytes that a GET would have returned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an inbox as a service costs a registry, as the registry counts: watch, receive, receipts."""
+"""The requests of an inbox as a service, counted by the registry: watch, receive, receipts."""
 
 from __future__ import annotations
 

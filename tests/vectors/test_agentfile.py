@@ -46,7 +46,7 @@ TITLE = "org.opencontainers.image.title"
 RESOLVE_ERRORS_HERE: dict[str, tuple[str, type[DockerCommsError]]] = {
     "empty": ("an empty index is no manifest, so nothing is picked from it", PlatformNotFound)
 }
-"""What differs in resolving: the reason and our error."""
+"""Differences in resolving: the reason and our error."""
 
 ANOTHER_OUTPUT_HERE = {
     "tar, other directory, same basename": (
@@ -55,7 +55,7 @@ ANOTHER_OUTPUT_HERE = {
     ),
     "truncated tar": ("nothing is written before all of it is proven right", b""),
 }
-"""What differs in extracting: the reason and our output."""
+"""Differences in extracting: the reason and our output."""
 
 EXTRACT_ERRORS = {
     "tar, only a directory of that name": NotFoundError,

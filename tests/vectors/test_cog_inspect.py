@@ -174,7 +174,7 @@ ANOTHER_RESULT_HERE: dict[tuple[str, str], tuple[str, object]] = {
         for call in CALLS[3:]
     },
 }
-"""What differs from cog: the reason, and our error, entries or digest."""
+"""Differences from cog: the reason, and our error, entries or digest."""
 
 FEWER_REQUESTS_HERE = {
     ("artifact-empty-config", "Inspect(None)"): "an artifact's config holds no labels"

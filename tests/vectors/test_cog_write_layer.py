@@ -22,7 +22,7 @@ VECTORS = json.loads(FILE.read_text("utf-8"))
 ROWS = {row["name"]: row for row in VECTORS["write_layer"]}
 MEMBERS = {"name", "note", "error", "events", "progress", "requests"}
 CHUNK, THRESHOLD = 1000, 2500
-"""What the rows were measured with."""
+"""The sizes that the rows were measured with."""
 REPOSITORY = "repo"
 
 NOT_RUN_HERE = {

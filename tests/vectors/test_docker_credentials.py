@@ -1,4 +1,4 @@
-"""What docker/oci finds in a docker configuration, and what we do."""
+"""The credentials that docker/oci finds in a docker configuration, compared with ours."""
 
 from __future__ import annotations
 

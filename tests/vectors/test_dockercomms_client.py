@@ -1,7 +1,7 @@
-"""What the Go dockercomms' client asks of a registry, and what ours asks.
+"""The requests of the Go dockercomms' client, compared with ours.
 
-Contents are known by their digests only, so ours have other ones: `DIGESTS` says which of ours
-stands for which of the rows.
+The rows know contents by their digests only, so ours have other ones: `DIGESTS` maps the digests of
+the rows to ours.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ CALLS: dict[str, Call] = {
         lambda client: len(list(client.referrers(SUBJECT, RECEIPT_TYPE))),
     ),
 }
-"""What is there before a call, and the call."""
+"""The setup before a call, and the call."""
 
 EXPECTED: dict[str, object] = {
     "EnsureEmptyConfig (absent)": EMPTY_CONFIG,

@@ -1,7 +1,7 @@
-"""What meta-scripts asks of two registries to ensure and copy things, and what we ask.
+"""The requests of meta-scripts to ensure and copy objects, compared with ours.
 
-Its contents are known only by their digests where these are not said to be some letters repeated,
-so ours have other digests: `DIGESTS` says which of ours stands for which of the rows.
+The rows know most contents by their digests only (others are repeated letters), so ours have other
+digests: `DIGESTS` maps the digests of the rows to ours.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ BEFORE: dict[str, tuple[str, str]] = {
     "copy_manifest-cross-host-again": ("A/src/img:v1", "B/copy/img:v1"),
     "copy_manifest-source-latest": ("A/src/img", "B/copy/img"),
 }
-"""What was copied by an earlier scenario."""
+"""The object that an earlier scenario copied."""
 
 
 def _mounts(repository: str, *digests: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the 1.0 program wrote and did: read, decoded, and judged."""
+"""Messages and results of the 1.0 program: read, decoded, and verified."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_reader10_gives_the_verdict_of_the_1_0_program(case, tmp_path):
 
 
 def verdict(case: go_v1.Deviation) -> str:
-    """What a receiver called bob finds, by the rules of this level alone."""
+    """Return the verdict of a receiver called bob, by the rules of this level alone."""
     tag = parse_tag(case.tag)
     if tag is None or tag.recipient_tag != recipient_tag("bob"):
         return "not-mine"

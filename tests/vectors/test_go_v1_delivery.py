@@ -1,4 +1,4 @@
-"""What the 1.0 program wrote, and every deviation from it, through the whole of receiving."""
+"""Messages of the 1.0 program, and every deviation from them, received completely."""
 
 from __future__ import annotations
 

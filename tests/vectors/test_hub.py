@@ -1,4 +1,4 @@
-"""How docker-library's meta-scripts wait for Docker Hub, and how we do: no test waits really."""
+"""The waits of docker-library's meta-scripts for Docker Hub, compared with ours; a fake clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docker/oci's client does with upload sessions, its defects, and what we do."""
+"""Upload sessions of docker/oci's client, its defects, and our behaviour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docker/oci's client makes of statuses and bodies, and what we do."""
+"""Statuses and bodies as docker/oci's client reads them, compared with ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which hosts docker/oci's client takes, where it then asks, and what we do."""
+"""The hosts that docker/oci's client accepts, the addresses it asks, and our behaviour."""
 
 from __future__ import annotations
 

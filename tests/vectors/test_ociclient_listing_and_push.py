@@ -1,4 +1,4 @@
-"""What docker/oci's client lists and puts, and what we do."""
+"""Lists and pushes of docker/oci's client, compared with ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docker/oci's client does with parts of blobs, and what we do."""
+"""Reads of parts of blobs by docker/oci's client, compared with ours."""
 
 from __future__ import annotations
 

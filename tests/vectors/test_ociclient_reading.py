@@ -1,4 +1,4 @@
-"""What docker/oci's client reads, what it refuses, and what we do."""
+"""Reads and refusals of docker/oci's client, compared with ours."""
 
 from __future__ import annotations
 

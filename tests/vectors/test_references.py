@@ -45,7 +45,7 @@ REFUSED_HERE = {
     R255: "with library/ it is longer than any registry takes; distribution refuses it as well",
     f"docker.io/{R255}": "the same",
 }
-"""What ParseRef takes and we do not, with the reason."""
+"""References that ParseRef accepts and we refuse, with the reason."""
 
 ANOTHER_ADDRESS_HERE = {
     "localhost/repo": ("localhost", "repo"),

@@ -1,4 +1,4 @@
-"""Where settings come from, which of them wins, and what is refused."""
+"""The sources of settings, their order, and refused values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a transfer shows itself."""
+"""The progress of a transfer on the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches the terminal, and what must not."""
+"""Output to the terminal, and the characters that must not reach it."""
 
 from __future__ import annotations
 

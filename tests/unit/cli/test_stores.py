@@ -1,4 +1,4 @@
-"""What the words of a command line open."""
+"""The stores that references on a command line open."""
 
 from __future__ import annotations
 

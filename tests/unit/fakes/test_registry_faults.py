@@ -1,4 +1,4 @@
-"""What goes wrong in the fake registry when it is told to."""
+"""The faults of the fake registry."""
 
 from __future__ import annotations
 

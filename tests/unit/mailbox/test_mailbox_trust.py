@@ -1,4 +1,4 @@
-"""Who may write to whom: signed mail between people with homes of their own, as a mailbox has it."""
+"""Signed mail through a mailbox, between people with homes of their own."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_a_gap_is_forgotten_after_a_week(mail):
 
 
 def test_who_comes_late_misses_nothing(mail):
-    """What expired, or was read by another machine, before the first message is no gap."""
+    """Messages that expired, or that another machine received, before the first one are no gap."""
     for name in "abc":
         withhold(mail, send(mail, name))
     sent = send(mail, "d")

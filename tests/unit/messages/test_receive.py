@@ -92,7 +92,7 @@ def receive_found(mail: Mail, digest, **options):
 
 
 def test_receive_waits_for_the_disk_twice_for_each_message(mail):
-    """What is to be where, and that it is there: neither may be forgotten. Nothing else is."""
+    """Two commits: one for the target of the files, one for their delivery; no others."""
     commits = []
     for count in (1, 2, 5):
         for number in range(count):

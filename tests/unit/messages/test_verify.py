@@ -98,7 +98,7 @@ def test_verify_trusts_the_own_key_for_our_own_names(mail):
 
 
 def test_verify_trusts_the_own_key_for_nobody_elses_name(mail):
-    """Who has taken our key would be everybody whom we know."""
+    """Otherwise a thief of our key could send as any sender whom we know."""
     sent = mail.send(signer=BOB_SIGNS)
 
     for policy, error in ((Policy(), UnknownSender), (KNOWS_ALICE, VerificationError)):

@@ -535,7 +535,7 @@ def test_what_may_pass():
 
 
 def test_watch_keeps_neither_messages_nor_descriptors(mail):
-    """What is held after two messages is held after eight."""
+    """The watch holds as many objects after eight messages as after two."""
     kept, handles = [], []
 
     def between(wait):

@@ -1,4 +1,4 @@
-"""Where an object is."""
+"""Locations of objects."""
 
 from __future__ import annotations
 

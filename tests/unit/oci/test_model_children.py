@@ -1,4 +1,4 @@
-"""What a manifest or index is made of."""
+"""The parts of a manifest or index."""
 
 from __future__ import annotations
 

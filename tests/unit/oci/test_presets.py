@@ -1,6 +1,6 @@
-"""What reports say of registries is no obstacle: mail, relays, garbage and `reg` on each of them.
+"""Mail, relays, garbage collection and `reg` on every reported registry.
 
-The registries that were measured run the same in `test_mailbox_http` and `tests/real`.
+The measured registries run the same in `test_mailbox_http` and `tests/real`.
 """
 
 from __future__ import annotations

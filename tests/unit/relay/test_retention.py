@@ -1,4 +1,4 @@
-"""What is said of registries that forbid something, and how their errors end a relay."""
+"""Hints for registries that forbid a request, and the end of a relay after their errors."""
 
 from __future__ import annotations
 

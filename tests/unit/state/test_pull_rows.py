@@ -1,4 +1,4 @@
-"""What is known of payloads on their way to disk."""
+"""State rows of payloads during their download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent."""
+"""Payloads to send."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_pull_does_not_need_chunks_of_one_size(registry):
 
 
 def pushed_parts(registry, parts: list[bytes], *, sizes: list[int] | None = None) -> Pushed:
-    """What a sender of its own mind would have pushed."""
+    """Return layers as an arbitrary sender could push them."""
     layers = []
     for index, part in enumerate(parts):
         layer = encode(Chunk.of(part), index, "zstd")

@@ -1,4 +1,4 @@
-"""Where zstd frames begin and end: what the vectors do not say."""
+"""The bounds of zstd frames, beyond the vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we touch of sigstore is still as we use it: run this when the pin moves."""
+"""The parts of sigstore that we use: run this when the pin moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkout may say, who gets the user's password, and `config`."""
+"""`config`, the limits of project files, and the hosts that get the user's password."""
 
 from __future__ import annotations
 

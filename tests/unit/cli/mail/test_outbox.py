@@ -1,4 +1,4 @@
-"""What `outbox`, `reply`, `inbox --threads` and `send --wait` ask for, print, and exit with."""
+"""The calls, output and exit codes of `outbox`, `reply`, `inbox --threads` and `send --wait`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each verb asks the mailbox for, prints, and exits with."""
+"""The mailbox calls, output and exit codes of each verb."""
 
 from __future__ import annotations
 

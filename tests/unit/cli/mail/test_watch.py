@@ -1,4 +1,4 @@
-"""What `watch` asks the mailbox for, prints, and how it is stopped."""
+"""The mailbox calls and output of `watch`, and its end."""
 
 from __future__ import annotations
 

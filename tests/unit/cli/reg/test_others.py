@@ -77,7 +77,7 @@ def platform(os: str, architecture: str) -> dict[str, Any]:
 
 @dataclass
 class Case:
-    """What a program writes."""
+    """An artifact as another program writes it."""
 
     top: Built
     children: tuple[Built, ...] = ()
@@ -85,9 +85,9 @@ class Case:
     """Referrers of the top one."""
     tag: str = "v1"
     files: dict[str, bytes] | None = None
-    """What `reg get` writes; None: it is not for getting."""
+    """The files that `reg get` writes; `None` for an artifact that it refuses."""
     member: str = ""
-    """What `reg pull --file` finds."""
+    """The path for `reg pull --file`."""
     content: bytes = b"run me"
     arguments: tuple[str, ...] = field(default=())
 

@@ -1,4 +1,4 @@
-"""What a copy has to move, and where it comes from."""
+"""The content of a copy, and its sources."""
 
 from __future__ import annotations
 

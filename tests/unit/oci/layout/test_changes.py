@@ -1,4 +1,4 @@
-"""What a large layout keeps beside index.json, so that a push costs the same in any layout."""
+"""The files of a large layout beside index.json, which keep the cost of a push constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nothing refers to goes from a folder, and nothing else."""
+"""A sweep removes exactly the unreferenced content of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What refers to a manifest: the API where there is one, else the tag schema."""
+"""Referrers of a manifest: the API if the registry has it, else the tag schema."""
 
 from __future__ import annotations
 

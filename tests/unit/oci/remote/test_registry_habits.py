@@ -1,4 +1,4 @@
-"""What registries and proxies were reported to do, and what is made of it (issue links in docs)."""
+"""Reported behaviour of registries and proxies, and our answer to it (issue links in docs)."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ ANYBODY = {
     "text": Fault.answer(200, b"ok", Content_Type="text/plain"),
     "json": Fault.answer(200, b'{"status":"ok"}', Content_Type="application/json"),
 }
-"""What a web server that is no registry may answer to everything."""
+"""Answers that a web server may give to every request."""
 
 
 @pytest.mark.parametrize("fault", ANYBODY)

@@ -1,4 +1,4 @@
-"""Who is told the credentials, and who is not."""
+"""The hosts that get the credentials, and those that do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session reads of its surroundings, and of challenges."""
+"""The variables and challenges that a session reads."""
 
 from __future__ import annotations
 

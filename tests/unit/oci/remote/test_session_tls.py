@@ -1,4 +1,4 @@
-"""Which certificates a session takes."""
+"""The certificates that a session accepts."""
 
 from __future__ import annotations
 

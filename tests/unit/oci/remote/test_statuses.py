@@ -1,4 +1,4 @@
-"""What a refusal means."""
+"""The error class of each refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which certificates are trusted, and which is shown."""
+"""Trusted certificates, and the client's own."""
 
 from __future__ import annotations
 
