@@ -85,18 +85,14 @@ class Settings:
     flat: bool = False
     receipt: bool = True
     discovery: Discovery = "auto"
-    """The way to find messages."""
     referrers_index: ReferrersIndex = "auto"
-    """When to write the fallback index of the tag schema."""
     manifest_form: FormChoice = "auto"
-    """The member of manifests with their type: the artifact type, or an annotation."""
     clock: TrustedClock = "both"
     """The clock that decides; "both" holds a message if the clocks disagree."""
     trust: str | None = None
     """The trust file. Default: `trust.toml` beside the user's configuration."""
     sign: bool = True
     key: str = DEFAULT_KEY
-    """The name of the signing key."""
     keyless: bool = False
     """Sign with an identity instead of a key."""
     identity_token: str | None = None
@@ -111,8 +107,7 @@ class Settings:
     timestamp: str | None = None
     """The address of the RFC 3161 authority that timestamps key signatures."""
     default_registry: str | None = None
-    """The host of a reference without a host, for `reg`; without it such a reference is an error.
-    """
+    """The host of a reference without one, for `reg`. Default: such a reference is an error."""
     hub_proxy: str | None = None
     """The address of a proxy of Docker Hub for reads, for `reg`."""
     registry_chunk_bytes: int | None = None
@@ -120,8 +115,7 @@ class Settings:
     retry_seconds: int | None = None
     """The time for all tries of one request of `reg`. Default: by its retry policy."""
     repo_is_named: bool = True
-    """True if a flag, a variable or the user's own file set `repo`; False for an allowed project
-    file."""
+    """False if only a project file that the user allowed sets `repo`."""
     not_allowed: tuple[str, str] | None = None
     """A project file that the user has not allowed, and the repository that it names."""
     origins: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -491,7 +485,6 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(path: Path, data: bytes, *, project: bool) -> Iterator[tuple[str, object]]:
-    """Yield the field and value of each key in a file, as `_file`."""
     try:
         text = data.decode("utf-8-sig")  # Notepad and PowerShell write a byte order mark
         document = tomllib.loads(text)
@@ -552,7 +545,6 @@ def _plain_key(text: str) -> str:
 
 
 def _login_name(environ: Mapping[str, str]) -> str | None:
-    """Return the login name of the user, if the system knows one."""
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         if environ.get(variable):
             return environ[variable]

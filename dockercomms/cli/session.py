@@ -544,7 +544,6 @@ class Session:
         )
 
     def _is_flag(self, flag: str) -> bool:
-        """Return whether `flag` was on the command line."""
         return self.settings.origins.get(flag.removeprefix("--")) == "flag"
 
     def passphrase(self, name: str, *, new: bool = False) -> str | None:

@@ -2,8 +2,7 @@
 
 The library never prints, and reads neither configuration files nor `DOCKERCOMMS_*` variables: the
 caller passes its settings in. Hooks receive progress, retries and notices as values. The mailbox
-signs messages and receipts with the user's own key, and checks senders against the user's trust
-file; it trusts the own key without one.
+signs with the user's own key, trusts that key, and trusts senders by the user's trust file.
 
 Example:
     >>> import pathlib, tempfile

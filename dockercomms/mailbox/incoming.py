@@ -118,7 +118,6 @@ class Incoming(MailboxBase):
         return inboxes[number], entry
 
     def _judge(self, inbox: Inbox, entries: Sequence[Entry]) -> None:
-        """Verify the signatures of messages by the current policy."""
         from dockercomms.messages.verify import judge_entries
 
         verifier = self._desk.verifier(inbox)
@@ -306,7 +305,6 @@ class Incoming(MailboxBase):
         self._meet_in_poll()
 
     def _round(self, options: ReceiveOptions) -> Round:
-        """Return a round with verifiers of the current policy."""
         from dockercomms.messages.rounds import Box, Round
 
         return Round(

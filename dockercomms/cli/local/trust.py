@@ -187,7 +187,6 @@ def revoke_command(
 def _revoked(
     session: Session, name: str | None, spki: str | None, identity: str | None
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the keys and identities to revoke."""
     if name is None:
         return [] if spki is None else [spki], [] if identity is None else [identity]
     sender = session.policy().sender(name)

@@ -153,7 +153,6 @@ def _sink(session: Session) -> BinaryIO:
 
 
 def _report(screen: Screen, listing: Listing, received: Received) -> None:
-    """Write one message's line of data."""
     from dockercomms.cli.records import received_record
 
     place = place_of(received.files)

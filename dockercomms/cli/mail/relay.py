@@ -218,7 +218,6 @@ def _store(archive: ArchiveRegistry, file: str) -> Store:
 
 
 def _run(session: Session, mailbox: Mailbox, relay: Relay) -> int:
-    """Run a relay and write a line for each object; return the exit code."""
     from dockercomms.cli.progress import metering
     from dockercomms.cli.records import relayed_record
     from dockercomms.relay.carry import Totals

@@ -251,7 +251,6 @@ def _screen(session: Session) -> Screen:
 
 
 def _report(session: Session, listing: Listing, watched: Watched, tally: Tally) -> None:
-    """Write one message's line of data, and report its failure."""
     from dataclasses import replace
 
     from dockercomms.cli.records import watched_record

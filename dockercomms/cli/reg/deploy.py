@@ -204,7 +204,6 @@ def _lookup(value: object, parse_place: ParsePlace) -> dict[str, Place]:
 def _copied(
     kind: Kind, targets: tuple[Place, ...], digest: Digest | None, lookup: Mapping[str, Place]
 ) -> Item:
-    """Return the item for an object to copy."""
     origin = _origin(digest, lookup)
     if digest is not None and origin.digest not in (None, digest):
         raise UsageError(f"refs say {digest}, lookup {origin}")
@@ -222,7 +221,6 @@ def _copied(
 
 
 def _origin(digest: Digest | None, lookup: Mapping[str, Place]) -> Place:
-    """Return the place to copy from."""
     if digest is not None and digest in lookup:
         return lookup[digest]
     if len(lookup) == 1:

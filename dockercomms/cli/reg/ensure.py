@@ -85,7 +85,6 @@ def ensure_command(session: Session, *, file: str, dry_run: bool, cache: bool) -
 
 
 def _report(session: Session, listing: Listing, job: Job, outcome: Outcome) -> None:
-    """Write one job's line."""
     from dockercomms.cli.records import error_record
     from dockercomms.cli.reg.output import record
 
@@ -159,11 +158,6 @@ def _open(stores: Stores, job: Job) -> tuple[Location, Location | None, dict[str
 
 
 def _do(stores: Stores, job: Job) -> Outcome:
-    """Push or copy one object.
-
-    Raises:
-        DockerCommsError: the push or copy failed.
-    """
     from dockercomms.oci.images.copy import copy_manifest, ensure_manifest
     from dockercomms.oci.images.ensure import copy_blob, ensure_blob
 

@@ -126,7 +126,6 @@ def inspect_command(
 
 
 def _rows(reference: str, found: Inspection) -> Iterator[tuple[str, str]]:
-    """Yield the name and text of each row of `inspect`."""
     yield "reference", reference
     yield "digest", found.descriptor.digest
     yield "type", found.descriptor.media_type

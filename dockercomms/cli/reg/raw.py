@@ -219,7 +219,6 @@ def _write_body(session: Session, response: Response, output: str | None) -> int
 
 
 def _write_bytes(session: Session, data: bytes, output: str | None) -> int:
-    """Write a body from memory."""
     import io
 
     from dockercomms.cli.reg.output import pour, pretty, show_text, sink, to_stdout
