@@ -134,7 +134,7 @@ class Database(AbstractContextManager["Database"]):
         """Return the result of `work`, whose changes need not be kept.
 
         If the file cannot be written, `work` runs again on a copy in memory of the readable part of
-        the file. All other methods still need the file.
+        the file. Outside `work` the file is needed as before.
 
         Args:
             work: Reads and writes as usual. Changes that it made before the error stay in the file.

@@ -1,4 +1,4 @@
-"""The rows of objects that showed a defect of dockercomms, so that later runs pass over them."""
+"""The rows of objects that showed a defect of dockercomms, so that each is reported once."""
 
 from __future__ import annotations
 

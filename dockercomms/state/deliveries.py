@@ -312,7 +312,7 @@ HANDOVER_SCHEMA = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """A message on disk whose command has not succeeded yet."""
+    """A message on disk whose command has not ended yet."""
 
     me: str
     digest: Digest

@@ -34,7 +34,7 @@ SCHEMA = (
         bell_searched_at REAL,
         PRIMARY KEY (me, repo)
     )""",
-    # The size that a registry refused in one request; trusted as long as the capabilities.
+    # The largest request of a registry that refused a larger one; trusted as long as abilities.
     """CREATE TABLE IF NOT EXISTS pieces (
         host TEXT PRIMARY KEY,
         largest INTEGER NOT NULL,

@@ -176,7 +176,7 @@ DEFAULT_LIFETIME_SECONDS = 60.0
 """The lifetime of a token whose server does not tell; the token specification's own default."""
 
 MAX_LIFETIME_SECONDS = 366 * 86_400
-"""A longer lifetime is cut to this."""
+"""A longer lifetime counts as unknown."""
 
 _TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
 _OK = 200
@@ -363,7 +363,7 @@ def _refusal(
     hint = f"log in with `docker login {host}`, or give --username and --password-stdin"
     kind: type[AuthError] = AuthError
     message = f"{host}: token server {server} answered {status}"
-    # RFC 6749 section 5.2: an expired identity token is a 400
+    # RFC 6749 section 5.2: a 400 means an invalid identity token
     if status == _UNAUTHORIZED or (method == "POST" and status == _BAD_REQUEST):
         kind = Unauthorized
         if credentials is None:
