@@ -377,8 +377,8 @@ class ClocksDiffer(VerificationError):
     """This machine's clock and the registry's disagree about a message; the user decides."""
 
     HINT: ClassVar[str] = (
-        "set the wrong clock right; or receive this one by its id: dockercomms recv ID\n"
-        "or say which clock is right: --clock own, or --clock registry\n"
+        "correct the wrong clock, or receive this message by its id: dockercomms recv ID\n"
+        "or choose the right clock: --clock own, or --clock registry\n"
         'a machine that has no clock of its own sets clock = "registry" in config.toml, once'
     )
 
@@ -425,7 +425,7 @@ class PlaceError(LocalIOError):
 
     def __init__(self, message: str) -> None:
         super().__init__(
-            message, hint="it gets a folder of its own without --flat: dockercomms recv ID"
+            message, hint="receive it into its own folder, without --flat: dockercomms recv ID"
         )
 
 

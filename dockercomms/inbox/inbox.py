@@ -155,7 +155,7 @@ class Inbox:
         max_fetched: int = MAX_FETCHED_MANIFESTS,
     ) -> None:
         if not me or not _is_text(me):
-            raise UsageError(f"not a recipient: {me!r:.200}", hint="say who you are with --me")
+            raise UsageError(f"not a recipient: {me!r:.200}", hint="give your name with --me")
         self._place = InboxPlace(
             registry=registry,
             repository=repository,
@@ -325,7 +325,9 @@ class Inbox:
             IntegrityError: no message matches, but one could not be read.
         """
         if len(prefix.removeprefix("sha256:")) < MIN_PREFIX_CHARACTERS:
-            raise UsageError(f"{prefix!r:.100}: {MIN_PREFIX_CHARACTERS} characters or more")
+            raise UsageError(
+                f"ID prefix {prefix!r:.100} too short: at least {MIN_PREFIX_CHARACTERS} characters"
+            )
         found = self._match(prefix)
         if not found:
             self._read(expired=True)

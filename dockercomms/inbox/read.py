@@ -214,7 +214,7 @@ def examine_times(
             return Held(
                 kind=HELD_FUTURE,
                 reason=f"created in the future, {created:%Y-%m-%d %H:%M:%S}Z: "
-                f"it waits until {start:%Y-%m-%d %H:%M:%S}Z; {clocks}",
+                f"held until {start:%Y-%m-%d %H:%M:%S}Z; {clocks}",
                 again=start,
             )
         if is_early is None:
@@ -275,7 +275,7 @@ def _read_once(place: InboxPlace, row: Candidate) -> Reading:
         return Reading(row=row, error=error)
     if row.digest is None and row.head is not None and head_of(digest) != row.head:
         found = f"{place.repo}:{row.key}: sha256:{row.head}… expected, {digest} found"
-        hint = "somebody has changed the tag; its message may still be found by its digest"
+        hint = "the tag was changed; the message may still be found by its digest"
         return _held(row, HELD_TAG, DigestMismatch(found, hint=hint))
     try:
         message = parse_message(data)

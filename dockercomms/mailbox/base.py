@@ -148,7 +148,7 @@ class MailboxBase:
 
         if self._on_notice is not None:
             hint = "" if error.hint is None else f" ({error.hint})"
-            text = f"nothing of this is remembered: {error.message}{hint}"
+            text = f"cannot save the local state: {error.message}{hint}"
             self._on_notice(Notice("not-remembered", text))
 
     def close(self) -> None:

@@ -182,7 +182,7 @@ class Incoming(MailboxBase):
 
         Raises:
             NotFoundError: it does not exist.
-            UsageError: signing is switched off, or `is_message` is missing for such a message.
+            UsageError: signing is disabled, or `is_message` is missing for such a message.
             SigningError, VerificationError: signing failed; nothing was published.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
@@ -190,7 +190,7 @@ class Incoming(MailboxBase):
 
         signer = self._owner.signer()
         if signer is None:
-            raise UsageError("signing is switched off")
+            raise UsageError("signing is disabled (--no-sign)")
         return sign(
             self._store.registry,
             self._store.repository,
@@ -374,7 +374,7 @@ class Incoming(MailboxBase):
             command = parse_command(command)
         if command is not None and flat:
             raise UsageError(
-                "a command gets a folder with its message alone, which flat leaves out",
+                "--exec needs a folder per message, which recv.flat disables",
                 hint="set DOCKERCOMMS_RECV_FLAT=false, or recv.flat = false in the configuration",
             )
         options = ReceiveOptions(

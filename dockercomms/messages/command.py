@@ -133,11 +133,11 @@ def parse_command(
     except ValueError as error:
         raise UsageError(f"command {text!r:.200}: {error}") from error
     if not words:
-        raise UsageError("command: empty; a program and its arguments expected")
+        raise UsageError("command is empty; a program and its arguments expected")
     if DIR_FIELD not in words[0] and shutil.which(words[0], path=path) is None:
         raise UsageError(
-            f"command {text!r:.200}: there is no program {words[0]!r:.200}",
-            hint="no shell reads the command; to use one: "
+            f"command {text!r:.200}: program {words[0]!r:.200} not found",
+            hint="the command runs without a shell; to use a shell: "
             """--exec 'sh -c "cd \\"$0\\" && make" {dir}'""",
         )
     return Command(tuple(words), timeout_seconds, frozenset(secrets))

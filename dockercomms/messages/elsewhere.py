@@ -289,17 +289,17 @@ def tell_first_look(look: FirstLook, inbox: Inbox, on_notice: NoticeHook | None)
         on_notice(
             Notice(
                 "elsewhere",
-                f"received elsewhere: {number} for {inbox.me}, as receipts signed with your keys "
-                "say; not received again. 'dockercomms inbox --all' lists them, "
-                "'dockercomms recv ID' receives one, --redeliver all",
+                f"received elsewhere: {number} for {inbox.me}, according to receipts signed with "
+                "your keys; not received again. List them with 'dockercomms inbox --all', receive "
+                "one with 'dockercomms recv ID' or all with --redeliver",
             )
         )
     if look.unproven:
         on_notice(
             Notice(
                 "elsewhere",
-                f"{look.unproven} new for {inbox.me} with a receipt that no key of yours proves: "
-                "not signed, or with a key that is not here; they count as new",
+                f"{look.unproven} new for {inbox.me} with a receipt that none of your keys "
+                "signed (unsigned, or signed with a key that is not here); they count as new",
             )
         )
     for entry, error in look.waiting:

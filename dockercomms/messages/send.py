@@ -145,8 +145,8 @@ def send(
 
 
 _CLOCK_HINT = (
-    "set this machine's clock, or send with --clock-skew-ok; a machine that has no clock of its "
-    'own sets clock = "registry" in config.toml, once'
+    "correct this machine's clock, or send with --clock-skew-ok; a machine that has no clock of "
+    'its own sets clock = "registry" in config.toml, once'
 )
 
 

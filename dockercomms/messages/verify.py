@@ -368,9 +368,10 @@ class MessageVerifier:
         more = (
             f"\n  {tried.number} bundles were read and there are more: the next run goes on behind"
         ) * tried.more
+        changed = _changed_key(claim, error, tried.bundles, terms)
         return self._withheld(
             type(error)(
-                f"{error.message}{problems}{more}",
+                f"{error.message}{changed}{problems}{more}",
                 hint="\n".join(self._ways_out(message, error, tried, terms)),
             ),
             status,
@@ -519,3 +520,20 @@ def set_withheld(inbox: Inbox, message: Message, verdict: Withheld) -> None:
 
 def _is_due(entry: Entry) -> bool:
     return entry.state == "new" or (entry.reason_kind in POLICY_KINDS and entry.retried)
+
+
+def _changed_key(
+    claim: Claim, error: VerificationError, bundles: Sequence[bytes], terms: Terms
+) -> str:
+    """Return the warning that another key than the trusted one signed, or ""."""
+    entry = terms.policy.sender(claim.name)
+    if entry is None or not entry.keys or isinstance(error, Unsigned | UnknownSender):
+        return ""
+    trusted = [item.key.spki_sha256 for item in entry.keys]
+    signed = [who.signer for who in signatories(bundles, terms) if who.kind == "key"]
+    if not signed or any(key in trusted for key in signed):
+        return ""
+    return (
+        f"\n  WARNING: the key of {claim.name!r:.100} has changed. "
+        f"Trusted: {', '.join(trusted)}. This message: {signed[0]}"
+    )

@@ -166,8 +166,12 @@ class Reference:
             any(mark in first for mark in ".:[") or (localhost_is_host and first == "localhost")
         )
         if not explicit and default_host is None:
+            if not slash and any(mark in rest for mark in ".:"):
+                raise UsageError(
+                    f"{text!r:.300}: missing repository path", hint=f"use {text:.300}/NAME"
+                )
             raise UsageError(
-                f"{text!r:.300}: no registry host before the first /",
+                f"{text!r:.300}: missing registry host before the first /",
                 hint="write host/path, such as registry.example/team/box",
             )
         host, repository = (first, path) if explicit else (default_host or "", name)

@@ -234,8 +234,14 @@ def parse_place(text: str, *, default_host: str | None = None) -> Place:
         if text.startswith(prefix):
             return _parse_folder(text, text.removeprefix(prefix))
     if _SCHEME.match(text):
+        scheme, mark, rest = text.partition("://")
+        if mark and scheme.lower() in ("http", "https"):
+            raise UsageError(
+                f"{text!r:.300}: a repository has no {scheme}://",
+                hint=f'leave out "{scheme}://": --repo {rest:.300}',
+            )
         raise UsageError(
-            f"{text!r:.300}: not a kind of repository that is known here",
+            f"{text!r:.300}: unknown kind of repository",
             hint="write host/path, oci://host/path, oci-layout:FOLDER, or oci-archive:FILE.tar",
         )
     return _parse_registry(text, default_host)

@@ -301,13 +301,13 @@ class MessageHeader:
         """Refuse values that would stop a 1.0 receiver or that our own readers refuse."""
         if "\0" in self.filename or not self.filename:
             raise ProtocolError(f"message {self.id}: file name {self.filename!r:.100}")
-        for what, length, limit in (
-            ("file name: bytes", _utf8_bytes(self.filename), MAX_FILENAME_BYTES),
-            ("title: characters", len(self.title or ""), MAX_TITLE_CHARACTERS),
-            ("text: bytes", _utf8_bytes(self.text or ""), MAX_TEXT_BYTES),
+        for what, unit, length, limit in (
+            ("file name", "bytes", _utf8_bytes(self.filename), MAX_FILENAME_BYTES),
+            ("title", "characters", len(self.title or ""), MAX_TITLE_CHARACTERS),
+            ("text", "bytes", _utf8_bytes(self.text or ""), MAX_TEXT_BYTES),
         ):
             if length > limit:
-                raise LimitError(f"message {self.id}: {what}: at most {limit}, {length} given")
+                raise LimitError(f"the {what} is too long: {length} of at most {limit} {unit}")
 
     @classmethod
     def from_annotations(cls, annotations: Mapping[str, str]) -> MessageHeader:

@@ -243,7 +243,7 @@ class Collector:
         if clocks.apart > timedelta(seconds=CLOCK_ERROR_SECONDS):
             raise ConfigError(
                 f"{self.repo}: {clocks}, {hours:.1f} h apart; nothing was removed",
-                hint="set the wrong one right, or say which is right: --clock own, or "
+                hint="correct the wrong clock, or choose the right one: --clock own, or "
                 "--clock registry",
             )
         return clocks.earliest

@@ -250,7 +250,7 @@ class Relay:
         for wanted in self.ids:
             if len(wanted) < MIN_ID_CHARACTERS:
                 raise UsageError(
-                    f"{wanted!r:.100}: at least {MIN_ID_CHARACTERS} characters of an id or digest"
+                    f"ID prefix {wanted!r:.100} too short: at least {MIN_ID_CHARACTERS} characters"
                 )
         found: dict[str, dict[Digest, Key]] = {wanted: {} for wanted in self.ids}
         keys = {tag.name: key for key, tag in scope.items()}

@@ -208,7 +208,7 @@ def check_not_future(claim: Claim, terms: Terms) -> None:
     if is_early is None:
         raise ClocksDiffer(f"created {claim.created}, in the future by one clock only: {clocks}")
     if is_early:
-        raise TooEarly(f"created {claim.created}, in the future: it waits until {start}; {clocks}")
+        raise TooEarly(f"created {claim.created}, in the future: held until {start}; {clocks}")
 
 
 def check_age(claim: Claim, terms: Terms) -> None:

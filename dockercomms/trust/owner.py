@@ -448,4 +448,4 @@ def _login_name() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError) as error:
-        raise UsageError(f"no login name: {error}", hint="say who you are with --me") from error
+        raise UsageError(f"no login name: {error}", hint="give your name with --me") from error

@@ -200,10 +200,10 @@ def _resumable(session: Session, opened: Opened, file: str, upload: BlobUpload) 
     try:
         yield
     except NetworkError as error:
-        error.hint = f"go on with: {shell_words([*words, upload.id])}"
+        error.hint = f"resume with: {shell_words([*words, upload.id])}"
         raise
     except KeyboardInterrupt:
-        session.screen.warn(f"go on with: {shell_words([*words, upload.id])}")
+        session.screen.warn(f"resume with: {shell_words([*words, upload.id])}")
         raise
     except Exception:
         upload.cancel()

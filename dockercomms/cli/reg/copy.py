@@ -144,7 +144,7 @@ def mount_command(session: Session, *, source: str, target: str) -> None:
         done = end.registry.mount_blob(end.repository, digest, source=start.repository)
     if done is None:
         raise Unsupported(
-            f"{start}: the registry does not mount it, or has not got it",
+            f"{start}: the registry did not mount the blob, or does not have it",
             hint="dockercomms reg copy --blob REPO@DIGEST REPO",
         )
     end = replace(end, place=replace(end.place, digest=digest))

@@ -157,4 +157,4 @@ def referrers_command(session: Session, *, reference: str, artifact_type: str | 
                 (entry.digest, kind, human_bytes(entry.size)),
             )
         if not count:
-            session.screen.note(f"nothing refers to {digest}")
+            session.screen.note(f"no referrers of {digest}")

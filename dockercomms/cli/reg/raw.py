@@ -93,7 +93,7 @@ def ping_command(session: Session, *, host: str) -> None:
         version = response.headers.get("Docker-Distribution-Api-Version")
         # Quay's answer has the content type of HTML, and a version.
         if is_page(response) and content_length(response) != 0 and version is None:
-            raise BadAnswer(f"GET {response.url}: a page for people received, no registry")
+            raise BadAnswer(f"GET {response.url}: an HTML page received; not a registry")
         now = registry.server_time()
     row = record(
         "ping",
@@ -238,7 +238,7 @@ def _write_bytes(session: Session, data: bytes, output: str | None) -> int:
         lines = pretty(data).splitlines()
     except ProtocolError:
         if not show_text(screen, data):
-            screen.note(f"{len(data)} bytes that are no text; -o FILE keeps them")
+            screen.note(f"{len(data)} bytes of binary content; save them with -o FILE")
     else:
         for line in lines:
             screen.data(line)

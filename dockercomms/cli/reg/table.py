@@ -54,17 +54,17 @@ _HINTS: tuple[tuple[type[errors.DockerCommsError], str], ...] = (
         errors.NotFoundError,
         "'dockercomms reg tags REPO' lists the tags, 'dockercomms reg ls HOST' the repositories",
     ),
-    (errors.RangeInvalid, "'dockercomms reg resolve --blob --json' tells how long a blob is"),
+    (errors.RangeInvalid, "for the size of a blob: dockercomms reg resolve --blob --json"),
     (errors.NetworkError, "check the host and your network, then run the same command again"),
     (
         errors.IntegrityError,
-        "run the same command again; if it stays so, the content was changed at the registry",
+        "run the same command again; if the error stays, the content was changed at the registry",
     ),
     (
         errors.BadAnswer,
-        "look whether a login page or a proxy answers instead, then run the same command again",
+        "check whether a login page or a proxy answers instead, then run the same command again",
     ),
-    (errors.ProtocolError, "if it stays so, it is for the registry's owner to look at"),
+    (errors.ProtocolError, "if the error stays, report it to the registry's operator"),
     (errors.LimitError, "the limit stands above; see the verb's --help for a larger one"),
 )
 """The next step for errors without a hint; the first matching class counts."""

@@ -102,7 +102,9 @@ def _list_referrer(session: Session, opened: Opened, data: bytes, done: Descript
         return
     entry = referrer_entry(done.bare(), facts)
     if not append_entry(registry, repository, facts.subject, entry):
-        session.screen.warn(f"not listed as a referrer of {facts.subject}: its list is full")
+        session.screen.warn(
+            f"not added to the referrers of {facts.subject}: the fallback index is full"
+        )
 
 
 def _read(session: Session, file: str) -> bytes:
@@ -149,7 +151,7 @@ def media_type_of(data: bytes) -> str:
             return MEDIA_TYPE_INDEX
         if "config" in fields or "layers" in fields:
             return MEDIA_TYPE_MANIFEST
-    raise UsageError("the manifest does not say its media type", hint="give --media-type")
+    raise UsageError("the manifest has no media type", hint="give --media-type")
 
 
 def _copy_children(session: Session, source: Location, target: Location, data: bytes) -> None:
@@ -266,7 +268,7 @@ def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
     if place.tag is not None and place.digest is not None:
         raise UsageError(
             f"{opened}: a tag and a digest",
-            hint="a tag alone is deleted without its manifest, a digest with all its tags",
+            hint="give the tag alone to delete only that, the digest to delete manifest and tags",
         )
     if place.digest is not None:
         subject = _subject(opened, place.digest)
@@ -276,7 +278,7 @@ def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
         return "manifest"
     if place.tag is None:
         raise UsageError(
-            f"{opened}: neither a tag nor a digest", hint="'latest' is not guessed here; write it"
+            f"{opened}: neither a tag nor a digest", hint="write the tag, even if it is 'latest'"
         )
     try:
         registry.delete_tag(repository, place.tag)

@@ -206,7 +206,7 @@ class HTTPReader:
         response, data = fetch(self._sender, request, MAX_MANIFEST_BYTES, too_large=IntegrityError)
         kind = media_type(response)
         if is_page(response):
-            raise BadAnswer(f"{where}: a page for people received, a manifest expected")
+            raise BadAnswer(f"{where}: an HTML page received, a manifest expected")
         if kind == MEDIA_TYPE_DOCKER_SCHEMA1_SIGNED:
             raise Unsupported(f"{where}: signed schema 1 manifests are not read")
         said = content_digest(response)
@@ -449,7 +449,7 @@ def _check_is_manifest(response: Response, data: bytes | None = None) -> None:
     if response.status != _OK:
         raise BadAnswer(f"{where}: {response.status} received, 200 and a manifest expected")
     if is_page(response):
-        raise BadAnswer(f"{where}: a page for people received, a manifest expected")
+        raise BadAnswer(f"{where}: an HTML page received, a manifest expected")
     if data is None:
         return
     with bad_answers(where):
@@ -465,7 +465,7 @@ def _check_is_blob(response: Response, digest: Digest) -> None:
     """
     where = f"{response.method} {redact_url(response.url)}"
     if is_page(response):
-        raise BadAnswer(f"{where}: a page for people received, a blob expected")
+        raise BadAnswer(f"{where}: an HTML page received, a blob expected")
     if content_length(response) == 0 and not matches(b"", digest):
         raise BadAnswer(f"{where}: an empty answer received, a blob expected")
 

@@ -75,7 +75,7 @@ def test_a_default_registry_is_for_references_without_a_host_only() -> None:
         assert str(opened.place("oci-layout:/x")) == "oci-layout:/x"
         with pytest.raises(UsageError):
             opened.place("oci://team/app")
-    with stores() as opened, pytest.raises(UsageError, match="no registry host"):
+    with stores() as opened, pytest.raises(UsageError, match="missing registry host"):
         opened.place("team/app")
 
 

@@ -280,7 +280,7 @@ def test_fetch_delivers_a_message_from_the_future_when_its_time_has_come(world):
     message = world.sender.publish(created_at=NOON + timedelta(hours=1))
     (entry,) = world.run()
     assert (entry.state, entry.retried) == ("held", False)
-    assert "it waits until 2026-11-20 12:55:00Z" in entry.reason
+    assert "held until 2026-11-20 12:55:00Z" in entry.reason
     assert world.run()
     assert world.registry.asked("get_manifest") == []
 

@@ -200,7 +200,7 @@ def test_what_is_not_proven_hides_no_message(bob, lost):
 
     assert statuses(bob.receive()) == [(message.id, "received")]
     assert bool(bob.told) == (lost != "no receipt")
-    assert all("no key of yours proves" in text for text in bob.told)
+    assert all("none of your keys signed" in text for text in bob.told)
 
 
 def test_a_receipt_that_somebody_else_signed_hides_no_message(bob):

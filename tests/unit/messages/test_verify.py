@@ -285,6 +285,9 @@ def test_verify_says_why_each_bundle_failed(plain):
     text = Judging(plain).judge(sent).error.message
 
     assert f"not signed with key {ALICES.public_key().spki_sha256}" in text
+    trusted, other = ALICES.public_key().spki_sha256, STRANGER_SIGNS.signed_by.signer
+    assert f"WARNING: the key of 'alice@example.com' has changed. Trusted: {trusted}. This" in text
+    assert f"This message: {other}" in text
     assert "media type None" in text
 
 

@@ -82,7 +82,7 @@ def test_parse_repo_refuses_everything_else(text):
 
 
 def test_parse_repo_says_what_is_missing():
-    with pytest.raises(UsageError, match="no registry host") as raised:
+    with pytest.raises(UsageError, match="missing registry host") as raised:
         parse_repo("team/box")
 
     assert "host/path" in raised.value.hint

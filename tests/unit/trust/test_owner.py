@@ -105,15 +105,15 @@ def claim(name: str, kind: str = "message") -> Claim:
 @pytest.mark.parametrize(
     ("name", "kind", "reason"),
     [
-        ("bob", "message", "a name of yours"),
+        ("bob", "message", "your own name"),
         ("b0b", "message", "looks like 'bob'"),
-        ("robert", "message", "a name of yours"),
+        ("robert", "message", "your own name"),
         ("carol ", "message", "begins or ends with space"),
         ("car\u200bol", "message", "U+200B"),
         ("ca\u0433ol", "message", "U+0433"),
         ("\uff43arol", "message", "NFKC"),
         ("CAROL", "message", "looks like 'carol'"),
-        ("dave", "receipt", "only the sender of a message"),
+        ("dave", "receipt", "senders of messages only"),
     ],
 )
 def test_owner_pins_no_name_that_may_be_taken_for_another(tmp_path, name, kind, reason):

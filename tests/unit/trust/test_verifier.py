@@ -200,7 +200,7 @@ def test_message_of_the_future_is_refused():
         verify_message(message(), [signed()], slow)
     for choice in ("registry", "either"):
         assert verify_message(message(), [signed()], replace(slow, choice=choice))
-    with pytest.raises(TooEarly, match="it waits until"):
+    with pytest.raises(TooEarly, match="held until"):
         verify_message(message(), [signed()], replace(slow, choice="own"))
 
 

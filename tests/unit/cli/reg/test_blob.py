@@ -112,8 +112,8 @@ class Interrupted(Input):
 
 def resume_words(stderr: str) -> list[str]:
     """Return the arguments of the command that goes on, after `reg`."""
-    line = next(line for line in stderr.splitlines() if "go on with: " in line)
-    words = shlex.split(line.partition("go on with: ")[2])
+    line = next(line for line in stderr.splitlines() if "resume with: " in line)
+    words = shlex.split(line.partition("resume with: ")[2])
     assert words[:2] == ["dockercomms", "reg"]
     return words[2:]
 

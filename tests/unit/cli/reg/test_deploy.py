@@ -109,7 +109,7 @@ def test_a_copied_blob_has_no_tag() -> None:
         ({"refs": []}, "refs"),
         ({"refs": "r.example/a"}, "refs"),
         ({"refs": [1]}, "refs: a string"),
-        ({"refs": ["team/a"]}, "no registry host"),
+        ({"refs": ["team/a"]}, "missing registry host"),
         ({"refs": [f"r.example/a@{ONE}", f"r.example/a@{TWO}"]}, "different digests"),
         ({"refs": [f"r.example/a@{ONE}"]}, "refs say"),
         ({"lookup": []}, "lookup: an object"),

@@ -103,7 +103,7 @@ def test_referrers_lists_what_refers_to_a_manifest(box: Box) -> None:
 def test_referrers_of_what_has_none_says_so(box: Box) -> None:
     subject = box.push(image(), "latest")
     result = box.ok("referrers", box.base)
-    assert (result.stdout, result.stderr) == ("", f"nothing refers to {subject.digest}\n")
+    assert (result.stdout, result.stderr) == ("", f"no referrers of {subject.digest}\n")
 
 
 def test_referrers_of_a_tag_that_is_not_there_is_5(box: Box) -> None:

@@ -88,7 +88,7 @@ def test_reg_takes_common_options_at_all_three_places(box: Box) -> None:
         (errors.RangeInvalid("x"), "--blob"),
         (errors.NetworkError("x"), "network"),
         (errors.DigestMismatch("x"), "changed at the registry"),
-        (errors.ProtocolError("x"), "registry's owner"),
+        (errors.ProtocolError("x"), "registry's operator"),
         (errors.LimitError("x"), "--help"),
     ],
 )

@@ -127,7 +127,7 @@ def test_put_manifest_says_so_if_the_list_of_referrers_is_full(
     signature = artifact("signature", subject=subject)
     push_blobs(remote, signature)
     result = remote.ok("put-manifest", remote.base, "-", stdin=signature.data)
-    assert "its list is full" in result.stderr
+    assert "the fallback index is full" in result.stderr
 
 
 @pytest.mark.parametrize(
