@@ -440,7 +440,7 @@ class Round:
             publisher = self.publisher(box.inbox)
             for error in publish_pending(publisher, box.inbox.me, signer=self.signer):
                 publisher.notify(
-                    "receipt-waits", f"{publisher.repo}: a receipt has to wait: {error}"
+                    "receipt-waits", f"{publisher.repo}: a receipt will be sent later: {error}"
                 )
 
 

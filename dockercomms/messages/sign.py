@@ -264,7 +264,7 @@ def _nobody(
     strangers = all(isinstance(error, UnknownSender) for error in failures)
     kind = UnknownSender if strangers else VerificationError
     reasons = "".join(f"\n  {error.message}" for error in failures)
-    return kind(f"{digest}: no signature of anybody whom the policy trusts{reasons}")
+    return kind(f"{digest}: no signature of a trusted sender{reasons}")
 
 
 def verify_file(path: Path, bundle: bytes, *, trust: Trust, clock: Clock) -> Verification:
@@ -387,9 +387,9 @@ def _need_own(message: Message, state: State) -> None:
     if state.outbox.sender_of(header.id, message.digest) == header.sender:
         return
     raise UsageError(
-        f"{message.digest}: a message that was not sent from here: from {header.sender!r:.100} to "
+        f"{message.digest}: this machine did not send this message: from {header.sender!r:.100} to "
         f"{header.recipient!r:.100}, {header.display_name!r:.100}, {header.total_bytes} bytes",
-        hint="if you mean to sign that you sent or approve of it: add --message",
+        hint="to sign it as sent or approved by you: add --message",
     )
 
 

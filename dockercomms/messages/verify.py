@@ -365,9 +365,7 @@ class MessageVerifier:
             return Accepted(status=status)
         if tried.defect is not None:
             raise tried.defect
-        more = (
-            f"\n  {tried.number} bundles were read and there are more: the next run goes on behind"
-        ) * tried.more
+        more = (f"\n  {tried.number} bundles read; the next run reads the rest") * tried.more
         changed = _changed_key(claim, error, tried.bundles, terms)
         return self._withheld(
             type(error)(
@@ -385,38 +383,40 @@ class MessageVerifier:
         """Return the command lines that accept the message, for a user who knows its sender."""
         sender = message.header.sender
         if isinstance(error, Unsigned) and self._can_sign(Claim.of_message(message), terms):
-            return [f"ask {sender!r:.100} to send it again, signed with what you trust them by"]
+            return [f"ask {sender!r:.100} to send it again with a trusted key"]
         if not isinstance(error, Unsigned | UnknownSender):
-            return [f"ask {sender!r:.100} how they sign, and compare: dockercomms trust list"]
+            return [
+                f"ask {sender!r:.100} for their fingerprint, and compare: dockercomms trust list"
+            ]
         known = [entry.name for entry in terms.policy.senders]
         unlike = reason_not_to_pin(sender, known=known)
         if unlike is not None:
-            return [f"careful with this name: {unlike}; ask its sender before you trust it"]
+            return [f"check this name: {unlike}; ask its sender before you trust it"]
         receive = ("dockercomms", "recv", message.header.short_id)
         trust = ("dockercomms", "trust", "add", sender)
         if isinstance(error, Unsigned):
             return [
-                f"to let in this one: {shlex.join((*receive, '--no-verify', *self._words))}",
-                f"to let in all of them: {shlex.join((*trust, '--allow-unsigned'))}",
+                f"to receive it anyway: {shlex.join((*receive, '--no-verify', *self._words))}",
+                f"to accept all such messages: {shlex.join((*trust, '--allow-unsigned'))}",
             ]
         lines = []
         found = signatories(tried.bundles, terms)
         for who in found:
             if who.kind == "keyless":
                 named = ("--identity", who.signer, "--issuer", who.issuer)
-                lines.append(f"if that is their identity: {shlex.join((*trust, *named))}")
+                lines.append(f"if this is the sender's identity: {shlex.join((*trust, *named))}")
             else:
                 lines.append(
-                    f"if {who.signer} is their key, as 'dockercomms keys list' tells them: "
+                    f"if the sender's 'dockercomms keys list' shows {who.signer}: "
                     f"{shlex.join((*receive, '--accept-new', *self._words))}"
                 )
         if self._names_identities(tried.bundles) and not any(
             who.kind == "keyless" for who in found
         ):
             line = (*trust, "--identity", "I", "--issuer", "U", "--root", "FILE")
-            lines.append(f"if you have the trusted root of their Sigstore: {shlex.join(line)}")
+            lines.append(f"with the trusted root of the sender's Sigstore: {shlex.join(line)}")
         lines.append(
-            "with the file that 'dockercomms keys export --public' gives them: "
+            "with the sender's public key (dockercomms keys export --public): "
             f"{shlex.join((*trust, 'KEYFILE'))}"
         )
         return lines

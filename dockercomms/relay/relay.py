@@ -310,7 +310,7 @@ class Relay:
                 with guarded(tag.name):
                     message = read_message(fetched, tag)
                     if recipient_tag(message.header.recipient) != tag.rt:
-                        raise ProtocolError(f"tag {tag.name}: the message is for somebody else")
+                        raise ProtocolError(f"tag {tag.name}: the message has another recipient")
                     if self._is_known(message, tag):
                         self.totals.present += 1
                     elif is_past(message, now):

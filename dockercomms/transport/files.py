@@ -196,7 +196,7 @@ class _Planner:
             return "a name that is not UTF-8"
         mode = status.st_mode
         if stat.S_ISLNK(mode) and self.packing.links == "follow":
-            return "symbolic link that leads nowhere"
+            return "broken symbolic link"
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
             return _KINDS.get(stat.S_IFMT(mode), "neither file, folder nor symbolic link")
         size = len(inside.encode("utf-8"))
@@ -277,7 +277,7 @@ class _Planner:
                 " --links skip, or send what they point at with --links follow",
             )
         if not self.entries:
-            raise UsageError("nothing to send: --exclude leaves out all of it")
+            raise UsageError("nothing to send: --exclude excludes everything")
 
 
 _KINDS = {
@@ -360,7 +360,7 @@ def changed(path: Path | str) -> LocalIOError:
     """Return the error for a file that changed."""
     return LocalIOError(
         f"{path}: changed while it was sent; nothing was published",
-        hint="send it again when nothing writes to it, or send a copy",
+        hint="send it again when no program writes to it, or send a copy",
     )
 
 

@@ -143,7 +143,7 @@ class PlacedFile:
                 raise LocalIOError(
                     f"{self.name}: {at + len(room)} bytes or more expected, nothing is left at"
                     f" {at}; it changed while it was sent",
-                    hint="send it again when nothing writes to it, or send a copy",
+                    hint="send it again when no program writes to it, or send a copy",
                 )
             room, at = room[count:], at + count
 

@@ -199,7 +199,7 @@ class StreamPayload:
         if self._read:
             raise LocalIOError(
                 f"{self.filename}: a stream cannot be read a second time",
-                hint="save it to a file and send that",
+                hint="save it to a file and send the file",
             )
         self._read = True
         if isinstance(self.stream, Path):
@@ -244,7 +244,7 @@ def payload_of(
         return NotePayload(text.encode("utf-8", "replace"), name or NOTE_FILENAME)
     if len(paths) > 1:
         if any(str(path) == STDIN for path in paths):
-            raise UsageError("- (standard input) is sent alone")
+            raise UsageError("- (standard input) cannot be sent with other files")
         return _files(paths, name or SEVERAL_NAME, packing)
     return _one(paths[0], name, stdin, packing)
 
@@ -252,7 +252,7 @@ def payload_of(
 def _one(path: Path, name: str | None, stdin: BinaryIO | None, packing: Packing | None) -> Payload:
     if str(path) == STDIN:
         if stdin is None:
-            raise UsageError("- stands for standard input, and there is none")
+            raise UsageError("no standard input to read for -")
         return StreamPayload(stdin, _needed_name(name, "standard input"))
     with local_errors(str(path)):
         status = path.stat()
@@ -299,7 +299,7 @@ def _check_name(name: str | None) -> None:
 
 def _needed_name(name: str | None, what: str) -> str:
     if name is None:
-        raise UsageError(f"{what}: a name for the receiver's file is needed", hint="give --name")
+        raise UsageError(f"{what}: missing file name", hint="give --name")
     return name
 
 

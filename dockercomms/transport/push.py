@@ -490,7 +490,7 @@ def _push_again(pusher: _Pusher, payload: Payload, pushed: Pushed, gone: set[Dig
             again = encode(chunk, index, pushed.compression)
             if again.digest != layer.digest:
                 raise LocalIOError(
-                    f"{payload.filename}: chunk {index} is not what it was when it was sent",
+                    f"{payload.filename}: chunk {index} changed since the interrupted send",
                     hint="send it again with --again",
                 )
             pusher.send(layer, again)

@@ -223,7 +223,9 @@ def check_age(claim: Claim, terms: Terms) -> None:
             f"created {claim.created}, over the policy's {most} ago by one clock only: {clocks}"
         )
     if is_old:
-        raise VerificationError(f"created {claim.created}; the policy takes nothing over {most}")
+        raise VerificationError(
+            f"created {claim.created}; the policy accepts nothing older than {most}"
+        )
 
 
 # --- 3a: the signature ---------------------------------------------------------------------------

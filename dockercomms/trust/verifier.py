@@ -111,7 +111,7 @@ def verify_claim(
         return run.verdict(found)
     if sender is None or not (sender.keys or sender.identities):
         raise UnknownSender(
-            f"{claim.title}: the policy does not say how {claim.name!r:.100} signs{run.told()}"
+            f"{claim.title}: no key or identity of {claim.name!r:.100} is trusted{run.told()}"
         )
     text = f"{claim.title}: no signature satisfies the policy{run.told()}"
     if run.defect is not None:
@@ -340,8 +340,8 @@ def _is_hinted(candidate: Candidate, hint: str) -> bool:
 
 def _nobody(bundle: SigstoreBundle) -> str:
     if bundle.kind == "key":
-        return f"signed with a key (hint {bundle.hint!r:.60}) of nobody who may sign here"
-    return "signed by an identity, and the policy names none that may sign here"
+        return f"signed with key {bundle.hint!r:.60}, which is not trusted here"
+    return "signed by an identity, but no identity is trusted here"
 
 
 @dataclass(slots=True)

@@ -386,7 +386,7 @@ class _Extraction:
 def _only_layer(manifest: Manifest) -> Descriptor:
     if len(manifest.layers) != 1:
         raise UsageError(
-            f"an artifact of {len(manifest.layers)} layers", hint="name the file that is wanted"
+            f"an artifact of {len(manifest.layers)} layers", hint="name the file to get"
         )
     (layer,) = manifest.layers
     if is_archive_type(layer.media_type):

@@ -260,7 +260,7 @@ def _refuse_platform(content: ManifestContent, platform: Platform | None) -> Non
     if platform is not None:
         raise PlatformNotFound(
             f"{content.descriptor.digest}: not an index, so it has no entry for {platform}",
-            hint="leave the platform out",
+            hint="leave out the platform",
         )
 
 

@@ -169,9 +169,7 @@ def test_verify_withholds_what_is_not_signed(mail):
 
     verdict = fails(Judging(mail).judge(sent), HELD_UNSIGNED, Unsigned, status="none", curable=True)
 
-    assert (
-        verdict.error.hint == f"ask {ALICE!r} to send it again, signed with what you trust them by"
-    )
+    assert verdict.error.hint == f"ask {ALICE!r} to send it again with a trusted key"
 
 
 def test_verify_says_how_to_let_in_an_unsigned_message_of_an_unknown_sender(mail):
@@ -449,7 +447,7 @@ def test_verify_goes_on_in_the_next_run_where_there_are_more_than_one_reads(plai
 
     assert [v.status for v in verdicts] == ["invalid", "invalid", "valid"]
     assert [v.more for v in verdicts[:2]] == [True, True]
-    assert "20 bundles were read and there are more" in verdicts[0].error.message
+    assert "20 bundles read; the next run reads the rest" in verdicts[0].error.message
 
 
 def test_verify_keeps_how_far_it_got_where_the_network_breaks_off(plain):

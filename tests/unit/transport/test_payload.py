@@ -241,7 +241,7 @@ def test_what_cannot_be_sent_is_a_usage_error(paths, options):
 
 def test_pipe_needs_a_name(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="a name"):
+    with pytest.raises(UsageError, match="missing file name"):
         payload_of([tmp_path / "pipe"])
 
 

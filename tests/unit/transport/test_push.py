@@ -416,7 +416,7 @@ def test_confirm_notices_that_the_file_is_another(file):
     pushed = push(registry, file)
     registry.delete_blob(REPO, pushed.layers[0].digest)
     file.write_bytes(b"x" + DATA[1:])
-    with pytest.raises(LocalIOError, match="is not what it was when it was sent"):
+    with pytest.raises(LocalIOError, match="changed since the interrupted send"):
         confirm(registry, payload_of([file]), pushed)
 
 

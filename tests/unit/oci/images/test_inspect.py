@@ -169,7 +169,7 @@ def test_an_image_has_no_entry_for_a_platform(registry: MemoryRegistry, look: ty
     push_image(registry, AMD64)
     with pytest.raises(PlatformNotFound, match="not an index") as caught:
         look(registry, REF, platform=AMD64)
-    assert caught.value.hint == "leave the platform out"
+    assert caught.value.hint == "leave out the platform"
 
 
 def test_inspect_of_nothing_is_not_found(registry: MemoryRegistry) -> None:
