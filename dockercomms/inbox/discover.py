@@ -37,8 +37,26 @@ LISTING_FORBIDDEN = frozenset({401, 403, 404, 405, 501})
 _BAD_REQUEST = 400
 
 
+@dataclass(slots=True)
+class TagsSeen:
+    """The findings of a tag list besides the tags that were asked for."""
+
+    anchors: set[date] = field(default_factory=set)
+    """Days that have an anchor tag, or a message tag that names the day."""
+    ordered: bool = True
+    """All tags came in byte order, so this server can start a list after a tag."""
+    anything: bool = False
+    """The repository has a tag, of any recipient."""
+
+
 def seek_tags(
-    lister: Lister, repository: str, prefix: str, *, start_after: Sequence[str] = ()
+    lister: Lister,
+    repository: str,
+    prefix: str,
+    *,
+    start_after: Sequence[str] = (),
+    whole: bool = False,
+    seen: TagsSeen | None = None,
 ) -> Iterator[str]:
     """Yield the tags that begin with `prefix`, listed after the first mark that the store accepts.
 
@@ -48,15 +66,23 @@ def seek_tags(
         prefix: The start of the tags.
         start_after: Marks, tried in turn: zot answers 404 unless the tag exists. If the store
             accepts no mark, the list is read from its start. Tags before a mark may be yielded too.
+        whole: Read to the end of the list even if tags come in order.
+        seen: Receives the order of the tags. A list that starts again after tags out of order is
+            read to its end.
 
     Raises:
         NameUnknown: no such repository.
         LimitError: more than `MAX_PAGES` pages.
         RegistryError, NetworkError, ProtocolError: the registry cannot or may not list tags.
     """
+
+    def listed(start: str | None) -> Generator[str, None, bool]:
+        found = TagsSeen() if seen is None else seen
+        return _pages_with(lister, repository, prefix, start, whole=whole, seen=found)
+
     for start in start_after:
         try:
-            complete = yield from _pages_with(lister, repository, prefix, start)
+            complete = yield from listed(start)
         except NotFoundError:
             continue
         except RegistryError as error:
@@ -66,28 +92,36 @@ def seek_tags(
         if complete:
             return
         break
-    yield from _pages_with(lister, repository, prefix, None)
+    yield from listed(None)
 
 
 def _pages_with(
-    lister: Lister, repository: str, prefix: str, start: str | None
+    lister: Lister,
+    repository: str,
+    prefix: str,
+    start: str | None,
+    *,
+    whole: bool,
+    seen: TagsSeen,
 ) -> Generator[str, None, bool]:
     """Yield from the pages after `start`; return False if tags after `start` may be missing.
 
-    The order of a whole page decides: docker-registry 2.8 ignores `last` and does not sort, and
-    go-containerregistry starts again after its last tag.
+    The order of a whole page decides: docker-registry 2.8 ignores `n` and `last` and does not
+    sort; go-containerregistry starts again after its last tag.
     """
-    ordered, last, start_shown = True, "", start is None
+    last, start_shown = "", start is None
     pages = lister.tag_pages(repository, start_after=start, page_size=TAG_PAGE_SIZE)
     for number, page in enumerate(pages):
         if number >= MAX_PAGES:
             raise LimitError(f"{repository}: more than {MAX_PAGES} pages of tags")
-        ordered = ordered and all(a < b for a, b in pairwise((last, *page.tags)))
+        seen.ordered = seen.ordered and all(a < b for a, b in pairwise((last, *page.tags)))
+        seen.anything = seen.anything or bool(page.tags)
         start_shown = start_shown or start in page.tags
         yield from (tag for tag in page.tags if tag.startswith(prefix))
-        if not ordered and not start_shown:
+        if not seen.ordered and not start_shown:
+            # This server's order is its own: tags that sort after `start` may stand before it.
             return False
-        if _is_last_page(page, prefix, ordered=ordered):
+        if _is_last_page(page, prefix, ordered=seen.ordered and not whole):
             return True
         last = page.tags[-1] if page.tags else last
     return True
@@ -106,18 +140,6 @@ Way = Literal["referrers", "tag-schema", "tags"]
 
 class ListingReader(Reader, Lister, Protocol):
     """A store that can be read and listed."""
-
-
-@dataclass(slots=True)
-class TagsSeen:
-    """The findings of a tag list besides messages; `discover_by_tags` fills it."""
-
-    anchors: set[date] = field(default_factory=set)
-    """Days that have an anchor tag, or a message tag that names the day."""
-    ordered: bool = True
-    """All tags came in byte order, so this server can start a list after a tag."""
-    anything: bool = False
-    """The repository has a tag, of any recipient."""
 
 
 def anchor_digest(recipient_tag: str, day: date, form: ManifestForm = "artifact") -> Digest:
@@ -202,73 +224,11 @@ def discover_by_tags(
         LimitError: more than `MAX_PAGES` pages.
         RegistryError, NetworkError, ProtocolError: the registry cannot or may not list tags.
     """
-    seen = TagsSeen() if seen is None else seen
-    starts: list[str | None] = [*start_after, None]
-    while starts:
-        start = starts.pop(0)
-        try:
-            complete = yield from _listed(
-                lister, repository, recipient_tag, start=start, whole=whole, seen=seen
-            )
-        except NotFoundError:
-            if start is None:
-                raise
-            continue
-        except RegistryError as error:
-            if start is None or error.status != _BAD_REQUEST:
-                raise
-            starts = [None]  # `last` is an opaque token on this server
-            continue
-        if complete:
-            return
-        starts = [None]
-
-
-def _listed(
-    lister: Lister,
-    repository: str,
-    recipient_tag: str,
-    *,
-    start: str | None,
-    whole: bool,
-    seen: TagsSeen,
-) -> Generator[MessageRef, None, bool]:
-    """Yield from the pages after `start`; return False if messages may be missing.
-
-    The order of a whole page decides: docker-registry 2.8 ignores `n` and `last` and does not
-    sort; go-containerregistry starts again after its last tag.
-    """
-    prefix = f"{bell_tag(recipient_tag)}-"
-    last, start_shown = "", start is None
-    pages = lister.tag_pages(repository, start_after=start, page_size=TAG_PAGE_SIZE)
-    for number, page in enumerate(pages):
-        if number >= MAX_PAGES:
-            raise LimitError(f"{repository}: more than {MAX_PAGES} pages of tags")
-        seen.ordered = seen.ordered and all(a < b for a, b in pairwise((last, *page.tags)))
-        seen.anything = seen.anything or bool(page.tags)
-        start_shown = start_shown or start in page.tags
-        yield from _messages(page.tags, prefix, seen)
-        if not seen.ordered and not start_shown:
-            # This server's order is its own: tags that sort after `start` may stand before it.
-            return False
-        if _is_last(page, prefix, seen, whole=whole):
-            return True
-        last = page.tags[-1] if page.tags else last
-    return True
-
-
-def _is_last(page: TagPage, prefix: str, seen: TagsSeen, *, whole: bool) -> bool:
-    if not page.has_link and len(page.tags) > TAG_PAGE_SIZE:
-        return True  # this server does not page: it sent the whole list
-    if whole or not seen.ordered or not page.tags:
-        return False
-    return page.tags[-1] > prefix and not page.tags[-1].startswith(prefix)
-
-
-def _messages(tags: Iterable[str], prefix: str, seen: TagsSeen) -> Iterator[MessageRef]:
-    """Yield the messages among `tags`: all with the prefix except anchors."""
-    for tag in tags:
-        if not tag.startswith(prefix) or not is_valid_tag(tag):
+    prefix, seen = f"{bell_tag(recipient_tag)}-", seen or TagsSeen()
+    for tag in seek_tags(
+        lister, repository, prefix, start_after=start_after, whole=whole, seen=seen
+    ):
+        if not is_valid_tag(tag):
             continue
         said = parse_tag(tag)
         if said is not None and said.day is not None and said.kind != "message-1.0":

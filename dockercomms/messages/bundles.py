@@ -28,7 +28,7 @@ from dockercomms.errors import (
     VerificationError,
     guarded,
 )
-from dockercomms.inbox.discover import ListingReader, seek_tags
+from dockercomms.inbox.discover import LISTING_FORBIDDEN, ListingReader, seek_tags
 from dockercomms.oci.interface import BlobReader, Reader, read_all, readable
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.tag_schema import tag_schema_entries
@@ -59,9 +59,6 @@ trusted key. Each costs one request and 0.1 ms (SPEC.md 8.4)."""
 
 Source = Literal["referrers", "tags"]
 SOURCES: tuple[Source, ...] = ("referrers", "tags")
-
-_FORBIDDEN = frozenset({401, 403, 404, 405, 501})
-"""The statuses of a registry that does not allow listing tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +193,8 @@ class BundleFinder:
         except LimitError:
             return  # more pages of tags than we read
         except RegistryError as error:
-            if not isinstance(error, AuthError | NotFoundError) and error.status not in _FORBIDDEN:
+            known = isinstance(error, AuthError | NotFoundError)
+            if not known and error.status not in LISTING_FORBIDDEN:
                 raise
 
     # --- reading ---------------------------------------------------------------------------------
