@@ -381,13 +381,13 @@ def read_groups(
         allowance: The manifests that may be fetched; None: all.
         keep: The part of the allowance to leave for other work.
     """
-    hope = _Hope(HOPELESS_FAILURES)
+    failures = Failures()
 
     def read(group: Sequence[Candidate]) -> list[Reading]:
-        if hope.lost is not None:
-            return [Reading(row=row, error=hope.lost, asked=False) for row in group]
+        if failures.lost is not None:
+            return [Reading(row=row, error=failures.lost, asked=False) for row in group]
         readings = read_group(place, group, allowance, keep=keep)
-        hope.note(next((r.error for r in readings if r.error and _is_hopeless(r)), None))
+        failures.note(next((r.error for r in readings if r.error and _is_hopeless(r)), None))
         return readings
 
     for start in range(0, len(groups), BATCH):
@@ -402,19 +402,27 @@ def _is_hopeless(reading: Reading) -> bool:
     return reading.verdict is None or isinstance(reading.error, BadAnswer)
 
 
-class _Hope:
+class Failures:
     """A count of failures in a row, with the last error once there are too many. Thread-safe."""
 
-    def __init__(self, failures: int) -> None:
-        self._left = self._all = failures
+    def __init__(self) -> None:
+        self._in_row = 0
         self._lock = threading.Lock()
+        self.total = 0
         self.lost: DockerCommsError | None = None
+        """The error after `HOPELESS_FAILURES` in a row."""
 
     def note(self, failure: DockerCommsError | None) -> None:
+        """Count a failure, or a success."""
         with self._lock:
-            self._left = self._all if failure is None else self._left - 1
-            if self._left <= 0:
+            self._in_row = 0 if failure is None else self._in_row + 1
+            self.total += failure is not None
+            if self._in_row >= HOPELESS_FAILURES:
                 self.lost = failure
+
+    def forgive(self) -> None:
+        """Start a new row of failures."""
+        self._in_row, self.lost = 0, None
 
 
 class MessageCache:

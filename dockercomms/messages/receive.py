@@ -218,9 +218,9 @@ def receive(
             return _acknowledged(delivery, accepted, files, signer, beside)
     except InternalError as error:
         inbox.hold_defect(entry, error)
-        return _failed(entry, error)
+        return failed(entry, error)
     except DockerCommsError as error:
-        return _failed(entry, error)
+        return failed(entry, error)
 
 
 def leftovers_of(state: State, clock: Clock) -> Leftovers:
@@ -351,7 +351,8 @@ def _result(
     )
 
 
-def _failed(entry: Entry, error: DockerCommsError) -> Received:
+def failed(entry: Entry, error: DockerCommsError) -> Received:
+    """Return the result of a message that failed."""
     header = entry.header
     return Received(
         id="" if header is None else header.id,

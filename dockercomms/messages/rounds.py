@@ -52,7 +52,7 @@ from dockercomms.inbox.read import (
     HELD_LIMIT,
     HELD_MISSING,
     HELD_TAG,
-    HOPELESS_FAILURES,
+    Failures,
 )
 from dockercomms.messages.deliver import ReceiveOptions
 from dockercomms.messages.elsewhere import OwnReceipts, tell_first_look
@@ -64,6 +64,7 @@ from dockercomms.messages.receive import (
     Received,
     Verifier,
     examine,
+    failed,
     is_too_large,
     leftovers_of,
     receive,
@@ -268,7 +269,7 @@ class Round:
             self._publish_pending()
         if self.last_poll.idle:
             return
-        delivered, hope = 0, _Hope()
+        delivered, failures = 0, Failures()
         insist = bool(ids) or self.options.again
         overlap: Overlap[Entry, Examined] = Overlap()
         with overlap:
@@ -288,10 +289,21 @@ class Round:
                     box.inbox.mark_reported([entry])
                 if delivered == max:
                     return
-                if not hope.after(result.error, partial(self._answers, box)):
+                if self._is_hopeless(failures, box, result.error):
                     if following is not None:
                         self._tell_untried(box, result.error)
                     return
+
+    def _is_hopeless(self, failures: Failures, box: Box, error: DockerCommsError | None) -> bool:
+        """Count a result; return whether the registry is down or fails too often."""
+        of_registry = isinstance(error, NetworkError | AuthError | BadAnswer | TooManyRequests)
+        failures.note(error if of_registry else None)
+        if failures.lost is None:
+            return False
+        if failures.total >= MAX_FAILURES or not self._answers(box):
+            return True
+        failures.forgive()
+        return False
 
     def _answers(self, box: Box) -> bool:
         """Return whether the registry answers a small request about an inbox."""
@@ -382,7 +394,7 @@ class Round:
         complete = complete and self.last_poll is not None and self.last_poll.complete
         look = box.receipts.look(box.inbox, entries, complete=complete)
         tell_first_look(look, box.inbox, self.on_notice)
-        yield from (_failed(entry, error) for entry, error in look.waiting)
+        yield from (failed(entry, error) for entry, error in look.waiting)
         yield from look.left
 
     def _receive_one(
@@ -447,20 +459,7 @@ class Round:
 def _held_back(entry: Entry) -> Received:
     """Return the result for a refused or held message that is not tried."""
     kind = _HELD_ERRORS.get(entry.reason_kind, ProtocolError)
-    return _failed(entry, kind(f"{entry.digest or entry.key}: {entry.reason}"))
-
-
-def _failed(entry: Entry, error: DockerCommsError) -> Received:
-    header = entry.header
-    return Received(
-        id="" if header is None else header.id,
-        digest=entry.digest,
-        status="failed",
-        recipient=entry.me,
-        sender="" if header is None else header.sender,
-        bytes=0 if header is None else header.total_bytes,
-        error=error,
-    )
+    return failed(entry, kind(f"{entry.digest or entry.key}: {entry.reason}"))
 
 
 def _turn(entry: Entry) -> int:
@@ -468,32 +467,3 @@ def _turn(entry: Entry) -> int:
     if entry.state not in ("new", "delivering"):
         return 2
     return int(entry.reported or entry.header is None)
-
-
-@dataclass(slots=True)
-class _Hope:
-    """A count of failures that decides whether a round continues."""
-
-    in_row: int = 0
-    """Failures of the registry or the network in a row."""
-    failures: int = 0
-    """All such failures."""
-
-    def after(self, error: DockerCommsError | None, answers: Callable[[], bool]) -> bool:
-        """Count a result; return whether to try the next message.
-
-        Args:
-            error: The error of the last message, if it failed.
-            answers: Sends the registry a small request, after `HOPELESS_FAILURES` in a row.
-        """
-        if not isinstance(error, NetworkError | AuthError | BadAnswer | TooManyRequests):
-            self.in_row = 0
-            return True
-        self.in_row += 1
-        self.failures += 1
-        if self.in_row < HOPELESS_FAILURES:
-            return True
-        if self.failures >= MAX_FAILURES or not answers():
-            return False
-        self.in_row = 0
-        return True
