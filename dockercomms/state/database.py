@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import json
 import os
 import shlex
 import sqlite3
@@ -10,11 +13,12 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from dockercomms.errors import DockerCommsError, LocalIOError, NoHomeError
+from dockercomms.oci.model import Descriptor
 from dockercomms.platforms.clock import SystemClock, moment_of
 from dockercomms.platforms.files import (
     create_new,
@@ -40,7 +44,7 @@ BUSY_TIMEOUT_SECONDS = 30.0
 _BUSY_PAUSE_SECONDS = 0.005
 
 Parameters = Sequence[object] | Mapping[str, object]
-"""The values for `?` or `:name` in a statement."""
+"""The values for `?` or `:name` in a statement, before `to_stored`."""
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on that disk",
@@ -199,21 +203,33 @@ class Database(AbstractContextManager["Database"]):
                 if not durable:
                     connection.execute("PRAGMA synchronous = FULL")
 
-    def execute(self, sql: str, parameters: Parameters = ()) -> int:
-        """Run one statement in its own transaction; return the number of rows that it changed."""
-        with self.transaction() as connection:
-            return connection.execute(sql, parameters).rowcount
+    def execute(self, sql: str, parameters: Parameters = (), *, durable: bool = True) -> int:
+        """Run one statement as a `transaction`; return the number of rows that it changed."""
+        with self.transaction(durable=durable) as connection:
+            return connection.execute(sql, _all_stored(parameters)).rowcount
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """Return all rows of a query, without taking the write lock."""
         with self._lock, self._errors():
-            return self._opened().execute(sql, parameters).fetchall()
+            return self._opened().execute(sql, _all_stored(parameters)).fetchall()
 
     def row(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """Return the first row of a query, `None` for an empty result."""
         with self._lock, self._errors():
-            found: sqlite3.Row | None = self._opened().execute(sql, parameters).fetchone()
+            cursor = self._opened().execute(sql, _all_stored(parameters))
+            found: sqlite3.Row | None = cursor.fetchone()
             return found
+
+    def rows_as(
+        self, into: Callable[..., T], sql: str, parameters: Parameters = ()
+    ) -> tuple[T, ...]:
+        """Return all rows of a query as dataclasses: see `from_row`."""
+        return tuple(from_row(into, row) for row in self.rows(sql, parameters))
+
+    def row_as(self, into: Callable[..., T], sql: str, parameters: Parameters = ()) -> T | None:
+        """Return the first row of a query as a dataclass, `None` for an empty result."""
+        row = self.row(sql, parameters)
+        return None if row is None else from_row(into, row)
 
     def close(self) -> None:
         """Close the connection. Later uses of the database fail; a second call has no effect."""
@@ -399,6 +415,58 @@ def from_unix(seconds: float | None) -> datetime | None:
     nearest one inside the range (SPEC.md 3.7).
     """
     return None if seconds is None else moment_of(seconds)
+
+
+def to_stored(value: object) -> object:
+    """Return a value as the database keeps it: see `_READERS` for the way back.
+
+    Lone surrogates in a text are escaped: JSON can carry them, SQLite refuses them.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, datetime):
+        return to_unix(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return os.fsencode(value)
+    if isinstance(value, Descriptor):
+        return json.dumps(value.to_json())
+    return value
+
+
+def _all_stored(parameters: Parameters) -> Parameters:
+    if isinstance(parameters, Mapping):
+        return {name: to_stored(value) for name, value in parameters.items()}
+    return [to_stored(value) for value in parameters]
+
+
+_READERS: Mapping[str, Callable[[Any], object]] = {
+    "bool": bool,
+    "date": date.fromisoformat,
+    "datetime": from_unix,
+    "Descriptor": lambda text: Descriptor.from_json(json.loads(text), "state"),
+    "Mapping[str, str]": json.loads,
+    "Path": lambda raw: Path(os.fsdecode(raw)),
+}
+"""The reader of a column by the annotation of its field; others are read as they are stored."""
+
+
+def from_row(into: Callable[..., T], row: sqlite3.Row) -> T:
+    """Return a row as the dataclass `into`, whose fields have the names of columns."""
+    names, readers = _columns(into)
+    values = {name: row[name] for name in names}
+    for name, read in readers:
+        if values[name] is not None:
+            values[name] = read(values[name])
+    return into(**values)
+
+
+@functools.cache
+def _columns(into: Any) -> tuple[list[str], list[tuple[str, Callable[[Any], object]]]]:
+    """Return the columns of a dataclass, and the readers of those that need one."""
+    types = {field.name: field.type.removesuffix(" | None") for field in dataclasses.fields(into)}
+    return list(types), [(name, _READERS[t]) for name, t in types.items() if t in _READERS]
 
 
 def _version_of(connection: sqlite3.Connection) -> int:

@@ -12,9 +12,7 @@ Source: SPEC.md sections 7 and 8.
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Literal
 from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import KEEP_DELIVERED_SECONDS
-from dockercomms.state.database import Database, from_unix, to_unix
+from dockercomms.state.database import Database
 
 PULL_SCHEMA = (
     """CREATE TABLE IF NOT EXISTS pulls (
@@ -53,17 +51,16 @@ class PullRows:
 
     def begin(self, key: str, path: Path, *, now: datetime) -> None:
         """Record that the payload goes into the new file `path`."""
-        with self._database.transaction(durable=False) as connection:
-            connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
-            connection.execute(
-                "INSERT OR REPLACE INTO pulls VALUES (?, ?, ?)",
-                (key, os.fsencode(path), to_unix(now)),
+        with self._database.transaction(durable=False):
+            self._database.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
+            self._database.execute(
+                "INSERT OR REPLACE INTO pulls VALUES (?, ?, ?)", (key, path, now)
             )
 
     def path(self, key: str, *, now: datetime) -> Path | None:
         """Return the file that an earlier run left, unless it is too old to resume."""
         row = self._database.row(
-            "SELECT path FROM pulls WHERE key = ? AND started > ?", (key, to_unix(now - KEEP_PULL))
+            "SELECT path FROM pulls WHERE key = ? AND started > ?", (key, now - KEEP_PULL)
         )
         return None if row is None else Path(os.fsdecode(row["path"]))
 
@@ -74,28 +71,26 @@ class PullRows:
 
     def record(self, key: str, chunk: int) -> None:
         """Record that a chunk is in the file."""
-        with self._database.transaction(durable=False) as connection:
-            connection.execute("INSERT OR IGNORE INTO pull_chunks VALUES (?, ?)", (key, chunk))
+        sql = "INSERT OR IGNORE INTO pull_chunks VALUES (?, ?)"
+        self._database.execute(sql, (key, chunk), durable=False)
 
     def forget_chunks(self, key: str) -> None:
         """Record that the content of the file cannot be trusted."""
-        with self._database.transaction(durable=False) as connection:
-            connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
+        sql = "DELETE FROM pull_chunks WHERE key = ?"
+        self._database.execute(sql, (key,), durable=False)
 
     def forget(self, key: str) -> None:
         """Delete the rows of the file. Reads first, as most messages have no such row."""
         if self._database.row("SELECT 1 FROM pulls WHERE key = ?", (key,)) is None:
             return
-        with self._database.transaction(durable=False) as connection:
-            connection.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
-            connection.execute("DELETE FROM pulls WHERE key = ?", (key,))
+        with self._database.transaction(durable=False):
+            self._database.execute("DELETE FROM pull_chunks WHERE key = ?", (key,))
+            self._database.execute("DELETE FROM pulls WHERE key = ?", (key,))
 
     def sweep(self, *, now: datetime) -> None:
         """Forget files that are too old to resume; they are temporaries to remove from then on."""
-        old = self._database.rows(
-            "SELECT key FROM pulls WHERE started <= ?", (to_unix(now - KEEP_PULL),)
-        )
-        for row in old:
+        sql = "SELECT key FROM pulls WHERE started <= ?"
+        for row in self._database.rows(sql, (now - KEEP_PULL,)):
             self.forget(row["key"])
 
 
@@ -167,8 +162,8 @@ class DeliveryRows:
         expires: datetime | None,
     ) -> None:
         """Record that the message is about to get its final name `path`."""
-        with self._database.transaction() as connection:
-            connection.execute(
+        with self._database.transaction():
+            self._database.execute(
                 """INSERT INTO deliveries VALUES (?, ?, ?, 'delivering', ?, ?, ?, ?, ?, ?, NULL)
                     ON CONFLICT (me, digest) DO UPDATE SET state = 'delivering',
                     repo = excluded.repo, path = excluded.path, expires = excluded.expires,
@@ -178,54 +173,50 @@ class DeliveryRows:
                     digest,
                     head_of(digest),
                     repo,
-                    storable(message_id),
-                    storable(sender),
-                    None if path is None else os.fsencode(path),
+                    message_id,
+                    sender,
+                    path,
                     payload_digest,
-                    to_unix(expires),
+                    expires,
                 ),
             )
-            _mirror(connection, me, digest, "delivering")
+            self._mirror(me, digest, "delivering")
 
     def finish_delivery(self, me: str, digest: Digest, at: datetime) -> None:
         """Record that the message is delivered; the time of the first delivery stays."""
-        with self._database.transaction() as connection:
-            connection.execute(
+        with self._database.transaction():
+            self._database.execute(
                 """UPDATE deliveries SET state = 'delivered',
                     delivered_at = COALESCE(delivered_at, ?) WHERE me = ? AND digest = ?""",
-                (to_unix(at), me, digest),
+                (at, me, digest),
             )
-            _mirror(connection, me, digest, "delivered")
+            self._mirror(me, digest, "delivered")
 
     def forget_delivery(self, me: str, digest: Digest) -> None:
         """Record that the current delivery failed; an earlier one stays delivered."""
-        with self._database.transaction() as connection:
-            gone = connection.execute(
+        with self._database.transaction():
+            gone = self._database.execute(
                 "DELETE FROM deliveries WHERE me = ? AND digest = ? AND delivered_at IS NULL",
                 (me, digest),
-            ).rowcount
-            connection.execute(
+            )
+            self._database.execute(
                 "UPDATE deliveries SET state = 'delivered' WHERE me = ? AND digest = ?",
                 (me, digest),
             )
             if gone:
-                _mirror(connection, me, digest, "new")
+                self._mirror(me, digest, "new")
             else:
-                _mirror(connection, me, digest, "delivered", was="delivering")
+                self._mirror(me, digest, "delivered", was="delivering")
 
     def delivering(self, me: str) -> tuple[Delivery, ...]:
         """Return the deliveries that a run began and did not finish."""
-        rows = self._database.rows(
-            "SELECT * FROM deliveries WHERE me = ? AND state = 'delivering' ORDER BY digest", (me,)
-        )
-        return tuple(_delivery(row) for row in rows)
+        sql = "SELECT * FROM deliveries WHERE me = ? AND state = 'delivering' ORDER BY digest"
+        return self._database.rows_as(Delivery, sql, (me,))
 
     def delivery(self, me: str, digest: Digest) -> Delivery | None:
         """Return the delivery of a message, `None` if it has no row."""
-        row = self._database.row(
-            "SELECT * FROM deliveries WHERE me = ? AND digest = ?", (me, digest)
-        )
-        return None if row is None else _delivery(row)
+        sql = "SELECT * FROM deliveries WHERE me = ? AND digest = ?"
+        return self._database.row_as(Delivery, sql, (me, digest))
 
     def is_taken(self, path: Path, *, but: Digest) -> bool:
         """Return whether another message than `but` was delivered to `path` or below it."""
@@ -240,21 +231,29 @@ class DeliveryRows:
 
     def sweep_deliveries(self, *, now: datetime) -> None:
         """Delete deliveries of messages that expired long ago, at the earliest after 90 days."""
-        with self._database.transaction() as connection:
-            swept = connection.execute(
+        with self._database.transaction():
+            swept = self._database.execute(
                 """DELETE FROM deliveries
                     WHERE state = 'delivered' AND expires < ? AND delivered_at < ?""",
-                (
-                    to_unix(now - KEEP_AFTER_EXPIRY),
-                    to_unix(now - timedelta(seconds=KEEP_DELIVERED_SECONDS)),
-                ),
-            ).rowcount
+                (now - KEEP_AFTER_EXPIRY, now - timedelta(seconds=KEEP_DELIVERED_SECONDS)),
+            )
             if swept:
-                connection.execute(
+                self._database.execute(
                     """DELETE FROM candidates WHERE state = 'delivered' AND NOT EXISTS
                         (SELECT 1 FROM deliveries AS d
                          WHERE d.me = candidates.me AND d.digest = candidates.digest)"""
                 )
+
+    def _mirror(self, me: str, digest: Digest, state: str, *, was: str | None = None) -> None:
+        """Give the candidates of `digest`, in every repository, the state of its delivery.
+
+        Queries then find unfinished rows without reading the finished ones.
+        """
+        self._database.execute(
+            """UPDATE candidates SET state = ?, reason_kind = '', reason = '', next_try = NULL
+                WHERE me = ? AND digest = ? AND state != 'joined' AND state = COALESCE(?, state)""",
+            (state, me, digest, was),
+        )
 
 
 def head_of(digest: Digest) -> str:
@@ -265,35 +264,6 @@ def head_of(digest: Digest) -> str:
 def storable(text: str) -> str:
     """Return `text` with lone surrogates escaped: JSON can carry them, SQLite refuses them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _mirror(
-    connection: sqlite3.Connection, me: str, digest: Digest, state: str, *, was: str | None = None
-) -> None:
-    """Give the candidates of `digest`, in every repository, the state of its delivery.
-
-    Queries then find unfinished rows without reading the finished ones.
-    """
-    connection.execute(
-        """UPDATE candidates SET state = ?, reason_kind = '', reason = '', next_try = NULL
-            WHERE me = ? AND digest = ? AND state != 'joined' AND state = COALESCE(?, state)""",
-        (state, me, digest, was),
-    )
-
-
-def _delivery(row: sqlite3.Row) -> Delivery:
-    return Delivery(
-        me=row["me"],
-        digest=Digest(row["digest"]),
-        state=row["state"],
-        repo=row["repo"],
-        message_id=row["message_id"],
-        sender=row["sender"],
-        path=None if row["path"] is None else Path(os.fsdecode(row["path"])),
-        payload_digest=None if row["payload_digest"] is None else Digest(row["payload_digest"]),
-        expires=from_unix(row["expires"]),
-        delivered_at=from_unix(row["delivered_at"]),
-    )
 
 
 HANDOVER_SCHEMA = (
@@ -337,47 +307,24 @@ class HandoverRows:
         """Record that a command must run for a message; call it in the delivery's transaction."""
         self._database.execute(
             "INSERT OR REPLACE INTO owed VALUES (?, ?, ?, ?, ?, ?, 0)",
-            (
-                me,
-                descriptor.digest,
-                repo,
-                json.dumps(descriptor.to_json()),
-                None if signer is None else storable(signer),
-                to_unix(now),
-            ),
+            (me, descriptor.digest, repo, descriptor, signer, now),
         )
 
     def owed(self, me: str, repo: str) -> tuple[Handover, ...]:
         """Return the messages whose command must still run, oldest first."""
-        rows = self._database.rows(
-            "SELECT * FROM owed WHERE me = ? AND repo = ? ORDER BY since, digest",
-            (me, repo),
-        )
-        return tuple(_handover(row) for row in rows)
+        sql = "SELECT * FROM owed WHERE me = ? AND repo = ? ORDER BY since, digest"
+        return self._database.rows_as(Handover, sql, (me, repo))
 
     def begin(self, me: str, digest: Digest) -> Handover | None:
         """Count one more attempt; return `None` if the message has no row (any more)."""
-        with self._database.transaction() as connection:
-            connection.execute(
+        with self._database.transaction():
+            self._database.execute(
                 "UPDATE owed SET attempts = attempts + 1 WHERE me = ? AND digest = ?",
                 (me, digest),
             )
-            row = connection.execute(
-                "SELECT * FROM owed WHERE me = ? AND digest = ?", (me, digest)
-            ).fetchone()
-        return None if row is None else _handover(row)
+            sql = "SELECT * FROM owed WHERE me = ? AND digest = ?"
+            return self._database.row_as(Handover, sql, (me, digest))
 
     def settle(self, me: str, digest: Digest) -> None:
         """Delete the row of a finished command; call it in the receipt's transaction."""
         self._database.execute("DELETE FROM owed WHERE me = ? AND digest = ?", (me, digest))
-
-
-def _handover(row: sqlite3.Row) -> Handover:
-    return Handover(
-        me=row["me"],
-        digest=Digest(row["digest"]),
-        repo=row["repo"],
-        descriptor=Descriptor.from_json(json.loads(row["descriptor"]), "state"),
-        signer=row["signer"],
-        attempts=row["attempts"],
-    )

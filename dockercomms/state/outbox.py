@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-from dataclasses import astuple, fields
+from dataclasses import astuple
 from datetime import datetime, timedelta
 
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import KEEP_DELIVERED_SECONDS
-from dockercomms.state.database import Database, from_unix, to_unix
-from dockercomms.state.deliveries import KEEP_AFTER_EXPIRY, storable
+from dockercomms.state.database import Database
+from dockercomms.state.deliveries import KEEP_AFTER_EXPIRY
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS outbox (
@@ -63,33 +62,29 @@ class OutboxRows:
             row: The message.
             now: The time for the deletion; `None`: delete no rows.
         """
-        values = [to_unix(v) if isinstance(v, datetime) else v for v in astuple(row)]
-        marks = ", ".join("?" * len(values))
-        with self._database.transaction() as connection:
-            connection.execute(
-                f"INSERT OR REPLACE INTO outbox VALUES ({marks})",  # noqa: S608 - ?, ?
-                [storable(value) if isinstance(value, str) else value for value in values],
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                astuple(row),
             )
             if now is not None:
                 old = now - timedelta(seconds=KEEP_DELIVERED_SECONDS)
-                connection.execute(
+                self._database.execute(
                     "DELETE FROM outbox WHERE published < ? AND expires < ?",
-                    (to_unix(old), to_unix(now - KEEP_AFTER_EXPIRY)),
+                    (old, now - KEEP_AFTER_EXPIRY),
                 )
 
     def sender_of(self, message_id: str, digest: Digest) -> str | None:
         """Return the sender's name of a message that this machine sent, otherwise `None`."""
         row = self._database.row(
-            "SELECT sender FROM outbox WHERE id = ? AND digest = ?", (storable(message_id), digest)
+            "SELECT sender FROM outbox WHERE id = ? AND digest = ?", (message_id, digest)
         )
         return None if row is None else str(row["sender"])
 
     def rows(self, repo: str) -> tuple[OutboxRow, ...]:
         """Return the messages sent to a repository, oldest first."""
-        found = self._database.rows(
-            "SELECT * FROM outbox WHERE repo = ? ORDER BY published, rowid", (repo,)
-        )
-        return tuple(_outbox_row(row) for row in found)
+        sql = "SELECT * FROM outbox WHERE repo = ? ORDER BY published, rowid"
+        return self._database.rows_as(OutboxRow, sql, (repo,))
 
     def elsewhere(self, repo: str) -> dict[str, int]:
         """Return the number of messages sent to each other repository."""
@@ -97,11 +92,3 @@ class OutboxRows:
             "SELECT repo, COUNT(*) AS number FROM outbox WHERE repo != ? GROUP BY repo", (repo,)
         )
         return {row["repo"]: row["number"] for row in found}
-
-
-def _outbox_row(row: sqlite3.Row) -> OutboxRow:
-    values = {field.name: row[field.name] for field in fields(OutboxRow)}
-    values["digest"] = Digest(row["digest"])
-    values["published"] = from_unix(row["published"])
-    values["expires"] = from_unix(row["expires"])
-    return OutboxRow(**values)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
+from dataclasses import astuple
 from datetime import date, datetime, timedelta
 from typing import Literal
 
@@ -14,7 +15,7 @@ from dockercomms.errors import LocalIOError
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
-from dockercomms.state.database import Database, from_unix, to_unix
+from dockercomms.state.database import Database, to_unix
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS repositories (
@@ -136,27 +137,14 @@ class ProgressRows:
 
     def capabilities(self, repo: str) -> Capabilities:
         """Return the known abilities of a repository."""
-        row = self._database.row("SELECT * FROM repositories WHERE repo = ?", (repo,))
-        if row is None:
-            return Capabilities()
-        return Capabilities(
-            referrers=_flag(row["referrers"]),
-            seek=_flag(row["seek"]),
-            bell=_flag(row["bell"]),
-            probed_at=from_unix(row["probed_at"]),
-        )
+        sql = "SELECT * FROM repositories WHERE repo = ?"
+        return self._database.row_as(Capabilities, sql, (repo,)) or Capabilities()
 
     def set_capabilities(self, repo: str, capabilities: Capabilities) -> None:
         """Replace the known abilities of a repository."""
         self._database.execute(
             "INSERT OR REPLACE INTO repositories VALUES (?, ?, ?, ?, ?)",
-            (
-                repo,
-                capabilities.referrers,
-                capabilities.seek,
-                capabilities.bell,
-                to_unix(capabilities.probed_at),
-            ),
+            (repo, *astuple(capabilities)),
         )
 
     def largest_piece(self, host: str, now: datetime) -> int | None:
@@ -168,7 +156,7 @@ class ProgressRows:
 
     def note_largest_piece(self, host: str, size: int, now: datetime) -> None:
         """Record the most bytes that a registry takes in one request."""
-        values = (host, size, to_unix(now))
+        values = (host, size, now)
         self._database.execute("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)", values)
 
     def image_form(self, repo: str) -> ImageForm | None:
@@ -188,30 +176,14 @@ class ProgressRows:
 
     def progress(self, me: str, repo: str) -> Progress:
         """Return the progress of discovery in the inbox of `me` in `repo`."""
-        row = self._database.row("SELECT * FROM inboxes WHERE me = ? AND repo = ?", (me, repo))
-        if row is None:
-            return Progress()
-        return Progress(
-            bell=None if row["bell"] is None else Digest(row["bell"]),
-            day=None if row["day"] is None else date.fromisoformat(row["day"]),
-            reconciled_at=from_unix(row["reconciled_at"]),
-            full_pass_at=from_unix(row["full_pass_at"]),
-            bell_searched_at=from_unix(row["bell_searched_at"]),
-        )
+        sql = "SELECT * FROM inboxes WHERE me = ? AND repo = ?"
+        return self._database.row_as(Progress, sql, (me, repo)) or Progress()
 
     def set_progress(self, me: str, repo: str, progress: Progress) -> None:
         """Replace the progress of discovery; call it after the candidates were written."""
         self._database.execute(
             "INSERT OR REPLACE INTO inboxes VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                me,
-                repo,
-                progress.bell,
-                None if progress.day is None else progress.day.isoformat(),
-                to_unix(progress.reconciled_at),
-                to_unix(progress.full_pass_at),
-                to_unix(progress.bell_searched_at),
-            ),
+            (me, repo, *astuple(progress)),
         )
 
     def begin_first_look(self, me: str, repo: str, *, now: datetime) -> None:
@@ -221,7 +193,7 @@ class ProgressRows:
         self._database.execute(
             """INSERT OR IGNORE INTO first_looks SELECT :me, :repo, :now WHERE NOT EXISTS
                 (SELECT 1 FROM candidates WHERE me = :me AND repo = :repo)""",
-            {"me": me, "repo": repo, "now": to_unix(now)},
+            {"me": me, "repo": repo, "now": now},
         )
 
     def is_first_look(self, me: str, repo: str) -> bool:
@@ -248,7 +220,3 @@ class ProgressRows:
                 "INSERT INTO anchors VALUES (?, ?, ?)",
                 [(me, repo, day.isoformat()) for day in sorted(days)],
             )
-
-
-def _flag(value: int | None) -> bool | None:
-    return None if value is None else bool(value)

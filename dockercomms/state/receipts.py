@@ -7,15 +7,14 @@ Source: SPEC.md section 10.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import asdict, field
 from datetime import date, datetime
 
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.tags import ReceiptStatus
-from dockercomms.state.database import Database, from_unix, to_unix
+from dockercomms.state.database import Database, from_unix
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS receipts (
@@ -102,41 +101,30 @@ class ReceiptRows:
 
     def store(self, row: ReceiptRow) -> ReceiptRow:
         """Store a receipt before its publication; return it with its number."""
-        with self.database.transaction() as connection:
-            number = connection.execute(
+        with self.database.transaction():
+            (stored,) = self.database.rows_as(
+                ReceiptRow,
                 """INSERT INTO receipts
                     (repo, me, message, sender_tag, rid, status, reason, manifest, digest, to_sign)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING number""",
-                (
-                    row.repo,
-                    row.me,
-                    row.message,
-                    row.sender_tag,
-                    row.rid,
-                    row.status,
-                    row.reason,
-                    row.manifest,
-                    row.digest,
-                    row.to_sign,
-                ),
-            ).fetchone()[0]
-        return replace(row, number=number)
+                    VALUES (:repo, :me, :message, :sender_tag, :rid, :status, :reason, :manifest,
+                        :digest, :to_sign) RETURNING *""",
+                asdict(row),
+            )
+        return stored
 
     def record_final(self, row: ReceiptRow) -> ReceiptRow:
         """Store the final bytes of a receipt, signed or not; they never change again.
 
         Returns the stored row: that of another process if it stored its bytes first.
         """
-        with self.database.transaction() as connection:
-            connection.execute(
+        with self.database.transaction():
+            self.database.execute(
                 """UPDATE receipts SET to_sign = 0, manifest = ?, digest = ?, bundle = ?
                     WHERE number = ? AND to_sign""",
                 (row.manifest, row.digest, row.bundle, row.number),
             )
-            kept = connection.execute(
-                "SELECT * FROM receipts WHERE number = ?", (row.number,)
-            ).fetchone()
-        return _receipt_row(kept)
+            sql = "SELECT * FROM receipts WHERE number = ?"
+            return self.database.rows_as(ReceiptRow, sql, (row.number,))[0]
 
     def has_written(self, digest: Digest) -> bool:
         """Return whether this machine wrote the receipt with `digest`, in any repository."""
@@ -144,27 +132,26 @@ class ReceiptRows:
 
     def last(self, repo: str, me: str, message: Digest) -> ReceiptRow | None:
         """Return the last receipt for a message."""
-        row = self.database.row(
+        return self.database.row_as(
+            ReceiptRow,
             """SELECT * FROM receipts WHERE repo = ? AND me = ? AND message = ?
                 ORDER BY number DESC LIMIT 1""",
             (repo, me, message),
         )
-        return None if row is None else _receipt_row(row)
 
     def pending(self, repo: str, me: str, *, now: datetime) -> tuple[ReceiptRow, ...]:
         """Return the unpublished receipts that may be tried now, oldest first."""
-        rows = self.database.rows(
+        return self.database.rows_as(
+            ReceiptRow,
             """SELECT * FROM receipts WHERE repo = ? AND me = ? AND published IS NULL
                 AND (next_try IS NULL OR next_try <= ?) ORDER BY number""",
-            (repo, me, to_unix(now)),
+            (repo, me, now),
         )
-        return tuple(_receipt_row(row) for row in rows)
 
     def record_published(self, number: int, *, now: datetime) -> None:
         """Record that a receipt is published."""
         self.database.execute(
-            "UPDATE receipts SET published = ?, bundle = NULL WHERE number = ?",
-            (to_unix(now), number),
+            "UPDATE receipts SET published = ?, bundle = NULL WHERE number = ?", (now, number)
         )
 
     def record_failed(self, number: int, *, next_try: datetime | None, counts: bool = True) -> None:
@@ -177,7 +164,7 @@ class ReceiptRows:
         """
         self.database.execute(
             "UPDATE receipts SET tries = tries + ?, next_try = ? WHERE number = ?",
-            (int(counts), to_unix(next_try), number),
+            (counts, next_try, number),
         )
 
     def next_try(self, number: int) -> datetime | None:
@@ -189,26 +176,14 @@ class ReceiptRows:
 
     def progress(self, repo: str, me: str) -> ReceiptsProgress:
         """Return the progress of the search in bulk."""
-        row = self.database.row(
-            "SELECT * FROM receipt_passes WHERE repo = ? AND me = ?", (repo, me)
-        )
-        if row is None:
-            return ReceiptsProgress()
-        return ReceiptsProgress(
-            day=None if row["day"] is None else date.fromisoformat(row["day"]),
-            full_pass_at=from_unix(row["full_pass_at"]),
-        )
+        sql = "SELECT * FROM receipt_passes WHERE repo = ? AND me = ?"
+        return self.database.row_as(ReceiptsProgress, sql, (repo, me)) or ReceiptsProgress()
 
     def set_progress(self, repo: str, me: str, progress: ReceiptsProgress) -> None:
         """Replace the progress of the search in bulk; call it after `add_found`, never before."""
         self.database.execute(
             "INSERT OR REPLACE INTO receipt_passes VALUES (?, ?, ?, ?)",
-            (
-                repo,
-                me,
-                None if progress.day is None else progress.day.isoformat(),
-                to_unix(progress.full_pass_at),
-            ),
+            (repo, me, progress.day, progress.full_pass_at),
         )
 
     def known_tags(self, repo: str, me: str) -> frozenset[str]:
@@ -241,23 +216,3 @@ class ReceiptRows:
             (repo, me),
         )
         return tuple(row["manifest"] for row in rows)
-
-
-def _receipt_row(row: sqlite3.Row) -> ReceiptRow:
-    return ReceiptRow(
-        repo=row["repo"],
-        me=row["me"],
-        message=Digest(row["message"]),
-        sender_tag=row["sender_tag"],
-        rid=row["rid"],
-        status=row["status"],
-        reason=row["reason"],
-        manifest=row["manifest"],
-        digest=Digest(row["digest"]),
-        to_sign=bool(row["to_sign"]),
-        bundle=row["bundle"],
-        number=row["number"],
-        published=from_unix(row["published"]),
-        tries=row["tries"],
-        next_try=from_unix(row["next_try"]),
-    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import CONTINUE_SEND_SECONDS, KEEP_DELIVERED_SECONDS
-from dockercomms.state.database import Database, from_unix, to_unix
+from dockercomms.state.database import Database, to_unix
 from dockercomms.state.locks import try_lock
 
 SCHEMA = (
@@ -154,7 +153,7 @@ class Sends:
         self.database.execute(
             """UPDATE sends SET manifest = ?, digest = ?, day = ?, built = ?, bundle = ?, tag = NULL
                 WHERE id = ?""",
-            (manifest, digest, day.isoformat(), to_unix(now), bundle, send),
+            (manifest, digest, day, now, bundle, send),
         )
 
     def record_tag(self, send: str, tag: str) -> None:
@@ -163,29 +162,29 @@ class Sends:
 
     def record_published(self, send: str, *, now: datetime) -> None:
         """Record that the message is published, and delete the data that only publishing needed."""
-        with self.database.transaction() as connection:
-            connection.execute(
+        with self.database.transaction():
+            self.database.execute(
                 """UPDATE sends SET published = ?, source = NULL, manifest = NULL, bundle = NULL
                     WHERE id = ?""",
-                (to_unix(now), send),
+                (now, send),
             )
-            connection.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
+            self.database.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
 
     def forget(self, send: str) -> None:
         """Delete a send that cannot be continued."""
-        with self.database.transaction() as connection:
-            connection.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
-            connection.execute("DELETE FROM sends WHERE id = ?", (send,))
+        with self.database.transaction():
+            self.database.execute("DELETE FROM send_chunks WHERE send = ?", (send,))
+            self.database.execute("DELETE FROM sends WHERE id = ?", (send,))
 
     def published(self, repo: str, prefix: str) -> tuple[SendRow, ...]:
         """Return the published sends whose id or hex digest begins with `prefix`, newest first."""
-        rows = self.database.rows(
+        return self.database.rows_as(
+            SendRow,
             """SELECT * FROM sends WHERE repo = :repo AND published IS NOT NULL AND
                 (substr(id, 1, length(:id)) = :id OR substr(digest, 8, length(:hex)) = :hex)
                 ORDER BY published DESC, id""",
             {"repo": repo, "id": prefix.lower(), "hex": prefix.lower().removeprefix("sha256:")},
         )
-        return tuple(_send_row(row) for row in rows)
 
     # --- chunks and blobs ------------------------------------------------------------------------
 
@@ -242,15 +241,14 @@ class Sends:
     def record_anchor(self, repo: str, tag: str, digest: Digest, *, now: datetime) -> None:
         """Record that the registry has an anchor."""
         self.database.execute(
-            "INSERT OR REPLACE INTO anchor_tags VALUES (?, ?, ?, ?)",
-            (repo, tag, digest, to_unix(now)),
+            "INSERT OR REPLACE INTO anchor_tags VALUES (?, ?, ?, ?)", (repo, tag, digest, now)
         )
 
     def forget_store(self, repo: str) -> None:
         """Delete all rows about the content of a repository that has lost content."""
-        with self.database.transaction() as connection:
-            connection.execute("DELETE FROM blobs WHERE repo = ?", (repo,))
-            connection.execute("DELETE FROM anchor_tags WHERE repo = ?", (repo,))
+        with self.database.transaction():
+            self.database.execute("DELETE FROM blobs WHERE repo = ?", (repo,))
+            self.database.execute("DELETE FROM anchor_tags WHERE repo = ?", (repo,))
 
     # --- private ---------------------------------------------------------------------------------
 
@@ -267,7 +265,7 @@ class Sends:
         ids = self.database.rows(
             """SELECT id FROM sends WHERE repo = ? AND source = ? AND published IS NULL
                 AND COALESCE(built, started) > ? ORDER BY started, id""",
-            (repo, source, to_unix(now - timedelta(seconds=CONTINUE_SEND_SECONDS))),
+            (repo, source, now - timedelta(seconds=CONTINUE_SEND_SECONDS)),
         )
         for found in ids:
             held = contextlib.ExitStack()
@@ -275,16 +273,15 @@ class Sends:
                 held.close()
                 continue
             # Read again under the lock: its holder may have finished in between.
-            row = self.database.row(
-                "SELECT * FROM sends WHERE id = ? AND published IS NULL", (found["id"],)
-            )
+            sql = "SELECT * FROM sends WHERE id = ? AND published IS NULL"
+            row = self.database.row_as(SendRow, sql, (found["id"],))
             if row is None or forget:
                 if row is not None:
                     self.forget(found["id"])
                 held.close()
                 continue
             stack.push(held)
-            return _send_row(row)
+            return row
         return None
 
     def _new_id(self, stack: contextlib.ExitStack) -> str:
@@ -302,12 +299,12 @@ class Sends:
         self.database.execute(
             """INSERT INTO sends (id, repo, source, sender, recipient, started)
                 VALUES (?, ?, ?, ?, ?, ?)""",
-            (row.id, row.repo, source, row.sender, row.recipient, to_unix(row.started)),
+            (row.id, row.repo, source, row.sender, row.recipient, row.started),
         )
 
     def _sweep(self, now: datetime) -> None:
         """Delete old rows. Reads first, so that the usual send writes no rows."""
-        old = to_unix(now - timedelta(seconds=CONTINUE_SEND_SECONDS))
+        old = now - timedelta(seconds=CONTINUE_SEND_SECONDS)
         for row in self.database.rows(
             "SELECT id FROM sends WHERE published IS NULL AND COALESCE(built, started) <= ?", (old,)
         ):
@@ -332,8 +329,8 @@ class Sends:
             ("served", "published", timedelta(seconds=CONTINUE_SEND_SECONDS)),
         ):
             where = f"FROM {table} WHERE {column} <= ?"  # constants of this function
-            if self.database.row(f"SELECT 1 {where} LIMIT 1", (to_unix(now - age),)):
-                self.database.execute(f"DELETE {where}", (to_unix(now - age),))
+            if self.database.row(f"SELECT 1 {where} LIMIT 1", (now - age,)):
+                self.database.execute(f"DELETE {where}", (now - age,))
 
     @property
     def _folder(self) -> Path:
@@ -389,23 +386,3 @@ class SendJournal:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         return waiting
-
-
-def _send_row(row: sqlite3.Row) -> SendRow:
-    started = from_unix(row["started"])
-    if started is None:
-        raise AssertionError("internal: a send without its start")
-    return SendRow(
-        id=row["id"],
-        repo=row["repo"],
-        sender=row["sender"],
-        recipient=row["recipient"],
-        started=started,
-        built=from_unix(row["built"]),
-        manifest=row["manifest"],
-        bundle=row["bundle"],
-        digest=None if row["digest"] is None else Digest(row["digest"]),
-        day=None if row["day"] is None else date.fromisoformat(row["day"]),
-        tag=row["tag"],
-        published=from_unix(row["published"]),
-    )
