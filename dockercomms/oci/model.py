@@ -67,21 +67,7 @@ _MIN_PARTS = 2
 _MAX_PARTS = 3
 
 
-def split_names(text: str) -> Names:
-    """Return the names in `os/architecture[/variant]`; a missing variant is "".
-
-    Raises:
-        UsageError: `text` has not two or three parts of letters, digits, `_`, `.` and `-`.
-    """
-    parts = text.split("/")
-    if not _MIN_PARTS <= len(parts) <= _MAX_PARTS or not all(map(_PART.fullmatch, parts)):
-        raise UsageError(
-            f"not a platform: {text!r:.200}", hint="write os/architecture, such as linux/arm64"
-        )
-    return canonical_names(parts[0], parts[1], parts[2] if len(parts) == _MAX_PARTS else "")
-
-
-def canonical_names(os: str, architecture: str, variant: str) -> Names:
+def canonical_names(os: str, architecture: str, variant: str = "") -> Names:
     """Return the names as indexes write them, without adding a variant."""
     os, architecture, variant = os.lower(), architecture.lower(), variant.lower()
     architecture, implied = _ARCHITECTURES.get(architecture, (architecture, ""))
@@ -97,11 +83,6 @@ def normalize_names(os: str, architecture: str, variant: str) -> Names:
     """Return the names as indexes write them, with the default variant if there is none."""
     os, architecture, variant = canonical_names(os, architecture, variant)
     return os, architecture, variant or _DEFAULT_VARIANTS.get(architecture, "")
-
-
-def host_names() -> Names:
-    """Return the names of this machine."""
-    return normalize_names(platform.system(), platform.machine(), "")
 
 
 Digest = NewType("Digest", str)
@@ -149,9 +130,6 @@ Source: image-spec v1.1.1, descriptor.md, "Properties"."""
 
 _HEX_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
-_MEDIA_TYPE = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
-)
 
 
 def parse_digest(text: str) -> Digest:
@@ -201,14 +179,19 @@ class Platform:
         Without a variant it fits any.
 
         Raises:
-            UsageError: `text` is anything else.
+            UsageError: `text` has not two or three parts of letters, digits, `_`, `.` and `-`.
         """
-        return cls(*split_names(text))
+        parts = text.split("/")
+        if not _MIN_PARTS <= len(parts) <= _MAX_PARTS or not all(map(_PART.fullmatch, parts)):
+            raise UsageError(
+                f"not a platform: {text!r:.200}", hint="write os/architecture, such as linux/arm64"
+            )
+        return cls(*canonical_names(*parts))
 
     @classmethod
     def host(cls) -> Platform:
         """Return the platform of this machine, as an image would name it."""
-        return cls(*host_names())
+        return cls(*normalize_names(platform.system(), platform.machine(), ""))
 
     def normalized(self) -> Platform:
         """Return this platform in the names that indexes use, the default variant filled in.

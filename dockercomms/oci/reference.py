@@ -36,7 +36,6 @@ HUB_HOSTS = frozenset(
 HUB_CONNECT_HOST = "registry-1.docker.io"
 HUB_NAMESPACE = "library/"
 MAX_REPOSITORY_LENGTH = 255
-MAX_TAG_LENGTH = 128
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")

@@ -77,25 +77,22 @@ def _loosely(data: bytes) -> object:
     Returns `None` if `data` is not JSON.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> object:
-        return dict(pairs) if len(dict(pairs)) == len(pairs) else _REFUSED
-
-    def bounded(read: Callable[[str], object]) -> Callable[[str], object]:
-        def number(text: str) -> object:
+    def lax(read: Callable[[Any], object]) -> Callable[[Any], object]:
+        def value(text: object) -> object:
             try:
                 return read(text)
             except ValueError:
                 return _REFUSED
 
-        return number
+        return value
 
     try:
         return json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=once,
+            object_pairs_hook=lax(_no_duplicates),
             parse_constant=_no_constant,
-            parse_int=bounded(_whole_number),
-            parse_float=bounded(_number),
+            parse_int=lax(_whole_number),
+            parse_float=lax(_number),
         )
     except (ValueError, RecursionError):
         return None

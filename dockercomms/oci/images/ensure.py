@@ -6,6 +6,7 @@ Objects that the target has are not sent again, and all sent bytes are checked.
 from __future__ import annotations
 
 import io
+import math
 import threading
 from typing import Literal
 
@@ -141,36 +142,28 @@ def copy_blob(
     return BlobCopy(source.registry, source.repository, target).run(digest, progress=progress)
 
 
-class Luck:
-    """Stops an optional operation after `FAILURES_ENOUGH` failures and no success. Thread-safe."""
+class TargetLuck:
+    """The results of mounts and look-ups at a target, so that a copy stops useless requests.
+
+    Thread-safe. `FAILURES_ENOUGH` failures without a success end the operations of a kind.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._good = False
-        self._failures = 0
-
-    def lasts(self) -> bool:
-        """Return whether to try again: it has succeeded once, or has not failed often."""
-        with self._lock:
-            return self._good or self._failures < FAILURES_ENOUGH
-
-    def note(self, *, good: bool) -> None:
-        """Count a success or a failure."""
-        with self._lock:
-            self._good = self._good or good
-            self._failures += not good
-
-
-class TargetLuck:
-    """The results of mounts and look-ups at a target, so that a copy stops useless requests."""
-
-    def __init__(self) -> None:
-        self.mounts = Luck()
-        self.finds = Luck()
+        self._left: dict[str, float] = {"mount": FAILURES_ENOUGH, "find": FAILURES_ENOUGH}
         self.sent = 0
         """Number of blobs whose bytes were sent to the target."""
         self.sent_bytes = 0
-        self._lock = threading.Lock()
+
+    def lasts(self, kind: Literal["mount", "find"]) -> bool:
+        """Return whether to try again: it has succeeded once, or has not failed often."""
+        with self._lock:
+            return self._left[kind] > 0
+
+    def note(self, kind: Literal["mount", "find"], *, good: bool) -> None:
+        """Count a success or a failure."""
+        with self._lock:
+            self._left[kind] = math.inf if good else self._left[kind] - 1
 
     def note_sent(self, size: int) -> None:
         """Count a blob that was sent."""
@@ -184,7 +177,7 @@ class TargetLuck:
         A request for a large blob is always worth it. In a new repository, a hundred requests for
         small blobs are a quarter of all requests.
         """
-        return size is None or size > BLOB_SIZE_WORTH_HEAD or self.finds.lasts()
+        return size is None or size > BLOB_SIZE_WORTH_HEAD or self.lasts("find")
 
 
 class BlobCopy:
@@ -233,13 +226,13 @@ class BlobCopy:
     def _mount(self, digest: Digest) -> Descriptor | None:
         """Return the mounted blob; `None` if it cannot be mounted."""
         registry, repository = self._target.registry, self._target.repository
-        if not same_store(self._reader, registry) or not self._luck.mounts.lasts():
+        if not same_store(self._reader, registry) or not self._luck.lasts("mount"):
             return None
         try:
             done = registry.mount_blob(repository, digest, source=self._repository)
         except AuthError:
             done = None  # the target's login may not read the source, but the source's login may
-        self._luck.mounts.note(good=done is not None)
+        self._luck.note("mount", good=done is not None)
         return done
 
     def _find(self, digest: Digest, known: Descriptor | None) -> Descriptor | None:
@@ -247,7 +240,7 @@ class BlobCopy:
         if not self._luck.worth_asking(None if known is None else known.size):
             return None
         done = _found(self._target, digest, known)
-        self._luck.finds.note(good=done is not None)
+        self._luck.note("find", good=done is not None)
         return done
 
     def _stream(
