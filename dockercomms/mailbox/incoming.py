@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from dockercomms.inbox.poll import PollResult
     from dockercomms.messages.command import Command
     from dockercomms.messages.deliver import ReceiveOptions
-    from dockercomms.messages.receive import Received
-    from dockercomms.messages.rounds import Round
+    from dockercomms.messages.receive import Received, Round
     from dockercomms.messages.sign import Signature, Verification
     from dockercomms.messages.watch import Ack, Stop, Watched
     from dockercomms.state.streams import Gap
@@ -305,7 +304,7 @@ class Incoming(MailboxBase):
         self._meet_in_poll()
 
     def _round(self, options: ReceiveOptions) -> Round:
-        from dockercomms.messages.rounds import Box, Round
+        from dockercomms.messages.receive import Box, Round
 
         return Round(
             boxes=[

@@ -44,8 +44,7 @@ from dockercomms.messages.command import Command, Outcome, run_command, variable
 from dockercomms.messages.deliver import files_at
 from dockercomms.messages.place import delivery_key, is_own_folder
 from dockercomms.messages.receipts import publish_receipt, store_receipt
-from dockercomms.messages.receive import Received
-from dockercomms.messages.rounds import Round
+from dockercomms.messages.receive import Received, Round
 from dockercomms.oci.images.trees import has_manifest
 from dockercomms.oci.stores import Location
 from dockercomms.platforms.clock import Clock

@@ -14,12 +14,15 @@ from dockercomms.errors import (
     Unsigned,
     UsageError,
 )
+from dockercomms.messages import receive as receiving
 from dockercomms.messages import send as sending
 from dockercomms.messages.deliver import ReceiveOptions
-from dockercomms.messages.rounds import Box, Round
+from dockercomms.messages.receive import Box, Round, with_next
 from dockercomms.messages.verify import UNCHECKED
 from dockercomms.oci.interface import read_all
+from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import EMPTY_CONFIG, MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST
+from dockercomms.oci.tag_schema import tag_schema_entries
 from dockercomms.protocol.manifest import parse_receipt
 from dockercomms.protocol.tags import recipient_tag
 from dockercomms.state import State
@@ -27,6 +30,7 @@ from dockercomms.trust.owner import TrustOptions
 from dockercomms.trust.policy import Policy
 from tests.fakes.mail import ALICE, BOB, REPOSITORY, Mail, files_below, open_mail, three
 from tests.fakes.people import ALICE_SIGNS, KNOWS_ALICE
+from tests.fakes.watched import WatchedRegistry
 
 WAIT_SECONDS = 120.0
 
@@ -361,6 +365,93 @@ def test_nothing_is_examined_ahead_where_that_saves_nothing(mail, options):
     verified_by(mail, verifier, **options)
 
     assert not any(verifier.ahead.values())
+
+
+class HookedVerifier:
+    """Accepts every message after a call of `before` with its digest; notes the digests."""
+
+    def __init__(self, before=lambda digest: None):
+        self.before = before
+        self.asked = []
+
+    def verify(self, message):
+        self.asked.append(message.digest)
+        self.before(message.digest)
+        return UNCHECKED
+
+
+def test_failure_of_a_verification_ahead_is_the_result_of_its_message(mail):
+    one, two, last = three(mail)
+
+    def before(digest):
+        if digest == two.digest:
+            raise NetworkError("the line was cut")
+
+    got = verified_by(mail, HookedVerifier(before))
+
+    assert {item.digest: item.status for item in got} == {
+        one.digest: "received",
+        two.digest: "failed",
+        last.digest: "received",
+    }
+    assert isinstance(got[1].error, NetworkError)
+
+
+def test_old_verdict_is_renewed(mail, monkeypatch):
+    monkeypatch.setattr(receiving, "FRESH_SECONDS", -1.0)
+    one, two, last = three(mail)
+    verifier = HookedVerifier()
+
+    got = verified_by(mail, verifier)
+
+    assert [item.status for item in got] == ["received"] * 3
+    assert verifier.asked == [one.digest, *[two.digest] * 2, *[last.digest] * 2]
+
+
+def test_round_that_is_closed_does_not_wait_for_a_verification_that_hangs(mail, monkeypatch):
+    monkeypatch.setattr(receiving, "GRACE_SECONDS", 0.01)
+    one, two, _ = three(mail)
+    began, go = threading.Event(), threading.Event()
+
+    def before(digest):
+        if digest == two.digest:
+            began.set()
+            assert go.wait(WAIT_SECONDS)
+
+    verifier = HookedVerifier(before)
+    results = round_of(mail, Box(mail.inbox(), verifier), receipt=True).receive()
+    try:
+        assert next(results).digest == one.digest
+        assert began.wait(WAIT_SECONDS)
+        results.close()
+        assert not go.is_set()
+    finally:
+        go.set()
+
+
+def test_every_receipt_is_in_an_index_at_the_end_of_a_round(mail):
+    mail.registry = WatchedRegistry(MemoryRegistry(clock=mail.clock, referrers=False))
+    sent, writers = three(mail), []
+
+    def before(name, said):
+        if name == "push_manifest" and said[-1] and said[-1][0].startswith("sha256-"):
+            writers.append(threading.current_thread() is threading.main_thread())
+
+    mail.registry.before = before
+    got = verified_by(mail, HookedVerifier())
+
+    entries = [tag_schema_entries(mail.reader, REPOSITORY, one.digest) for one in sent]
+    assert [[entry.digest for entry in found] for found in entries] == [
+        [item.receipt] for item in got
+    ]
+    assert writers == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("items", "pairs"), [([], []), ([1], [(1, None)]), ([1, 2, 3], [(1, 2), (2, 3), (3, None)])]
+)
+def test_with_next_yields_each_item_and_the_one_after_it(items, pairs):
+    assert list(with_next(items)) == pairs
 
 
 def test_an_id_used_twice_is_found_out_in_one_round(mail, monkeypatch, tmp_path):
