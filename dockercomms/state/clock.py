@@ -44,8 +44,8 @@ class ClockRows:
         """
         times = [clocks.own] if clocks.registry is None else [clocks.own, clocks.registry]
         now, between = min(times), max(times) - min(times)
-        with self._database.transaction() as connection:
-            row = connection.execute("SELECT seen, settled, gap FROM clocks").fetchone()
+        with self._database.transaction():
+            row = self._database.row("SELECT seen, settled, gap FROM clocks")
             known: tuple[float, float | None, float] = (
                 (now.timestamp(), None, 0.0) if row is None else tuple(row)
             )
@@ -55,7 +55,7 @@ class ClockRows:
             if agree:
                 seen, settled = _advanced(now.timestamp(), seen, settled)
             if row is None or (seen, settled, gap) != known:
-                connection.execute(
+                self._database.execute(
                     "INSERT OR REPLACE INTO clocks VALUES (1, ?, ?, ?)", (seen, settled, gap)
                 )
         if not agree or settled is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from dockercomms.state.database import Database, to_unix
-from dockercomms.state.deliveries import storable
+from dockercomms.state.database import Database
 
 KEEP_DEFECTS = timedelta(days=90)
 """A defect is reported again after this time, if it is still there."""
@@ -28,10 +27,7 @@ class DefectRows:
 
     def add(self, repo: str, what: str, *, now: datetime) -> bool:
         """Record an object; return whether it is new."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM defects WHERE met < ?", (to_unix(now - KEEP_DEFECTS),))
-            done = connection.execute(
-                "INSERT OR IGNORE INTO defects VALUES (?, ?, ?)",
-                (repo, storable(what), to_unix(now)),
-            )
-            return done.rowcount > 0
+        with self._database.transaction():
+            self._database.execute("DELETE FROM defects WHERE met < ?", (now - KEEP_DEFECTS,))
+            sql = "INSERT OR IGNORE INTO defects VALUES (?, ?, ?)"
+            return self._database.execute(sql, (repo, what, now)) > 0

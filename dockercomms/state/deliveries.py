@@ -261,11 +261,6 @@ def head_of(digest: Digest) -> str:
     return digest.partition(":")[2][:16]
 
 
-def storable(text: str) -> str:
-    """Return `text` with lone surrogates escaped: JSON can carry them, SQLite refuses them."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 HANDOVER_SCHEMA = (
     """CREATE TABLE IF NOT EXISTS owed (
         me TEXT NOT NULL,

@@ -10,7 +10,6 @@ Source: SPEC.md section 7.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
 from datetime import datetime, timedelta
@@ -20,8 +19,8 @@ from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import LAST_RETRY_SECONDS, MESSAGE_ID
 from dockercomms.protocol.tags import MessageRef
-from dockercomms.state.database import from_unix, to_unix
-from dockercomms.state.deliveries import DeliveryRows, head_of, storable
+from dockercomms.state.database import to_unix
+from dockercomms.state.deliveries import DeliveryRows, head_of
 
 EntryState = Literal["new", "delivering", "delivered", "held", "refused", "elsewhere"]
 
@@ -255,14 +254,15 @@ class InboxRows(DeliveryRows):
             unreported: Leave out rows that the user was told about.
         """
         marks = ", ".join("?" * len(states))
-        rows = self._database.rows(
+        found = self._database.rows_as(
+            Candidate,
             f"""SELECT * FROM candidates WHERE me = ? AND repo = ? AND state IN ({marks})
                 AND COALESCE(expires > ?, 1) AND COALESCE(published >= ?, 1)
                 AND (NOT reported OR NOT ?)
                 ORDER BY tries > 0, COALESCE(published, first_seen), key""",  # noqa: S608 - ?, ?
-            (me, repo, *states, to_unix(unexpired_at), to_unix(published_after), unreported),
+            (me, repo, *states, unexpired_at, published_after, unreported),
         )
-        return [_candidate(row) for row in rows]
+        return list(found)
 
     def next_unread(
         self,
@@ -291,21 +291,16 @@ class InboxRows(DeliveryRows):
         values = {
             "me": me,
             "repo": repo,
-            "now": to_unix(now),
-            "live": to_unix(live),
-            "since": to_unix(since),
+            "now": now,
+            "live": live,
+            "since": since,
             "limit": limit,
             "kinds": json.dumps(sorted(kinds)),
             "eager": eager_tries,
         }
         self._database.rows(_BUNDLED)
         return [
-            [
-                _candidate(row)
-                for row in self._database.rows(
-                    _UNREAD_GROUP, {**values, "message": turn["message"]}
-                )
-            ]
+            list(self._database.rows_as(Candidate, _UNREAD_GROUP, {**values, "message": turn[0]}))
             for turn in self._database.rows(_NEXT_UNREAD, values)
         ]
 
@@ -329,7 +324,7 @@ class InboxRows(DeliveryRows):
             """SELECT COUNT(DISTINCT COALESCE(head, key)) AS number FROM candidates
                 WHERE me = ? AND repo = ? AND state = 'new' AND header IS NULL AND tries = 0
                 AND COALESCE(expires > ?, 1)""",
-            (me, repo, to_unix(live)),
+            (me, repo, live),
         )
         return 0 if row is None else int(row["number"])
 
@@ -354,47 +349,45 @@ class InboxRows(DeliveryRows):
         values = {
             "me": me,
             "repo": repo,
-            "live": to_unix(unexpired_at),
-            "since": to_unix(published_after),
+            "live": unexpired_at,
+            "since": published_after,
             "limit": limit,
         }
-        return [_candidate(row) for row in self._database.rows(_RECEIVABLE, values)]
+        return list(self._database.rows_as(Candidate, _RECEIVABLE, values))
 
     def candidate(self, me: str, repo: str, key: str) -> Candidate | None:
         """Return one row; for a 1.0 tag that was read, the row of its message."""
-        row = self._database.row(
+        return self._database.row_as(
+            Candidate,
             """SELECT c.* FROM candidates AS asked JOIN candidates AS c
                 ON c.me = asked.me AND c.repo = asked.repo AND c.key =
                     CASE asked.state WHEN 'joined' THEN asked.digest ELSE asked.key END
                 WHERE asked.me = ? AND asked.repo = ? AND asked.key = ?""",
             (me, repo, key),
         )
-        return None if row is None else _candidate(row)
 
     def by_head(self, me: str, repo: str, head: str) -> list[Candidate]:
         """Return the rows of digests that begin with the 16 hex digits `head`, proven first."""
-        rows = self._database.rows(
+        found = self._database.rows_as(
+            Candidate,
             """SELECT * FROM candidates WHERE me = ? AND repo = ? AND head = ? AND key = digest
                 ORDER BY proven DESC, key""",
             (me, repo, head),
         )
-        return [_candidate(row) for row in rows]
+        return list(found)
 
     def by_prefix(self, me: str, repo: str, prefix: str) -> list[Candidate]:
         """Return the rows whose message id or hex digest begins with `prefix`, oldest first."""
-        rows = self._database.rows(
+        hex_digits = prefix.lower().removeprefix("sha256:")
+        found = self._database.rows_as(
+            Candidate,
             """SELECT * FROM candidates WHERE me = :me AND repo = :repo AND state != 'joined' AND
                 (substr(message_id, 1, length(:id)) = :id
                  OR substr(digest, 8, length(:hex)) = :hex)
                 ORDER BY COALESCE(published, first_seen), key""",
-            {
-                "me": me,
-                "repo": repo,
-                "id": storable(prefix),
-                "hex": storable(prefix.lower().removeprefix("sha256:")),
-            },
+            {"me": me, "repo": repo, "id": prefix, "hex": hex_digits},
         )
-        return [_candidate(row) for row in rows]
+        return list(found)
 
     def knows(self, me: str, repo: str, digest: Digest) -> bool:
         """Return whether a row stands for `digest`, also if only by a tag's d16."""
@@ -425,7 +418,7 @@ class InboxRows(DeliveryRows):
                 AND state = 'held' AND COALESCE(expires > :alive_at, 1) AND (next_try <= :now
                     OR (next_try > :now + {LAST_RETRY_SECONDS} AND reason_kind != 'future'))
                 LIMIT 1""",  # noqa: S608 - a constant
-            {"me": me, "repo": repo, "now": to_unix(now), "alive_at": to_unix(alive_at)},
+            {"me": me, "repo": repo, "now": now, "alive_at": alive_at},
         )
         return row is not None
 
@@ -451,11 +444,11 @@ class InboxRows(DeliveryRows):
             header: The message's annotations, `None` if the bytes are no message.
             expires: When the message expires.
         """
-        with self._database.transaction() as connection:
-            old = connection.execute(
+        with self._database.transaction():
+            old = self._database.row(
                 "SELECT tag, legacy, published FROM candidates WHERE me=? AND repo=? AND key=?",
                 (me, repo, key),
-            ).fetchone()
+            )
             values = {
                 "me": me,
                 "repo": repo,
@@ -464,21 +457,21 @@ class InboxRows(DeliveryRows):
                 "tag": None if old is None else old["tag"],
                 "published": None if old is None else old["published"],
                 "header": None if header is None else json.dumps(dict(header)),
-                "message_id": None if header is None else storable(header.get(MESSAGE_ID, "")),
-                "expires": to_unix(expires),
-                "now": to_unix(now),
+                "message_id": None if header is None else header.get(MESSAGE_ID, ""),
+                "expires": expires,
+                "now": now,
             }
-            connection.execute(_SET_READ, values)
+            self._database.execute(_SET_READ, values)
             if old is None or key == digest:
                 return
             if old["legacy"]:
-                connection.execute(
+                self._database.execute(
                     """UPDATE candidates SET state = 'joined', digest = ?, checked = ?
                         WHERE me = ? AND repo = ? AND key = ?""",
-                    (digest, to_unix(now), me, repo, key),
+                    (digest, now, me, repo, key),
                 )
             else:
-                connection.execute(
+                self._database.execute(
                     "DELETE FROM candidates WHERE me = ? AND repo = ? AND key = ?", (me, repo, key)
                 )
 
@@ -559,8 +552,8 @@ class InboxRows(DeliveryRows):
             "key": key,
             "state": state,
             "kind": kind,
-            "reason": storable(reason),
-            "next_try": to_unix(next_try),
+            "reason": reason,
+            "next_try": next_try,
         }
         self._database.execute(_SET_STATE, values)
 
@@ -600,28 +593,6 @@ class InboxRows(DeliveryRows):
         self._database.execute(
             """DELETE FROM candidates WHERE me = ? AND repo = ? AND last_seen < ?
                 AND state NOT IN ('delivering', 'delivered')""",
-            (me, repo, to_unix(now - KEEP_UNSEEN)),
+            (me, repo, now - KEEP_UNSEEN),
         )
         self.sweep_deliveries(now=now)
-
-
-def _candidate(row: sqlite3.Row) -> Candidate:
-    return Candidate(
-        me=row["me"],
-        repo=row["repo"],
-        key=row["key"],
-        tag=row["tag"],
-        digest=None if row["digest"] is None else Digest(row["digest"]),
-        head=row["head"],
-        legacy=bool(row["legacy"]),
-        proven=bool(row["proven"]),
-        state=row["state"],
-        reason_kind=row["reason_kind"],
-        reason=row["reason"],
-        tries=row["tries"],
-        next_try=from_unix(row["next_try"]),
-        reported=bool(row["reported"]),
-        header=None if row["header"] is None else json.loads(row["header"]),
-        published=from_unix(row["published"]),
-        first_seen=from_unix(row["first_seen"]),
-    )

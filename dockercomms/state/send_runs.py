@@ -12,13 +12,13 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import field
+from dataclasses import astuple, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import CONTINUE_SEND_SECONDS
-from dockercomms.state.database import Database, to_unix
+from dockercomms.state.database import Database, from_row
 from dockercomms.state.locks import try_lock
 
 SCHEMA = (
@@ -84,7 +84,7 @@ class SendRuns:
         for row in self.database.rows(
             """SELECT * FROM served WHERE source = ? AND recipients = ? AND published > ?
                 ORDER BY published, send""",
-            (source, run.recipients, to_unix(since)),
+            (source, run.recipients, since),
         ):
             with try_lock(self._lock_path(row["run"])) as is_dead:
                 # A run that ended since the query has deleted its row, and must not be joined.
@@ -93,8 +93,7 @@ class SendRuns:
                     (run.id, row["send"], row["run"]),
                 )
                 if taken:
-                    day = date.fromisoformat(row["day"])
-                    found = found or Served(row["manifest"], day, row["tag"])
+                    found = found or from_row(Served, row)
         return found
 
     def record(
@@ -103,16 +102,7 @@ class SendRuns:
         """Store a published message until the run ends."""
         self.database.execute(
             "INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                send,
-                run.id,
-                run.recipients,
-                source,
-                served.manifest,
-                served.day.isoformat(),
-                served.tag,
-                to_unix(now),
-            ),
+            (send, run.id, run.recipients, source, *astuple(served), now),
         )
 
     def forget(self, source: str) -> None:
@@ -124,8 +114,7 @@ class SendRuns:
 
         A power failure may lose this; the next run then finds that they were served.
         """
-        with self.database.transaction(durable=False) as connection:
-            connection.execute("DELETE FROM served WHERE run = ?", (run.id,))
+        self.database.execute("DELETE FROM served WHERE run = ?", (run.id,), durable=False)
 
     def _lock_path(self, run: str) -> Path:
         return self.database.path.parent / "sends" / f"{run}.lock"

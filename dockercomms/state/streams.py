@@ -18,8 +18,7 @@ from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.fields import MAX_VOID_RANGES, StreamPosition
 from dockercomms.protocol.header import KEEP_DELIVERED_SECONDS
-from dockercomms.state.database import Database, from_unix, to_unix
-from dockercomms.state.deliveries import storable
+from dockercomms.state.database import Database, from_unix
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS streams (
@@ -88,28 +87,28 @@ class StreamRows:
 
         The result includes the void numbers before it: drawn, and not published.
         """
-        key = (repo, storable(sender), storable(recipient))
-        with self._database.transaction() as connection:
-            connection.execute(
+        key = (repo, sender, recipient)
+        with self._database.transaction():
+            self._database.execute(
                 "INSERT OR IGNORE INTO streams VALUES (?, ?, ?, ?, 0)",
                 (*key, secrets.token_hex(16)),
             )
-            stream, number = connection.execute(
+            ((stream, number),) = self._database.rows(
                 """UPDATE streams SET last = last + 1 WHERE repo = ? AND sender = ?
                     AND recipient = ? RETURNING stream, last""",
                 key,
-            ).fetchone()
-            connection.execute(
+            )
+            self._database.execute(
                 """UPDATE open_numbers SET declared = ? WHERE stream = ?
                     AND (abandoned OR drawn < ?)""",
-                (message, stream, to_unix(now - ABANDONED_AFTER)),
+                (message, stream, now - ABANDONED_AFTER),
             )
-            void = connection.execute(
+            void = self._database.rows(
                 "SELECT number FROM open_numbers WHERE declared = ? ORDER BY number", (message,)
-            ).fetchall()
-            connection.execute(
+            )
+            self._database.execute(
                 "INSERT INTO open_numbers (stream, number, message, drawn) VALUES (?, ?, ?, ?)",
-                (stream, number, message, to_unix(now)),
+                (stream, number, message, now),
             )
         return StreamPosition(
             stream=stream, number=number, void=_ranges(row["number"] for row in void)
@@ -143,7 +142,7 @@ class StreamRows:
         now: datetime,
     ) -> None:
         """Record the number of a verified message; the first message with a number stays."""
-        key = (me, storable(sender), position.stream, position.number)
+        key = (me, sender, position.stream, position.number)
         if self._database.row(
             "SELECT 1 FROM seen_numbers WHERE me = ? AND sender = ? AND stream = ? AND number = ?",
             key,
@@ -152,7 +151,7 @@ class StreamRows:
         void = ",".join(f"{first}-{last}" for first, last in position.void)
         self._database.execute(
             "INSERT OR IGNORE INTO seen_numbers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*key, digest, storable(message), void, to_unix(now)),
+            (*key, digest, message, void, now),
         )
 
     def gaps(self, me: str) -> list[Gap]:
@@ -187,7 +186,7 @@ class StreamRows:
     def sweep(self, *, now: datetime) -> None:
         """Delete numbers that were seen longer ago than deliveries are kept."""
         old = now - timedelta(seconds=KEEP_DELIVERED_SECONDS)
-        self._database.execute("DELETE FROM seen_numbers WHERE seen < ?", (to_unix(old),))
+        self._database.execute("DELETE FROM seen_numbers WHERE seen < ?", (old,))
 
 
 def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import KEEP_DELIVERED_SECONDS
-from dockercomms.state.database import Database, to_unix
-from dockercomms.state.deliveries import KEEP_AFTER_EXPIRY, storable
+from dockercomms.state.database import Database
+from dockercomms.state.deliveries import KEEP_AFTER_EXPIRY
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS policies (
@@ -77,10 +77,10 @@ class TrustRows:
 
     def set_policy(self, me: str, repo: str, fingerprint: str) -> None:
         """Record the policy that judges rows from now on, and delete the results of another one."""
-        with self._database.transaction() as connection:
-            for table in ("judgements", "bundle_marks"):
-                connection.execute(f"DELETE FROM {table} WHERE me = ? AND repo = ?", (me, repo))  # noqa: S608 - constants
-            connection.execute(
+        with self._database.transaction():
+            self._database.execute("DELETE FROM judgements WHERE me = ? AND repo = ?", (me, repo))
+            self._database.execute("DELETE FROM bundle_marks WHERE me = ? AND repo = ?", (me, repo))
+            self._database.execute(
                 "INSERT OR REPLACE INTO policies VALUES (?, ?, ?)", (me, repo, fingerprint)
             )
 
@@ -95,11 +95,8 @@ class TrustRows:
 
     def judgement(self, me: str, repo: str, digest: Digest) -> JudgedRow | None:
         """Return the result for one message, `None` if it was never checked."""
-        row = self._database.row(
-            "SELECT status, signer FROM judgements WHERE me = ? AND repo = ? AND digest = ?",
-            (me, repo, digest),
-        )
-        return None if row is None else JudgedRow(row["status"], row["signer"])
+        sql = "SELECT status, signer FROM judgements WHERE me = ? AND repo = ? AND digest = ?"
+        return self._database.row_as(JudgedRow, sql, (me, repo, digest))
 
     def set_judgement(self, me: str, repo: str, digest: Digest, judged: JudgedRow) -> None:
         """Store the result for a message; write only a new one."""
@@ -107,13 +104,7 @@ class TrustRows:
             return
         self._database.execute(
             "INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, ?, ?)",
-            (
-                me,
-                repo,
-                digest,
-                judged.status,
-                None if judged.signer is None else storable(judged.signer),
-            ),
+            (me, repo, digest, judged.status, judged.signer),
         )
 
     # --- bundles already tried -------------------------------------------------------------------
@@ -141,7 +132,7 @@ class TrustRows:
         """Return the digest of the delivered message of `signer` with this id, if any."""
         row = self._database.row(
             "SELECT digest FROM signed_ids WHERE me = ? AND signer = ? AND message_id = ?",
-            (me, storable(signer), storable(message_id)),
+            (me, signer, message_id),
         )
         return None if row is None else Digest(row["digest"])
 
@@ -158,7 +149,7 @@ class TrustRows:
         """Record that a verified message was delivered; the first one under an id stays."""
         self._database.execute(
             "INSERT OR IGNORE INTO signed_ids VALUES (?, ?, ?, ?, ?, ?)",
-            (me, storable(signer), storable(message_id), digest, to_unix(expires), to_unix(at)),
+            (me, signer, message_id, digest, expires, at),
         )
 
     def sweep(self, me: str, repo: str, *, now: datetime) -> None:
@@ -166,18 +157,15 @@ class TrustRows:
 
         Call it after rows of candidates were deleted.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction():
             for table in ("judgements", "bundle_marks"):
-                connection.execute(
+                self._database.execute(
                     f"""DELETE FROM {table} WHERE me = ? AND repo = ? AND NOT EXISTS
                         (SELECT 1 FROM candidates AS c WHERE c.me = {table}.me
                          AND c.repo = {table}.repo AND c.digest = {table}.digest)""",  # noqa: S608 - constants
                     (me, repo),
                 )
-            connection.execute(
+            self._database.execute(
                 "DELETE FROM signed_ids WHERE expires < ? AND delivered < ?",
-                (
-                    to_unix(now - KEEP_AFTER_EXPIRY),
-                    to_unix(now - timedelta(seconds=KEEP_DELIVERED_SECONDS)),
-                ),
+                (now - KEEP_AFTER_EXPIRY, now - timedelta(seconds=KEEP_DELIVERED_SECONDS)),
             )
