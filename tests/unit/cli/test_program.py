@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dockercomms.cli.main import main
-from dockercomms.cli.program import VERBS, run
+from dockercomms.cli.program import run
 from dockercomms.cli.session import Session, process_session
 from dockercomms.errors import LocalIOError, NetworkError, NotFoundError
 from tests.cli.harness import Input, Stream, invoke
@@ -347,29 +347,3 @@ def test_process_reports_a_full_disk(arguments: list[str]) -> None:
 def test_process_without_streams_still_has_an_exit_code() -> None:
     done = subprocess.run(["sh", "-c", f"exec {' '.join(PYTHON)} --version >&- 2>&-"])
     assert done.returncode in {0, 8}
-
-
-def test_every_verb_of_the_table_exists() -> None:
-    assert set(VERBS) == {
-        "send",
-        "inbox",
-        "show",
-        "recv",
-        "watch",
-        "reply",
-        "outbox",
-        "ack",
-        "receipts",
-        "export",
-        "import",
-        "relay",
-        "gc",
-        "verify",
-        "sign",
-        "keys",
-        "trust",
-        "config",
-        "reg",
-        "completion",
-        "version",
-    }
