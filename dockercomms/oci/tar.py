@@ -36,7 +36,7 @@ MAX_EXTENSION_BYTES = 2**20
 
 _SAYS_TAR = re.compile(r"(?<![a-z])tar(?![a-z])")
 _DECIMAL = re.compile(r"[0-9]{1,19}")
-_BLOCK_BYTES = 512
+BLOCK_BYTES = 512
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _CHECKSUM = slice(148, 156)
@@ -121,12 +121,12 @@ class Archive:
         """Return the next member with its extensions applied; `None` at the end."""
         records: dict[str, str] = {}
         while True:
-            block = self._block or _read_exactly(self._stream, _BLOCK_BYTES)
+            block = self._block or _read_exactly(self._stream, BLOCK_BYTES)
             self._block = b""
             if not block.strip(b"\0"):
                 if records:
                     raise ProtocolError("tar: ends after an extension, before its entry")
-                if _read_exactly(self._stream, _BLOCK_BYTES).strip(b"\0"):
+                if _read_exactly(self._stream, BLOCK_BYTES).strip(b"\0"):
                     raise ProtocolError("tar: one empty block where two end it")
                 return None
             if not _is_header(block):
@@ -140,7 +140,7 @@ class Archive:
         if size > MAX_EXTENSION_BYTES:
             raise LimitError(f"tar: extension of {size} bytes; at most {MAX_EXTENSION_BYTES}")
         data = _read_exactly(self._stream, size)
-        _read_exactly(self._stream, -size % _BLOCK_BYTES)
+        _read_exactly(self._stream, -size % BLOCK_BYTES)
         if kind == _PAX:
             return _parse_pax(data)
         return {"path": _text(data)} if kind == _LONG_NAME else {}
@@ -156,7 +156,7 @@ class Archive:
         name = records.get("path") or _name(block)
         sparse = any(key.startswith("GNU.sparse.") for key in records)
         self._left = 0 if kind in _WITHOUT_CONTENT else size
-        self._padding = -self._left % _BLOCK_BYTES
+        self._padding = -self._left % BLOCK_BYTES
         if kind in _LINK_TYPES:
             return Member(name, "link", 0)
         is_file = kind in _FILE_TYPES and not sparse and not name.endswith("/")
@@ -164,7 +164,7 @@ class Archive:
 
     def _skip_sparse_map(self) -> None:
         for _ in range(self._max_members):
-            if not _read_exactly(self._stream, _BLOCK_BYTES)[504]:
+            if not _read_exactly(self._stream, BLOCK_BYTES)[504]:
                 return
         raise LimitError(f"tar: a sparse file of more than {self._max_members} pieces")
 
@@ -181,16 +181,16 @@ class SeekableArchive(Archive):
     """
 
     def __init__(self, stream: BinaryIO, max_members: int = MAX_MEMBERS) -> None:
-        first = _read_up_to(stream, _BLOCK_BYTES)
+        first = _read_up_to(stream, BLOCK_BYTES)
         for magic, name in ((_GZIP_MAGIC, "gzip"), (_ZSTD_MAGIC, "zstd")):
             if first.startswith(magic):
                 raise ProtocolError(f"a tar compressed with {name}; one that is not is expected")
-        if len(first) < _BLOCK_BYTES or not (first == bytes(_BLOCK_BYTES) or _is_header(first)):
+        if len(first) < BLOCK_BYTES or not (first == bytes(BLOCK_BYTES) or _is_header(first)):
             raise ProtocolError("not a tar")
         super().__init__(stream, first, max_members)
         self._file = stream
         self._end = stream.seek(0, io.SEEK_END)
-        stream.seek(_BLOCK_BYTES)
+        stream.seek(BLOCK_BYTES)
 
     @property
     def offset(self) -> int:
@@ -234,10 +234,10 @@ def open_archive(
         ProtocolError: the content does not fit the media type.
     """
     plain = decompressed(stream, media_type, max_unpacked)
-    first = _read_up_to(plain, _BLOCK_BYTES)
+    first = _read_up_to(plain, BLOCK_BYTES)
     said = _SAYS_TAR.search(media_type) is not None
-    empty = said and first == bytes(_BLOCK_BYTES)
-    if len(first) == _BLOCK_BYTES and (empty or _is_header(first)):
+    empty = said and first == bytes(BLOCK_BYTES)
+    if len(first) == BLOCK_BYTES and (empty or _is_header(first)):
         return Archive(plain, first, max_members)
     if said:
         raise ProtocolError(f"not a tar, though its media type is {media_type!r:.200}")

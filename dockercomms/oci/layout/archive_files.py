@@ -41,7 +41,7 @@ from dockercomms.oci.layout.files import (
 from dockercomms.oci.layout.index import LayoutIndex, parse_layout_index
 from dockercomms.oci.model import READ_BYTES, Digest
 from dockercomms.oci.reference import is_valid_digest
-from dockercomms.oci.tar import SeekableArchive
+from dockercomms.oci.tar import BLOCK_BYTES, SeekableArchive
 from dockercomms.platforms.files import (
     LOCK_POLL_SECONDS,
     holder_of,
@@ -63,8 +63,7 @@ _DOCKER_SAVE = re.compile(r"manifest\.json|repositories|[0-9a-f]{64}/(?:layer\.t
 Source: moby image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"."""
 
 _BLOB = re.compile(r"blobs/([a-z0-9]+(?:[+._-][a-z0-9]+)*)/([0-9a-zA-Z=_-]+)")
-_BLOCK_BYTES = 512
-_END_BYTES = 2 * _BLOCK_BYTES
+_END_BYTES = 2 * BLOCK_BYTES
 
 
 @dataclass(slots=True)
@@ -512,4 +511,4 @@ def _member(name: str, size: int, content: Iterable[bytes]) -> Iterator[bytes]:
     info.size = size
     yield info.tobuf(format=tarfile.GNU_FORMAT)
     yield from content
-    yield bytes(-size % _BLOCK_BYTES)
+    yield bytes(-size % BLOCK_BYTES)
