@@ -79,7 +79,6 @@ class SendRow:
     sender: str
     recipient: str
     started: datetime
-    built: datetime | None = None
     manifest: bytes | None = None
     """The message, after it is built; its bytes never change again."""
     bundle: bytes | None = None
@@ -89,7 +88,6 @@ class SendRow:
     """The day of the anchor that is the message's subject."""
     tag: str | None = None
     """The tag drawn last; the message may be under it."""
-    published: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
