@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dockercomms.errors import UsageError
-from dockercomms.oci.client import HubProxy, ProxiedRegistry
+from dockercomms.oci.hub import HubProxy, ProxiedRegistry
 from dockercomms.oci.images.cache import CachedRegistry
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout.registry import LayoutRegistry

@@ -1,9 +1,7 @@
 """Reading of candidates: fetch, hash and parse the manifest, then examine its header.
 
 A message is refused for good only after its bytes were proven to be the candidate's. Errors that a
-fault on the way can explain hold the message, and a later run tries it again.
-
-Source: SPEC.md section 7.
+fault on the way can explain hold it for a later run. Source: SPEC.md section 7.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Literal
 from dockercomms.errors import DockerCommsError, NotFoundError, ProtocolError, RegistryError
 from dockercomms.inbox.discover import anchor_digest
 from dockercomms.messages.publish import Publisher
-from dockercomms.oci.client import direct
+from dockercomms.oci.hub import direct
 from dockercomms.oci.images.copy import TotalProgress
 from dockercomms.oci.images.ensure import BlobCopy, TargetLuck
 from dockercomms.oci.interface import ProgressHook

@@ -27,7 +27,7 @@ from dockercomms.errors import (
     guarded,
 )
 from dockercomms.inbox.discover import anchor_digest
-from dockercomms.oci.client import direct
+from dockercomms.oci.hub import direct
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout.registry import LayoutRegistry, Swept, sweep_layout
 from dockercomms.oci.model import Digest, digest_of, parse_index

@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 
 from dockercomms.platforms.clock import Clocks
 from dockercomms.protocol.header import CLOCK_ERROR_SECONDS
-from dockercomms.state.database import Database, from_unix
+from dockercomms.state.database import Database
+from dockercomms.state.values import from_unix
 
 CONFIRMED_AFTER = timedelta(days=1)
 """A time counts once a later run reads a time that is later by this much."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
-import json
 import os
 import shlex
 import sqlite3
@@ -13,13 +10,10 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import date, datetime
 from pathlib import Path
-from typing import Any, TypeVar, overload
 
 from dockercomms.errors import DockerCommsError, LocalIOError, NoHomeError
-from dockercomms.oci.model import Descriptor
-from dockercomms.platforms.clock import SystemClock, moment_of
+from dockercomms.platforms.clock import SystemClock
 from dockercomms.platforms.files import (
     create_new,
     holder_of,
@@ -28,6 +22,7 @@ from dockercomms.platforms.files import (
     sync_folder,
 )
 from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within
+from dockercomms.state.values import Parameters, T, all_stored, from_row
 
 SCHEMA_VERSION = 12
 """Counted up with every change that older releases cannot work with.
@@ -43,8 +38,6 @@ BUSY_TIMEOUT_SECONDS = 30.0
 
 _BUSY_PAUSE_SECONDS = 0.005
 
-Parameters = Sequence[object] | Mapping[str, object]
-"""The values for `?` or `:name` in a statement, before `to_stored`."""
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on that disk",
@@ -84,7 +77,6 @@ _REFUSING = frozenset(
 
 _OTHER_FOLDER = "set XDG_STATE_HOME, or HOME, to a folder that you may read and write"
 
-T = TypeVar("T")
 
 _OWNER_MODE = stat.S_IRUSR | stat.S_IWUSR
 
@@ -206,17 +198,17 @@ class Database(AbstractContextManager["Database"]):
     def execute(self, sql: str, parameters: Parameters = (), *, durable: bool = True) -> int:
         """Run one statement as a `transaction`; return the number of rows that it changed."""
         with self.transaction(durable=durable) as connection:
-            return connection.execute(sql, _all_stored(parameters)).rowcount
+            return connection.execute(sql, all_stored(parameters)).rowcount
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """Return all rows of a query, without taking the write lock."""
         with self._lock, self._errors():
-            return self._opened().execute(sql, _all_stored(parameters)).fetchall()
+            return self._opened().execute(sql, all_stored(parameters)).fetchall()
 
     def row(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """Return the first row of a query, `None` for an empty result."""
         with self._lock, self._errors():
-            cursor = self._opened().execute(sql, _all_stored(parameters))
+            cursor = self._opened().execute(sql, all_stored(parameters))
             found: sqlite3.Row | None = cursor.fetchone()
             return found
 
@@ -393,80 +385,6 @@ class Database(AbstractContextManager["Database"]):
         if any(file.stat().st_uid != os.geteuid() for file in wrong):
             return f"they belong to another user: sudo chown {os.geteuid()} {names}"
         return f"chmod u+rw {names}"
-
-
-def to_unix(moment: datetime | None) -> float | None:
-    """Return `moment` as the database keeps it: seconds since 1970."""
-    return None if moment is None else moment.timestamp()
-
-
-@overload
-def from_unix(seconds: float) -> datetime: ...
-
-
-@overload
-def from_unix(seconds: float | None) -> datetime | None: ...
-
-
-def from_unix(seconds: float | None) -> datetime | None:
-    """Return the moment that `to_unix` converted to `seconds`, in UTC.
-
-    An earlier release may have stored a time outside the range of a datetime. It counts as the
-    nearest one inside the range (SPEC.md 3.7).
-    """
-    return None if seconds is None else moment_of(seconds)
-
-
-def to_stored(value: object) -> object:
-    """Return a value as the database keeps it: see `_READERS` for the way back.
-
-    Lone surrogates in a text are escaped: JSON can carry them, SQLite refuses them.
-    """
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, datetime):
-        return to_unix(value)
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return os.fsencode(value)
-    if isinstance(value, Descriptor):
-        return json.dumps(value.to_json())
-    return value
-
-
-def _all_stored(parameters: Parameters) -> Parameters:
-    if isinstance(parameters, Mapping):
-        return {name: to_stored(value) for name, value in parameters.items()}
-    return [to_stored(value) for value in parameters]
-
-
-_READERS: Mapping[str, Callable[[Any], object]] = {
-    "bool": bool,
-    "date": date.fromisoformat,
-    "datetime": from_unix,
-    "Descriptor": lambda text: Descriptor.from_json(json.loads(text), "state"),
-    "Mapping[str, str]": json.loads,
-    "Path": lambda raw: Path(os.fsdecode(raw)),
-}
-"""The reader of a column by the annotation of its field; others are read as they are stored."""
-
-
-def from_row(into: Callable[..., T], row: sqlite3.Row) -> T:
-    """Return a row as the dataclass `into`, whose fields have the names of columns."""
-    names, readers = _columns(into)
-    values = {name: row[name] for name in names}
-    for name, read in readers:
-        if values[name] is not None:
-            values[name] = read(values[name])
-    return into(**values)
-
-
-@functools.cache
-def _columns(into: Any) -> tuple[list[str], list[tuple[str, Callable[[Any], object]]]]:
-    """Return the columns of a dataclass, and the readers of those that need one."""
-    types = {field.name: field.type.removesuffix(" | None") for field in dataclasses.fields(into)}
-    return list(types), [(name, _READERS[t]) for name, t in types.items() if t in _READERS]
 
 
 def _version_of(connection: sqlite3.Connection) -> int:

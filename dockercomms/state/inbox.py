@@ -19,8 +19,8 @@ from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import LAST_RETRY_SECONDS, MESSAGE_ID
 from dockercomms.protocol.tags import MessageRef
-from dockercomms.state.database import to_unix
 from dockercomms.state.deliveries import DeliveryRows, head_of
+from dockercomms.state.values import to_unix
 
 EntryState = Literal["new", "delivering", "delivered", "held", "refused", "elsewhere"]
 

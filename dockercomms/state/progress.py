@@ -15,7 +15,8 @@ from dockercomms.errors import LocalIOError
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
-from dockercomms.state.database import Database, to_unix
+from dockercomms.state.database import Database
+from dockercomms.state.values import to_unix
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS repositories (

@@ -14,7 +14,8 @@ from datetime import date, datetime
 from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.tags import ReceiptStatus
-from dockercomms.state.database import Database, from_unix
+from dockercomms.state.database import Database
+from dockercomms.state.values import from_unix
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS receipts (

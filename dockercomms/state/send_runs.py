@@ -18,8 +18,9 @@ from pathlib import Path
 
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import CONTINUE_SEND_SECONDS
-from dockercomms.state.database import Database, from_row
+from dockercomms.state.database import Database
 from dockercomms.state.locks import try_lock
+from dockercomms.state.values import from_row
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS served (

@@ -20,8 +20,9 @@ from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import CONTINUE_SEND_SECONDS, KEEP_DELIVERED_SECONDS
-from dockercomms.state.database import Database, to_unix
+from dockercomms.state.database import Database
 from dockercomms.state.locks import try_lock
+from dockercomms.state.values import to_unix
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS sends (

@@ -18,7 +18,8 @@ from dockercomms.oci.model import Digest
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.fields import MAX_VOID_RANGES, StreamPosition
 from dockercomms.protocol.header import KEEP_DELIVERED_SECONDS
-from dockercomms.state.database import Database, from_unix
+from dockercomms.state.database import Database
+from dockercomms.state.values import from_unix
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS streams (

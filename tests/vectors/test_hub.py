@@ -10,7 +10,8 @@ import pytest
 
 from dockercomms.errors import DockerCommsError, NetworkError, TooManyRequests
 from dockercomms.oci.auth.credentials import DockerConfig
-from dockercomms.oci.client import ClientPool, HubProxy, hub_registry
+from dockercomms.oci.client import ClientPool
+from dockercomms.oci.hub import HubProxy, hub_registry
 from dockercomms.oci.images.ensure import lookup
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.reference import Reference

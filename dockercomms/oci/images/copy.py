@@ -22,8 +22,8 @@ from dockercomms.errors import (
     NotFoundError,
     RegistryError,
 )
-from dockercomms.oci.client import direct
 from dockercomms.oci.content import is_undistributed, referrer_entry
+from dockercomms.oci.hub import direct
 from dockercomms.oci.images.ensure import BlobCopy, TargetLuck, has_blob
 from dockercomms.oci.images.inspect import Image
 from dockercomms.oci.images.select import INDEX_MEDIA_TYPES

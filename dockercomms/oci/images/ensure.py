@@ -11,7 +11,8 @@ import threading
 from typing import Literal
 
 from dockercomms.errors import AuthError, NotFoundError, ProtocolError, SizeMismatch, UsageError
-from dockercomms.oci.client import BLOB_SIZE_WORTH_HEAD, direct
+from dockercomms.oci.client import BLOB_SIZE_WORTH_HEAD
+from dockercomms.oci.hub import direct
 from dockercomms.oci.images.stream import BlobOpener, SourceError
 from dockercomms.oci.interface import BlobReader, BlobSource, ProgressHook, Reader, read_all
 from dockercomms.oci.model import MANIFEST_MEDIA_TYPES, MEDIA_TYPE_OCTET_STREAM, Descriptor, Digest

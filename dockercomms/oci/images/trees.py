@@ -17,8 +17,8 @@ from concurrent.futures import Executor
 from dataclasses import field
 
 from dockercomms.errors import LimitError, ManifestUnknown, NotFoundError, ProtocolError
-from dockercomms.oci.client import direct
 from dockercomms.oci.content import ManifestFacts, read_facts
+from dockercomms.oci.hub import direct
 from dockercomms.oci.images.select import (
     IMAGE_MEDIA_TYPES,
     MAX_INDEX_DEPTH,

@@ -12,7 +12,7 @@ import pytest
 from dockercomms.cli.session import Session
 from dockercomms.cli.stores import Stores, parse_platform
 from dockercomms.errors import ConfigError, UsageError
-from dockercomms.oci.client import ProxiedRegistry
+from dockercomms.oci.hub import ProxiedRegistry
 from dockercomms.oci.images.cache import CachedRegistry
 from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.remote.registry import HTTPRegistry

@@ -14,7 +14,7 @@ import requests.adapters  # noqa: TID251 - a transport for the test
 
 from dockercomms.errors import ConfigError, Unauthorized
 from dockercomms.oci.auth.credentials import Credentials, DockerConfig
-from dockercomms.oci.client import HubProxy, ProxiedRegistry, direct, hub_registry
+from dockercomms.oci.hub import HubProxy, ProxiedRegistry, direct, hub_registry
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Descriptor

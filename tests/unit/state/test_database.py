@@ -17,7 +17,8 @@ import pytest
 from dockercomms.errors import LocalIOError, NoHomeError
 from dockercomms.protocol.tags import MessageRef
 from dockercomms.state import State, default_path
-from dockercomms.state.database import SCHEMA_VERSION, Database, from_unix, to_unix
+from dockercomms.state.database import SCHEMA_VERSION, Database
+from dockercomms.state.values import from_unix, to_unix
 from tests.faults.privileges import as_everybody
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

@@ -20,7 +20,7 @@ from dockercomms.errors import (
     NameUnknown,
     NetworkError,
 )
-from dockercomms.oci.client import ProxiedRegistry
+from dockercomms.oci.hub import ProxiedRegistry
 from dockercomms.oci.images.copy import copy_manifest
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout.registry import LayoutRegistry
