@@ -45,7 +45,7 @@ from dockercomms.oci.model import (
     parse_digest,
 )
 from dockercomms.oci.reference import DEFAULT_HOST, HUB_HOSTS, Reference
-from dockercomms.oci.remote.registry import HTTPRegistry
+from dockercomms.oci.remote.registry import HTTPRegistry as HTTPRegistry  # noqa: PLC0414 - public here
 from dockercomms.oci.remote.retry import RetryHook, RetryPolicy
 from dockercomms.oci.remote.session import TIMEOUT_SECONDS
 from dockercomms.platforms.clock import Clock

@@ -23,12 +23,8 @@ from dataclasses import field, replace
 from typing import NewType
 
 from dockercomms.errors import DigestMismatch, ProtocolError, UnreadableEntries, UsageError
-from dockercomms.oci.strict_json import (
-    canonical_json,
-    parse_json,
-    parse_json_list,
-    refuse_colliding_keys,
-)
+from dockercomms.oci.strict_json import canonical_json as canonical_json  # noqa: PLC0414 - public here
+from dockercomms.oci.strict_json import parse_json, parse_json_list, refuse_colliding_keys
 from dockercomms.platforms.records import dataclass
 
 Names = tuple[str, str, str]
