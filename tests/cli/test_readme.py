@@ -297,7 +297,7 @@ MEANINGS = {
     8: "local files",
     9: "limit",
     10: "rejected",
-    11: "no answer",
+    11: "no receipt",
     12: "nothing new",
     64: "command line",
     130: "interrupted",
