@@ -8,6 +8,7 @@ store, after the last use of the location.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from dockercomms.errors import DigestMismatch, UsageError
 from dockercomms.oci.interface import Reader, Registry
 from dockercomms.oci.model import Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
-from dockercomms.oci.remote.registry import HTTPRegistry
 from dockercomms.platforms.arguments import check_fields
 from dockercomms.platforms.clock import Clock, SystemClock
 from dockercomms.platforms.files import base_folder, expand_home
@@ -26,6 +26,7 @@ from dockercomms.platforms.records import dataclass
 if TYPE_CHECKING:
     from dockercomms.oci.auth.credentials import Credentials
     from dockercomms.oci.layout.registry import LayoutRegistry
+    from dockercomms.oci.remote.registry import HTTPRegistry
     from dockercomms.oci.remote.retry import RateLimiter, RetryHook, RetryPolicy
     from dockercomms.oci.remote.session import Endpoint
 
@@ -111,6 +112,8 @@ def same_store(one: Reader, other: Reader) -> bool:
 
 
 def _endpoint_of(registry: Reader) -> Endpoint | None:
+    if "dockercomms.oci.remote.registry" not in sys.modules:
+        return None  # no store over HTTP was made: do not load the module for the answer
     from dockercomms.oci.remote.registry import HTTPRegistry  # noqa: PLC0415 - a layout needs none
 
     return registry.endpoint if isinstance(registry, HTTPRegistry) else None
