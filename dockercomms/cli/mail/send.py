@@ -47,7 +47,7 @@ from dockercomms.errors import (
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
-    from dockercomms.mailbox import Mailbox
+    from dockercomms.mailbox import Mailbox, ReplyOptions
     from dockercomms.messages.draft import Sent
     from dockercomms.messages.receipts_list import ReceiptEntry
     from dockercomms.oci.model import Digest
@@ -166,7 +166,9 @@ def send_command(
     sources = tuple(map(source_of, paths))
     recipients = tuple(dict.fromkeys(recipients))
     check_sources(session, sources, recipients=recipients, text=text)
-    screen, chosen = session.screen, session.settings
+    options = send_options(session, text=text, name=name, exclude=exclude, links=links)
+    options |= {"again": again, "clock_skew_ok": clock_skew_ok}
+    screen = session.screen
     if session.verbose:
         from dockercomms.transport.layer import gzip_engine
 
@@ -189,22 +191,11 @@ def send_command(
                 to=recipient,
                 sender=sender,
                 title=title,
-                text=text,
-                name=name,
-                stdin=session.stdin,
-                ttl_seconds=chosen.ttl_seconds,
-                compress=chosen.compress,
-                chunk_bytes=chosen.chunk_bytes,
-                concurrency=chosen.concurrency,
-                keep_mtime=chosen.keep_mtime,
-                exclude=exclude,
-                links=links,
-                again=again,
                 dry_run=dry_run,
-                clock_skew_ok=clock_skew_ok,
                 audience=None if audience is None else _repository(audience),
                 like=done[-1][1] if done else None,
                 run=runs[0] if runs else None,
+                **options,
             )
             done.append((boxes[repo], sent))
             return sent
@@ -227,6 +218,30 @@ def wait_for_answers(session: Session, done: list[tuple[Mailbox, Sent]], wait_se
     except KeyboardInterrupt:
         session.screen.warn("interrupted; the message is sent. Follow it with: dockercomms outbox")
         return INTERRUPTED
+
+
+def send_options(
+    session: Session,
+    *,
+    text: str | None,
+    name: str | None,
+    exclude: tuple[str, ...],
+    links: Links,
+) -> ReplyOptions:
+    """Return the options of `send` and `reply`: those of the command line and of the settings."""
+    chosen = session.settings
+    return {
+        "text": text,
+        "name": name,
+        "stdin": session.stdin,
+        "ttl_seconds": chosen.ttl_seconds,
+        "compress": chosen.compress,
+        "chunk_bytes": chosen.chunk_bytes,
+        "concurrency": chosen.concurrency,
+        "keep_mtime": chosen.keep_mtime,
+        "exclude": exclude,
+        "links": links,
+    }
 
 
 def source_of(word: str) -> Path:
@@ -416,7 +431,6 @@ def reply_command(
     refuse_network(session, offline=offline)
     sources = tuple(map(source_of, paths))
     check_sources(session, sources, recipients=("",), text=text)
-    chosen = session.settings
     with meter_for(session.screen, session.clock, "sending") as meter, ExitStack() as opened:
         box = opened.enter_context(session.mailbox(meter, verify=not no_verify))
         answer = answer_to(box.show(message))
@@ -430,18 +444,9 @@ def reply_command(
             to=answer.to,
             sender=answer.sender,
             title=answer.title if title is None else title,
-            text=text,
-            name=name,
-            stdin=session.stdin,
-            ttl_seconds=chosen.ttl_seconds,
-            compress=chosen.compress,
-            chunk_bytes=chosen.chunk_bytes,
-            concurrency=chosen.concurrency,
-            keep_mtime=chosen.keep_mtime,
-            exclude=exclude,
-            links=links,
             thread_id=answer.thread_id,
             in_reply_to=answer.in_reply_to,
+            **send_options(session, text=text, name=name, exclude=exclude, links=links),
         )
         meter.finish()
         report(session, sent, dry_run=False)
