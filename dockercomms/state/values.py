@@ -48,6 +48,8 @@ def to_stored(value: object) -> object:
     Lone surrogates in a text are escaped: JSON can carry them, SQLite refuses them.
     """
     if isinstance(value, str):
+        if value.isascii():  # nearly every text; encoding each one costs more than the statement
+            return value
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, datetime):
         return to_unix(value)
