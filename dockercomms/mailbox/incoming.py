@@ -347,7 +347,7 @@ class Incoming(MailboxBase):
             out: The folder for the files; created if it is missing.
             interval_seconds: The time between polls; longer after a long time without messages.
             command: The command to run for each message, without a shell; `{dir}` stands for its
-                folder. See `handover`.
+                folder. See `messages.command`.
             ack: The receipts to send: "always", "on-success" (of the command), or "never".
             once: Poll once, as `receive` does, and return.
             stop: An event that ends the watch after the current message. Default: it never ends.

@@ -193,7 +193,7 @@ def default_mailbox(environ: Mapping[str, str]) -> Path:
     """Return the user's own mailbox folder.
 
     Raises:
-        NoHomeError: as `platforms.base_folder`.
+        NoHomeError: as `platforms.files.base_folder`.
     """
     return base_folder("XDG_DATA_HOME", environ) / "dockercomms" / "mailbox"
 

@@ -102,6 +102,6 @@ def default_path(environ: Mapping[str, str]) -> Path:
     """Return the path of the state file where the caller gives none.
 
     Raises:
-        NoHomeError: as `platforms.base_folder`.
+        NoHomeError: as `platforms.files.base_folder`.
     """
     return base_folder("XDG_STATE_HOME", environ) / "dockercomms" / "state.db"

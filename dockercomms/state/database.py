@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 from dockercomms.errors import DockerCommsError, LocalIOError, NoHomeError
 from dockercomms.platforms.clock import SystemClock
@@ -22,7 +23,9 @@ from dockercomms.platforms.files import (
     sync_folder,
 )
 from dockercomms.state.locks import OTHER_FILE_SYSTEM, lock_within
-from dockercomms.state.values import Parameters, T, all_stored, from_row
+from dockercomms.state.values import Parameters, all_stored, from_row
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 12
 """Counted up with every change that older releases cannot work with.
@@ -37,7 +40,6 @@ BUSY_TIMEOUT_SECONDS = 30.0
 """The wait for another process's transaction, which takes milliseconds."""
 
 _BUSY_PAUSE_SECONDS = 0.005
-
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on that disk",
@@ -76,7 +78,6 @@ _REFUSING = frozenset(
 """SQLite's error codes for a file that cannot be written, whatever its content."""
 
 _OTHER_FOLDER = "set XDG_STATE_HOME, or HOME, to a folder that you may read and write"
-
 
 _OWNER_MODE = stat.S_IRUSR | stat.S_IWUSR
 

@@ -173,7 +173,7 @@ class Folder:
         os.unlink(self._at(name), dir_fd=self.handle)
 
     def rename_new(self, name: str, target: Folder, new_name: str) -> None:
-        """Move `name` to a free name in `target`, as `platforms.rename_new`."""
+        """Move `name` to a free name in `target`, as `platforms.files.rename_new`."""
         rename_new(
             self._at(name),
             target._at(new_name),

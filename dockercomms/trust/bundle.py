@@ -26,7 +26,6 @@ BUNDLE_PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"
 BUNDLE_SIGNER = "dockercomms.signer"
 """The `spki_sha256` of the signing key, to find its bundle among many (SPEC.md section 2)."""
 
-
 PAYLOAD_TYPE_INTOTO = "application/vnd.in-toto+json"
 SIGNED_PREFIX = b"DSSEv1 "
 """The first bytes of every signed pre-authentication encoding."""

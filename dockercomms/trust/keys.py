@@ -543,6 +543,6 @@ def default_keys_folder(environ: Mapping[str, str]) -> Path:
     """Return the user's keys folder: `$XDG_DATA_HOME/dockercomms/keys`.
 
     Raises:
-        NoHomeError: as `platforms.base_folder`.
+        NoHomeError: as `platforms.files.base_folder`.
     """
     return base_folder("XDG_DATA_HOME", environ) / "dockercomms" / "keys"

@@ -439,7 +439,7 @@ def default_trust_file(environ: Mapping[str, str]) -> Path:
     """Return the path of the trust file: `$XDG_CONFIG_HOME/dockercomms/trust.toml`.
 
     Raises:
-        NoHomeError: as `platforms.base_folder`.
+        NoHomeError: as `platforms.files.base_folder`.
     """
     return base_folder("XDG_CONFIG_HOME", environ) / "dockercomms" / "trust.toml"
 

@@ -80,7 +80,7 @@ def updated_root(environ: Mapping[str, str]) -> Path:
     """Return the path for the updated root of the public good instance, beside the trust file.
 
     Raises:
-        NoHomeError: as `platforms.base_folder`.
+        NoHomeError: as `platforms.files.base_folder`.
     """
     return base_folder("XDG_CONFIG_HOME", environ) / "dockercomms" / "sigstore-root.json"
 
