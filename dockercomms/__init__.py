@@ -87,6 +87,7 @@ _PUBLIC = {
             "UploadUnknown",
             "UsageError",
             "VerificationError",
+            "Withdrawn",
         ),
         "dockercomms.errors",
     ),

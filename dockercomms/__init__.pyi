@@ -49,6 +49,7 @@ from dockercomms.errors import UploadInvalid as UploadInvalid
 from dockercomms.errors import UploadUnknown as UploadUnknown
 from dockercomms.errors import UsageError as UsageError
 from dockercomms.errors import VerificationError as VerificationError
+from dockercomms.errors import Withdrawn as Withdrawn
 from dockercomms.inbox.inbox import Inbox as Inbox
 from dockercomms.inbox.listing import InboxEntry as InboxEntry
 from dockercomms.mailbox import Mailbox as Mailbox

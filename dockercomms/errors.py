@@ -15,6 +15,7 @@
     │ ├ NotFoundError 5
     │ │ ├ NameUnknown              NAME_UNKNOWN
     │ │ ├ ManifestUnknown          MANIFEST_UNKNOWN
+    │ │ │ └ Withdrawn              a listed message whose manifest does not exist
     │ │ ├ BlobUnknown              BLOB_UNKNOWN
     │ │ ├ UploadUnknown            BLOB_UPLOAD_UNKNOWN
     │ │ └ PlatformNotFound         no entry of an index fits
@@ -218,6 +219,10 @@ class ManifestUnknown(NotFoundError):
     """The manifest or tag does not exist."""
 
     code = "MANIFEST_UNKNOWN"
+
+
+class Withdrawn(ManifestUnknown):
+    """The manifest of a listed message does not exist: its sender or the registry deleted it."""
 
 
 class BlobUnknown(NotFoundError):

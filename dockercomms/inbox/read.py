@@ -21,6 +21,7 @@ from dockercomms.errors import (
     NotFoundError,
     ProtocolError,
     RegistryError,
+    Withdrawn,
     guarded,
 )
 from dockercomms.inbox.discover import ListingReader
@@ -47,7 +48,9 @@ HELD_INTEGRITY = "integrity"
 HELD_ANSWER = "answer"
 """The registry's answer is unusable, for example a login page. The message may be sound."""
 HELD_MISSING = "missing"
-"""The manifest is listed but does not exist."""
+"""A blob of it does not exist."""
+HELD_WITHDRAWN = "withdrawn"
+"""The manifest is listed but does not exist: deleted, or not there yet."""
 HELD_TAG = "tag"
 """The digest of the tag's bytes is not the one in the tag's name."""
 HELD_FUTURE = "future"
@@ -74,6 +77,7 @@ READING_KINDS = TIME_KINDS | {
     HELD_MISSING,
     HELD_TAG,
     HELD_SEALED,
+    HELD_WITHDRAWN,
 }
 """Reasons that reading finds; a successful reading ends them."""
 
@@ -264,7 +268,8 @@ def _read_once(place: InboxPlace, row: Candidate) -> Reading:
     try:
         data, digest = _fetch(place, row)
     except NotFoundError as error:
-        return _held(row, HELD_MISSING, error)
+        text = f"{row.digest or row.key}: withdrawn by its sender or the registry: {error}"
+        return _held(row, HELD_WITHDRAWN, Withdrawn(text))
     except BadAnswer as error:
         return _held(row, HELD_ANSWER, error)
     except ProtocolError as error:

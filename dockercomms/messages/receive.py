@@ -19,13 +19,14 @@ Source: SPEC.md section 8.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import field, replace
 from datetime import datetime
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from dockercomms.errors import (
     AuthError,
@@ -45,6 +46,7 @@ from dockercomms.errors import (
     Unsigned,
     UsageError,
     VerificationError,
+    Withdrawn,
     guarded,
 )
 from dockercomms.inbox.entries import Entry
@@ -58,6 +60,7 @@ from dockercomms.inbox.read import (
     HELD_LIMIT,
     HELD_MISSING,
     HELD_TAG,
+    HELD_WITHDRAWN,
     REFUSED_MALFORMED,
     Failures,
 )
@@ -93,8 +96,8 @@ from dockercomms.transport.window import GRACE_SECONDS, workers
 from dockercomms.trust.owner import SignatureStatus
 from dockercomms.trust.signing import Signer
 
-T = TypeVar("T")
-
+WITHDRAWN = "withdrawn by its sender, or deleted by the registry"
+"""The reason to skip a message whose manifest does not exist."""
 HELD_PLACE = "place"
 """It does not fit into the output folder; it may fit into another one."""
 
@@ -151,11 +154,21 @@ _HELD_ERRORS: dict[str, type[DockerCommsError]] = {
     HELD_INTEGRITY: IntegrityError,
     HELD_TAG: IntegrityError,
     HELD_MISSING: NotFoundError,
+    HELD_WITHDRAWN: Withdrawn,
     HELD_PLACE: PlaceError,
     HELD_INTERNAL: InternalError,
     HELD_CLOCK: ClocksDiffer,
 }
 """The error class for each reason to hold a message; others are a `ProtocolError`."""
+
+_HOLDING: dict[type[DockerCommsError], tuple[str, bool]] = {
+    BadAnswer: (HELD_ANSWER, True),
+    IntegrityError: (HELD_INTEGRITY, True),
+    NotFoundError: (HELD_MISSING, True),
+    LimitError: (HELD_LIMIT, False),
+    PlaceError: (HELD_PLACE, False),
+}
+"""The reason to hold a message for each error of a delivery, and whether it may end."""
 
 FRESH_SECONDS = 60.0
 """The age at which a verdict is renewed: the caller may pause between two results."""
@@ -324,9 +337,10 @@ class Round:
         self._ahead = self._indexing = None
         delivered, failures = 0, Failures()
         insist = bool(ids) or self.options.again
-        for found, following in with_next(self._wanted(ids, since)):
+        for found, following in pairwise(chain(self._wanted(ids, since), [None])):
             if isinstance(found, Received):
                 yield found
+            if not isinstance(found, tuple):
                 continue
             box, entry = found
             after = following if isinstance(following, tuple) else None
@@ -337,7 +351,7 @@ class Round:
                 continue
             yield result
             delivered += result.status == "received"
-            if result.status == "failed":
+            if result.status == "failed" or result.reason == WITHDRAWN:
                 box.inbox.mark_reported([entry])
             if delivered == limit:
                 return
@@ -443,6 +457,8 @@ class Round:
             return self._told(_held_back(entry), known=known)
         result = self.receive_entry(box, entry, following)
         known = result.status == "failed" and not insist and self._is_reported(entry)
+        if isinstance(result.error, Withdrawn) and not insist:
+            result = replace(result, status="skipped", error=None, reason=WITHDRAWN)
         return self._told(result, known=known)
 
     def receive_entry(
@@ -540,10 +556,14 @@ class Round:
             self._indexing = self._pool.submit(job)
 
     def _told(self, result: Received, *, known: bool) -> Received | None:
-        """Return `result`; if the user knows it, add it to `held_before` and return None."""
+        """Return `result`; if the user knows it, add it to `held_before` and return None.
+
+        A withdrawn message does not wait for the user.
+        """
         if not known:
             return result
-        self.held_before.append(result)
+        if not isinstance(result.error, Withdrawn) and result.reason != WITHDRAWN:
+            self.held_before.append(result)
         return None
 
     def _is_reported(self, entry: Entry) -> bool:
@@ -628,23 +648,15 @@ def _judged(inbox: Inbox, message: Message) -> Iterator[None]:
     """
     try:
         yield
-    except BadAnswer as error:
-        inbox.hold(message.digest, HELD_ANSWER, str(error))
-        raise
-    except IntegrityError as error:
-        inbox.hold(message.digest, HELD_INTEGRITY, str(error))
-        raise
-    except ProtocolError as error:
-        inbox.refuse(message.digest, REFUSED_MALFORMED, str(error))
-        raise
-    except NotFoundError as error:
-        inbox.hold(message.digest, HELD_MISSING, str(error))
-        raise
-    except LimitError as error:
-        inbox.hold(message.digest, HELD_LIMIT, str(error), curable=False)
-        raise
-    except PlaceError as error:
-        inbox.hold(message.digest, HELD_PLACE, str(error), curable=False)
+    except DockerCommsError as error:
+        digest = message.digest
+        for kind, (name, curable) in _HOLDING.items():
+            if isinstance(error, kind):
+                inbox.hold(digest, name, str(error), curable=curable)
+                break
+        else:
+            if isinstance(error, ProtocolError):
+                inbox.refuse(digest, REFUSED_MALFORMED, str(error))
         raise
 
 
@@ -673,16 +685,6 @@ def _failed(entry: Entry, error: DockerCommsError) -> Received:
         bytes=0 if header is None else header.total_bytes,
         error=error,
     )
-
-
-def with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
-    """Yield each item with the next one, which is requested in advance."""
-    following = iter(items)
-    item = next(following, None)
-    while item is not None:
-        after = next(following, None)
-        yield item, after
-        item = after
 
 
 def _held_back(entry: Entry) -> Received:

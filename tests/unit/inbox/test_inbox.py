@@ -339,7 +339,7 @@ def test_fetch_holds_what_is_listed_and_not_there(world):
     world.registry.false_entries[anchor] = [message.descriptor]
     world.registry.delete_manifest(REPOSITORY, message.digest)
     (entry,) = world.run()
-    assert (entry.state, entry.reason_kind) == ("held", "missing")
+    assert (entry.state, entry.reason_kind) == ("held", "withdrawn")
     with pytest.raises(NotFoundError):
         world.inbox.fetch(entry)
 
@@ -454,7 +454,7 @@ def test_fetch_reads_the_tag_where_an_index_names_a_false_digest(world):
 
     entries = {entry.digest: entry for entry in world.run()}
 
-    assert entries[false].reason_kind == "missing"
+    assert entries[false].reason_kind == "withdrawn"
     assert world.inbox.fetch(entries[message.digest]) == message
 
 

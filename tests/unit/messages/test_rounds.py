@@ -17,7 +17,7 @@ from dockercomms.errors import (
 from dockercomms.messages import receive as receiving
 from dockercomms.messages import send as sending
 from dockercomms.messages.deliver import ReceiveOptions
-from dockercomms.messages.receive import Box, Round, with_next
+from dockercomms.messages.receive import WITHDRAWN, Box, Round
 from dockercomms.messages.verify import UNCHECKED
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
@@ -116,6 +116,22 @@ def test_mailbox_reports_a_held_message_once_and_delivers_it_when_cured(mail):
     assert [item.status for item in mail.receive(ids=[sent.id])] == ["failed"]
     cure()
     assert [item.status for item in mail.receive()] == ["received"]
+
+
+def test_mailbox_skips_a_withdrawn_message_once_and_delivers_it_when_it_is_there_again(mail):
+    sent = mail.send()
+    manifests = mail.reader._repositories[REPOSITORY].manifests
+    kept = manifests.pop(sent.digest)
+
+    (skipped,) = mail.receive()
+
+    assert (skipped.status, skipped.reason, skipped.error) == ("skipped", WITHDRAWN, None)
+    assert mail.receive() == []
+    (asked,) = mail.receive(ids=[sent.digest])
+    assert asked.status == "failed"
+    assert isinstance(asked.error, NotFoundError)
+    manifests[sent.digest] = kept
+    assert [item.id for item in mail.receive()] == [sent.id]
 
 
 def test_mailbox_reports_a_refused_message_once(mail):
@@ -445,13 +461,6 @@ def test_every_receipt_is_in_an_index_at_the_end_of_a_round(mail):
         [item.receipt] for item in got
     ]
     assert writers == [False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("items", "pairs"), [([], []), ([1], [(1, None)]), ([1, 2, 3], [(1, 2), (2, 3), (3, None)])]
-)
-def test_with_next_yields_each_item_and_the_one_after_it(items, pairs):
-    assert list(with_next(items)) == pairs
 
 
 def test_an_id_used_twice_is_found_out_in_one_round(mail, monkeypatch, tmp_path):
