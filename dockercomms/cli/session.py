@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dockercomms.cli.config import Discovery, FormChoice, ReferrersIndex, Settings, TrustedClock
     from dockercomms.cli.progress import Meter
     from dockercomms.cli.render import Screen
+    from dockercomms.cli.stores import Stores
     from dockercomms.errors import DockerCommsError, Notice, NoticeHook
     from dockercomms.inbox.poll import PollResult
     from dockercomms.mailbox import Mailbox
@@ -355,6 +356,12 @@ class Session:
         if not host:
             return True
         return named is not None and self.settings.repo_is_named and parse_repo(named).host == host
+
+    def stores(self, *, cached: bool = False) -> Stores:
+        """Return an opener of the references of the command line; see `Stores`."""
+        from dockercomms.cli.stores import Stores
+
+        return Stores(self, cached=cached)
 
     def mailbox(
         self,

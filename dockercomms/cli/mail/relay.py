@@ -184,10 +184,9 @@ def relay_command(
     copied; within one registry, blobs are mounted. Messages keep their digests, so recipients do
     not receive them twice. To bring receipts back, exchange SRC and DST.
     """
-    from dockercomms.cli.stores import Stores
     from dockercomms.oci.layout.archive import ArchiveRegistry
 
-    with Stores(session) as stores, session.mailbox() as mailbox:
+    with session.stores() as stores, session.mailbox() as mailbox:
         start = stores.repository(source, plain_http=from_plain_http)
         end = stores.repository(target, create=True, plain_http=to_plain_http)
         relay = mailbox.relay(source=start.store, target=end.store, to=to, complete=complete)

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from dockercomms.cli.options import NAME, SIZE, option
+from dockercomms.cli.progress import Hook, metering
+from dockercomms.cli.reg.output import STDIN, tell_pushed
 from dockercomms.cli.reg.table import reg_verb
 from dockercomms.cli.render import human_bytes, shell_words
 from dockercomms.errors import DigestMismatch, NetworkError, Truncated, UsageError
+from dockercomms.platforms.files import local_errors, open_regular
 
 if TYPE_CHECKING:
-    from dockercomms.cli.progress import Hook
     from dockercomms.cli.session import Session
     from dockercomms.cli.stores import Opened
     from dockercomms.oci.interface import BlobUpload
     from dockercomms.oci.model import Descriptor, Digest
-
-STDIN = "-"
 
 
 @reg_verb(
@@ -49,13 +49,9 @@ def put_blob_command(
 
     FILE may be - for standard input. With a DIGEST, refuses other content. Prints the digest.
     """
-    from dockercomms.cli.progress import metering
-    from dockercomms.cli.reg.output import record, tell_pushed
-    from dockercomms.cli.stores import Stores
-
     if file == STDIN and session.reads_password:
         raise UsageError("standard input cannot hold both a password and a blob")
-    with Stores(session) as stores, metering(session, "pushing") as show:
+    with session.stores() as stores, metering(session, "pushing") as show:
         opened = stores.open(repository, create=True)
         if opened.place.tag is not None:
             raise UsageError(f"{opened}: blobs have no tags")
@@ -66,15 +62,7 @@ def put_blob_command(
                 upload = _upload(session, opened, upload_id)
                 with _resumable(session, opened, file, upload):
                     done = _push_stream(opened, upload, stream, show=show, size=size, what=file)
-    name = opened.at(done.digest)
-    row = record(
-        "put-blob",
-        reference=str(name),
-        digest=done.digest,
-        media_type=done.media_type,
-        size=done.size,
-    )
-    tell_pushed(session, row, done)
+    tell_pushed(session, "put-blob", done, reference=str(opened.at(done.digest)))
     session.screen.note(f"pushed {human_bytes(done.size)} to {opened.place.repo}")
 
 
@@ -88,7 +76,6 @@ def _push_file(session: Session, opened: Opened, path: Path, show: Hook) -> Desc
     from dockercomms.oci.images.ensure import ensure_blob
     from dockercomms.oci.remote.registry import HTTPRegistry, describe
     from dockercomms.oci.remote.retry import RetryPolicy
-    from dockercomms.platforms.files import local_errors, open_regular
 
     def source() -> BinaryIO:
         with local_errors(str(path)):
@@ -147,7 +134,6 @@ def _push_stream(
         DigestInvalid: the session held other content.
     """
     from dockercomms.oci.model import READ_BYTES, Digest
-    from dockercomms.platforms.files import local_errors
 
     hashed, held, at = hashlib.sha256(), upload.size, 0
     while True:
@@ -181,8 +167,6 @@ def _opened(session: Session, file: str) -> Iterator[tuple[BinaryIO, int | None]
     Raises:
         LocalIOError: the file cannot be opened.
     """
-    from dockercomms.platforms.files import local_errors
-
     if file == STDIN:
         yield session.stdin, None
         return

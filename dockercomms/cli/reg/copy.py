@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import MAX_CONCURRENCY, option
+from dockercomms.cli.progress import Hook, metering
+from dockercomms.cli.reg.output import record, tell, tell_pushed
 from dockercomms.cli.reg.table import platform_option, reg_verb
 from dockercomms.errors import NotFoundError, Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from dockercomms.cli.progress import Hook
     from dockercomms.cli.session import Session
     from dockercomms.cli.stores import Opened
     from dockercomms.oci.model import Descriptor
@@ -56,13 +57,9 @@ def copy_command(
     Content that DST has is not sent again; within one registry, blobs are mounted. Without a tag,
     DST stores the copy by digest. Prints the digest.
     """
-    from dockercomms.cli.progress import metering
-    from dockercomms.cli.reg.output import record, tell_pushed
-    from dockercomms.cli.stores import Stores
-
     if is_blob and (platform or referrers):
         raise UsageError("--blob: a blob has no platform and no referrers")
-    with Stores(session) as stores, metering(session, "copying") as show:
+    with session.stores() as stores, metering(session, "copying") as show:
         read = stores.open if is_blob else stores.source
         start = read(source, plain_http=from_plain_http)
         end = stores.open(target, create=True, plain_http=to_plain_http)
@@ -70,15 +67,7 @@ def copy_command(
             done = _copy_blob(start, end, show)
         else:
             done = _copy(session, start, end, platform, show, referrers=referrers)
-    row = record(
-        "copy",
-        source=str(start),
-        target=str(end),
-        digest=done.digest,
-        media_type=done.media_type,
-        size=done.size,
-    )
-    tell_pushed(session, row, done)
+    tell_pushed(session, "copy", done, source=str(start), target=str(end))
     session.screen.note(f"copied {start} to {end}")
 
 
@@ -130,10 +119,7 @@ def mount_command(session: Session, *, source: str, target: str) -> None:
     Both repositories must be on one registry. Prints the digest. Fails if the registry refuses;
     'reg copy --blob' then copies the content.
     """
-    from dockercomms.cli.reg.output import record, tell_pushed
-    from dockercomms.cli.stores import Stores
-
-    with Stores(session) as stores:
+    with session.stores() as stores:
         start, end = stores.open(source), stores.repository(target)
         digest = start.need_digest()
         if start.registry is not end.registry or start.place.folder is not None:
@@ -149,5 +135,5 @@ def mount_command(session: Session, *, source: str, target: str) -> None:
         )
     end = replace(end, place=replace(end.place, digest=digest))
     row = record("mount", source=str(start), target=str(end), digest=digest, size=done.size)
-    tell_pushed(session, row, done)
+    tell(session, row, digest)
     session.screen.note(f"mounted {start} in {end.place.repo}")

@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dockercomms.cli.failures import exit_code_of
 from dockercomms.cli.options import MAX_CONCURRENCY, option
+from dockercomms.cli.records import error_record
+from dockercomms.cli.reg.output import read_input, record
 from dockercomms.cli.reg.table import reg_verb, with_hint
 from dockercomms.errors import (
     DockerCommsError,
-    LimitError,
     ManifestUnknown,
     PartialError,
-    UsageError,
 )
 from dockercomms.platforms.records import dataclass
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from dockercomms.oci.model import Digest
     from dockercomms.oci.stores import Location
 
-STDIN = "-"
 COLUMNS = ("STATUS", "TYPE", "REFERENCE")
 
 
@@ -61,12 +59,11 @@ def ensure_command(session: Session, *, file: str, dry_run: bool, cache: bool) -
     REPO...}, "data": JSON or base64}, parts first. An object without data is copied from its lookup
     repository. Piped, a line holds: status, type, digest, reference.
     """
-    from dockercomms.cli.reg.deploy import parse_items, plan
-    from dockercomms.cli.stores import Stores
+    from dockercomms.cli.reg.deploy import MAX_INPUT_BYTES, parse_items, plan
 
-    data = _read(session, file)
+    data = read_input(session, file, MAX_INPUT_BYTES, what="a list")
     with (
-        Stores(session, cached=cache) as stores,
+        session.stores(cached=cache) as stores,
         session.screen.listing(COLUMNS) as listing,
     ):
         jobs = plan(parse_items(data, stores.place, where=file))
@@ -85,9 +82,6 @@ def ensure_command(session: Session, *, file: str, dry_run: bool, cache: bool) -
 
 
 def _report(session: Session, listing: Listing, job: Job, outcome: Outcome) -> None:
-    from dockercomms.cli.records import error_record
-    from dockercomms.cli.reg.output import record
-
     kind, origin, error = job.item.kind, job.item.origin, outcome.error
     row = record(
         "ensure",
@@ -198,27 +192,3 @@ def _look(stores: Stores, job: Job) -> Outcome:
     found = lookup(named, kind=job.item.kind, head=True, denied="raise")
     there = found is not None and found.descriptor.digest == digest
     return Outcome("there" if there else "missing", digest)
-
-
-def _read(session: Session, file: str) -> bytes:
-    """Return the bytes of the list.
-
-    Raises:
-        UsageError: standard input holds a password.
-        LimitError: the list is larger than `MAX_INPUT_BYTES`.
-        LocalIOError: the list cannot be read.
-    """
-    from dockercomms.cli.reg.deploy import MAX_INPUT_BYTES
-    from dockercomms.platforms.files import local_errors
-
-    if file == STDIN and session.reads_password:
-        raise UsageError("standard input cannot hold both a password and a list")
-    with local_errors(file):
-        if file == STDIN:
-            data = session.stdin.read(MAX_INPUT_BYTES + 1)
-        else:
-            with Path(file).open("rb") as stream:
-                data = stream.read(MAX_INPUT_BYTES + 1)
-    if len(data) > MAX_INPUT_BYTES:
-        raise LimitError(f"{file}: more than {MAX_INPUT_BYTES} bytes")
-    return data

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import NAME, SIZE, option
+from dockercomms.cli.progress import metering
+from dockercomms.cli.reg.output import path_of, record, refuse_terminal, screen_beside, watched
+from dockercomms.cli.reg.output import sink as open_sink
 from dockercomms.cli.reg.table import output_option, platform_option, reg_verb
 from dockercomms.cli.render import count_of, human_bytes, to_json
 from dockercomms.errors import LocalIOError, NotFoundError, UsageError
+from dockercomms.platforms.files import local_errors, make_folder
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
@@ -42,14 +46,12 @@ def get_command(
     Layer titles are the file names within DIR; folders that oras pushed are unpacked. Either all
     files are written or none. From an index, selects --platform, or else this machine's platform.
     """
-    from dockercomms.cli.progress import metering
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.stores import Stores, resolve_opened
+    from dockercomms.cli.stores import resolve_opened
     from dockercomms.oci.images.pull import save_artifact
     from dockercomms.oci.model import ANNOTATION_TITLE
     from dockercomms.transport.unpack import unpacked_layer
 
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.source(reference)
         resolved = resolve_opened(opened, platform)
         if not include_all:
@@ -119,8 +121,6 @@ def _hinting() -> Iterator[None]:
 @contextlib.contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """Create `folder` for the block; remove it again if the block fails."""
-    from dockercomms.platforms.files import local_errors, make_folder
-
     if folder.is_dir():
         yield
         return
@@ -159,14 +159,11 @@ def pull_command(
     Looks for a layer with that title, then in the layers' tars (plain, gzip, zstd) for that path,
     then for that file name. Verifies the content before it writes the file.
     """
-    from dockercomms.cli.progress import metering
-    from dockercomms.cli.reg.output import path_of, record, refuse_terminal, screen_beside, watched
-    from dockercomms.cli.reg.output import sink as open_sink
-    from dockercomms.cli.stores import Stores, resolve_opened
+    from dockercomms.cli.stores import resolve_opened
     from dockercomms.oci.images.extract import MAX_FILE_BYTES, extract_file
 
     refuse_terminal(session, output)
-    with Stores(session) as stores, metering(session, "searching") as show:
+    with session.stores() as stores, metering(session, "searching") as show:
         opened = stores.source(reference)
         resolved = resolve_opened(opened, platform)
         with open_sink(session, output) as stream, _hinting():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import NAME, option
+from dockercomms.cli.reg.output import record
 from dockercomms.cli.reg.table import reg_verb
 from dockercomms.cli.render import human_bytes
 
@@ -42,10 +43,7 @@ def ls_command(
     HOST is host[:port], or a folder, which has one repository. Many public registries refuse to
     list repositories.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.stores import Stores
-
-    with Stores(session) as stores, session.screen.listing(("REPOSITORY",)) as listing:
+    with session.stores() as stores, session.screen.listing(("REPOSITORY",)) as listing:
 
         def add(repository: str, reference: str) -> None:
             row = record("ls", host=host, repository=repository, reference=reference)
@@ -85,10 +83,7 @@ def tags_command(
 
     Keeps the registry's order. For a folder, also notes the digests of untagged manifests.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.stores import Stores
-
-    with Stores(session) as stores, session.screen.listing(("TAG",)) as listing:
+    with session.stores() as stores, session.screen.listing(("TAG",)) as listing:
         opened = stores.repository(repository)
         for tag in opened.registry.tags(
             opened.repository, start_after=start_after, page_size=page_size, limit=limit
@@ -125,12 +120,10 @@ def referrers_command(session: Session, *, reference: str, artifact_type: str | 
     Referrers are signatures, receipts, SBOMs and the like. Piped, a line holds: digest, artifact
     type, size, media type.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.stores import Stores
     from dockercomms.oci.interface import readable
 
     with (
-        Stores(session) as stores,
+        session.stores() as stores,
         session.screen.listing(("DIGEST", "ARTIFACT TYPE", "SIZE")) as listing,
     ):
         opened = stores.source(reference)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import option
+from dockercomms.cli.reg.output import descriptor_record, inspection_record, record, tell
 from dockercomms.cli.reg.table import platform_option, reg_verb
 from dockercomms.cli.render import human_bytes, to_json
+from dockercomms.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
@@ -31,17 +33,11 @@ def resolve_command(
 
     Without tag and digest, the tag is 'latest'.
     """
-    from dockercomms.cli.reg.output import descriptor_record, record
-    from dockercomms.cli.stores import Stores
-
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.open(reference) if is_blob else stores.source(reference)
         found = _resolve(opened, platform, is_blob=is_blob)
-    screen = session.screen
-    if screen.is_json:
-        screen.data(to_json(record("resolve", reference=str(opened), **descriptor_record(found))))
-    else:
-        screen.row((found.digest,))
+    row = record("resolve", reference=str(opened), **descriptor_record(found))
+    tell(session, row, found.digest)
 
 
 def _resolve(opened: Opened, platform: str | None, *, is_blob: bool) -> Descriptor:
@@ -52,7 +48,6 @@ def _resolve(opened: Opened, platform: str | None, *, is_blob: bool) -> Descript
         NotFoundError: the object does not exist.
     """
     from dockercomms.cli.stores import parse_platform
-    from dockercomms.errors import UsageError
     from dockercomms.oci.images.select import get_reference, resolve_content
 
     registry, repository, place = opened.registry, opened.repository, opened.place
@@ -77,12 +72,8 @@ def exists_command(session: Session, *, reference: str, is_blob: bool) -> int:
 
     Exits 3 if the registry denies access.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.stores import Stores
-    from dockercomms.errors import NotFoundError
-
     digest = None
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.open(reference) if is_blob else stores.source(reference)
         try:
             digest = _resolve(opened, None, is_blob=is_blob).digest
@@ -113,11 +104,10 @@ def inspect_command(
     Prints media types, digests, sizes, platforms, layers or entries, labels and annotations,
     without downloading a layer.
     """
-    from dockercomms.cli.reg.output import inspection_record
-    from dockercomms.cli.stores import Stores, parse_platform
+    from dockercomms.cli.stores import parse_platform
     from dockercomms.oci.images.inspect import inspect
 
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.source(reference)
         want = parse_platform(platform)
         found = inspect(opened.registry, opened.reference, platform=want, labels=labels)

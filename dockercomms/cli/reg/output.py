@@ -1,4 +1,4 @@
-"""The output of `reg`: content to standard output or a file, and JSON objects.
+"""The input and output of `reg`: content of files and standard streams, and JSON objects.
 
 Binary content is never written to a terminal. The file of `-o` is replaced, as with curl, docker
 and oras, because the user chose its name; the new file appears when it is complete. `reg get` has
@@ -12,23 +12,21 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 from dockercomms.cli.render import to_json, visible
-from dockercomms.errors import LocalIOError, ProtocolError, UsageError
-from dockercomms.oci.content import ByteStream
-from dockercomms.oci.model import READ_BYTES
-from dockercomms.oci.strict_json import parse_json
+from dockercomms.errors import LimitError, LocalIOError, ProtocolError, UsageError
 from dockercomms.platforms.files import begin_writing, local_errors
 
 if TYPE_CHECKING:
     from dockercomms.cli.progress import Hook
     from dockercomms.cli.render import Screen
     from dockercomms.cli.session import Session
+    from dockercomms.oci.content import ByteStream
     from dockercomms.oci.images.inspect import Inspection
     from dockercomms.oci.interface import BlobReader, Reader
     from dockercomms.oci.model import Descriptor, Digest
@@ -74,7 +72,7 @@ def inspection_record(reference: str, found: Inspection) -> Record:
     )
 
 
-STDOUT = "-"
+STDIN = STDOUT = "-"
 ROOM_BYTES = 2**18
 ROOMS = 8
 """The number of buffers between reader and writer. Small buffers stay in a core's own cache between
@@ -83,6 +81,26 @@ hashing and writing: 1 GiB took 0.6 s of kernel time instead of 1.2 s with piece
 
 BEGUN_BYTES = 8 * 2**20
 """The bytes written to a file before the system is told to start writing them to disk."""
+
+
+def read_input(
+    session: Session, file: str, limit: int, *, what: str, hint: str | None = None
+) -> bytes:
+    """Return the content of `file`, or of standard input for `-`.
+
+    Raises:
+        UsageError: standard input holds a password.
+        LimitError: more than `limit` bytes.
+        LocalIOError: the file cannot be read.
+    """
+    if file == STDIN and session.reads_password:
+        raise UsageError(f"standard input cannot hold both a password and {what}")
+    with local_errors(file), contextlib.ExitStack() as opened:
+        stream = session.stdin if file == STDIN else opened.enter_context(Path(file).open("rb"))
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise LimitError(f"{file}: more than {limit} bytes", hint=hint)
+    return data
 
 
 def to_stdout(output: str | None) -> bool:
@@ -159,7 +177,7 @@ def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: 
     """
     is_new = isinstance(target, io.BufferedRandom)  # opened by `new_file`, which syncs it later
     done = begun = 0
-    with contextlib.closing(_read_ahead(source, small=total <= READ_BYTES)) as pieces:
+    with contextlib.closing(_read_ahead(source, total)) as pieces:
         for piece in pieces:
             with local_errors(what):
                 _write(target, piece)
@@ -172,9 +190,11 @@ def pour(source: ByteStream, target: BinaryIO, *, what: str, show: Hook, total: 
     return done
 
 
-def _read_ahead(source: ByteStream, *, small: bool) -> Generator[bytes | memoryview, None, None]:
+def _read_ahead(source: ByteStream, total: int) -> Generator[bytes | memoryview, None, None]:
     """Yield the pieces of `source`, each valid until the next; read and hash ahead in a thread."""
-    if small:
+    from dockercomms.oci.model import READ_BYTES
+
+    if total <= READ_BYTES:
         while data := source.read(READ_BYTES):
             yield data
         return
@@ -310,6 +330,8 @@ def pretty(data: bytes) -> str:
     """
     import json
 
+    from dockercomms.oci.strict_json import parse_json
+
     return json.dumps(parse_json(data, where="document"), indent=2, ensure_ascii=True)
 
 
@@ -331,10 +353,23 @@ def path_of(output: str | None) -> str | None:
     return None if to_stdout(output) or output is None else str(Path(output).absolute())
 
 
-def tell_pushed(session: Session, row: Record, descriptor: Descriptor) -> None:
-    """Print the digest, or the JSON object, of a pushed object."""
-    screen = session.screen
-    if screen.is_json:
-        screen.data(to_json(row))
+def tell(session: Session, row: Record, *cells: str) -> None:
+    """Print one result: the object as JSON, or the cells."""
+    if session.screen.is_json:
+        session.screen.data(to_json(row))
     else:
-        screen.row((descriptor.digest,))
+        session.screen.row(cells)
+
+
+def tell_pushed(
+    session: Session,
+    verb: str,
+    done: Descriptor,
+    *,
+    tags: Sequence[str] | None = None,
+    **names: str,
+) -> None:
+    """Print the digest, or the JSON object, of a pushed object, with the `names` of its places."""
+    more = {} if tags is None else {"tags": list(tags)}
+    size = {"digest": done.digest, "media_type": done.media_type, "size": done.size}
+    tell(session, record(verb, **names, **size, **more), done.digest)

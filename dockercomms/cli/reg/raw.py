@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dockercomms.cli.options import NAME, option
+from dockercomms.cli.records import time_or_none
+from dockercomms.cli.reg.output import (
+    path_of,
+    pour,
+    pretty,
+    read_input,
+    record,
+    screen_beside,
+    show_text,
+    sink,
+    tell,
+    to_stdout,
+)
 from dockercomms.cli.reg.table import output_option, reg_verb
 from dockercomms.cli.render import human_time, to_json, visible
-from dockercomms.errors import UsageError
+from dockercomms.errors import BadAnswer, ProtocolError, UsageError
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
@@ -33,7 +45,6 @@ def ref_command(session: Session, *, form: str, text: str) -> None:
     Follows docker's rules: a reference without a host is on docker.io (or --default-registry), and
     one without a folder there is in 'library'. Uses no network.
     """
-    from dockercomms.cli.reg.output import record
     from dockercomms.oci.reference import DEFAULT_HOST, Reference
 
     host = session.settings.default_registry or DEFAULT_HOST
@@ -48,17 +59,13 @@ def ref_command(session: Session, *, form: str, text: str) -> None:
         short=str(found),
         full=found.full(),
     )
-    screen = session.screen
-    if screen.is_json:
-        screen.data(to_json(row))
-    elif form == "parse":
+    if form == "parse":
         names = ("host", "repository", "tag", "digest", "short", "full")
-        screen.details(row, [(name, str(row[name] or "")) for name in names])
+        session.screen.details(row, [(name, str(row[name] or "")) for name in names])
     else:
-        screen.row((str(row[form]),))
+        tell(session, row, str(row[form]))
 
 
-STDIN = "-"
 MAX_BODY_BYTES = 64 * 2**20
 """The largest body of `--data`; larger ones are blobs, for `reg put-blob`."""
 
@@ -75,15 +82,11 @@ def ping_command(session: Session, *, host: str) -> None:
 
     Exits 3 if the registry refuses the login, 6 if it cannot be reached.
     """
-    from dockercomms.cli.records import time_or_none
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.stores import Stores
-    from dockercomms.errors import BadAnswer
     from dockercomms.oci.auth.token import Scope
     from dockercomms.oci.remote.errors import check_response
     from dockercomms.oci.remote.exchange import content_length, is_page
 
-    with Stores(session) as stores:
+    with session.stores() as stores:
         registry = stores.registry(host)
         began = session.clock.monotonic()
         response = registry.request("GET", "/v2/", scope=Scope())
@@ -145,7 +148,6 @@ def raw_command(
     Uses your login, and accepts every kind of manifest unless you give -H 'Accept: ...'. Prints an
     error response too, and then fails.
     """
-    from dockercomms.cli.stores import Stores
     from dockercomms.oci.model import MANIFEST_MEDIA_TYPES
     from dockercomms.oci.remote.exchange import ANY_STATUS
 
@@ -155,9 +157,11 @@ def raw_command(
     if not path.startswith("/") or path.startswith("//"):
         raise UsageError(f"{path!r:.200}: a path from the registry's root expected, as /v2/")
     fields = {"Accept": ", ".join((*MANIFEST_MEDIA_TYPES, "*/*")), **_fields(headers)}
-    body = None if data is None else _body(session, data)
+    body = None
+    if data is not None:
+        body = read_input(session, data, MAX_BODY_BYTES, what="a body", hint="see reg put-blob")
     need = _scope(method, path, scope)
-    with Stores(session) as stores:
+    with session.stores() as stores:
         response = stores.registry(host).request(
             method, path, headers=fields, body=body, scope=need, ok=ANY_STATUS
         )
@@ -173,7 +177,6 @@ def _write(session: Session, response: Response, output: str | None, *, include:
     Raises:
         RegistryError: the registry refused; its answer is written first.
     """
-    from dockercomms.cli.reg.output import path_of, record, screen_beside
     from dockercomms.oci.remote.errors import error_from_response
     from dockercomms.oci.remote.exchange import redact_url
 
@@ -207,7 +210,6 @@ def _write(session: Session, response: Response, output: str | None, *, include:
 
 def _write_body(session: Session, response: Response, output: str | None) -> int:
     """Write the body piece by piece; return its bytes. A terminal gets only text."""
-    from dockercomms.cli.reg.output import pour, sink, to_stdout
     from dockercomms.oci.remote.exchange import read_up_to
 
     if to_stdout(output) and session.stdout.isatty():
@@ -220,9 +222,6 @@ def _write_body(session: Session, response: Response, output: str | None) -> int
 
 def _write_bytes(session: Session, data: bytes, output: str | None) -> int:
     import io
-
-    from dockercomms.cli.reg.output import pour, pretty, show_text, sink, to_stdout
-    from dockercomms.errors import ProtocolError
 
     if not (to_stdout(output) and session.stdout.isatty()):
         with sink(session, output) as stream:
@@ -258,30 +257,6 @@ def _fields(headers: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"not a header field: {text!r:.200}", hint="-H 'Accept: */*'")
         fields[match[1].title()] = match[2].strip()
     return fields
-
-
-def _body(session: Session, data: str) -> bytes:
-    """Return the body to send.
-
-    Raises:
-        UsageError: standard input holds a password.
-        LimitError: more than `MAX_BODY_BYTES`.
-        LocalIOError: the file cannot be read.
-    """
-    from dockercomms.errors import LimitError
-    from dockercomms.platforms.files import local_errors
-
-    if data == STDIN and session.reads_password:
-        raise UsageError("standard input cannot hold both a password and what is sent")
-    with local_errors(data):
-        if data == STDIN:
-            body = session.stdin.read(MAX_BODY_BYTES + 1)
-        else:
-            with Path(data).open("rb") as stream:
-                body = stream.read(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
-        raise LimitError(f"{data}: more than {MAX_BODY_BYTES} bytes", hint="see reg put-blob")
-    return body
 
 
 def _scope(method: str, path: str, said: str | None) -> Scope:

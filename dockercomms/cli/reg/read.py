@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING
 import click
 
 from dockercomms.cli.options import NAME, option
+from dockercomms.cli.progress import metering
+from dockercomms.cli.reg.output import (
+    path_of,
+    pour,
+    record,
+    refuse_terminal,
+    screen_beside,
+    show_document,
+    to_stdout,
+)
+from dockercomms.cli.reg.output import sink as open_sink
 from dockercomms.cli.reg.table import output_option, platform_option, reg_verb
 from dockercomms.cli.render import human_bytes, to_json
+from dockercomms.errors import ManifestUnknown, UsageError
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
@@ -31,10 +43,10 @@ def manifest_command(
     The bytes match the manifest's digest; on a terminal they are indented. --format json prints an
     object with the manifest and its digest.
     """
-    from dockercomms.cli.stores import Stores, parse_platform
+    from dockercomms.cli.stores import parse_platform
     from dockercomms.oci.images.select import get_reference, resolve_content
 
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.source(reference)
         want = parse_platform(platform)
         content = get_reference(opened.registry, opened.reference)
@@ -59,7 +71,6 @@ def _write_document(
     Raises:
         ProtocolError: the document for an object is not strict JSON.
     """
-    from dockercomms.cli.reg.output import path_of, record, show_document, to_stdout
     from dockercomms.oci.strict_json import parse_json
 
     screen = session.screen
@@ -85,14 +96,9 @@ def blob_command(
 
     The output file appears only when it is complete and its digest is verified.
     """
-    from dockercomms.cli.progress import metering
-    from dockercomms.cli.reg.output import path_of, pour, record, refuse_terminal, screen_beside
-    from dockercomms.cli.reg.output import sink as open_sink
-    from dockercomms.cli.stores import Stores
-
     span = None if byte_range is None else parse_range(byte_range)
     refuse_terminal(session, output)
-    with Stores(session) as stores, metering(session, "getting") as show:
+    with session.stores() as stores, metering(session, "getting") as show:
         opened = stores.open(reference)
         digest = opened.need_digest()
         registry, repository = opened.registry, opened.repository
@@ -128,8 +134,6 @@ def parse_range(text: str) -> tuple[int, int | None]:
     Raises:
         UsageError: another form, or an end before the start.
     """
-    from dockercomms.errors import UsageError
-
     match = _RANGE.fullmatch(text)
     first = -1 if match is None else int(match[1])
     last = None if match is None or match[2] is None else int(match[2])
@@ -154,12 +158,10 @@ def index_command(
     Each entry has its platform, its architecture as Docker's official images name it, and the
     location of its content. Use 'reg put-manifest' to push the index.
     """
-    from dockercomms.cli.stores import Stores
-    from dockercomms.errors import ManifestUnknown
     from dockercomms.oci.images.synthesis import ANNOTATION_BASHBREW_ARCH, synthesize_index
     from dockercomms.oci.model import digest_of
 
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.source(reference)
         index = synthesize_index(
             opened.registry,

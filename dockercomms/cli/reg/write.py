@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dockercomms.cli.options import NAME, option
+from dockercomms.cli.progress import metering
+from dockercomms.cli.reg.output import read_input, record, tell_pushed
 from dockercomms.cli.reg.table import reg_verb
 from dockercomms.cli.render import to_json
-from dockercomms.errors import LimitError, NotFoundError, ProtocolError, UsageError
+from dockercomms.errors import (
+    AuthError,
+    DockerCommsError,
+    IntegrityError,
+    NotFoundError,
+    ProtocolError,
+    RegistryError,
+    Unsupported,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from dockercomms.cli.session import Session
     from dockercomms.cli.stores import Opened
     from dockercomms.oci.model import Descriptor, Digest
     from dockercomms.oci.stores import Location
-
-STDIN = "-"
 
 
 @reg_verb(
@@ -46,14 +54,13 @@ def put_manifest_command(
 
     FILE may be - for standard input; its bytes are pushed unchanged. Prints the digest.
     """
-    from dockercomms.cli.reg.output import record, tell_pushed
-    from dockercomms.cli.stores import Stores
     from dockercomms.oci.images.copy import ensure_manifest
+    from dockercomms.oci.model import MAX_MANIFEST_BYTES
 
-    data = _read(session, file)
+    data = read_input(session, file, MAX_MANIFEST_BYTES, what="a manifest")
     kind = media_type or media_type_of(data)
     _check_tags(more)
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.open(reference, create=True)
         target = opened.location
         if origin is not None:
@@ -63,15 +70,7 @@ def put_manifest_command(
         done = _push(opened, data, kind, (*target.tags, *more), ensured=origin is not None)
         _list_referrer(session, opened, data, done)
     tags = [*target.tags, *more]
-    row = record(
-        "put-manifest",
-        reference=str(opened),
-        digest=done.digest,
-        media_type=done.media_type,
-        size=done.size,
-        tags=tags,
-    )
-    tell_pushed(session, row, done)
+    tell_pushed(session, "put-manifest", done, tags=tags, reference=str(opened))
     session.screen.note(f"pushed to {opened.place.repo}: {', '.join(tags) or 'by its digest'}")
 
 
@@ -107,29 +106,6 @@ def _list_referrer(session: Session, opened: Opened, data: bytes, done: Descript
         )
 
 
-def _read(session: Session, file: str) -> bytes:
-    """Return the manifest to push.
-
-    Raises:
-        LimitError: more bytes than registries accept.
-        LocalIOError: the file cannot be read.
-    """
-    from dockercomms.oci.model import MAX_MANIFEST_BYTES
-    from dockercomms.platforms.files import local_errors
-
-    if file == STDIN and session.reads_password:
-        raise UsageError("standard input cannot hold both a password and a manifest")
-    with local_errors(file):
-        if file == STDIN:
-            data = session.stdin.read(MAX_MANIFEST_BYTES + 1)
-        else:
-            with Path(file).open("rb") as stream:
-                data = stream.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise LimitError(f"{file}: a manifest of more than {MAX_MANIFEST_BYTES} bytes")
-    return data
-
-
 def media_type_of(data: bytes) -> str:
     """Return the media type in a manifest, or derive it from the manifest's members.
 
@@ -159,7 +135,6 @@ def _copy_children(session: Session, source: Location, target: Location, data: b
 
     Parts go before the manifest: some registries accept a manifest with missing parts.
     """
-    from dockercomms.cli.progress import metering
     from dockercomms.oci.images.copy import copy_manifest
     from dockercomms.oci.images.ensure import copy_blob
     from dockercomms.oci.model import digest_of, parse_children
@@ -193,27 +168,17 @@ def tag_command(session: Session, *, reference: str, tags: tuple[str, ...]) -> N
 
     Moves a tag that is on another manifest. Prints the digest.
     """
-    from dockercomms.cli.reg.output import record, tell_pushed
-    from dockercomms.cli.stores import Stores
     from dockercomms.oci.images.select import get_reference
 
     _check_tags(tags)
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.source(reference)
         content = get_reference(opened.registry, opened.reference)
         found = content.descriptor
         opened.registry.push_manifest(
             opened.repository, content.data, found.media_type, tags=tags, digest=found.digest
         )
-    row = record(
-        "tag",
-        reference=str(opened),
-        digest=found.digest,
-        media_type=found.media_type,
-        size=found.size,
-        tags=list(tags),
-    )
-    tell_pushed(session, row, found)
+    tell_pushed(session, "tag", found, tags=tags, reference=str(opened))
     session.screen.note(f"tagged {', '.join(tags)}")
 
 
@@ -239,10 +204,7 @@ def delete_command(session: Session, *, reference: str, is_blob: bool) -> None:
     With a tag, deletes only the tag. With a digest, deletes the manifest, all its tags, and its
     entry in a referrers fallback index. Blobs stay until the registry's garbage collection.
     """
-    from dockercomms.cli.reg.output import record
-    from dockercomms.cli.stores import Stores
-
-    with Stores(session) as stores:
+    with session.stores() as stores:
         opened = stores.open(reference)
         kind = _delete(session, opened, is_blob=is_blob)
     row = record("delete", reference=str(opened), kind=kind)
@@ -259,8 +221,6 @@ def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
         UsageError: the reference is ambiguous.
         Unsupported: the registry refuses to delete such objects.
     """
-    from dockercomms.errors import Unsupported
-
     registry, repository, place = opened.registry, opened.repository, opened.place
     if is_blob:
         registry.delete_blob(repository, opened.need_digest())
@@ -294,7 +254,6 @@ def _delete(session: Session, opened: Opened, *, is_blob: bool) -> str:
 
 def _subject(opened: Opened, digest: Digest) -> Digest | None:
     """Return the subject of the manifest to delete, if it can be read."""
-    from dockercomms.errors import AuthError, IntegrityError, RegistryError
     from dockercomms.oci.content import read_facts
     from dockercomms.oci.interface import read_all
     from dockercomms.oci.model import MAX_MANIFEST_BYTES
@@ -313,7 +272,6 @@ def _unlist_referrer(session: Session, opened: Opened, subject: Digest, digest: 
 
     Source: distribution-spec v1.1.1, "Referrers Tag Schema".
     """
-    from dockercomms.errors import DockerCommsError
     from dockercomms.oci.tag_schema import remove_entry
 
     try:
