@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from dockercomms.errors import LocalIOError, PlaceError
+from dockercomms.errors import LocalIOError
 from dockercomms.oci.model import READ_BYTES, Digest
 from dockercomms.platforms.files import (
     free_bytes,
@@ -33,7 +33,7 @@ from dockercomms.platforms.files import (
 from dockercomms.platforms.records import dataclass
 from dockercomms.state.locks import try_lock
 from dockercomms.transport.folders import Folder
-from dockercomms.transport.merging import check_links, check_merge, links_below, merge_folder
+from dockercomms.transport.merging import check_links, check_replace, links_below, replace
 from dockercomms.transport.names import numbered
 
 TEMPORARY = re.compile(r"\.dockercomms-[0-9a-f]{16}\.part")
@@ -246,11 +246,11 @@ def put_in_place(
             if not overwrite and folder.status(final) is not None:
                 continue
             if overwrite:
-                _check_fits(source, temporary, folder, final)
+                check_replace(source, temporary, folder, final)
             announce(folder.path / final)
             try:
                 if overwrite:
-                    _replace(source, temporary, folder, final)
+                    replace(source, temporary, folder, final)
                 else:
                     source.rename_new(temporary, folder, final)
             except FileExistsError:
@@ -261,32 +261,6 @@ def put_in_place(
             folder.sync()
             return folder.path / final
     raise LocalIOError(f"{folder.path / name}: {MAX_NUMBER} files of that name are there already")
-
-
-def _check_fits(source: Folder, temporary: str, folder: Folder, name: str) -> None:
-    found, place = folder.status(name), folder.path / name
-    if found is None:
-        return
-    if not source.is_folder(temporary):
-        if folder.is_folder(name):
-            raise PlaceError(f"{place}: a folder, and a file does not replace it")
-    elif folder.is_folder(name):
-        with source.enter(temporary) as new, folder.enter(name) as there:
-            check_merge(new, there)
-    else:
-        kind = "a link" if stat.S_ISLNK(found.st_mode) else "no folder"
-        raise PlaceError(f"{place}: {kind}, and a folder does not replace it")
-
-
-def _replace(source: Folder, temporary: str, folder: Folder, name: str) -> None:
-    """Replace a file or link by a file, or merge a folder into a folder."""
-    if not source.is_folder(temporary):
-        source.replace(temporary, folder, name)
-    elif folder.status(name) is None:
-        source.rename_new(temporary, folder, name)
-    else:
-        with source.enter(temporary) as new, folder.enter(name) as there:
-            merge_folder(new, there)
 
 
 def check_alone(folder: Folder, name: str) -> None:

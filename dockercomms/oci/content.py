@@ -542,9 +542,26 @@ def tag_pages(
         last = page[-1]
 
 
-def flat_tags(pages: Iterator[TagPage], limit: int | None) -> Iterator[str]:
-    """Yield the tags of `pages`, at most `limit`."""
-    return islice((tag for page in pages for tag in page.tags), limit)
+class PagedTags(Protocol):
+    """The list of tags of a local store, from its pages."""
+
+    def tag_pages(
+        self, repository: str, *, start_after: str | None = None, page_size: int | None = None
+    ) -> Iterator[TagPage]:
+        """See `Lister.tag_pages`."""
+        ...
+
+    def tags(
+        self,
+        repository: str,
+        *,
+        start_after: str | None = None,
+        page_size: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[str]:
+        """See `Lister.tags`."""
+        pages = self.tag_pages(repository, start_after=start_after, page_size=page_size)
+        return islice((tag for page in pages for tag in page.tags), limit)
 
 
 class UploadSession(Protocol):

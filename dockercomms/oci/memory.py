@@ -25,6 +25,7 @@ from dockercomms.errors import (
 )
 from dockercomms.oci.content import (
     ManifestFacts,
+    PagedTags,
     StoredReader,
     StoredUpload,
     VerifyingReader,
@@ -32,7 +33,6 @@ from dockercomms.oci.content import (
     check_manifest,
     check_range,
     check_repository,
-    flat_tags,
     open_blob,
     open_range,
     referrer_entry,
@@ -116,7 +116,7 @@ class _Session:
             raise UploadUnknown(f"upload {self.id}: no such session") from None
 
 
-class MemoryRegistry:
+class MemoryRegistry(PagedTags):
     """Implements `oci.interface.Registry` in memory, with several repositories.
 
     Args:
@@ -283,22 +283,10 @@ class MemoryRegistry:
 
     # --- listing ---------------------------------------------------------------------------------
 
-    def tags(
-        self,
-        repository: str,
-        *,
-        start_after: str | None = None,
-        page_size: int | None = None,
-        limit: int | None = None,
-    ) -> Iterator[str]:
-        """See `Lister.tags`: sorted, beginning behind `start_after`."""
-        pages = self.tag_pages(repository, start_after=start_after, page_size=page_size)
-        return flat_tags(pages, limit)
-
     def tag_pages(
         self, repository: str, *, start_after: str | None = None, page_size: int | None = None
     ) -> Iterator[TagPage]:
-        """See `Lister.tag_pages`."""
+        """See `Lister.tag_pages`: sorted, beginning behind `start_after`."""
 
         def after(last: str) -> list[str]:
             with self._lock:

@@ -8,15 +8,14 @@ store, after the last use of the location.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dockercomms.errors import DigestMismatch, UsageError
-from dockercomms.oci.interface import Reader, Registry
-from dockercomms.oci.model import Digest
+from dockercomms.oci.interface import BlobReader, Reader, Registry
+from dockercomms.oci.model import Descriptor, Digest
 from dockercomms.oci.reference import Reference, is_valid_digest, is_valid_tag
 from dockercomms.platforms.arguments import check_fields
 from dockercomms.platforms.clock import Clock, SystemClock
@@ -54,11 +53,6 @@ class Location:
         return cls(registry, reference.repository, tag=reference.tag, digest=reference.digest)
 
     @property
-    def tag_or_latest(self) -> str:
-        """The tag, or `latest`."""
-        return self.tag or "latest"
-
-    @property
     def tags(self) -> tuple[str, ...]:
         """The tag, if there is one, as `Writer.push_manifest` takes it."""
         return () if self.tag is None else (self.tag,)
@@ -66,6 +60,18 @@ class Location:
     def at(self, digest: Digest) -> Location:
         """Return the object with `digest` in the same repository, without a tag."""
         return replace(self, tag=None, digest=digest)
+
+    def open(self) -> BlobReader:
+        """Open the manifest with the digest, else under the tag, else under `latest`."""
+        if self.digest is not None:
+            return self.registry.get_manifest(self.repository, self.digest)
+        return self.registry.get_tag(self.repository, self.tag or "latest")
+
+    def resolve(self) -> Descriptor:
+        """Return the descriptor of the manifest that `open` opens."""
+        if self.digest is not None:
+            return self.registry.resolve_manifest(self.repository, self.digest)
+        return self.registry.resolve_tag(self.repository, self.tag or "latest")
 
     def __str__(self) -> str:
         """Return the location as a reference; it includes the host of a registry over HTTP."""
@@ -112,11 +118,7 @@ def same_store(one: Reader, other: Reader) -> bool:
 
 
 def _endpoint_of(registry: Reader) -> Endpoint | None:
-    if "dockercomms.oci.remote.registry" not in sys.modules:
-        return None  # no store over HTTP was made: do not load the module for the answer
-    from dockercomms.oci.remote.registry import HTTPRegistry  # noqa: PLC0415 - a layout needs none
-
-    return registry.endpoint if isinstance(registry, HTTPRegistry) else None
+    return getattr(registry, "endpoint", None)  # an `HTTPRegistry` has it
 
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -182,11 +184,8 @@ class Store:
 
     def is_missing_folder(self) -> bool:
         """Return whether the store is a folder that does not exist before the first write."""
-        if _endpoint_of(self.registry) is not None:
-            return False
-        from dockercomms.oci.layout.registry import LayoutRegistry  # noqa: PLC0415 - not over HTTP
-
-        return isinstance(self.registry, LayoutRegistry) and not self.registry.exists()
+        exists = getattr(self.registry, "exists", None)  # a `LayoutRegistry` has it
+        return exists is not None and not exists()
 
 
 def default_mailbox(environ: Mapping[str, str]) -> Path:

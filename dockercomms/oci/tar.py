@@ -1,7 +1,8 @@
 """Streaming readers of foreign layers: tar, plain or compressed by gzip or zstd.
 
 They never write to a path from an archive. Memory is limited to one window, one extension and one
-block; decompressed bytes are counted.
+block; decompressed bytes are counted. `transport.tar` reads the tars of messages instead: it needs
+modes, times and link targets, and refuses the oddities of foreign tars that this module accepts.
 Source: image-spec v1.1.1, layer.md; POSIX.1-2017, pax; RFC 1952; RFC 8878.
 """
 

@@ -40,6 +40,17 @@ def check_merge(new: Folder, there: Folder) -> None:
         check_links(links, links_below(there.path), what)
 
 
+def check_replace(new: Folder, name: str, there: Folder, target: str) -> None:
+    """Check that the entry `name` of `new` can become `target` in `there`; see `replace`.
+
+    Raises:
+        PlaceError, OSError: as `check_merge`.
+    """
+    if _merges(new, name, there, target):
+        with new.enter(name) as inner, there.enter(target) as place:
+            check_merge(inner, place)
+
+
 def merge_folder(new: Folder, there: Folder) -> None:
     """Move all entries of `new` into `there`, durably; call `check_merge` before.
 
@@ -47,14 +58,23 @@ def merge_folder(new: Folder, there: Folder) -> None:
         OSError: a move failed; some entries are moved.
     """
     for name in new.names():
-        if new.is_folder(name) and there.is_folder(name):
-            with new.enter(name) as inner, there.enter(name) as place:
-                merge_folder(inner, place)
-        elif new.is_folder(name):
-            new.rename_new(name, there, name)
-        else:
-            new.replace(name, there, name)
+        replace(new, name, there, name)
     there.sync()
+
+
+def replace(new: Folder, name: str, there: Folder, target: str) -> None:
+    """Replace a file or link by a file, or merge a folder into a folder.
+
+    Raises:
+        OSError: as `merge_folder`.
+    """
+    if not new.is_folder(name):
+        new.replace(name, there, target)
+    elif there.status(target) is None:
+        new.rename_new(name, there, target)
+    else:
+        with new.enter(name) as inner, there.enter(target) as place:
+            merge_folder(inner, place)
 
 
 def check_links(new: Mapping[str, str], there: Mapping[str, str], what: str) -> None:
@@ -110,16 +130,23 @@ def _raise(error: OSError) -> None:
 def _check_kinds(new: Folder, there: Folder) -> None:
     """Refuse a folder in place of a file or link, and the reverse."""
     for name in new.names():
-        found = there.status(name)
-        if found is None:
-            continue
-        place = there.path / name
-        if not new.is_folder(name):
-            if there.is_folder(name):
-                raise PlaceError(f"{place}: a folder is there, and no file or link replaces it")
-        elif there.is_folder(name):
-            with new.enter(name) as inner, there.enter(name) as place_there:
-                _check_kinds(inner, place_there)
-        else:
-            kind = "a link" if stat.S_ISLNK(found.st_mode) else "something else"
-            raise PlaceError(f"{place}: {kind} is there, and no folder replaces it")
+        if _merges(new, name, there, name):
+            with new.enter(name) as inner, there.enter(name) as place:
+                _check_kinds(inner, place)
+
+
+def _merges(new: Folder, name: str, there: Folder, target: str) -> bool:
+    """Return whether `name` is a folder that is merged into a folder `target`.
+
+    Raises:
+        PlaceError: a folder would replace a file or link, or the reverse.
+    """
+    found, place = there.status(target), there.path / target
+    if not new.is_folder(name):
+        if there.is_folder(target):
+            raise PlaceError(f"{place}: a folder, and a file does not replace it")
+        return False
+    if found is not None and not there.is_folder(target):
+        kind = "a link" if stat.S_ISLNK(found.st_mode) else "no folder"
+        raise PlaceError(f"{place}: {kind}, and a folder does not replace it")
+    return found is not None

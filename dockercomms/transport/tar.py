@@ -1,7 +1,8 @@
 """Tar headers, written in one way and read strictly: ustar, with PAX if ustar has no room.
 
 Our own writer, because the bytes decide digests: they must not change with a library. Our own
-reader, because a foreign tar must not cost more memory than one block and one extension.
+reader, because a foreign tar must not cost more memory than one block and one extension. `oci.tar`
+reads image layers, and accepts sparse files, long extensions and names that are not UTF-8.
 
 Source: SPEC.md sections 3 and 4; POSIX.1-2017, pax, "ustar Interchange Format".
 """

@@ -127,10 +127,7 @@ def referrers_command(session: Session, *, reference: str, artifact_type: str | 
         session.screen.listing(("DIGEST", "ARTIFACT TYPE", "SIZE")) as listing,
     ):
         opened = stores.source(reference)
-        digest = opened.place.digest
-        if digest is None:
-            tag = opened.location.tag_or_latest
-            digest = opened.registry.resolve_tag(opened.repository, tag).digest
+        digest = opened.place.digest or opened.location.resolve().digest
         count = 0
         found = opened.registry.referrers(opened.repository, digest, artifact_type=artifact_type)
         for entry in readable(found):

@@ -50,7 +50,7 @@ def _resolve(opened: Opened, platform: str | None, *, is_blob: bool) -> Descript
     from dockercomms.cli.stores import parse_platform
     from dockercomms.oci.images.select import get_reference, resolve_content
 
-    registry, repository, place = opened.registry, opened.repository, opened.place
+    registry, repository = opened.registry, opened.repository
     want = parse_platform(platform)
     if is_blob:
         if want is not None:
@@ -59,9 +59,7 @@ def _resolve(opened: Opened, platform: str | None, *, is_blob: bool) -> Descript
     if want is not None:
         content = get_reference(registry, opened.reference)
         return resolve_content(registry, repository, content, platform=want).descriptor
-    if place.digest is not None:
-        return registry.resolve_manifest(repository, place.digest)
-    return registry.resolve_tag(repository, opened.location.tag_or_latest)
+    return opened.location.resolve()
 
 
 @reg_verb("exists", example="dockercomms reg exists registry.example/team/app:v1 && echo yes")

@@ -82,7 +82,7 @@ def copy_manifest(
         IntegrityError: content does not have its digest.
         LimitError: more than `MAX_TREE_MANIFESTS`.
     """
-    found = _resolve(source)
+    found = source.resolve()
     target.refuse_other(found.digest)
     published = _target_digest(target, found.digest) == found.digest
     if published and not referrers:
@@ -379,13 +379,6 @@ def _executor(concurrency: int) -> Iterator[Executor]:
         raise ValueError(f"concurrency: {concurrency}; 1 or more expected")
     with ThreadPoolExecutor(concurrency, thread_name_prefix="dockercomms-copy") as executor:
         yield executor
-
-
-def _resolve(source: Location) -> Descriptor:
-    registry, repository = source.registry, source.repository
-    if source.digest is not None:
-        return registry.resolve_manifest(repository, source.digest)
-    return registry.resolve_tag(repository, source.tag_or_latest)
 
 
 def _target_digest(target: Location, digest: Digest) -> Digest | None:

@@ -285,9 +285,7 @@ def _get(location: Location, kind: Kind) -> BlobReader:
     registry, repository = location.registry, location.repository
     if kind == "blob":
         return registry.get_blob(repository, location.blob_digest())
-    if location.digest is not None:
-        return registry.get_manifest(repository, location.digest)
-    return registry.get_tag(repository, location.tag_or_latest)
+    return location.open()
 
 
 def _head(location: Location, kind: Kind) -> BlobReader:
@@ -295,8 +293,6 @@ def _head(location: Location, kind: Kind) -> BlobReader:
     registry, repository = location.registry, location.repository
     if kind == "blob":
         found = registry.resolve_blob(repository, location.blob_digest())
-    elif location.digest is not None:
-        found = registry.resolve_manifest(repository, location.digest)
     else:
-        found = registry.resolve_tag(repository, location.tag_or_latest)
+        found = location.resolve()
     return BytesReader(b"", found)

@@ -44,13 +44,13 @@ from dockercomms.errors import (
 )
 from dockercomms.oci.content import (
     ManifestFacts,
+    PagedTags,
     StoredReader,
     StoredUpload,
     blob_descriptor,
     check_manifest,
     check_range,
     checked_blocks,
-    flat_tags,
     open_blob,
     open_range,
     read_facts,
@@ -82,7 +82,7 @@ MAX_REMEMBERED_MANIFESTS = 20_000
 """About 3 KB each, so 60 MB at most."""
 
 
-class LayoutRegistry:
+class LayoutRegistry(PagedTags):
     """Implements `oci.interface.Registry` over an image-layout folder.
 
     Args:
@@ -350,22 +350,10 @@ class LayoutRegistry:
         """
         return self._files.index().listed()
 
-    def tags(
-        self,
-        repository: str,
-        *,
-        start_after: str | None = None,
-        page_size: int | None = None,
-        limit: int | None = None,
-    ) -> Iterator[str]:
-        """See `Lister.tags`: in bytewise order, beginning behind `start_after`."""
-        pages = self.tag_pages(repository, start_after=start_after, page_size=page_size)
-        return flat_tags(pages, limit)
-
     def tag_pages(
         self, repository: str, *, start_after: str | None = None, page_size: int | None = None
     ) -> Iterator[TagPage]:
-        """See `Lister.tag_pages`: one page unless `page_size` asks for smaller ones."""
+        """See `Lister.tag_pages`: in bytewise order; one page unless `page_size` is smaller."""
 
         def after(last: str) -> list[str]:
             names = self._files.index().tags()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dockercomms.errors import DigestMismatch, UsageError
 from dockercomms.oci.memory import MemoryRegistry
-from dockercomms.oci.model import Digest, digest_of
+from dockercomms.oci.model import MEDIA_TYPE_INDEX, Digest, digest_of
 from dockercomms.oci.reference import Reference
 from dockercomms.oci.remote.registry import HTTPRegistry
 from dockercomms.oci.stores import Location, same_store
@@ -23,9 +25,25 @@ def test_location_says_what_a_reference_says() -> None:
     assert str(Location(MemoryRegistry(), "team/box")) == "team/box"
 
 
-def test_location_without_a_tag_is_latest_where_one_is_needed() -> None:
-    place = Location(MemoryRegistry(), "a")
-    assert (place.tag_or_latest, place.tags) == ("latest", ())
+def test_location_opens_its_digest_its_tag_or_latest() -> None:
+    registry = MemoryRegistry()
+    tagged = {tag: json.dumps({"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX,
+              "manifests": [], "annotations": {"tag": tag}}).encode()
+              for tag in ("latest", "v1")}  # fmt: skip
+    pushed = {
+        tag: registry.push_manifest("a", data, MEDIA_TYPE_INDEX, tags=(tag,))
+        for tag, data in tagged.items()
+    }
+    place = Location(registry, "a")
+    assert place.tags == ()
+    for location, tag in (
+        (place, "latest"),
+        (Location(registry, "a", tag="v1"), "v1"),
+        (Location(registry, "a", tag="v1").at(pushed["latest"].digest), "latest"),
+    ):
+        assert location.resolve().digest == pushed[tag].digest
+        with location.open() as opened:
+            assert opened.read() == tagged[tag]
 
 
 def test_location_at_a_digest_has_no_tag() -> None:
