@@ -180,7 +180,7 @@ class Stores(AbstractContextManager["Stores"]):
         """
         opened = self.open(text, create=create, plain_http=plain_http)
         if opened.place.tag is not None or opened.place.digest is not None:
-            raise UsageError(f"{text!r:.300}: a tag or digest; a repository is without")
+            raise UsageError(f"{text!r:.300}: a repository expected, without tag or digest")
         return opened
 
     def registry(self, host: str, *, plain_http: bool | None = None) -> HTTPRegistry:

@@ -319,7 +319,7 @@ class StoredRange(StoredReader):
         with local_errors(self.descriptor.digest):
             data = self._stream.read(wanted)
         if wanted and not data:
-            raise Truncated(f"{self.descriptor.digest}: {self._left} bytes fewer than its size")
+            raise Truncated(f"{self.descriptor.digest}: ends {self._left} bytes early")
         self._left -= len(data)
         return data
 
@@ -358,7 +358,7 @@ def open_range(
     """
     if start >= size and end != start and (start, end) != (0, None):
         stream.close()
-        raise RangeInvalid(f"{digest}: from byte {start} was asked for; it has {size}")
+        raise RangeInvalid(f"{digest}: cannot read from byte {start}: it has {size} bytes")
     stream.seek(start)
     length = max(0, (size if end is None else min(end, size)) - start)
     return StoredRange(stream, blob_descriptor(digest, size), length)
@@ -472,7 +472,7 @@ def _digests(items: object, what: str) -> tuple[Digest, ...]:
         try:
             found.append(parse_digest(digest if isinstance(digest, str) else ""))
         except ProtocolError as error:
-            raise ManifestInvalid(f"{what}: a descriptor without a valid digest") from error
+            raise ManifestInvalid(f"{what}: a descriptor has no valid digest") from error
     return tuple(found)
 
 
@@ -510,7 +510,7 @@ def check_manifest(
     facts = read_facts(data, what)
     if facts.media_type not in (None, media_type):
         raise ManifestInvalid(
-            f"{what}: manifest says {facts.media_type!r:.200}, pushed as {media_type!r:.200}"
+            f"{what}: mediaType {facts.media_type!r:.200}, but pushed as {media_type!r:.200}"
         )
     for tag in tags:
         if not is_valid_tag(tag):

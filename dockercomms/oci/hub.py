@@ -67,8 +67,8 @@ class HubProxy:
             )
         if parts.path not in {"", "/"} or parts.query or parts.fragment:
             raise ConfigError(
-                f"proxy for Docker Hub: more than a host: {redact_url(address)!r:.200}",
-                hint="a registry is at the root of its host",
+                f"proxy for Docker Hub: a host without path expected: {redact_url(address)!r:.200}",
+                hint="leave out what follows the host",
             )
         return cls(parts.netloc, plain)
 

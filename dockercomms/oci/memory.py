@@ -92,7 +92,7 @@ class _Session:
             received = self._received()
             if offset != len(received):
                 raise RangeInvalid(
-                    f"upload {self.id}: at byte {len(received)}, byte {offset} was sent"
+                    f"upload {self.id}: byte {len(received)} expected, byte {offset} received"
                 )
             received += data
 
@@ -101,7 +101,7 @@ class _Session:
             data = bytes(self._received())
             del self._uploads.received[self.id]
         if not matches(data, digest):
-            raise DigestInvalid(f"upload {self.id}: {digest} expected, other content received")
+            raise DigestInvalid(f"upload {self.id}: the content is not {digest}")
         self._keep(digest, data)
         return blob_descriptor(digest, len(data))
 
@@ -225,7 +225,9 @@ class MemoryRegistry(PagedTags):
             missing = [part for part in facts.required if part not in held.blobs]
             missing += [part for part in facts.manifests if part not in held.manifests]
             if missing:
-                raise ManifestBlobUnknown(f"{repository}: manifest names unknown {missing[0]}")
+                raise ManifestBlobUnknown(
+                    f"{repository}: manifest needs {missing[0]}, which is not there"
+                )
             held = self._create(repository)
             held.manifests[descriptor.digest] = _Manifest(bytes(data), descriptor, facts)
             for tag in tags:
@@ -376,4 +378,4 @@ class MemoryRegistry(PagedTags):
 
     def _refuse_delete(self) -> None:
         if not self._delete:
-            raise Unsupported("this registry does not delete")
+            raise Unsupported("this registry does not support deletion")

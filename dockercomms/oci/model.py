@@ -283,7 +283,7 @@ class Descriptor:
             return None
         if len(self.data) != self.size or not matches(self.data, self.digest):
             raise DigestMismatch(
-                f"descriptor {self.digest}: its data is other content ({len(self.data)} bytes)"
+                f"descriptor {self.digest}: its data ({len(self.data)} bytes) has another digest"
             )
         return self.data
 
@@ -415,7 +415,7 @@ def parse_manifest(data: bytes, *, where: str = "manifest") -> Manifest:
     fields = _object(parse_json(data, where=where), where)
     refuse_colliding_keys(fields, where, _MANIFEST_KEYS)
     if "manifests" in fields:
-        raise ProtocolError(f"{where}: an index, not a manifest")
+        raise ProtocolError(f"{where}: a manifest expected, an index received")
     _schema_version(fields, where)
     media_type = _string(fields, "mediaType", where, default="") or None
     if media_type not in (None, MEDIA_TYPE_MANIFEST, MEDIA_TYPE_DOCKER_MANIFEST):
@@ -451,7 +451,7 @@ def parse_index(data: bytes, *, where: str = "index") -> Index:
 def _index_of(fields: dict[str, object], where: str) -> Index:
     refuse_colliding_keys(fields, where, _INDEX_KEYS)
     if "manifests" not in fields:
-        raise ProtocolError(f"{where}: no manifests member, so not an index")
+        raise ProtocolError(f"{where}: not an index: manifests is missing")
     _schema_version(fields, where)
     media_type = _string(fields, "mediaType", where, default="") or None
     if media_type not in (None, MEDIA_TYPE_INDEX, MEDIA_TYPE_DOCKER_LIST):
@@ -519,9 +519,11 @@ def validate_manifest(data: bytes, media_type: str, *, where: str = "manifest") 
     elif media_type in (MEDIA_TYPE_MANIFEST, MEDIA_TYPE_DOCKER_MANIFEST):
         found = parse_manifest(data, where=where)
     else:
-        raise ProtocolError(f"{where}: media type {media_type!r:.200}; a manifest's expected")
+        raise ProtocolError(f"{where}: media type {media_type!r:.200}; that of a manifest expected")
     if found.media_type not in (None, media_type):
-        raise ProtocolError(f"{where}: says {found.media_type!r:.200}, not {media_type!r:.200}")
+        raise ProtocolError(
+            f"{where}: mediaType {found.media_type!r:.200}; {media_type!r:.200} expected"
+        )
     return found
 
 

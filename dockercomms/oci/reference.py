@@ -159,7 +159,7 @@ class Reference:
         last, colon, tag = last.partition(":")
         name = head + slash + last
         if not name and colon:
-            raise UsageError(f"{text!r:.300}: no repository before the tag")
+            raise UsageError(f"{text!r:.300}: missing repository before the tag")
         first, slash, path = name.partition("/")
         explicit = bool(slash) and (
             any(mark in first for mark in ".:[") or (localhost_is_host and first == "localhost")

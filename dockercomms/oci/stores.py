@@ -106,7 +106,7 @@ class Location:
             DigestMismatch: the location names another digest.
         """
         if self.digest is not None and self.digest != digest:
-            raise DigestMismatch(f"{self}: the content is {digest}")
+            raise DigestMismatch(f"{self}: the content has the digest {digest}")
 
 
 def same_store(one: Reader, other: Reader) -> bool:
@@ -211,9 +211,9 @@ def parse_repo(text: str) -> Place:
     if place.tag is None and place.digest is None:
         return place
     if place.folder is None:
-        raise UsageError(f"{text!r:.300}: a tag or digest; a repository is without")
+        raise UsageError(f"{text!r:.300}: a repository expected, without tag or digest")
     raise UsageError(
-        f"{text!r:.300}: a tag or digest after the folder; the whole layout is the repository"
+        f"{text!r:.300}: a folder without tag or digest expected (the layout is one repository)"
     )
 
 
@@ -262,7 +262,7 @@ def _parse_folder(text: str, rest: str, *, is_archive: bool = False) -> Place:
         raise UsageError(f"{text!r:.300}: not a tag: {tag!r:.200}")
     path = above + slash + name
     if not path:
-        raise UsageError(f"{text!r:.300}: no {'file' if is_archive else 'folder'}")
+        raise UsageError(f"{text!r:.300}: missing {'file' if is_archive else 'folder'}")
     try:
         folder = expand_home(path).resolve()
     except (

@@ -63,7 +63,7 @@ def parse_json_list(data: bytes, key: str, *, where: str) -> tuple[dict[str, obj
         value, broken = _loosely(data), error
     items = value.get(key, ()) if isinstance(value, dict) else ()
     if not isinstance(value, dict) or not isinstance(items, list | None):
-        raise broken or ProtocolError(f"{where}: no object with a list of {key}")
+        raise broken or ProtocolError(f"{where}: a JSON object with a list {key!r} expected")
     if broken is not None:
         items = [item if _is_strict([[item]]) else broken for item in items or ()]
         if not any(item is broken for item in items) or not _is_strict({**value, key: None}):
@@ -150,7 +150,7 @@ def refuse_colliding_keys(fields: Mapping[str, object], where: str, known: froze
     folded = _folded(known)
     for key in fields:
         if key not in known and key.casefold() in folded:
-            raise ProtocolError(f"{where}: key {key!r:.100} collides with another by case")
+            raise ProtocolError(f"{where}: key {key!r:.100} differs from another only in case")
 
 
 @functools.cache  # 40,000 calls for a large index

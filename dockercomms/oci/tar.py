@@ -126,12 +126,12 @@ class Archive:
             self._block = b""
             if not block.strip(b"\0"):
                 if records:
-                    raise ProtocolError("tar: ends after an extension, before its entry")
+                    raise ProtocolError("tar: the entry after an extension header is missing")
                 if _read_exactly(self._stream, BLOCK_BYTES).strip(b"\0"):
-                    raise ProtocolError("tar: one empty block where two end it")
+                    raise ProtocolError("tar: one empty block at its end; two expected")
                 return None
             if not _is_header(block):
-                raise ProtocolError("tar: not a header, or a damaged one")
+                raise ProtocolError("tar: invalid header")
             kind = block[156:157]
             if kind not in _EXTENSIONS:
                 return self._enter(block, kind, records)
@@ -185,7 +185,9 @@ class SeekableArchive(Archive):
         first = _read_up_to(stream, BLOCK_BYTES)
         for magic, name in ((_GZIP_MAGIC, "gzip"), (_ZSTD_MAGIC, "zstd")):
             if first.startswith(magic):
-                raise ProtocolError(f"a tar compressed with {name}; one that is not is expected")
+                raise ProtocolError(
+                    f"an uncompressed tar expected, one compressed with {name} received"
+                )
         if len(first) < BLOCK_BYTES or not (first == bytes(BLOCK_BYTES) or _is_header(first)):
             raise ProtocolError("not a tar")
         super().__init__(stream, first, max_members)

@@ -351,7 +351,7 @@ def scoped_auth_class() -> type[Any]:
             """
             host = host or self.hostname
             if not host:
-                raise UsageError("a login without a registry", hint="give the hostname")
+                raise UsageError("missing registry to log in to", hint="give the hostname")
             self._given()[DEFAULT_HOST if host in HUB_HOSTS else host] = login
 
         def _given(self) -> dict[str, Credentials]:

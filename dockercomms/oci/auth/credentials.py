@@ -461,5 +461,5 @@ def _decode_auth(where: str, text: str) -> tuple[str, str]:
     except ValueError:  # of base64 and of UTF-8
         raise ConfigError(f"{where}: auth is not base64 of UTF-8 text") from None
     if not colon:
-        raise ConfigError(f"{where}: auth holds no colon between user name and password")
+        raise ConfigError(f"{where}: auth has no colon between user name and password")
     return username, secret.decode(errors="surrogateescape").strip("\0")

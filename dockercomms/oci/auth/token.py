@@ -238,7 +238,7 @@ def check_realm(realm: str, *, host: str, http_allowed: bool) -> str:
     except ValueError:
         good = False
     if not good or parts.username is not None or any(c.isspace() for c in realm):
-        raise AuthError(f"{host} names no usable token server: {realm!r:.300}")
+        raise AuthError(f"{host} names an unusable token server: {realm!r:.300}")
     if parts.scheme == "https" or (parts.scheme == "http" and http_allowed):
         return urlunsplit(parts._replace(fragment=""))
     raise AuthError(
@@ -321,17 +321,17 @@ def parse_response(
     if response.status != _OK:
         raise _refusal(response, host, request, credentials)
     if len(response.body) > MAX_TOKEN_BYTES:
-        raise BadAnswer(f"token server {server}: an answer of more than {MAX_TOKEN_BYTES} B")
+        raise BadAnswer(f"token server {server}: its answer is larger than {MAX_TOKEN_BYTES} bytes")
     try:
         data = json.loads(response.body)
     except (ValueError, RecursionError):
         # from None: the original error holds the whole text
-        raise BadAnswer(f"token server {server}: the answer is not JSON") from None
+        raise BadAnswer(f"token server {server}: its answer is not JSON") from None
     if not isinstance(data, dict):
-        raise BadAnswer(f"token server {server}: the answer is not a JSON object")
+        raise BadAnswer(f"token server {server}: its answer is not a JSON object")
     text = data.get("token") or data.get("access_token")
     if not isinstance(text, str) or not _TOKEN_TEXT.fullmatch(text):
-        raise BadAnswer(f"token server {server}: the answer holds no token")
+        raise BadAnswer(f"token server {server}: its answer contains no token")
     lifetime = data.get("expires_in")
     if not isinstance(lifetime, int | float) or not 0 < lifetime <= MAX_LIFETIME_SECONDS:
         lifetime = DEFAULT_LIFETIME_SECONDS

@@ -47,7 +47,7 @@ def lookup(
         AuthError: the registry refused, and `denied` is "raise".
     """
     if kind not in {"manifest", "blob"}:
-        raise UsageError(f"{location}: not a kind of object: {kind!r:.100}")
+        raise UsageError(f"{location}: unknown kind of object {kind!r:.100}")
     try:
         return _head(location, kind) if head else _get(location, kind)
     except NotFoundError:
@@ -139,7 +139,7 @@ def copy_blob(
     target.refuse_tag()
     digest = source.blob_digest()
     if target.digest not in {None, digest}:
-        raise UsageError(f"{target}: another digest than {source}")
+        raise UsageError(f"{target}: its digest differs from that of {source}")
     return BlobCopy(source.registry, source.repository, target).run(digest, progress=progress)
 
 

@@ -335,9 +335,13 @@ class _Extraction:
         if self._found is not None:
             return self._found
         if self._unsafe is not None:
-            raise ProtocolError(f"{name!r:.200}: only by the unsafe name {self._unsafe!r:.200}")
+            raise ProtocolError(
+                f"{name!r:.200}: found only under the unsafe name {self._unsafe!r:.200}"
+            )
         if any(rank == "exact" for rank, _ in titles):
-            raise UsageError(f"{name!r:.200} is a folder", hint="'dockercomms reg get' gets it all")
+            raise UsageError(
+                f"{name!r:.200} is a folder", hint="get the whole folder with: dockercomms reg get"
+            )
         note = f", but a link {self._link!r:.200}" if self._link else ""
         raise NotFoundError(
             f"{self._repository}: no file {name!r:.200} in {len(manifest.layers)} layers{note}"
@@ -386,12 +390,13 @@ class _Extraction:
 def _only_layer(manifest: Manifest) -> Descriptor:
     if len(manifest.layers) != 1:
         raise UsageError(
-            f"an artifact of {len(manifest.layers)} layers", hint="name the file to get"
+            f"the artifact has {len(manifest.layers)} layers; one expected",
+            hint="name the file to get",
         )
     (layer,) = manifest.layers
     if is_archive_type(layer.media_type):
         raise UsageError(
-            f"{layer.digest}: an archive ({layer.media_type})", hint="name a file that is in it"
+            f"layer {layer.digest} is an archive ({layer.media_type})", hint="name a file in it"
         )
     return layer
 

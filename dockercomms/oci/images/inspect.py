@@ -250,7 +250,7 @@ def get_image(reader: Reader, ref: Reference, *, platform: Platform | None = Non
         _refuse_platform(content, platform)
     elif platform is None:
         raise UsageError(
-            f"{ref.full()}: an index of several platforms", hint="name a platform: linux/amd64"
+            f"{ref.full()} is an index of several platforms", hint="name a platform: linux/amd64"
         )
     resolved = resolve_content(reader, ref.repository, content, platform=platform)
     return Image(reader, ref.repository, resolved)

@@ -316,11 +316,13 @@ def _file_names(layers: tuple[Descriptor, ...], is_tar: list[bool]) -> tuple[tup
     for layer, packed in zip(layers, is_tar, strict=True):
         name = _file_name(layer, is_tar=packed)
         if name in names:
-            raise ProtocolError(f"{layer.digest}: a second file {'/'.join(name)!r:.200}")
+            raise ProtocolError(f"{layer.digest}: file name {'/'.join(name)!r:.200} is used twice")
         names[name] = None
     for name in names:
         if any(name[:length] in names for length in range(len(name))):
-            raise ProtocolError(f"{'/'.join(name)!r:.200}: its folder is a file of the artifact")
+            raise ProtocolError(
+                f"{'/'.join(name)!r:.200}: its folder is also a file of the artifact"
+            )
     return tuple(names)
 
 
@@ -333,7 +335,7 @@ def _file_name(layer: Descriptor, *, is_tar: bool) -> tuple[str, ...]:
     title = title.removesuffix("/") if is_tar else title
     parts = tuple(part for part in title.split("/") if part != ".")
     if not parts or title.endswith("/.") or not all(map(_is_plain, parts)):
-        raise ProtocolError(f"{layer.digest}: not a safe file name: {title!r:.200}")
+        raise ProtocolError(f"{layer.digest}: unsafe file name {title!r:.200}")
     return parts
 
 

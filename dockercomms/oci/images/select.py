@@ -231,7 +231,7 @@ class _Search:
         if not content.is_index:
             return ResolvedManifest(content.descriptor, content.data, content.manifest())
         if len(above) == MAX_INDEX_DEPTH:
-            raise ProtocolError(f"{digest}: more than {MAX_INDEX_DEPTH} indexes within one another")
+            raise ProtocolError(f"{digest}: indexes are nested more than {MAX_INDEX_DEPTH} deep")
         self._read += 1
         if self._read > MAX_INDEXES_READ:
             raise ProtocolError(f"{above[0]}: more than {MAX_INDEXES_READ} indexes in it")
@@ -254,7 +254,7 @@ class _Search:
         self, entry: Descriptor, fallback: Fallback, above: tuple[Digest, ...]
     ) -> ResolvedManifest:
         if entry.digest in above:
-            raise ProtocolError(f"{entry.digest}: an index that contains itself")
+            raise ProtocolError(f"index {entry.digest} contains itself")
         content = get_content(self._reader, self._repository, entry)
         return self.descend(content, fallback, above)
 

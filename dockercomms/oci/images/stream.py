@@ -85,7 +85,7 @@ class BlobOpener:
     def check(self) -> None:
         """Raise StoppedError if the copy was stopped."""
         if self._stop.is_set():
-            raise StoppedError(f"blob {self._digest}: given up")
+            raise StoppedError(f"blob {self._digest}: the copy was stopped")
 
     def close(self) -> None:
         """Close the reader of the first request if it was not used."""

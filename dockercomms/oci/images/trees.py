@@ -262,7 +262,7 @@ class Planner:
     def _child(self, child: Descriptor, parent: Location, depth: int) -> _Wanted:
         if depth > MAX_INDEX_DEPTH:
             raise ProtocolError(
-                f"{child.digest}: more than {MAX_INDEX_DEPTH} manifests within one another"
+                f"{child.digest}: indexes are nested more than {MAX_INDEX_DEPTH} deep"
             )
         return _Wanted(child, self.source_of(child.digest, parent), depth)
 
@@ -275,7 +275,7 @@ class Planner:
             for entry in readable(origin.registry.referrers(origin.repository, digest))
         )
         if found and wanted.depth >= MAX_INDEX_DEPTH:
-            raise ProtocolError(f"{digest}: more than {MAX_INDEX_DEPTH} referrers of one another")
+            raise ProtocolError(f"{digest}: referrers are nested more than {MAX_INDEX_DEPTH} deep")
         return found
 
 

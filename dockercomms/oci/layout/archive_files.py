@@ -97,7 +97,7 @@ def read_table(stream: BinaryIO, *, where: str) -> ArchiveTable:
             link = link or member.name
             continue
         if name.startswith("/") or ".." in name.split("/"):
-            raise ProtocolError(f"{where}: entry {member.name!r:.200} leads out of the archive")
+            raise ProtocolError(f"{where}: entry {member.name!r:.200} is outside of the archive")
         match = _BLOB.fullmatch(name)
         digest = "" if match is None else f"{match[1]}:{match[2]}"
         if member.kind != "file" or not (name in {"index.json", "oci-layout"} or match):
@@ -106,7 +106,7 @@ def read_table(stream: BinaryIO, *, where: str) -> ArchiveTable:
             table.blobs[Digest(digest)] = archive.offset, member.size
         elif name == "index.json":
             if table.index is not None:
-                raise ProtocolError(f"{where}: index.json is in it twice")
+                raise ProtocolError(f"{where}: two entries index.json; one expected")
             if member.size > MAX_INDEX_BYTES:
                 raise ProtocolError(
                     f"{where}: index.json: {member.size} bytes; at most {MAX_INDEX_BYTES}"
@@ -116,7 +116,7 @@ def read_table(stream: BinaryIO, *, where: str) -> ArchiveTable:
             table.layout = archive.read(min(member.size, MAX_LAYOUT_FILE_BYTES))
     if is_docker and table.index is None:  # it has links, too
         raise ProtocolError(
-            f"{where}: a tar as 'docker save' wrote it before Docker 25, not an OCI image layout",
+            f"{where}: 'docker save' of Docker 24 or older wrote it; an OCI image layout expected",
             hint="save it with Docker 25 or newer, or convert it: "
             "skopeo copy docker-archive:OLD.tar oci-archive:NEW.tar",
         )
@@ -199,7 +199,7 @@ class ArchiveFiles(LayoutFiles):
 
     def _missing(self, digest: Digest) -> BlobUnknown | NameUnknown:
         if not self.exists():
-            return NameUnknown(f"{self.file}: no archive there")
+            return NameUnknown(f"{self.file}: archive not found")
         return BlobUnknown(f"{self.file}: no blob {digest}")
 
     def _in_base(self, digest: Digest) -> tuple[int, int] | None:
@@ -219,7 +219,7 @@ class ArchiveFiles(LayoutFiles):
                 try:
                     self._stream = open_regular(self.file)
                 except (FileNotFoundError, NotADirectoryError):
-                    raise NameUnknown(f"{self.file}: no archive there") from None
+                    raise NameUnknown(f"{self.file}: archive not found") from None
         return self._stream
 
     def _read_table(self) -> ArchiveTable:
@@ -234,7 +234,7 @@ class ArchiveFiles(LayoutFiles):
                 where = "" if text.startswith(str(self.file)) else f"{self.file}: "
                 raise type(error)(where + text, hint=error.hint or _HINT) from error
             if table.index is None or table.layout is None:
-                raise ProtocolError(f"{self.file}: no OCI image layout in it", hint=_HINT)
+                raise ProtocolError(f"{self.file}: it contains no OCI image layout", hint=_HINT)
             check_layout_version(table.layout, where=f"{self.file}: oci-layout")
             self._table = table
         return self._table
@@ -262,7 +262,7 @@ class ArchiveFiles(LayoutFiles):
             if self._has_base():
                 self._read_table()
             elif not self._may_create:
-                raise LocalIOError(f"{self.file}: no archive there")
+                raise LocalIOError(f"{self.file}: archive not found")
             self._enter(self._acquired())
 
     def _take_over(self) -> None:

@@ -212,7 +212,9 @@ class LayoutFiles:
                     if found is not None:
                         self._cached = found
                         return found[2]
-        raise LocalIOError(f"{self._index_path}: changed by others faster than it can be read")
+        raise LocalIOError(
+            f"{self._index_path}: other programs change it faster than it can be read"
+        )
 
     def _read_index(self) -> tuple[tuple[int, int, int], ReadChanges, LayoutIndex] | None:
         """Return `index.json` with the changes beside it; `None` if both changed meanwhile."""
@@ -296,7 +298,7 @@ class LayoutFiles:
 
     def _no_layout(self) -> NameUnknown:
         """Return the error for a missing layout; folders of other programs get a hint."""
-        what, hint = "no image layout there", None
+        what, hint = "image layout not found", None
         if os.path.isfile(self.folder / "manifest.json"):  # noqa: PTH113 - never an error itself
             if os.path.isfile(self.folder / "version"):  # noqa: PTH113 - the same
                 what += ", but a folder that skopeo wrote as dir:"
@@ -312,7 +314,9 @@ class LayoutFiles:
             with open_regular(path) as stream:
                 data = stream.read(MAX_LAYOUT_FILE_BYTES)
         except FileNotFoundError:
-            raise ProtocolError(f"{path}: missing, so {self.folder} is no image layout") from None
+            raise ProtocolError(
+                f"{path} is missing: {self.folder} is not an image layout"
+            ) from None
         check_layout_version(data, where=str(path))
 
     # --- writing ---------------------------------------------------------------------------------
@@ -329,7 +333,7 @@ class LayoutFiles:
         if self.exists():
             self.index()
         elif not self._create:
-            raise LocalIOError(f"{self.folder}: no image layout there")
+            raise LocalIOError(f"{self.folder}: image layout not found")
         with local_errors(f"{self.folder}: image layout cannot be written"):
             if self._for_owner:
                 make_folder(self.folder, mode=0o700)
@@ -589,7 +593,9 @@ class LayoutSession:
             try:
                 size = os.fstat(handle).st_size
                 if size != offset:
-                    raise RangeInvalid(f"upload {self.id}: at byte {size}, byte {offset} was sent")
+                    raise RangeInvalid(
+                        f"upload {self.id}: byte {size} expected, byte {offset} received"
+                    )
                 try:
                     write_all(handle, data)
                 except OSError:

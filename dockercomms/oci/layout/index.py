@@ -353,9 +353,11 @@ def parse_layout_index(data: bytes, *, where: str) -> LayoutIndex:
     manifests = fields.get("manifests")
     # Go's encoder writes an empty list of a new layout as null.
     if not isinstance(manifests, list) and ("manifests" not in fields or manifests is not None):
-        raise ProtocolError(f"{where}: no list of manifests, so not an index")
+        raise ProtocolError(f"{where}: not an index: the list of manifests is missing")
     if fields.get("schemaVersion") != 2 or isinstance(fields["schemaVersion"], bool):  # noqa: PLR2004
-        raise ProtocolError(f"{where}: schemaVersion {fields.get('schemaVersion')!r:.50} is not 2")
+        raise ProtocolError(
+            f"{where}: schemaVersion {fields.get('schemaVersion')!r:.50}; expected 2"
+        )
     listed = read_entries(manifests or (), where)
     if listed.problem is not None:
         _log.warning("%s", listed.problem)

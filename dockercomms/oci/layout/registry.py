@@ -218,7 +218,9 @@ class LayoutRegistry(PagedTags):
         with self._files.locked():
             for part in (*facts.required, *facts.manifests):
                 if not self._files.has_blob(part):
-                    raise ManifestBlobUnknown(f"{self._folder}: manifest names unknown {part}")
+                    raise ManifestBlobUnknown(
+                        f"{self._folder}: manifest needs {part}, which is not there"
+                    )
             self._files.write_blob(descriptor.digest, data)
             self._files.change(
                 {"push": entry.to_json(), "tags": list(tags), "subject": facts.subject}

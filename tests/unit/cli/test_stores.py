@@ -64,7 +64,7 @@ def test_a_digest_or_a_bare_repository_can_be_asked_for() -> None:
                 opened.open(text).need_digest()
         assert str(opened.repository("r.example/a")) == "r.example/a"
         for text in ("r.example/a:v1", f"r.example/a@{MISSING}", "oci:box:v1"):
-            with pytest.raises(UsageError, match="a repository is without"):
+            with pytest.raises(UsageError, match="a repository expected"):
                 opened.repository(text)
 
 

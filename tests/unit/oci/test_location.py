@@ -62,7 +62,7 @@ def test_location_refuses_content_it_does_not_name() -> None:
     place = Location(MemoryRegistry(), "a", digest=DIGEST)
     place.refuse_other(DIGEST)
     Location(MemoryRegistry(), "a").refuse_other(DIGEST)
-    with pytest.raises(DigestMismatch, match="the content is sha256:"):
+    with pytest.raises(DigestMismatch, match="the content has the digest sha256:"):
         place.refuse_other(digest_of(b"y"))
 
 

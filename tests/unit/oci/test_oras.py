@@ -186,9 +186,9 @@ def test_a_login_goes_to_its_own_registry_alone(files, monkeypatch):
                 one.get_tags(f"{other.host}/{BOX}")
         with registry() as one, pytest.raises(Unauthorized):
             one.get_tags(f"{own.host}/{BOX}")
-        with pytest.raises(UsageError, match="without a registry"):
+        with pytest.raises(UsageError, match="missing registry"):
             registry().auth.set_basic_auth("ann", "secret")
-        with pytest.raises(UsageError, match="without a registry"):
+        with pytest.raises(UsageError, match="missing registry"):
             registry(credentials=Credentials(username="ann", password="secret"))
         with registry(own.host) as one, pytest.raises(Unauthorized):
             one.login("ann", "wrong")

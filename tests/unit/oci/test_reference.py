@@ -203,7 +203,7 @@ def test_reference_parse_uses_another_default_host() -> None:
     ("text", "part"),
     [
         ("", "not a repository name"),
-        (":tag", "no repository before the tag"),
+        (":tag", "missing repository before the tag"),
         ("reg.example/a@sha256:12", "not a digest after @"),
         ("reg.example/a@", "not a digest after @"),
         ("reg.example/a:", "not a tag"),

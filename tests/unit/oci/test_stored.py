@@ -57,7 +57,7 @@ def test_stored_reader_maps_a_failing_disk() -> None:
 def test_stored_range_notices_that_the_blob_became_shorter() -> None:
     with (
         StoredRange(io.BytesIO(b"twelve"), BLOB, 12) as part,
-        pytest.raises(Truncated, match="6 bytes fewer"),
+        pytest.raises(Truncated, match="6 bytes early"),
     ):
         part.read()
 

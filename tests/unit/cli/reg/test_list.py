@@ -74,7 +74,7 @@ def test_tags_of_a_repository_that_is_not_there_is_5(remote: Box, layout: Box) -
 def test_tags_refuses_a_reference(box: Box, end: str) -> None:
     result = box.reg("tags", box.base + end)
     assert result.exit_code == 64
-    assert "a repository is without" in result.stderr
+    assert "a repository expected" in result.stderr
 
 
 def test_referrers_lists_what_refers_to_a_manifest(box: Box) -> None:

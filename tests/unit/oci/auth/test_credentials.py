@@ -403,7 +403,7 @@ def test_credentials_user_name_beside_an_identity_token_is_no_basic_login() -> N
         ({"auth": "hush!"}, "auth is not base64"),
         ({"auth": "dTp=w"}, "auth is not base64"),
         ({"auth": base64.b64encode(b"\xff:p").decode()}, "auth is not base64 of UTF-8"),
-        ({"auth": base64.b64encode(b"hush").decode()}, "auth holds no colon"),
+        ({"auth": base64.b64encode(b"hush").decode()}, "auth has no colon"),
         ({"registrytoken": "hush\n"}, "registry token is not printable"),
     ],
 )

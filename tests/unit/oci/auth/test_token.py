@@ -198,12 +198,12 @@ def test_parse_response_reads_a_token(body: bytes, token: Token) -> None:
         (b"\xff\xfe\x00", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'["hush"]', "not a JSON object"),
-        (b"{}", "holds no token"),
-        (b'{"token":""}', "holds no token"),
-        (b'{"token":["hush"]}', "holds no token"),
-        (b'{"token":"hush\\r\\nX: y"}', "holds no token"),
-        (b'{"token":"h\xc3\xbcsh"}', "holds no token"),
-        (b" " * MAX_TOKEN_BYTES + b"{}", "more than 1048576 B"),
+        (b"{}", "contains no token"),
+        (b'{"token":""}', "contains no token"),
+        (b'{"token":["hush"]}', "contains no token"),
+        (b'{"token":"hush\\r\\nX: y"}', "contains no token"),
+        (b'{"token":"h\xc3\xbcsh"}', "contains no token"),
+        (b" " * MAX_TOKEN_BYTES + b"{}", "larger than 1048576 bytes"),
     ],
 )
 def test_parse_response_refuses_what_is_no_token(body: bytes, message: str) -> None:

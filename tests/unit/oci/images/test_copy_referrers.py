@@ -155,7 +155,7 @@ def test_copy_manifest_follows_referrers_of_referrers_so_far() -> None:
     for number in range(9):
         chain.append(artifact(str(number), subject=chain[-1].descriptor))
         push(source, R, chain[-1])
-    with pytest.raises(ProtocolError, match="more than 8 referrers"):
+    with pytest.raises(ProtocolError, match="referrers are nested more than 8"):
         copy_manifest(Location(source, R, tag="v1"), Location(MemoryRegistry(), R), referrers=True)
     source.delete_manifest(R, chain[-1].descriptor.digest)
     target = MemoryRegistry()

@@ -93,7 +93,7 @@ def test_lookup_of_what_is_not_there_is_none() -> None:
 def test_lookup_of_a_blob_needs_its_digest() -> None:
     with pytest.raises(UsageError, match="digest is missing"):
         lookup(Location(MemoryRegistry(), R, tag="v1"), kind="blob")
-    with pytest.raises(UsageError, match="not a kind"):
+    with pytest.raises(UsageError, match="unknown kind"):
         lookup(Location(MemoryRegistry(), R), kind=cast("Any", "layer"))
 
 

@@ -179,7 +179,7 @@ def test_extract_file_without_a_name_takes_the_only_layer(registry: MemoryRegist
     with pytest.raises(UsageError, match="0 layers"):
         extracted(registry, name=None)
     for media_type in (*TYPES, "application/gzip"):
-        with pytest.raises(UsageError, match="an archive"):
+        with pytest.raises(UsageError, match="is an archive"):
             extracted(registry, replace(only, media_type=media_type), name=None)
 
 

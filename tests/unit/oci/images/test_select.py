@@ -327,7 +327,7 @@ def test_resolve_manifest_follows_eight_indexes_and_no_more(registry: MemoryRegi
     deepest = nested(registry, MAX_INDEX_DEPTH)
     found = resolve_manifest(registry, REF.repository, deepest, platform=AMD64)
     assert name_of(found.data) == "deep"
-    with pytest.raises(ProtocolError, match="more than 8 indexes"):
+    with pytest.raises(ProtocolError, match="indexes are nested more than 8"):
         resolve_manifest(
             registry, REF.repository, nested(registry, MAX_INDEX_DEPTH + 1), platform=AMD64
         )

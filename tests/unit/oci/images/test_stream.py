@@ -104,5 +104,5 @@ def test_stream_ends_when_it_is_stopped() -> None:
     with BlobStream(blob) as stream:
         assert stream.read(1) == DATA[:1]
         stop.set()
-        with pytest.raises(StoppedError, match="given up"):
+        with pytest.raises(StoppedError, match="the copy was stopped"):
             stream.read(1)

@@ -67,7 +67,7 @@ def test_layout_files_prepare_changes_nothing_that_is_there(files: LayoutFiles) 
 
 def test_layout_files_prepare_makes_nothing_unless_asked(tmp_path: Path) -> None:
     files = LayoutFiles(tmp_path / "box", create=False)
-    with pytest.raises(LocalIOError, match="no image layout there"):
+    with pytest.raises(LocalIOError, match="image layout not found"):
         files.prepare()
     assert list(tmp_path.iterdir()) == []
 
@@ -75,7 +75,7 @@ def test_layout_files_prepare_makes_nothing_unless_asked(tmp_path: Path) -> None
 def test_layout_files_prepare_does_not_touch_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"name": "a web page"}')
     for create in (True, False):
-        with pytest.raises(ProtocolError, match="oci-layout: missing"):
+        with pytest.raises(ProtocolError, match="oci-layout is missing"):
             LayoutFiles(tmp_path, create=create).prepare()
     assert names(tmp_path) == ["index.json"]
 

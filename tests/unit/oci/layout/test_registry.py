@@ -95,7 +95,7 @@ def test_layout_that_is_missing_has_nothing_and_is_not_made(
     folder: Path, name: str, create: bool
 ) -> None:
     layout = LayoutRegistry(folder, create=create)
-    with pytest.raises(NameUnknown, match="no image layout there"):
+    with pytest.raises(NameUnknown, match="image layout not found"):
         READS[name](layout)
     assert list(layout.referrers(ANY, SUBJECT.digest)) == []
     assert layout.mount_blob(ANY, SUBJECT.digest, source="other") is None
@@ -105,7 +105,7 @@ def test_layout_that_is_missing_has_nothing_and_is_not_made(
 
 @pytest.mark.parametrize("name", WRITES)
 def test_layout_is_made_by_the_first_write_if_that_is_allowed(folder: Path, name: str) -> None:
-    with pytest.raises(LocalIOError, match="no image layout there"):
+    with pytest.raises(LocalIOError, match="image layout not found"):
         WRITES[name](LayoutRegistry(folder))
     assert not folder.exists()
     WRITES[name](LayoutRegistry(folder, create=True))

@@ -234,7 +234,7 @@ def test_referrers_redirected_without_end_or_to_nowhere_are_no_api(where):
 GOOD = json.dumps(entry(1).to_json())
 BAD = {
     "null": "null",
-    "no object": "7",
+    "a JSON object": "7",
     "a list": "[]",
     "empty": "{}",
     "no media type": json.dumps({"digest": SUBJECT, "size": 1}),
