@@ -83,7 +83,7 @@ def base_folder(variable: BaseVariable, environ: Mapping[str, str]) -> Path:
     home = home_folder(environ)
     if home is None:
         raise NoHomeError(
-            "you have no home folder: HOME is not set, and the system knows no user of your number",
+            "no home folder: HOME is not set, and the system has no entry for your user ID",
             hint=f"set {variable}, or HOME, to a folder that you may read and write",
         )
     return home / _BELOW_HOME[variable]
@@ -98,7 +98,7 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"{path!s:.300}: there is no home folder to put for ~") from error
+        raise UsageError(f"{path!s:.300}: there is no home folder to replace ~") from error
 
 
 @contextlib.contextmanager

@@ -71,7 +71,9 @@ class StreamPosition:
         last = 0
         for begin, end in void:
             if not last < begin <= end < int(match[2]):
-                raise ProtocolError(f"not a sequence: void numbers out of order: {text!r:.100}")
+                raise ProtocolError(
+                    f"not a sequence: its void numbers do not increase: {text!r:.100}"
+                )
             last = end
         return cls(stream=match[1], number=int(match[2]), void=void)
 

@@ -257,7 +257,7 @@ class MessageHeader:
         """
         self._check_writable()
         if self.created_at is None:
-            raise ProtocolError(f"message {self.id}: no time of creation")
+            raise ProtocolError(f"message {self.id}: created_at is missing")
         created = format_time(self.created_at)
         out = {
             VERSION: COMPAT_VERSION if compat else self.version,
@@ -300,7 +300,9 @@ class MessageHeader:
     def _check_writable(self) -> None:
         """Refuse values that would stop a 1.0 receiver or that our own readers refuse."""
         if "\0" in self.filename or not self.filename:
-            raise ProtocolError(f"message {self.id}: file name {self.filename!r:.100}")
+            raise ProtocolError(
+                f"message {self.id}: file name {self.filename!r:.100} is empty or contains NUL"
+            )
         for what, unit, length, limit in (
             ("file name", "bytes", _utf8_bytes(self.filename), MAX_FILENAME_BYTES),
             ("title", "characters", len(self.title or ""), MAX_TITLE_CHARACTERS),
@@ -399,8 +401,8 @@ class _HeaderReader:
         unknown = [key for key in keys if key not in UNDERSTOOD_KEYS]
         if unknown:
             raise ProtocolError(
-                f"message: must be understood to be read, and is not: {unknown[0]!r:.100}",
-                hint="a newer dockercomms may be able to read it",
+                f"message: unknown critical annotation {unknown[0]!r:.100}",
+                hint="a newer release of dockercomms may read it",
             )
         return keys
 

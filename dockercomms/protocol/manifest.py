@@ -196,7 +196,9 @@ class ManifestBuilder:
             # zot answers 400 to a manifest without layers
             return [layer.to_json() for layer in layers or (EMPTY_CONFIG,)]
         if not layers or any(layer.media_type == EMPTY_CONFIG.media_type for layer in layers):
-            raise ProtocolError("message: one layer or more, none of them the empty descriptor")
+            raise ProtocolError(
+                "message: one or more layers expected, none of them the empty descriptor"
+            )
         return [layer.to_json() for layer in layers]
 
 
@@ -287,7 +289,7 @@ def parse_message(data: bytes) -> Message:
     """
     manifest, form = _parse(data, "message", ARTIFACT_TYPE_MESSAGE)
     if form == "artifact" and not _is(manifest.config, EMPTY_CONFIG):
-        raise ProtocolError(f"message: config {manifest.config.digest}; the empty one expected")
+        raise ProtocolError(f"message: config {manifest.config.digest}; the empty config expected")
     header = MessageHeader.from_annotations(manifest.annotations)
     chunks = _parse_chunks(manifest.layers, header)
     return Message(
@@ -313,7 +315,7 @@ def parse_receipt(data: bytes) -> Receipt:
     if message is None:
         raise ProtocolError(f"receipt: annotation {RECEIPT_FOR} is missing")
     if not (lenient or subject):
-        raise ProtocolError("receipt: no subject; the message expected")
+        raise ProtocolError("receipt: subject is missing; the message expected")
     if subject is not None and subject.digest != message:
         raise ProtocolError(f"receipt: for {message!r:.100}, but its subject is {subject.digest}")
     return Receipt(
@@ -341,7 +343,7 @@ def parse_bundle(data: bytes) -> Bundle:
     manifest, _ = _parse(data, "bundle", ARTIFACT_TYPE_BUNDLE)
     check_annotations(manifest.annotations, "bundle")
     if manifest.subject is None:
-        raise ProtocolError("bundle: no subject")
+        raise ProtocolError("bundle: subject is missing")
     if len(manifest.layers) != 1:
         raise ProtocolError(f"bundle: one layer expected, {len(manifest.layers)} received")
     return Bundle(
@@ -389,7 +391,7 @@ def parse_anchor(data: bytes) -> Anchor:
         or _RECIPIENT_TAG.fullmatch(recipient) is None
         or kind not in (None, "receipts")
     ):
-        raise ProtocolError(f"anchor {digest_of(data)}: not the bytes of an anchor")
+        raise ProtocolError(f"anchor {digest_of(data)}: its bytes differ from those of SPEC.md 5.4")
     return Anchor(descriptor=descriptor, recipient_tag=recipient, day=day, kind=kind, form=form)
 
 
@@ -447,7 +449,7 @@ def _parse_chunks(layers: Sequence[Descriptor], header: MessageHeader) -> tuple[
         chunk = _parse_chunk(layer, header, f"message: layer {number}")
         if chunk.index in chunks or chunk.index >= len(layers):
             raise ProtocolError(
-                f"message: layer {number}: chunk index {chunk.index} is there twice or too high"
+                f"message: layer {number}: chunk index {chunk.index} occurs twice or is too high"
             )
         chunks[chunk.index] = chunk
     ordered = tuple(chunks[index] for index in range(len(layers)))
@@ -474,7 +476,7 @@ def _parse_chunk(layer: Descriptor, header: MessageHeader, where: str) -> ChunkL
     most = max_layer_bytes(chunk.bound(header))
     if layer.size > most:
         raise ProtocolError(
-            f"{where}: {layer.size} bytes for at most {chunk.bound(header)} of payload"
+            f"{where}: {layer.size} bytes are too many for {chunk.bound(header)} of payload"
         )
     return chunk
 

@@ -292,7 +292,7 @@ class Database(AbstractContextManager["Database"]):
         version = _version_of(connection)
         if version > SCHEMA_VERSION:
             raise LocalIOError(
-                f"state {self.path}: version {version} expected to be at most {SCHEMA_VERSION}: "
+                f"state {self.path}: version {version}; at most {SCHEMA_VERSION} expected: "
                 "a newer release of dockercomms wrote it",
                 hint="use that release, or set XDG_STATE_HOME to another folder",
             )

@@ -39,7 +39,7 @@ def choose_chunk_bytes(total_bytes: int | None, asked: int | None = None) -> int
         if total_bytes is not None and total_bytes > asked * MAX_CHUNKS:
             raise LimitError(
                 f"payload of {total_bytes} bytes in chunks of {asked}: more than {MAX_CHUNKS}",
-                hint=f"chunks of {least_chunk_bytes(total_bytes)} bytes or more will do",
+                hint=f"use larger chunks: --chunk-size {least_chunk_bytes(total_bytes)}",
             )
         return asked
     if total_bytes is None:
@@ -111,7 +111,7 @@ def split(
         if count == MAX_CHUNKS:
             raise LimitError(
                 f"the stream is longer than {MAX_CHUNKS} chunks of {chunk_bytes} bytes",
-                hint="larger chunks hold more: --chunk-size",
+                hint="use larger chunks: --chunk-size",
             )
         yield Chunk(buffer, size)
         if size < chunk_bytes:

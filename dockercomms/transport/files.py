@@ -240,8 +240,8 @@ class _Planner:
             content = stream.read(left + 1)
         if len(content) > left:
             raise LimitError(
-                f"{source}: the file system gives no size for it, and it makes more than"
-                f" {MAX_UNSIZED_BYTES} bytes of such files",
+                f"{source}: the file system reports no size for it; at most {MAX_UNSIZED_BYTES} "
+                "bytes of such files expected",
                 hint="send it by itself, or send a copy",
             )
         self.unsized_bytes += len(content)

@@ -287,7 +287,7 @@ def decode(
         yield piece
     read_padding(plain, member.size)
     if read_member(plain) is not None:
-        raise ProtocolError(f"chunk {index}: a second entry")
+        raise ProtocolError(f"chunk {index}: one tar entry expected, a second one received")
 
 
 def _piece(

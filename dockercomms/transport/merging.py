@@ -35,7 +35,7 @@ def check_merge(new: Folder, there: Folder) -> None:
             # Such a link stays inside whatever is merged at the same time.
             if not climbs_first(target):
                 raise PlaceError(
-                    f"{what}: link {path!r:.100} has '..' after a name: {target!r:.100}"
+                    f"{what}: link {path!r:.100}: its target has '..' after a name: {target!r:.100}"
                 )
         check_links(links, links_below(there.path), what)
 
@@ -100,7 +100,7 @@ def check_links(new: Mapping[str, str], there: Mapping[str, str], what: str) -> 
         if path in come or resolve_link(path, target, before) is not None:
             shown = new.get(names[path], target)
             raise PlaceError(
-                f"{what}: link {names[path]!r:.100} would lead out of it: {shown!r:.100}"
+                f"{what}: link {names[path]!r:.100} would point outside of it: {shown!r:.100}"
             )
 
 

@@ -125,7 +125,7 @@ class _FilePlaces:
             with local_errors(_WHAT):
                 count = read_at(self.handle, view, at)
             if not count:
-                raise LocalIOError("payload: what was written cannot be read back")
+                raise LocalIOError("payload: cannot read back the written bytes")
             hashed.update(view[:count])
             at += count
         with local_errors(_WHAT):
@@ -156,7 +156,7 @@ class _LockedPlaces:
                 self.sink.seek(at)
                 piece = self.sink.read(min(len(room), stop - at))
             if not piece:
-                raise LocalIOError("payload: what was written cannot be read back")
+                raise LocalIOError("payload: cannot read back the written bytes")
             hashed.update(piece)
             at += len(piece)
 
@@ -218,7 +218,7 @@ def pull_payload(
             kept.forget()
             digest = _pull_at_once(puller, parts, concurrency, progress, kept)
         if expected not in (None, digest) and _digest_in_order(puller) == expected:
-            raise LocalIOError("payload: what was written is not what is read back")
+            raise LocalIOError("payload: the bytes read back are not those written")
     if expected not in (None, digest):
         raise ProtocolError(f"payload: {expected} announced, {digest} received")
 

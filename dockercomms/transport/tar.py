@@ -123,14 +123,14 @@ def read_member(stream: ByteStream) -> TarMember | None:
         block = read_exactly(stream, BLOCK_BYTES)
         if not block.strip(b"\0"):
             if extension is not None:
-                raise ProtocolError("tar: ends after an extension, before its entry")
+                raise ProtocolError("tar: the entry after an extension header is missing")
             _read_end(stream)
             return None
         member = _parse_header(block)
         if member.type not in _EXTENSIONS:
             return _apply(member, records)
         if extension is not None and extension.type == member.type:
-            raise ProtocolError("tar: two extensions of one kind before an entry")
+            raise ProtocolError("tar: two extension headers of one kind before an entry")
         records |= _read_extension(stream, member)
         extension = member
 
@@ -221,7 +221,7 @@ def _pax_record(key: str, value: str) -> bytes:
 
 def _parse_header(block: bytes) -> TarMember:
     if _number(block[148:156], "checksum") != sum(block) - sum(block[148:156]) + 8 * ord(" "):
-        raise ProtocolError("tar: not a header, or a damaged one")
+        raise ProtocolError("tar: invalid header")
     name = _text(block[0:100])
     if block[257:265] == b"ustar\00000" and block[345]:
         name = f"{_text(block[345:500])}/{name}"

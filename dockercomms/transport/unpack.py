@@ -158,8 +158,8 @@ def unpacked_layer(
             unpack_files(tar, place / "new", dotted=True)
         except ProtocolError as error:
             raise ProtocolError(
-                f"{title!r:.100}, a folder: {error.message}",
-                hint=f"'dockercomms reg blob REPO@{layer.digest} -o FILE' gets its tar as it is",
+                f"folder {title!r:.100}: {error.message}",
+                hint=f"get its tar with: dockercomms reg blob REPO@{layer.digest} -o FILE",
             ) from error
         root = place / "new" if inside else _titled(place / "new", title)
         new, outer = (stack.enter_context(_opened(path)) for path in (root, above))
@@ -220,7 +220,7 @@ def _titled(folder: Path, title: str) -> Path:
         else:
             if place.is_dir() and not place.is_symlink():
                 return place
-    raise ProtocolError(f"{title!r:.100}, a folder: its tar holds something else than that folder")
+    raise ProtocolError(f"folder {title!r:.100}: its tar has entries outside of that folder")
 
 
 @dataclass(slots=True)
@@ -250,10 +250,10 @@ class _Unpacker:
         if member.type not in (TYPE_FILE, TYPE_FOLDER, TYPE_LINK):
             raise ProtocolError(f"files: {member.path!r:.100} is of type {member.type!r}")
         if member.type != TYPE_FILE and member.size:
-            raise ProtocolError(f"files: {member.path!r:.100} has content, but is no file")
+            raise ProtocolError(f"files: {member.path!r:.100} has content, but is not a file")
         parts = _checked_parts(member.path)
         if member.path in self.placed:
-            raise ProtocolError(f"files: {member.path!r:.100} is there twice")
+            raise ProtocolError(f"files: {member.path!r:.100} has two entries; one expected")
         for depth in range(1, len(parts)):
             self._need_folder("/".join(parts[:depth]))
         self._make(member, tar)
@@ -264,7 +264,7 @@ class _Unpacker:
         if known is None:
             self._make(TarMember(path=path, type=TYPE_FOLDER))
         elif self.made[known].type != TYPE_FOLDER:
-            raise ProtocolError(f"files: {path!r:.100} is no folder, but has something in it")
+            raise ProtocolError(f"files: {path!r:.100} is not a folder, but has entries below it")
 
     def _make(self, member: TarMember, tar: BinaryIO | None = None) -> None:
         """Create `member` under its safe name, with a number if another entry has that name.
@@ -426,13 +426,15 @@ def _check_inside(links: Mapping[str, str]) -> None:
     """
     for path, target in links.items():
         if resolve_link(path, target, links) is None:
-            raise ProtocolError(f"files: link {path!r:.100} leads out: {target!r:.100}")
+            raise ProtocolError(
+                f"files: link {path!r:.100} points outside of the folder: {target!r:.100}"
+            )
 
 
 def _checked_parts(path: str) -> list[str]:
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise ProtocolError(f"files: path {path!r:.100} is not one inside a folder")
+        raise ProtocolError(f"files: path {path!r:.100} is not inside the folder")
     if len(parts) > MAX_FILES_DEPTH:
         raise ProtocolError(f"files: path {path!r:.100} is more than {MAX_FILES_DEPTH} deep")
     if len(path.encode("utf-8")) > MAX_FILES_PATH_BYTES:

@@ -84,7 +84,7 @@ class FrameReader:
         elif head[1:] == _SKIPPABLE_MAGIC and head[0] >> 4 == 5:  # noqa: PLR2004 - 0x50 to 0x5f
             self._expect(4, self._skippable)
         else:
-            raise ProtocolError("zstd: bytes that are no frame")
+            raise ProtocolError("zstd: bytes outside of a frame")
 
     def _skippable(self, head: bytes) -> None:
         self._skip = int.from_bytes(head, "little")

@@ -80,11 +80,11 @@ class AddressBook:
             LocalIOError: it is not readable or not writable.
         """
         if not name:
-            raise UsageError("a name is empty")
+            raise UsageError("empty name")
         if (identity is None) != (issuer is None):
-            raise UsageError("an identity and its issuer are given together or not at all")
+            raise UsageError("an identity needs its issuer, and an issuer its identity")
         if root is not None and identity is None:
-            raise UsageError("a trusted root is for an identity; none was given")
+            raise UsageError("a trusted root needs an identity; none was given")
         if key is None and identity is None and not allow_unsigned:
             raise UsageError("a key, an identity or --allow-unsigned is needed to trust somebody")
 
@@ -133,7 +133,7 @@ class AddressBook:
             if known == pinned:
                 return
             if known is not None:
-                raise ConfigError(f"{self.path}: there is an entry of {name!r:.100} already")
+                raise ConfigError(f"{self.path}: it has an entry for {name!r:.100} already")
             entry = _entry(document, name)
             entry["recipients"] = [recipient]
             entry["repositories"] = [repo]
@@ -152,8 +152,8 @@ class AddressBook:
         def change(document: TOMLDocument, policy: Policy) -> None:
             if policy.sender(name) is None:
                 raise NotFoundError(
-                    f"{self.path}: no entry of {name!r:.100}",
-                    hint="dockercomms trust list shows the names",
+                    f"{self.path}: no entry for {name!r:.100}",
+                    hint="list the names with: dockercomms trust list",
                 )
             entries: Any = document["sender"]
             names = [entry["name"] for entry in _tables(entries)]
@@ -238,7 +238,7 @@ class AddressBook:
         if there is None:
             write_new(path, data, mode=_COPY_MODE)
         elif there != data:
-            raise ConfigError(f"{path}: not the copy that its name says; remove it")
+            raise ConfigError(f"{path}: its key has another fingerprint than its name; remove it")
         return name
 
 
@@ -259,9 +259,7 @@ def _append(parent: Any, word: str, **values: object) -> Any:
     if word not in parent:
         parent[word] = tomlkit.aot()
     if not hasattr(parent[word], "body"):
-        raise ConfigError(
-            f"{word}: written in one line; write [[{word}]] tables to have it changed"
-        )
+        raise ConfigError(f"{word} is written in one line; write it as [[{word}]] tables")
     parent[word].append(table)
     return parent[word][-1]
 

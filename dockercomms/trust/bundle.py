@@ -164,11 +164,11 @@ def bundle_of(value: object, *, where: str = "bundle") -> SigstoreBundle:
 
 def _kind(material: Mapping[str, object], where: str) -> tuple[BundleKind, str]:
     if "publicKey" in material and "certificate" in material:
-        raise ProtocolError(f"{where}: a certificate beside a key; one of them expected")
+        raise ProtocolError(f"{where}: a key or a certificate expected, both received")
     if "certificate" in material:
         return "keyless", ""
     if "publicKey" not in material:
-        raise ProtocolError(f"{where}: neither a key nor a certificate")
+        raise ProtocolError(f"{where}: a key or a certificate expected, neither received")
     key = json_object(material["publicKey"], f"{where}: publicKey", known=_HINT_KEYS)
     return "key", json_text(key.get("hint", ""), f"{where}: hint")
 
@@ -197,7 +197,7 @@ def _timestamps(value: object, where: str) -> tuple[bytes, ...]:
     fields = json_object(value, where, known=frozenset({"rfc3161Timestamps"}))
     tokens = json_list(fields.get("rfc3161Timestamps"), where)
     if len(tokens) > MAX_TIMESTAMPS:
-        raise ProtocolError(f"{where}: {len(tokens)} of them; at most {MAX_TIMESTAMPS}")
+        raise ProtocolError(f"{where}: {len(tokens)} timestamps; at most {MAX_TIMESTAMPS}")
     return tuple(
         base64_bytes(json_object(item, where, known=_TIMESTAMP_KEYS).get("signedTimestamp"), where)
         for item in tokens

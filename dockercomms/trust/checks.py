@@ -190,13 +190,17 @@ Check = Callable[[Evidence], None]
 def check_recipient(claim: Claim, terms: Terms) -> None:
     """Check that it is for one of our names: a message can be copied into another inbox."""
     if claim.recipient not in terms.me:
-        raise VerificationError(f"for {claim.recipient!r:.100}; we are {', '.join(terms.me):.200}")
+        raise VerificationError(
+            f"sent to {claim.recipient!r:.100}; your names are {', '.join(terms.me):.200}"
+        )
 
 
 def check_audience(claim: Claim, terms: Terms) -> None:
     """Check that it is for this repository, or for one of the policy's audiences."""
     if claim.audience not in (None, terms.repo, *terms.policy.audiences):
-        raise VerificationError(f"meant for {claim.audience!r:.200}; this is {terms.repo}")
+        raise VerificationError(
+            f"sent for repository {claim.audience!r:.200}; this one is {terms.repo}"
+        )
 
 
 def check_not_future(claim: Claim, terms: Terms) -> None:
@@ -206,7 +210,9 @@ def check_not_future(claim: Claim, terms: Terms) -> None:
     clocks, start = terms.clocks, claim.created - terms.policy.clock_skew
     is_early = clocks.agree(lambda now: now < start)
     if is_early is None:
-        raise ClocksDiffer(f"created {claim.created}, in the future by one clock only: {clocks}")
+        raise ClocksDiffer(
+            f"created {claim.created}, in the future by only one of two clocks: {clocks}"
+        )
     if is_early:
         raise TooEarly(f"created {claim.created}, in the future: held until {start}; {clocks}")
 
@@ -220,11 +226,12 @@ def check_age(claim: Claim, terms: Terms) -> None:
     is_old = clocks.agree(lambda now: now - created > most)
     if is_old is None:
         raise ClocksDiffer(
-            f"created {claim.created}, over the policy's {most} ago by one clock only: {clocks}"
+            f"created {claim.created}, older than the policy's {most} by only one of two clocks: "
+            f"{clocks}"
         )
     if is_old:
         raise VerificationError(
-            f"created {claim.created}; the policy accepts nothing older than {most}"
+            f"created {claim.created}; the policy accepts an age of at most {most}"
         )
 
 
@@ -260,14 +267,16 @@ def check_issuer(evidence: SignerEvidence) -> None:
     """Check that the trusted issuer vouches for it: another may call anybody by any name."""
     signer, proof = evidence.signer, evidence.proof
     if isinstance(signer, TrustedIdentity) and proof and signer.issuer != proof.issuer:
-        raise VerificationError(f"identity of issuer {proof.issuer}; {signer.issuer} expected")
+        raise VerificationError(
+            f"identity vouched for by issuer {proof.issuer}; {signer.issuer} expected"
+        )
 
 
 def check_root(evidence: SignerEvidence) -> None:
     """Check the root: a private Sigstore must not vouch for an identity of the public one."""
     signer, proof = evidence.signer, evidence.proof
     if isinstance(signer, TrustedIdentity) and proof and signer.root != proof.root:
-        raise VerificationError(f"proven by root {proof.root!r}; {signer.root!r} expected")
+        raise VerificationError(f"certificate from root {proof.root!r}; {signer.root!r} expected")
 
 
 # --- 3b: the statement ---------------------------------------------------------------------------
@@ -277,7 +286,7 @@ def check_subject(evidence: Evidence) -> None:
     """Check that the statement is about this manifest."""
     if evidence.statement.subject != evidence.claim.subject:
         raise VerificationError(
-            f"signed for {evidence.statement.subject}; {evidence.claim.subject} expected"
+            f"the signature is for {evidence.statement.subject}; {evidence.claim.subject} expected"
         )
 
 
@@ -291,7 +300,7 @@ def check_predicate_type(evidence: Evidence) -> None:
         if evidence.terms.policy.accept_cosign_sign:
             return
         raise VerificationError(
-            "only approved of, with `cosign sign`; the policy does not say accept_cosign_sign"
+            "signed only with `cosign sign`; the policy has no accept_cosign_sign = true"
         )
     raise VerificationError(f"predicate type {found!r:.100}; {expected} expected")
 
@@ -302,7 +311,7 @@ def check_values(evidence: Evidence) -> None:
     if statement.predicate_type != _PREDICATE_TYPES[claim.kind] or claim.kind == "approval":
         return
     if claim.predicate is None:
-        raise VerificationError("the manifest has no created_at, so no statement can agree with it")
+        raise VerificationError("the manifest has no created_at to compare with the statement")
     found = difference(claim.predicate, statement.predicate)
     if found is None and statement.subject_name != claim.subject_name:
         found = (

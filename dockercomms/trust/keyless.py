@@ -118,7 +118,7 @@ class SigstoreRoots:
         parsed = self.parse(bundle.value)
         proof, envelope = self.prove_envelope(parsed, root)
         if envelope != (bundle.envelope.payload_type, bundle.envelope.payload):
-            raise VerificationError("sigstore read another payload in the envelope")
+            raise VerificationError("sigstore read another payload than the envelope's")
         return proof
 
     @staticmethod
@@ -293,7 +293,7 @@ def fetch_public_root(url: str | None = None, *, bootstrap: Path | None = None) 
     except TUFError as error:
         what = f"{place}: {_text(error)}: {_text(error.__cause__ or error)}"
         if isinstance(error.__cause__, RepositoryError):
-            raise VerificationError(what, hint="look at this machine's clock first") from error
+            raise VerificationError(what, hint="check this machine's clock first") from error
         hint = "check your network and proxy; --from FILE takes a file that another machine got"
         raise NetworkError(what, hint=hint) from error
 
@@ -372,7 +372,9 @@ class KeylessSigner:
 
     def __init__(self, options: KeylessOptions, *, roots: SigstoreRoots | None = None) -> None:
         if (options.trusted_root is None) != (options.signing_config is None):
-            raise UsageError("a trusted root and a signing config are given together or not at all")
+            raise UsageError(
+                "a trusted root needs a signing config, and a signing config a trusted root"
+            )
         self._options = options
         self._roots = roots or SigstoreRoots()
         self._root = Root(name=PUBLIC_ROOT, path=options.trusted_root)
@@ -414,7 +416,9 @@ class KeylessSigner:
         bundle = parse_bundle_json(data, where="the bundle just made")
         proof = self._roots.prove(bundle, self._root)
         if bundle.envelope.payload != statement or identity.issuer != proof.issuer:
-            raise VerificationError(f"the bundle just made is another one's, of {proof.issuer}")
+            raise VerificationError(
+                f"the new bundle is for another identity, of issuer {proof.issuer}"
+            )
         self._certified_as = next(iter(proof.identities), "")
         return data
 
@@ -441,7 +445,7 @@ class KeylessSigner:
         if options.interactive:
             return Issuer(self._trust().signing_config.get_oidc_url()).identity_token()
         raise SigningError(
-            "no identity to sign with: no token was given, and this is no CI job that has one",
+            "no identity to sign with: no token was given, and no CI job provides one",
             hint="--identity-token FILE, or --interactive to ask with a browser",
         )
 
@@ -527,7 +531,7 @@ class _StrictClock:
             return self.client.request_timestamp(signature)
         except TimestampError as error:
             place = _place(self.client.url)
-            raise SigningUnreachable(f"{place}: no time stamp: {_text(error)}") from error
+            raise SigningUnreachable(f"{place}: no timestamp received: {_text(error)}") from error
 
 
 def timestamp_source(
@@ -563,17 +567,21 @@ def timestamp_source(
                 answer.raise_for_status()
                 content = bytes(answer.raw.read(MAX_TIMESTAMP_BYTES + 1, decode_content=True))
             if len(content) > MAX_TIMESTAMP_BYTES:
-                raise SigningError(f"{_place(url)}: a time stamp of more than {len(content)} bytes")
+                raise SigningError(
+                    f"{_place(url)}: a timestamp of more than {MAX_TIMESTAMP_BYTES} bytes"
+                )
             found = decode_timestamp_response(content).tst_info
         except requests.RequestException as error:
-            raise SigningUnreachable(f"{_place(url)}: no time stamp: {_text(error)}") from error
+            raise SigningUnreachable(
+                f"{_place(url)}: no timestamp received: {_text(error)}"
+            ) from error
         except ValueError as error:
-            raise SigningError(f"{_place(url)}: not a time stamp: {_text(error)}") from error
+            raise SigningError(f"{_place(url)}: not a timestamp: {_text(error)}") from error
         if (found.nonce, found.message_imprint.message) != (
             query.nonce,
             query.message_imprint.message,
         ):
-            raise SigningError(f"{_place(url)}: the time stamp of something else")
+            raise SigningError(f"{_place(url)}: the timestamp is for other content")
         return content
 
     return ask

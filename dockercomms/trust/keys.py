@@ -262,7 +262,7 @@ class PrivateKey:
             _BEGIN_PUBLIC in data
             and PublicKey.from_pem(data, where=str(path)) != found.public_key()
         ):
-            raise UsageError(f"{path}: the public key in it is not that of the private key")
+            raise UsageError(f"{path}: its public key does not belong to its private key")
         return found
 
     def save(self, path: Path, *, passphrase: str | None = None) -> None:
@@ -330,7 +330,9 @@ def write_new(path: Path, data: bytes, *, mode: int) -> None:
                 sync_file(file.fileno())
             rename_new(part, path)
         except FileExistsError:
-            raise UsageError(f"{path}: there is a file already; keys are not overwritten") from None
+            raise UsageError(
+                f"{path}: the file exists already; dockercomms does not overwrite keys"
+            ) from None
         finally:
             part.unlink(missing_ok=True)
         sync_folder(path.parent)
@@ -459,7 +461,7 @@ class KeyStore:
                 if found is None:
                     raise
         if not found.private:
-            raise UsageError(f"{found.path}: a public key; it cannot sign")
+            raise UsageError(f"{found.path}: a private key expected, a public key received")
         return found, False
 
     def private_key(self, name: str = DEFAULT_KEY, *, passphrase: str | None = None) -> PrivateKey:
@@ -503,8 +505,8 @@ class KeyStore:
     def _missing(self, name: str) -> UsageError:
         path = self._path(name, _PRIVATE)
         return UsageError(
-            f"{path}: there is no key called {name!r}",
-            hint=f"dockercomms keys generate --name {name}",
+            f"{path}: no key named {name!r}",
+            hint=f"create it with: dockercomms keys generate --name {name}",
         )
 
     def _describe(self, path: Path) -> StoredKey:
@@ -514,7 +516,7 @@ class KeyStore:
         if private and b"PUBLIC KEY-----" not in data:
             if encrypted:
                 raise UsageError(
-                    f"{path}: the public key is not beside the private one",
+                    f"{path}: the file of its public key is missing",
                     hint=f"move it away, then: dockercomms keys import FILE --name {path.stem}",
                 )
             public = PrivateKey.load(path).public_key()
@@ -535,7 +537,7 @@ class KeyStore:
     def _free_path(self, name: str, suffix: str) -> Path:
         for taken in (_PRIVATE, _PUBLIC):
             if self._is_there(self._path(name, taken)):
-                raise UsageError(f"{self._path(name, taken)}: there is a key of that name already")
+                raise UsageError(f"{self._path(name, taken)}: a key with that name exists already")
         return self._path(name, suffix)
 
 

@@ -179,13 +179,13 @@ def prove_certificate(
         return roots.prove_file(bundle, root, digest)
     proof, envelope = roots.prove_envelope(bundle, root)
     if envelope != (material.envelope.payload_type, material.envelope.payload):
-        raise VerificationError("sigstore read another payload in the envelope")
+        raise VerificationError("sigstore read another payload than the envelope's")
     return proof
 
 
 def _check_subject(material: Material, digest: Digest) -> None:
     if material.envelope is not None and digest.partition(":")[2] not in material.subjects:
-        raise VerificationError("the statement is about another file")
+        raise VerificationError("the statement is for another file")
 
 
 def _signed_by(material: Material, digest: Digest, key: PublicKey) -> bool:
@@ -215,7 +215,7 @@ def _check_body(body: bytes, material: Material, digest: Digest, key: PublicKey)
     else:
         found = _body_v1(spec)
     if found != (material.signature, signed, key):
-        raise VerificationError("the log entry is about another signature")
+        raise VerificationError("the log entry is for another signature")
 
 
 def _body_v1(spec: Mapping[str, object]) -> tuple[bytes, bytes, PublicKey]:

@@ -239,7 +239,7 @@ class Owner:
         self._signing = signing or SigningOptions()
         self._options = trust or TrustOptions()
         if self._options.accept_new and self._options.policy is not None:
-            raise UsageError("new senders are trusted by writing them to a file; none is given")
+            raise UsageError("accept_new needs a policy file; a policy without a file was given")
         self._keys_folder = keys
         self._on_notice = on_notice
         self._signer: Signer | None = None

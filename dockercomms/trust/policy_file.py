@@ -200,7 +200,9 @@ class _Loader:
         for item in self._tables(table, "sender"):
             sender = self._sender(item, roots)
             if sender.name in senders:
-                raise self._error(item, "name", f"sender {sender.name!r} stands there twice")
+                raise self._error(
+                    item, "name", f"two entries for sender {sender.name!r}; one expected"
+                )
             senders[sender.name] = sender
         return tuple(senders.values())
 
@@ -208,7 +210,7 @@ class _Loader:
         self._known(table, "name recipients repositories kinds address allow_unsigned identity key")
         name = self._string(table, "name")
         if not name:
-            raise self._error(table, "name", f"{table.where}: a name is missing")
+            raise self._error(table, "name", f"{table.where}: name is missing")
         return Sender(
             name=name,
             identities=tuple(self._identity(i, roots) for i in self._tables(table, "identity")),
@@ -305,7 +307,7 @@ class _Loader:
     def _known(self, table: _Table, words: str) -> None:
         for word in table.values:
             if word not in words.split():
-                raise self._error(table, word, f"{table.where}: unknown word {word!r:.100}")
+                raise self._error(table, word, f"{table.where}: unknown setting {word!r:.100}")
 
     def _error(self, table: _Table, word: str, message: str) -> ConfigError:
         return self.source.error(table, word, message)
@@ -326,10 +328,10 @@ class _Loader:
         return bool(self._value(table, word, bool, "true or false"))
 
     def _strings(self, table: _Table, word: str) -> tuple[str, ...]:
-        value = self._value(table, word, list, "a list of texts")
+        value = self._value(table, word, list, "a list of strings")
         items = value if isinstance(value, list) else []
         if not all(isinstance(item, str) and item for item in items):
-            raise self._error(table, word, f"{table.where}: {word}: a list of texts expected")
+            raise self._error(table, word, f"{table.where}: {word}: a list of strings expected")
         return tuple(items)
 
     def _table(self, table: _Table, word: str) -> _Table:

@@ -116,7 +116,9 @@ def newest_key(value: Mapping[str, object], path: Path) -> datetime:
                 found += [parse_rfc3339(start)] if isinstance(start, str) else []
         return max(found)
     except (ProtocolError, ValueError) as error:
-        raise ConfigError(f"{path}: not a trusted root: no key of it has a time") from error
+        raise ConfigError(
+            f"{path}: not a trusted root: none of its keys has a validity period"
+        ) from error
 
 
 def embedded(name: str) -> Path:

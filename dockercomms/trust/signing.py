@@ -132,4 +132,6 @@ def check_bytes(message: Message, manifest: bytes) -> None:
         VerificationError: it was not.
     """
     if not matches(manifest, message.digest):
-        raise VerificationError(f"message {message.header.id}: not the manifest that was parsed")
+        raise VerificationError(
+            f"message {message.header.id}: the manifest is not the one that was parsed"
+        )

@@ -149,7 +149,7 @@ def check_intoto_entry(
         list(signatures),
         {certificate},
     ):
-        raise VerificationError("the log entry is about another envelope")
+        raise VerificationError("the log entry is for another envelope")
 
 
 @dataclass(slots=True)

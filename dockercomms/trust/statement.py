@@ -166,7 +166,7 @@ def receipt_predicate(receipt: Receipt, *, signer_spki: bytes | None = None) -> 
         ProtocolError: the receipt has no time (some 1.0 receipts), so it cannot be signed.
     """
     if receipt.created_at is None:
-        raise ProtocolError(f"receipt for {receipt.message}: no created_at, so not to be signed")
+        raise ProtocolError(f"receipt for {receipt.message}: no created_at, so it cannot be signed")
     return ReceiptPredicate(
         message=receipt.message,
         id=receipt.message_id,

@@ -102,7 +102,7 @@ def _verify(token: bytes, signature: bytes, authority: TimestampAuthority) -> da
     from rfc3161_client import VerifierBuilder, decode_timestamp_response  # noqa: PLC0415 - the same
 
     if len(authority.chain) < _SHORTEST_CHAIN:
-        raise ValueError("no root above the authority")
+        raise ValueError("a certificate chain up to a root expected")
     leaf, *between, top = (load_der_x509_certificate(der) for der in authority.chain)
     builder = VerifierBuilder().tsa_certificate(leaf).add_root_certificate(top)
     for certificate in between:

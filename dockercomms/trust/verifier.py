@@ -132,12 +132,14 @@ def key_of_new_sender(
     """
     if terms.policy.sender(claim.name) is not None:
         raise VerificationError(
-            f"{claim.title}: the policy has an entry of that name; no key is pinned beside it"
+            f"{claim.title}: the policy has an entry for this name: no key is trusted on first use"
         )
     run = _Run(claim, terms, rules, None)
     found = run.first(bundles, _self_named)
     if found is None or not isinstance(found.signer, TrustedKey):
-        raise VerificationError(f"{claim.title}: no signature names a key to be pinned{run.told()}")
+        raise VerificationError(
+            f"{claim.title}: no signature with a key that could be trusted{run.told()}"
+        )
     return found.signer.key, run.verdict(found)
 
 
@@ -368,7 +370,7 @@ class LazyProofs:
         Raises:
             VerificationError: no root proves it; the reason is that of the first one.
         """
-        reason = VerificationError("no trusted root to prove a certificate by")
+        reason = VerificationError("no trusted root to check a certificate with")
         names = sorted(self.roots, key=lambda name: name != first)
         for number, name in enumerate(names):
             found = self._by(self.roots[name])

@@ -192,7 +192,7 @@ def _revoked(
     sender = session.policy().sender(name)
     if sender is None:
         raise NotFoundError(
-            f"{session.trust_file}: no entry of {name!r:.100}",
+            f"{session.trust_file}: no entry for {name!r:.100}",
             hint="list the names with: dockercomms trust list\n"
             "give a key as --spki, an identity as --identity",
         )

@@ -306,7 +306,7 @@ def test_receive_flat_holds_a_link_that_leads_out_of_its_folder(mail):
     got = mail.receive_one(flat=True)
 
     assert isinstance(got.error, PlaceError)
-    assert "link 'notes.txt' would lead out of it: '../.env'" in str(got.error)
+    assert "link 'notes.txt' would point outside of it: '../.env'" in str(got.error)
     assert files_below(mail.out) == {".env": b"secret"}
     assert held(mail).reason_kind == "place"
 

@@ -45,7 +45,7 @@ def test_check_links_counts_a_link_that_is_replaced_as_gone():
     ],
 )
 def test_check_links_refuses_what_leads_out_of_both(new, there):
-    with pytest.raises(PlaceError, match=r"^box: link '.' would lead out of it"):
+    with pytest.raises(PlaceError, match=r"^box: link '.' would point outside of it"):
         check_links(new, there, "box")
 
 

@@ -68,7 +68,7 @@ def test_part_is_hashed_alone(sink):
 def test_what_is_not_there_cannot_be_hashed(sink):
     there = places(sink, 2)
     there.write(0, b"ab")
-    with pytest.raises(LocalIOError, match="cannot be read back"):
+    with pytest.raises(LocalIOError, match="cannot read back"):
         there.hash_into(hashlib.sha256(), 0, 3, memoryview(bytearray(10)))
 
 

@@ -259,7 +259,7 @@ class Forgetful(io.BytesIO):
 
 
 def test_pull_notices_a_file_that_does_not_keep_what_is_written(registry, pushed):
-    with pytest.raises(LocalIOError, match="cannot be read back"):
+    with pytest.raises(LocalIOError, match="cannot read back"):
         pull_payload(registry, REPO, message_of(pushed), Forgetful())
 
 
@@ -271,7 +271,7 @@ class Corrupting(io.BytesIO):
 
 
 def test_pull_hashes_what_is_really_in_the_file_and_blames_the_right_one(registry, pushed):
-    with pytest.raises(LocalIOError, match="not what is read back"):
+    with pytest.raises(LocalIOError, match="not those written"):
         pull_payload(registry, REPO, message_of(pushed), Corrupting())
 
 

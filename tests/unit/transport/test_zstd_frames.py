@@ -46,8 +46,8 @@ def test_reader_passes_its_source_through():
         (MAGIC + b"\x00\x70" + b"\x01\0\0", "a window of 16777216 bytes"),
         (MAGIC + b"\x00\x69" + b"\x01\0\0", "a window of 9437184 bytes"),
         (MAGIC + b"\xa0" + (LIMIT + 1).to_bytes(4, "little"), "a window of 8388609 bytes"),
-        (b"\x60\x2a\x4d\x18\0\0\0\0", "no frame"),
-        (b"\x28\xb5\x2f\xfc", "no frame"),
+        (b"\x60\x2a\x4d\x18\0\0\0\0", "outside of a frame"),
+        (b"\x28\xb5\x2f\xfc", "outside of a frame"),
         (b"", "ends early"),
     ],
 )

@@ -73,7 +73,7 @@ def test_approval_of_our_own_key():
 
 
 def test_approval_of_another_file_is_refused():
-    with pytest.raises(VerificationError, match=r"^a\.txt: the statement is about another file"):
+    with pytest.raises(VerificationError, match=r"^a\.txt: the statement is for another file"):
         check(approval(digest_of(b"other")), terms())
 
 
@@ -281,7 +281,7 @@ def test_log_entry_about_something_else_is_refused(sigstore, what):
         other = approval(DIGEST) if what == "signature" else approval(digest_of(b"other"))
         value = json.loads(approval(DIGEST))
         value["verificationMaterial"] = logged(sigstore, data=other)["verificationMaterial"]
-    with pytest.raises(VerificationError, match="about another signature"):
+    with pytest.raises(VerificationError, match="for another signature"):
         prove_log(sigstore, value)
 
 

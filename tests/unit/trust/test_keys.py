@@ -183,14 +183,14 @@ def test_private_key_of_junk_is_refused(tmp_path):
 
 def test_private_key_beside_another_public_key_is_refused(tmp_path):
     data = pem_of(KEYS[ALICE].key) + public(BOB).to_pem().encode()
-    with pytest.raises(UsageError, match="not that of the private key"):
+    with pytest.raises(UsageError, match="does not belong to its private key"):
         PrivateKey.load(write(tmp_path / "a.key", data))
 
 
 def test_private_key_is_never_overwritten(tmp_path):
     path = tmp_path / "a.key"
     KEYS[ALICE].save(path)
-    with pytest.raises(UsageError, match="keys are not overwritten"):
+    with pytest.raises(UsageError, match="does not overwrite keys"):
         KEYS[BOB].save(path)
     assert PrivateKey.load(path).public_key() == public(ALICE)
     assert [item.name for item in tmp_path.iterdir()] == ["a.key"]

@@ -49,7 +49,7 @@ def test_prove_own_refuses_another_message():
     message, _, now = built()
     other, data, _ = built(title="other")
 
-    with pytest.raises(VerificationError, match="signed for"):
+    with pytest.raises(VerificationError, match="the signature is for"):
         prove(message, ALICE_SIGNS.sign(other, data), now=now)
 
 

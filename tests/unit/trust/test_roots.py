@@ -110,7 +110,7 @@ def test_root_without_a_time_is_refused(tmp_path, text):
     path = tmp_path / "dockercomms" / "sigstore-root.json"
     path.parent.mkdir()
     path.write_text(text)
-    with pytest.raises(ConfigError, match="no key of it has a time"):
+    with pytest.raises(ConfigError, match="none of its keys has a validity period"):
         public_root_age({"XDG_CONFIG_HOME": str(tmp_path)})
     with pytest.raises(ConfigError, match="where: not a trusted root"):
         check_root(text.encode(), where="where")

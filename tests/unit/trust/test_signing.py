@@ -36,7 +36,7 @@ def test_key_signer_names_itself_in_hint_and_statement():
 
 
 def test_key_signer_signs_only_the_manifest_that_was_parsed():
-    with pytest.raises(VerificationError, match="not the manifest that was parsed"):
+    with pytest.raises(VerificationError, match="not the one that was parsed"):
         SIGNER.sign(message(), manifest() + b" ")
 
 
@@ -44,7 +44,7 @@ def test_key_signer_cannot_sign_what_has_no_time():
     old = legacy_message()
     with pytest.raises(ProtocolError, match="no created_at"):
         SIGNER.sign_receipt(legacy_receipt())
-    with pytest.raises(VerificationError, match="not the manifest"):
+    with pytest.raises(VerificationError, match="not the one that was parsed"):
         SIGNER.sign(old, b"")
 
 

@@ -125,21 +125,21 @@ def test_source_gives_the_answer_of_the_authority(sigstore):
 
 def test_source_that_is_down_is_named(sigstore):
     sigstore.fail.add("tsa")
-    with pytest.raises(SigningUnreachable, match=r"127\.0\.0\.1:\d+: no time stamp: 500"):
+    with pytest.raises(SigningUnreachable, match=r"127\.0\.0\.1:\d+: no timestamp received: 500"):
         timestamp_source(sigstore.instance.tsa_url)(b"signature")
-    with pytest.raises(SigningUnreachable, match=r"127\.0\.0\.1:1: no time stamp"):
+    with pytest.raises(SigningUnreachable, match=r"127\.0\.0\.1:1: no timestamp received"):
         timestamp_source("http://127.0.0.1:1/tsa")(b"signature")
 
 
 def test_source_that_is_silent_is_given_up(sigstore):
     sigstore.silent.add("tsa")
-    with pytest.raises(SigningUnreachable, match=r"no time stamp: .*timed out"):
+    with pytest.raises(SigningUnreachable, match=r"no timestamp received: .*timed out"):
         timestamp_source(sigstore.instance.tsa_url, timeout_seconds=0.2)(b"signature")
 
 
 def test_source_that_answers_nonsense_is_refused(sigstore):
     sigstore.garbage.add("tsa")
-    with pytest.raises(SigningError, match="not a time stamp"):
+    with pytest.raises(SigningError, match="not a timestamp"):
         timestamp_source(sigstore.instance.tsa_url)(b"signature")
 
 
@@ -148,7 +148,7 @@ def test_source_that_answers_for_something_else_is_refused(sigstore):
     old = token(b"old")
     sigstore.time_stamp = lambda request: old
     try:
-        with pytest.raises(SigningError, match="the time stamp of something else"):
+        with pytest.raises(SigningError, match="the timestamp is for other content"):
             timestamp_source(sigstore.instance.tsa_url)(b"signature")
     finally:
         del sigstore.time_stamp

@@ -145,7 +145,7 @@ def test_verify_message_tells_why_each_bundle_failed():
         "bundle 3",
     ]
     assert any("media type 'junk'" in reason for reason in reasons)
-    assert any(f"signed for {message().digest}" in reason for reason in reasons)
+    assert any(f"the signature is for {message().digest}" in reason for reason in reasons)
     assert any("not signed with key" in reason for reason in reasons)
 
 
@@ -174,7 +174,9 @@ def refused(check, about, bundles, given, *, match, verify=verify_message):
 
 
 def test_message_copied_into_another_inbox_is_refused():
-    refused(checks.check_recipient, message(), [signed()], terms(me=(CAROL,)), match=f"for '{BOB}'")
+    refused(
+        checks.check_recipient, message(), [signed()], terms(me=(CAROL,)), match=f"sent to '{BOB}'"
+    )
 
 
 def test_message_for_one_of_our_names_is_accepted():
@@ -185,7 +187,13 @@ def test_message_meant_for_another_repository_is_refused():
     data = manifest(audience="other.example/box")
     about = message(audience="other.example/box")
     bundle = KeySigner(KEYS[ALICE]).sign(about, data)
-    refused(checks.check_audience, about, [bundle], terms(), match="meant for 'other.example/box'")
+    refused(
+        checks.check_audience,
+        about,
+        [bundle],
+        terms(),
+        match="sent for repository 'other.example/box'",
+    )
     listed = policy(audiences=("other.example/box",))
     assert verify_message(about, [bundle], terms(listed)).name == ALICE
     assert verify_message(about, [bundle], terms(repo="other.example/box")).name == ALICE
@@ -196,7 +204,7 @@ def test_message_of_the_future_is_refused():
     refused(checks.check_not_future, message(), [signed()], early, match="in the future")
     assert verify_message(message(), [signed()], terms(now=NOW - timedelta(minutes=5)))
     slow = terms(now=NOW - timedelta(hours=1), registry_now=NOW)
-    with pytest.raises(ClocksDiffer, match="by one clock only: this machine's clock says"):
+    with pytest.raises(ClocksDiffer, match="by only one of two clocks: this machine's clock says"):
         verify_message(message(), [signed()], slow)
     for choice in ("registry", "either"):
         assert verify_message(message(), [signed()], replace(slow, choice=choice))
@@ -206,10 +214,10 @@ def test_message_of_the_future_is_refused():
 
 def test_message_older_than_the_policy_allows_is_refused():
     rules = policy(max_age=timedelta(minutes=59))
-    refused(checks.check_age, message(), [signed()], terms(rules), match="nothing older than 0:59")
+    refused(checks.check_age, message(), [signed()], terms(rules), match="an age of at most 0:59")
     assert verify_message(message(), [signed()], terms(policy(max_age=timedelta(hours=1))))
     fast = terms(policy(max_age=timedelta(hours=1)), now=NOW + timedelta(days=9), registry_now=NOW)
-    with pytest.raises(ClocksDiffer, match="the policy's 1:00:00 ago by one clock only"):
+    with pytest.raises(ClocksDiffer, match="the policy's 1:00:00 by only one of two clocks"):
         verify_message(message(), [signed()], fast)
     assert verify_message(message(), [signed()], replace(fast, choice="registry"))
 
@@ -217,7 +225,7 @@ def test_message_older_than_the_policy_allows_is_refused():
 def test_unrelated_bundle_replayed_is_refused():
     other = message(title="another one")
     bundle = forged({**statement(signed(other, title="another one")), "subject": subject("0" * 64)})
-    refused(checks.check_subject, other, [bundle], terms(), match="signed for sha256:000")
+    refused(checks.check_subject, other, [bundle], terms(), match="the signature is for sha256:000")
 
 
 def test_bundle_replayed_with_a_lying_digest_header_is_refused():
@@ -226,7 +234,13 @@ def test_bundle_replayed_with_a_lying_digest_header_is_refused():
     data = manifest().replace(digest_of(b"any layer").encode(), digest_of(b"evil one!").encode())
     evil = parse_message(data)
     assert (evil.header, evil.digest == honest.digest) == (honest.header, False)
-    refused(checks.check_subject, evil, [signed()], terms(), match=f"signed for {honest.digest}")
+    refused(
+        checks.check_subject,
+        evil,
+        [signed()],
+        terms(),
+        match=f"the signature is for {honest.digest}",
+    )
     said = replace(evil, descriptor=replace(evil.descriptor, digest=honest.digest))
     assert verify_message(said, [signed()], terms()).name == ALICE  # whoever believes the header
 
@@ -517,7 +531,7 @@ def test_key_of_new_sender_of_a_receipt():
 
 def test_key_of_new_sender_needs_a_name_without_an_entry():
     claim = Claim.of_message(message())
-    with pytest.raises(VerificationError, match="has an entry of that name"):
+    with pytest.raises(VerificationError, match="has an entry for this name"):
         key_of_new_sender(claim, [signed()], terms(policy(sender(keys=()))))
 
 
@@ -534,7 +548,7 @@ def signer_field(value):
         (forged(statement(signed()), EVE), "which is not trusted"),
         (forged(signer_field({"spki": "AAAA"})), "signer: not a public key"),
         (forged(signer_field({"spki": "?"})), "spki: not base64"),
-        (signed(title="other"), "signed for"),
+        (signed(title="other"), "the signature is for"),
         (approval(message().digest), "which is not trusted"),
         (signed_receipt(by=ALICE), "receipt/v1"),
     ],

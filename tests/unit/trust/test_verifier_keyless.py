@@ -104,13 +104,21 @@ def test_another_identity_is_refused(sigstore):
 def test_another_issuer_is_refused(sigstore):
     about, bundle = signed_now(sigstore)
     rules = policy(sigstore, identity(sigstore, issuer="https://accounts.example"))
-    refused(checks.check_issuer, about, bundle, terms(rules), match="identity of issuer http://127")
+    refused(
+        checks.check_issuer, about, bundle, terms(rules), match="vouched for by issuer http://127"
+    )
 
 
 def test_another_root_is_refused(sigstore, tmp_path):
     about, bundle = signed_now(sigstore)
     rules = policy(sigstore, identity(sigstore, root=PUBLIC_ROOT))
-    refused(checks.check_root, about, bundle, terms(rules), match="proven by root 'stub'; 'public'")
+    refused(
+        checks.check_root,
+        about,
+        bundle,
+        terms(rules),
+        match="certificate from root 'stub'; 'public'",
+    )
 
 
 def test_a_root_under_two_names_proves_for_both(sigstore):
@@ -127,7 +135,7 @@ def test_a_root_under_two_names_proves_for_both(sigstore):
 def test_without_any_root_nothing_is_proven(sigstore):
     about, bundle = signed_now(sigstore)
     given = terms(policy(sigstore, roots={}))
-    with pytest.raises(VerificationError, match="no trusted root to prove a certificate by"):
+    with pytest.raises(VerificationError, match="no trusted root to check a certificate with"):
         verify_message(about, [bundle], given)
     assert signatories([bundle], given) == ()
 

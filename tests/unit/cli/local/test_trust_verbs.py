@@ -117,7 +117,7 @@ def test_keys_generate_makes_a_key_once(alice: Person) -> None:
 
     assert (made["name"], made["private"], made["encrypted"]) == ("default", True, False)
     assert (alice.keys / "default.key").stat().st_mode & 0o777 == 0o600
-    failed(alice.run("keys", "generate"), 64, "there is a key of that name already")
+    failed(alice.run("keys", "generate"), 64, "a key with that name exists already")
 
 
 def test_keys_generate_encrypts_with_the_passphrase_of_the_environment(alice: Person) -> None:
@@ -261,7 +261,7 @@ def test_trust_remove_takes_away_trust(bob: Person) -> None:
     bob.ok("trust", "remove", "alice")
 
     assert bob.ok("trust", "list") == ""
-    failed(bob.run("trust", "remove", "alice"), 5, "no entry of 'alice'")
+    failed(bob.run("trust", "remove", "alice"), 5, "no entry for 'alice'")
 
 
 def test_trust_revoke_takes_a_name_a_key_or_an_identity(bob: Person) -> None:
@@ -293,7 +293,7 @@ def test_trust_revoke_needs_one_of_three(bob: Person, words: list[str]) -> None:
 def test_trust_revoke_of_nobody(bob: Person) -> None:
     for verb in ("revoke", "remove"):
         result = bob.run("trust", verb, "alice")
-        failed(result, 5, "no entry of 'alice'")
+        failed(result, 5, "no entry for 'alice'")
         assert "trust list" in result.stderr
 
 
@@ -496,7 +496,7 @@ def test_a_key_signs_with_a_time_that_is_required(tmp_path: Path) -> None:
             "send", "--text", "x", "--to", "bob", "--timestamp", "http://127.0.0.1:1/tsa"
         )
     failed(refused, 64, "https://")
-    failed(down, 6, "no time stamp")
+    failed(down, 6, "no timestamp received")
 
     got = {one["id"]: one["status"] for one in bob.json("recv")}
 
@@ -508,7 +508,11 @@ def test_a_key_signs_with_a_time_that_is_required(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [["--trusted-root", "x"], ["--signing-config", "x"]])
 def test_keyless_needs_both_files_of_another_sigstore(alice: Person, flags: list[str]) -> None:
-    failed(alice.run("send", "--text", "x", "--to", "bob", "--keyless", *flags), 64, "together")
+    failed(
+        alice.run("send", "--text", "x", "--to", "bob", "--keyless", *flags),
+        64,
+        "needs a signing config",
+    )
 
 
 def pem_of(person: Person) -> Path:
