@@ -24,9 +24,7 @@ class Whole(MailboxBase):
         from dockercomms.relay.gc import Collector
 
         return Collector(
-            registry=self._store.registry,
-            repository=self._store.repository,
-            repo=self.repo,
+            store=self._store,
             clock=self._clock,
             state=self._state,
             dry_run=dry_run,

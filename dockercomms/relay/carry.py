@@ -9,8 +9,9 @@ Source: SPEC.md sections 5, 6 and 13.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Literal
@@ -28,7 +29,7 @@ from dockercomms.oci.stores import Location, Store
 from dockercomms.oci.tag_schema import append_entry, put_or_repair
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import ManifestForm
-from dockercomms.protocol.manifest import Message, Receipt, parse_anchor
+from dockercomms.protocol.manifest import Bundle, Message, Receipt, parse_anchor
 from dockercomms.protocol.tags import (
     anchor_tag,
     bundle_tag,
@@ -38,7 +39,7 @@ from dockercomms.protocol.tags import (
     receipts_tag,
     recipient_tag,
 )
-from dockercomms.relay.inventory import Attached, fetch
+from dockercomms.relay.inventory import LOCAL_BATCH, Attached, fetch
 
 RelayedKind = Literal["message", "bundle", "receipt"]
 
@@ -81,88 +82,36 @@ class Totals:
     """Blobs whose bytes were moved."""
     blob_bytes: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """A message with its bundles and receipts, or later ones for a message that the target has."""
-
-    digest: Digest
-    """The digest of the message."""
-    tag: str | None
-    """The tag at the source."""
-    attached: tuple[Attached, ...] = ()
-    message: Message | None = None
-    """Missing if the target has the message."""
-    data: bytes = b""
-
-    def manifests(self) -> Iterator[bytes]:
-        """Yield all manifests."""
-        if self.message is not None:
-            yield self.data
-        yield from (item.data for item in self.attached)
-
-    def bundles(self) -> list[Attached]:
-        """Return the bundles."""
-        return [item for item in self.attached if not isinstance(item.what, Receipt)]
-
-    def receipts(self) -> list[tuple[Receipt, bytes]]:
-        """Return the receipts with their manifests."""
-        found = ((item.what, item.data) for item in self.attached)
-        return [(what, data) for what, data in found if isinstance(what, Receipt)]
-
-    def failed(self, error: DockerCommsError) -> Iterator[Relayed]:
-        """Yield the results that report `error` for the whole parcel."""
-        if self.message is not None:
-            yield message_relayed(self.message, tag=self.tag, error=error)
-            return
-        for item in self.attached:
-            if isinstance(item.what, Receipt):
-                yield receipt_relayed(item.what, tag=self.tag, error=error)
-            else:
-                yield Relayed(kind="bundle", status="failed", digest=item.digest, error=error)
+    def add(self, done: Relayed) -> None:
+        """Count a result."""
+        name = "failed" if done.error is not None else f"{done.kind}s"
+        setattr(self, name, getattr(self, name) + 1)
 
 
-def receipt_relayed(
-    receipt: Receipt, *, tag: str | None = None, error: DockerCommsError | None = None
+def relayed(
+    kind: RelayedKind,
+    what: Message | Bundle | Receipt | None = None,
+    *,
+    tag: str | None = None,
+    error: DockerCommsError | None = None,
 ) -> Relayed:
-    """Return the result for a receipt; it failed if there is an `error`."""
-    return Relayed(
-        kind="receipt",
-        status="relayed" if error is None else "failed",
-        digest=receipt.descriptor.digest,
-        id=receipt.message_id,
-        sender=receipt.sender,
-        recipient=receipt.recipient,
-        tag=tag,
-        error=error,
-    )
-
-
-def message_relayed(
-    message: Message | None, *, tag: str | None, error: DockerCommsError | None = None
-) -> Relayed:
-    """Return the result for a message (None: not readable); it failed if there is an `error`."""
+    """Return the result for an object (None: not readable); it failed if there is an `error`."""
     status: Literal["relayed", "failed"] = "relayed" if error is None else "failed"
-    if message is None:
-        return Relayed(kind="message", status=status, tag=tag, error=error)
-    header = message.header
-    return Relayed(
-        kind="message",
-        status=status,
-        digest=message.digest,
-        id=header.id,
-        sender=header.sender,
-        recipient=header.recipient,
-        tag=tag,
-        bytes=header.total_bytes,
-        error=error,
+    done = Relayed(kind=kind, status=status, tag=tag, error=error)
+    if what is None:
+        return done
+    done = replace(done, digest=what.descriptor.digest)
+    if isinstance(what, Receipt):
+        return replace(done, id=what.message_id, sender=what.sender, recipient=what.recipient)
+    if isinstance(what, Bundle):
+        return done
+    head = what.header
+    return replace(
+        done, id=head.id, sender=head.sender, recipient=head.recipient, bytes=head.total_bytes
     )
 
 
 _TagAt = Callable[[datetime], str]
-
-LOCAL_BATCH = 64
-"""Messages per index.json write (the cost of a write is proportional to its size)."""
 
 _NEAR_DAYS = 2
 """Days around a message's creation in which its anchor is searched."""
@@ -171,13 +120,13 @@ _OLD_ANCHOR = timedelta(days=2)
 """A `gc` may remove an anchor of this age while a message is put beside it."""
 
 
-class Carrier(AbstractContextManager["Carrier"]):
-    """Copies objects of one repository to another. For one thread, as a context manager.
+class Carrier:
+    """Copies objects of one repository to another. For one thread.
 
     Args:
         source: The store to read.
         publisher: Writes to the target.
-        concurrency: Blobs copied at once.
+        pool: Copies several blobs at once.
         progress: Called with the bytes done of each group of blobs.
     """
 
@@ -185,47 +134,39 @@ class Carrier(AbstractContextManager["Carrier"]):
         self,
         source: Store,
         publisher: Publisher,
-        *,
-        concurrency: int = 4,
-        progress: ProgressHook | None = None,
+        pool: Executor,
+        progress: ProgressHook | None,
     ) -> None:
         self._source = source
         self._progress = progress
         self._publisher = publisher
-        self._target = Location(publisher.registry, publisher.repository)
-        self._executor = ThreadPoolExecutor(concurrency, thread_name_prefix="dockercomms-relay")
-        self._luck = TargetLuck()
+        self._pool = pool
+        self._target = direct(publisher.registry)
+        self.luck = TargetLuck()
+        """Counts the blobs whose bytes were moved."""
+        self._copy_blob = BlobCopy(
+            source.registry,
+            source.repository,
+            Location(publisher.registry, publisher.repository),
+            luck=self.luck,
+        )
         self._there: set[Digest] = set()
         self._drawn: set[str] = set()
         self._anchors: dict[Digest, tuple[str, date, ManifestForm]] = {}
         self._newest: dict[str, bytes] = {}
-        self._is_local = isinstance(direct(publisher.registry), LayoutRegistry)
         self._unlisted: dict[Digest, list[Descriptor]] = {}
-
-    @property
-    def sent_blobs(self) -> int:
-        """The number of blobs whose bytes were moved, without mounted and present ones."""
-        return self._luck.sent
-
-    @property
-    def sent_bytes(self) -> int:
-        """The size of those blobs."""
-        return self._luck.sent_bytes
-
-    def __exit__(self, *exc: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
 
     # --- operations ------------------------------------------------------------------------------
 
     @property
     def batch_size(self) -> int:
-        """The number of parcels to put in one `batch`."""
-        return LOCAL_BATCH if self._is_local else 1
+        """The number of messages to put in one `batch`."""
+        return LOCAL_BATCH if isinstance(self._target, LayoutRegistry) else 1
 
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Write a folder's index once for all puts inside. Call `bring` for their blobs before."""
-        target = direct(self._publisher.registry)
+        target = self._target
         with target.batch() if isinstance(target, LayoutRegistry) else nullcontext():
             try:
                 yield
@@ -321,15 +262,12 @@ class Carrier(AbstractContextManager["Carrier"]):
         """Copy blobs that the target lacks, each once."""
         wanted = {blob.digest: blob for blob in blobs if blob.digest not in self._there}
         wanted.pop(EMPTY_CONFIG.digest, None)
-        copy = BlobCopy(
-            self._source.registry, self._source.repository, self._target, luck=self._luck
-        )
         total = TotalProgress(sum(blob.size for blob in wanted.values()), self._progress)
 
         def run(blob: Descriptor) -> Descriptor:
-            return copy.run(blob.digest, known=blob, progress=total.part(blob.size))
+            return self._copy_blob.run(blob.digest, known=blob, progress=total.part(blob.size))
 
-        for blob in self._executor.map(run, wanted.values()):
+        for blob in self._pool.map(run, wanted.values()):
             self._there.add(blob.digest)
 
     def _ensure_subject(self, message: Message, rt: str) -> None:
@@ -377,7 +315,7 @@ class Carrier(AbstractContextManager["Carrier"]):
         """
         if not entries:
             return
-        if self._is_local:
+        if isinstance(self._target, LayoutRegistry):
             self._unlisted.setdefault(message, []).extend(entries)
         elif not self._publisher.has_referrers():
             self._write_list(message, entries)

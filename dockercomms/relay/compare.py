@@ -6,7 +6,7 @@ the content under it: callers read the manifest before they rely on it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, time
 
@@ -16,25 +16,22 @@ from dockercomms.oci.stores import Store
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.manifest import Receipt
 from dockercomms.protocol.tags import bell_tag, receipt_id, recipient_tag
-from dockercomms.relay.inventory import HeldTag, list_tags, message_about
-
-Key = tuple[str, str]
-"""The recipient tag and the head of the digest; for a 1.0 message the whole tag instead."""
+from dockercomms.relay.inventory import HeldTag, Key, TagKind, list_tags, message_about
 
 
-@dataclass(slots=True)
+def bulk_key(receipt: Receipt) -> Key:
+    """Return the key of the tags by which the message's sender finds a receipt or a like one."""
+    rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
+    return "receipts", recipient_tag(receipt.sender), rid
+
+
+@dataclass(frozen=True, slots=True)
 class TagsThere:
     """The objects that the tags of the target name."""
 
     listed: bool = True
     """False if the target refused to list its tags."""
-    messages: dict[Key, str] = field(default_factory=dict)
-    bundles: set[tuple[str, str]] = field(default_factory=set)
-    """By the head of the message's digest and the head of the layer's digest."""
-    receipts: set[tuple[str, str]] = field(default_factory=set)
-    """By the head of the message's digest and the head of the rid."""
-    bulk: set[tuple[str, str]] = field(default_factory=set)
-    """By the message's sender and the rid."""
+    names: dict[Key, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def at(cls, target: Store, rts: Sequence[str]) -> TagsThere:
@@ -47,60 +44,33 @@ class TagsThere:
         Raises:
             RegistryError, NetworkError, LimitError: the store does not list its tags.
         """
-        found = cls()
         try:
-            for prefix in (*_prefixes(rts), "bundle-", "receipt"):
-                for tag in list_tags(target.registry, target.repository, prefix):
-                    found.add(tag)
+            found = _tags(target, (*_prefixes(rts), "bundle-", "receipt"))
+            return cls(names={tag.key: tag.name for tag in found})
         except (AuthError, Unsupported):
-            found.listed = False
-        return found
+            return cls(listed=False)
 
-    def add(self, tag: HeldTag) -> None:
-        """Note a tag."""
-        if tag.kind == "message" and tag.head is not None:
-            self.messages[tag.rt, tag.head] = tag.name
-        elif tag.kind == "bundle":
-            self.bundles.add((tag.about, tag.tail))
-        elif tag.kind == "receipt":
-            self.receipts.add((tag.about, tag.tail))
-        elif tag.kind == "receipts":
-            self.bulk.add((tag.rt, tag.head or ""))
-
-    def has(self, tag: HeldTag) -> bool:
-        """Return whether a tag like `tag` names a receipt."""
-        if not self.listed:
-            return True
-        if tag.kind == "receipts":
-            return (tag.rt, tag.head or "") in self.bulk
-        return (tag.about, tag.tail) in self.receipts
+    def has(self, *keys: Key) -> bool:
+        """Return whether tags name all these objects, or may name them."""
+        return not self.listed or all(key in self.names for key in keys)
 
     def has_receipt(self, receipt: Receipt) -> bool:
         """Return whether both tags of `receipt` name one."""
-        rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
-        in_bulk = (recipient_tag(receipt.sender), rid) in self.bulk
-        alone = (message_about(receipt.message), rid[:6]) in self.receipts
-        return not self.listed or (in_bulk and alone)
+        bulk = bulk_key(receipt)
+        return self.has(bulk, ("receipt", message_about(receipt.message), bulk[2][:6]))
 
 
-@dataclass(slots=True)
-class TagsHere:
-    """The source's tags of bundles and receipts."""
+@dataclass(frozen=True, slots=True)
+class AttachedTags:
+    """The tags of all bundles and receipts of a repository."""
 
-    bundles: dict[str, list[HeldTag]] = field(default_factory=dict)
-    """By the head of the digest of the message that they are about."""
-    receipts: dict[str, list[HeldTag]] = field(default_factory=dict)
-    """By the head of the same digest."""
-    bulk: list[HeldTag] = field(default_factory=list)
-    """The receipts' tags for the senders of messages."""
-
-    def about(self, message: Digest) -> list[str]:
-        """Return the tags of the bundles and receipts that may be about a message."""
-        head = message_about(message)
-        return [tag.name for tag in (*self.bundles.get(head, ()), *self.receipts.get(head, ()))]
+    about: dict[str, list[HeldTag]] = field(default_factory=dict, hash=False)
+    """Bundles, then receipts, by the head of the digest of the message that they are about."""
+    bulk: dict[Key, list[HeldTag]] = field(default_factory=dict, hash=False)
+    """The receipts' tags for the senders of messages, by their key."""
 
     @classmethod
-    def at(cls, source: Store) -> TagsHere:
+    def at(cls, store: Store) -> AttachedTags:
         """Return the tags of all bundles and receipts.
 
         Raises:
@@ -108,14 +78,17 @@ class TagsHere:
             RegistryError, NetworkError, LimitError: the store does not list its tags.
         """
         found = cls()
-        for prefix in ("bundle-", "receipt"):
-            for tag in list_tags(source.registry, source.repository, prefix):
-                if tag.kind == "receipts":
-                    found.bulk.append(tag)
-                else:
-                    group = found.bundles if tag.kind == "bundle" else found.receipts
-                    group.setdefault(tag.about, []).append(tag)
+        for tag in _tags(store, ("bundle-", "receipt")):
+            if tag.kind == "receipts":
+                found.bulk.setdefault(tag.key, []).append(tag)
+            else:
+                found.about.setdefault(tag.about, []).append(tag)
         return found
+
+    def of(self, message: Digest, kind: TagKind | None = None) -> list[HeldTag]:
+        """Return the tags of one `kind`, or of all, that may be about a message."""
+        tags = self.about.get(message_about(message), ())
+        return [tag for tag in tags if kind in (None, tag.kind)]
 
     def receipt_tags(self, rts: Collection[str], heads: Collection[str] | None) -> list[HeldTag]:
         """Return the tags of the wanted receipts: one for each receipt, as far as tags show it.
@@ -127,16 +100,16 @@ class TagsHere:
             rts: Recipient tags of the senders whose receipts are wanted.
             heads: Heads of messages whose receipts are wanted as well; None: all receipts.
         """
-        bulk, about = self.bulk, self.receipts
+        bulk = [tag for tags in self.bulk.values() for tag in tags]
+        about = self.about if heads is None else {head: self.about.get(head, []) for head in heads}
         if heads is not None:
             bulk = [tag for tag in bulk if tag.rt in rts]
-            about = {head: self.receipts.get(head, []) for head in heads}
         paired = {
             (int(tag.published.timestamp()), (tag.head or "")[:6])
             for tag in bulk
             if tag.published is not None
         }
-        single = (tag for group in about.values() for tag in group)
+        single = (tag for tags in about.values() for tag in tags if tag.kind == "receipt")
         return [*bulk, *(tag for tag in single if (tag.seconds, tag.tail) not in paired)]
 
 
@@ -152,11 +125,15 @@ def message_tags(source: Store, rts: Sequence[str]) -> dict[Key, HeldTag]:
         RegistryError, NetworkError, LimitError: the store does not list its tags.
     """
     found: dict[Key, HeldTag] = {}
-    for prefix in _prefixes(rts):
-        for tag in list_tags(source.registry, source.repository, prefix):
-            if tag.kind == "message":
-                found.setdefault((tag.rt, tag.head or tag.name), tag)
+    for tag in _tags(source, _prefixes(rts)):
+        if tag.kind == "message":
+            found.setdefault(tag.key, tag)
     return dict(sorted(found.items(), key=lambda item: _published(item[1])))
+
+
+def _tags(store: Store, prefixes: Sequence[str]) -> Iterator[HeldTag]:
+    for prefix in prefixes:
+        yield from list_tags(store.registry, store.repository, prefix)
 
 
 def _prefixes(rts: Sequence[str]) -> list[str]:

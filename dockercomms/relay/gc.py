@@ -28,16 +28,18 @@ from dockercomms.errors import (
 )
 from dockercomms.inbox.discover import anchor_digest
 from dockercomms.oci.hub import direct
-from dockercomms.oci.interface import Registry
 from dockercomms.oci.layout.registry import LayoutRegistry, Swept, sweep_layout
 from dockercomms.oci.model import Digest, digest_of, parse_index
 from dockercomms.oci.reference import referrers_tag
+from dockercomms.oci.stores import Store
 from dockercomms.platforms.clock import Clock, ClockChoice, Clocks
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import CLOCK_ERROR_SECONDS, FORMS
 from dockercomms.protocol.manifest import Message, Receipt, parse_message
-from dockercomms.protocol.tags import bell_tag, receipt_id, recipient_tag
+from dockercomms.protocol.tags import bell_tag, recipient_tag
+from dockercomms.relay.compare import AttachedTags, bulk_key
 from dockercomms.relay.inventory import (
+    LOCAL_BATCH,
     Fetched,
     attached_to,
     digest_at,
@@ -45,7 +47,6 @@ from dockercomms.relay.inventory import (
     fetch_all,
     is_past,
     list_tags,
-    message_about,
     subject_of,
 )
 from dockercomms.relay.retention import advice_for
@@ -53,9 +54,6 @@ from dockercomms.state import State
 
 ANCHOR_DAYS = 2
 """An anchor stays this many days after its own day: a send that began then may still run."""
-
-LOCAL_BATCH = 64
-"""Messages per index.json write (the cost of a write is proportional to its size)."""
 
 REFUSALS_ENOUGH = 3
 """The run stops deleting after this many refusals without a success."""
@@ -137,19 +135,6 @@ class _Seen:
         return message.header.recipient == self.name and is_past(message, self.now)
 
 
-@dataclass(slots=True)
-class _AttachedTags:
-    about: dict[str, list[str]] = field(default_factory=dict)
-    """By the head of the digest of the message that they are about."""
-    in_bulk: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """Receipt tags for the senders of messages, by sender and rid."""
-
-    def bulk_tags(self, receipt: Receipt) -> list[str]:
-        """Return the tags by which the message's sender finds this receipt or a like one."""
-        rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
-        return self.in_bulk.get((recipient_tag(receipt.sender), rid), [])
-
-
 def _described(kind: CollectedKind, digest: Digest, message: Message | None) -> Collected:
     """Return the record of an object that failed, with the message that it is or is about."""
     done = Collected(kind=kind, digest=digest, status="failed")
@@ -177,18 +162,14 @@ class Collector:
     """Removes expired objects from one repository. Not safe for several threads.
 
     Args:
-        registry: The store.
-        repository: The repository's name in it.
-        repo: Its full name, for errors.
+        store: The repository.
         clock: The local clock.
         state: The record of received messages; None: there is no record.
         dry_run: Only report the objects that a run would remove.
         choice: The clock that decides; "both": the earlier one, and they may differ by an hour.
     """
 
-    registry: Registry
-    repository: str
-    repo: str
+    store: Store
     clock: Clock
     state: State | None = None
     dry_run: bool = False
@@ -220,7 +201,7 @@ class Collector:
         now = self._now(recipient_tag(names[0]) if names else "")
         for name in names:
             yield from self._collect(name, now)
-        layout = direct(self.registry)
+        layout = direct(self.store.registry)
         if self._done and isinstance(layout, LayoutRegistry):
             self.swept = sweep_layout(layout)
         if self._refused and not self._done:
@@ -235,14 +216,14 @@ class Collector:
             ConfigError: the local clock and the registry's differ by more than an hour.
         """
         try:
-            self.registry.resolve_tag(self.repository, bell_tag(rt))
+            self.store.registry.resolve_tag(self.store.repository, bell_tag(rt))
         except NotFoundError:
             pass
-        clocks = Clocks(self.clock.now(), self.registry.server_time(), self.choice)
+        clocks = Clocks(self.clock.now(), self.store.registry.server_time(), self.choice)
         hours = clocks.apart.total_seconds() / 3600
         if clocks.apart > timedelta(seconds=CLOCK_ERROR_SECONDS):
             raise ConfigError(
-                f"{self.repo}: {clocks}, {hours:.1f} h apart; nothing was removed",
+                f"{self.store.repo}: {clocks}, {hours:.1f} h apart; nothing was removed",
                 hint="correct the wrong clock, or choose the right one: --clock own, or "
                 "--clock registry",
             )
@@ -250,8 +231,8 @@ class Collector:
 
     def _is_alone(self) -> bool:
         """Return whether only the local clock decides, and the user did not choose that."""
-        has_clock = self.registry.server_time() is not None and not isinstance(
-            direct(self.registry), LayoutRegistry
+        has_clock = self.store.registry.server_time() is not None and not isinstance(
+            direct(self.store.registry), LayoutRegistry
         )
         return not has_clock and self.choice == "both"
 
@@ -259,7 +240,7 @@ class Collector:
         rt = recipient_tag(name)
         tags: list[str] = []
         anchors: dict[date, str] = {}
-        for tag in list_tags(self.registry, self.repository, f"{bell_tag(rt)}-"):
+        for tag in list_tags(self.store.registry, self.store.repository, f"{bell_tag(rt)}-"):
             if tag.kind == "anchor" and tag.day is not None:
                 anchors[tag.day] = tag.name
             else:
@@ -267,10 +248,10 @@ class Collector:
         seen = _Seen(name, now)
         self._read(seen, rt, tags, anchors)
         yield from seen.defects
-        extra = self._attached_tags() if seen.past else _AttachedTags()
+        extra = AttachedTags.at(self.store) if seen.past else AttachedTags()
         if self._is_alone():
             self._keep_unread(seen, extra)
-        layout = direct(self.registry)
+        layout = direct(self.store.registry)
         if not isinstance(layout, LayoutRegistry) or self.dry_run:
             for message in seen.past:
                 yield from self._remove(seen, message, extra)
@@ -286,10 +267,10 @@ class Collector:
 
     def _read(self, seen: _Seen, rt: str, tags: Sequence[str], anchors: Mapping[date, str]) -> None:
         """Read every manifest that has a tag in an inbox, or refers to one of its anchors."""
-        for fetched in fetch_all(self.registry, self.repository, tags):
+        for fetched in fetch_all(self.store.registry, self.store.repository, tags):
             seen.add(fetched)
         loose = {digest for digest in self._referring(rt, anchors, seen) if digest not in seen.tags}
-        for fetched in fetch_all(self.registry, self.repository, loose):
+        for fetched in fetch_all(self.store.registry, self.store.repository, loose):
             seen.add(fetched)
 
     def _referring(self, rt: str, anchors: Iterable[date], seen: _Seen) -> Iterator[Digest]:
@@ -299,24 +280,14 @@ class Collector:
                 with guarded(f"the referrers of the anchor of {day}"):
                     for form in FORMS:
                         subject = anchor_digest(rt, day, form)
-                        for entry in self.registry.referrers(self.repository, subject):
+                        for entry in self.store.registry.referrers(self.store.repository, subject):
                             yield entry.digest
             except NotFoundError:
                 continue
             except (RegistryError, ProtocolError, InternalError):
                 seen.blind = True
 
-    def _attached_tags(self) -> _AttachedTags:
-        found = _AttachedTags()
-        for prefix in ("bundle-", "receipt"):
-            for tag in list_tags(self.registry, self.repository, prefix):
-                if tag.kind == "receipts":
-                    found.in_bulk.setdefault((tag.rt, tag.head or ""), []).append(tag.name)
-                else:
-                    found.about.setdefault(tag.about, []).append(tag.name)
-        return found
-
-    def _keep_unread(self, seen: _Seen, extra: _AttachedTags) -> None:
+    def _keep_unread(self, seen: _Seen, extra: AttachedTags) -> None:
         """Keep expired messages that are unread: the local clock may be ahead."""
         past, seen.past = seen.past, []
         for message in past:
@@ -326,20 +297,20 @@ class Collector:
                 self.unread += 1
                 seen.staying.add(None if message.subject is None else message.subject.digest)
 
-    def _is_read(self, message: Message, extra: _AttachedTags) -> bool:
+    def _is_read(self, message: Message, extra: AttachedTags) -> bool:
         """Return whether this machine received a message, or its recipient sent a receipt."""
         recipient, digest = message.header.recipient, message.digest
         if self.state is not None and self.state.inbox.delivery(recipient, digest) is not None:
             return True
-        tags = extra.about.get(message_about(digest), [])
-        attached = attached_to(self.registry, self.repository, digest, tags)
+        tags = [tag.name for tag in extra.of(digest)]
+        attached = attached_to(self.store.registry, self.store.repository, digest, tags)
         return any(
             isinstance(item.what, Receipt) and item.what.recipient == recipient for item in attached
         )
 
     # --- removing --------------------------------------------------------------------------------
 
-    def _remove(self, seen: _Seen, message: Message, extra: _AttachedTags) -> Iterator[Collected]:
+    def _remove(self, seen: _Seen, message: Message, extra: AttachedTags) -> Iterator[Collected]:
         gone = False
         try:
             with guarded(message.digest):
@@ -350,17 +321,16 @@ class Collector:
             seen.staying.add(None if message.subject is None else message.subject.digest)
 
     def _remove_message(
-        self, message: Message, tags: Sequence[str], extra: _AttachedTags
+        self, message: Message, tags: Sequence[str], extra: AttachedTags
     ) -> Generator[Collected, None, bool]:
         """Remove one message with its bundles and receipts; return whether it is gone."""
-        own = extra.about.get(message_about(message.digest), [])
+        own = [tag.name for tag in extra.of(message.digest)]
         removed: set[Digest] = set()
-        for item in attached_to(self.registry, self.repository, message.digest, own):
-            is_receipt = isinstance(item.what, Receipt)
-            bulk = extra.bulk_tags(item.what) if isinstance(item.what, Receipt) else []
-            done = self._remove_manifest(
-                "receipt" if is_receipt else "bundle", item.digest, (*item.tags, *bulk), message
-            )
+        for item in attached_to(self.store.registry, self.store.repository, message.digest, own):
+            kind: CollectedKind = "receipt" if isinstance(item.what, Receipt) else "bundle"
+            bulk = extra.bulk.get(bulk_key(item.what), ()) if isinstance(item.what, Receipt) else ()
+            found = (*item.tags, *(tag.name for tag in bulk))
+            done = self._remove_manifest(kind, item.digest, found, message)
             yield done
             if done.status == "failed":
                 return False
@@ -379,12 +349,12 @@ class Collector:
         """Remove the tag schema's index of removed manifests, unless it lists others too."""
         tag = referrers_tag(subject)
         try:
-            data = fetch(self.registry, self.repository, tag)
+            data = fetch(self.store.registry, self.store.repository, tag)
             entries = parse_index(data, where=tag).manifests
         except (NotFoundError, ProtocolError):
             return
         left = {entry.digest for entry in entries} - set(removed)
-        for fetched in fetch_all(self.registry, self.repository, left):
+        for fetched in fetch_all(self.store.registry, self.store.repository, left):
             # A living index can have the same bytes, and so the same digest.
             if fetched.error is None and subject_of(fetched.data) != subject:
                 return
@@ -406,7 +376,7 @@ class Collector:
     def _remove_anchor(self, forms: Collection[Digest], tag: str) -> Iterator[Collected]:
         """Remove the manifest under an anchor's tag, if it is one of the anchor's `forms`."""
         try:
-            digest = self.registry.resolve_tag(self.repository, tag).digest
+            digest = self.store.registry.resolve_tag(self.store.repository, tag).digest
         except NotFoundError:
             return
         if digest not in forms:
@@ -442,19 +412,19 @@ class Collector:
 
     def _delete(self, digest: Digest, tags: Sequence[str]) -> None:
         try:
-            self.registry.delete_manifest(self.repository, digest)
+            self.store.registry.delete_manifest(self.store.repository, digest)
         except NotFoundError:
             pass  # removed by another program; its tags may be left
         except RegistryError as error:
             if error.status not in _TAGS_FIRST or not self._delete_tags(digest, tags):
                 raise
-            self.registry.delete_manifest(self.repository, digest)
+            self.store.registry.delete_manifest(self.store.repository, digest)
         for tag in tags:
             if self._tags_stay is False:
                 return
             self._tags_stay = self._tags_stay or self._points_at(tag, digest)
             if self._tags_stay and self._points_at(tag, digest):
-                self.registry.delete_tag(self.repository, tag)
+                self.store.registry.delete_tag(self.store.repository, tag)
 
     def _delete_tags(self, digest: Digest, tags: Sequence[str]) -> bool:
         """Delete tags first, for registries that require it; return whether all are gone.
@@ -465,7 +435,7 @@ class Collector:
         try:
             for tag in tags:
                 if self._points_at(tag, digest):
-                    self.registry.delete_tag(self.repository, tag)
+                    self.store.registry.delete_tag(self.store.repository, tag)
         except Unsupported:
             raise
         except RegistryError:
@@ -473,16 +443,16 @@ class Collector:
         return bool(tags)
 
     def _points_at(self, tag: str, digest: Digest) -> bool:
-        return digest_at(self.registry, self.repository, tag) == digest
+        return digest_at(self.store.registry, self.store.repository, tag) == digest
 
     def _explained(self, error: RegistryError) -> RegistryError:
         """Return a refusal with advice for the registry's owner."""
         kind = type(error) if isinstance(error, AuthError) else Unsupported
         return kind(
-            f"{self.repo}: what has expired cannot be deleted: {error.message}",
+            f"{self.store.repo}: what has expired cannot be deleted: {error.message}",
             code=error.code or None,
             status=error.status,
             method=error.method,
             url=error.url,
-            hint=advice_for(self.repo),
+            hint=advice_for(self.store.repo),
         )

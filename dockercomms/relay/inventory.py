@@ -7,12 +7,11 @@ takes a tag only as a hint until the bytes under it were read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dockercomms.errors import (
     AuthError,
@@ -48,6 +47,10 @@ from dockercomms.protocol.manifest import (
     parse_receipt,
 )
 from dockercomms.protocol.tags import parse_tag
+from dockercomms.transport.window import workers
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 HEAD_DIGITS = 16
 """Hex digits of a message's digest in its tag."""
@@ -71,7 +74,12 @@ _ABOUT = re.compile(
 GRACE = timedelta(days=1)
 """Time that a message stays after its expiry: clocks differ, and late receivers get a reason."""
 
+LOCAL_BATCH = 64
+"""Messages per index.json write (the cost of a write is proportional to its size)."""
+
 TagKind = Literal["message", "anchor", "receipts", "bundle", "receipt"]
+Key = tuple[str, str, str]
+"""The kind of an object, and the parts of its tag that are the same in every repository."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +100,13 @@ class HeldTag:
     """The head of the digest of the bundle's layer, or of the rid."""
     seconds: int = 0
     """The Unix time at which a bundle or receipt was published."""
+
+    @property
+    def key(self) -> Key:
+        """The key of the object: a 1.0 message's has the whole tag."""
+        if self.kind in {"bundle", "receipt"}:
+            return self.kind, self.about, self.tail
+        return self.kind, self.rt, self.head or self.name
 
 
 def digest_at(reader: Reader, repository: str, tag: str) -> Digest | None:
@@ -230,31 +245,37 @@ def fetch_all(reader: Reader, repository: str, refs: Iterable[str]) -> Iterator[
     Raises:
         AuthError, NetworkError, TooManyRequests, LocalIOError: the first failure in the order.
     """
-    failed: list[int] = []
+    failed: dict[int, DockerCommsError] = {}
 
-    def get(number: int, ref: str) -> Fetched | None:
+    def get(item: tuple[int, str]) -> Fetched | DockerCommsError:
+        number, ref = item
         if failed and number > min(failed):  # the caller needs only earlier ones
-            return None
+            return failed[min(failed)]
         try:
             with guarded(ref):
                 return Fetched(ref, fetch(reader, repository, ref))
         except (NotFoundError, ProtocolError, BadAnswer, InternalError) as error:
             return Fetched(ref, error=error)
-        except DockerCommsError:
-            failed.append(number)
-            raise
+        except DockerCommsError as error:
+            failed[number] = error
+            return error
 
     waiting = enumerate(refs)
     while some := list(islice(waiting, _READ_AHEAD)):
-        # Finish the threads before each yield: a finalizer that joins threads can deadlock if the
-        # garbage collector runs it.
-        with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
-            asked = [executor.submit(get, number, ref) for number, ref in some]
-        for one in asked:
-            found = one.result()
-            if found is None:
-                raise AssertionError("internal: what failed before it was not raised")
+        for found in in_threads(get, some):
+            if isinstance(found, DockerCommsError):
+                raise found
             yield found
+
+
+def in_threads(work: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """Return the results of `work` for all items; `READERS` run at once.
+
+    The threads end here. An iterator over them would join them in its finalizer, which can deadlock
+    if the garbage collector runs it.
+    """
+    with workers(READERS) as pool:
+        return list(pool.map(work, items))
 
 
 def subject_of(data: bytes) -> Digest | None:
@@ -267,9 +288,9 @@ def subject_of(data: bytes) -> Digest | None:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A bundle or receipt of a message, with its manifest's bytes and its known tags."""
+    """A message, or a bundle or receipt about one, with its manifest's bytes and known tags."""
 
-    what: Bundle | Receipt
+    what: Message | Bundle | Receipt
     data: bytes
     tags: tuple[str, ...] = ()
 
@@ -292,8 +313,10 @@ def parse_attached(data: bytes, message: Digest | None = None) -> Attached | Non
     return Attached(what, data) if message in (None, message_of(what)) else None
 
 
-def message_of(what: Bundle | Receipt) -> Digest:
-    """Return the digest of the message that a bundle or receipt is about."""
+def message_of(what: Message | Bundle | Receipt) -> Digest:
+    """Return the digest of a message, or of the one that a bundle or receipt is about."""
+    if isinstance(what, Message):
+        return what.digest
     return what.message if isinstance(what, Receipt) else what.subject.digest
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field
+from contextlib import contextmanager
+from dataclasses import field, replace
 from datetime import datetime
 
 from dockercomms.errors import (
@@ -34,27 +35,28 @@ from dockercomms.oci.model import Digest
 from dockercomms.oci.stores import Location, Store
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
-from dockercomms.protocol.manifest import Message, Receipt
+from dockercomms.protocol.manifest import Bundle, Message, Receipt
 from dockercomms.protocol.tags import recipient_tag
 from dockercomms.relay.carry import (
     Carrier,
-    Parcel,
     Relayed,
+    RelayedKind,
     Totals,
-    message_relayed,
-    receipt_relayed,
+    relayed,
 )
-from dockercomms.relay.compare import Key, TagsHere, TagsThere, message_tags
+from dockercomms.relay.compare import AttachedTags, TagsThere, message_tags
 from dockercomms.relay.inventory import (
-    READERS,
     Attached,
     HeldTag,
+    Key,
     attached_to,
     digest_at,
     fetch_all,
+    in_threads,
     is_past,
     message_about,
     message_head,
+    message_of,
     parse_attached,
     read_message,
 )
@@ -65,6 +67,9 @@ __all__ = ["Relay", "Relayed", "Totals"]
 
 MIN_ID_CHARACTERS = 4
 """The shortest prefix of an id or digest that may name a message."""
+
+Group = tuple[Attached, ...]
+"""A message with its bundles and receipts, or later ones for a message that the target has."""
 
 _ENDS = (AuthError, NetworkError, TooManyRequests, LocalIOError)
 """Errors that end a run; others end only one message."""
@@ -134,17 +139,16 @@ class Relay:
             on_notice=self.on_notice,
         )
         publisher.hear_clock("")
-        with Carrier(
-            self.source, publisher, concurrency=self.concurrency, progress=self.progress
-        ) as carrier:
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="dockercomms-relay") as pool:
+            carrier = Carrier(self.source, publisher, pool, self.progress)
             try:
-                for relayed in self._run(carrier, self._earliest(publisher)):
-                    self._count(relayed)
-                    yield relayed
+                for done in self._run(carrier, self._earliest(publisher)):
+                    self.totals.add(done)
+                    yield done
                 carrier.finish()
             finally:
-                self.totals.blobs = carrier.sent_blobs
-                self.totals.blob_bytes = carrier.sent_bytes
+                self.totals.blobs = carrier.luck.sent
+                self.totals.blob_bytes = carrier.luck.sent_bytes
 
     def _earliest(self, publisher: Publisher) -> datetime:
         """Return the earliest time of all clocks, so that a fast clock expires no message."""
@@ -157,7 +161,7 @@ class Relay:
         if self.ids:
             scope = self._named(scope)
         self._there = TagsThere.at(self.target, rts)
-        attached = TagsHere.at(self.source)
+        attached = AttachedTags.at(self.source)
         present = self._present(scope)
         self.totals.present = len(present)
         missing = {tag.name: tag for key, tag in scope.items() if key not in present}
@@ -167,67 +171,56 @@ class Relay:
         tags = attached.receipt_tags(rts, heads if rts or self.ids else None)
         yield from self._carry(carrier, self._receipts(tags))
 
-    def _carry(self, carrier: Carrier, parcels: Iterable[Parcel | Relayed]) -> Iterator[Relayed]:
-        """Copy parcels, several at once if the target is a folder or an archive."""
-        waiting: list[Parcel] = []
-        for parcel in parcels:
-            if isinstance(parcel, Relayed):
-                yield parcel  # it was not readable
+    def _carry(self, carrier: Carrier, groups: Iterable[Group | Relayed]) -> Iterator[Relayed]:
+        """Copy groups, several at once if the target is a folder or an archive."""
+        waiting: list[Group] = []
+        for group in groups:
+            if isinstance(group, Relayed):
+                yield group  # it was not readable
                 continue
-            try:
-                with guarded(parcel.digest):
-                    carrier.bring(parcel.manifests())
-            except _ENDS:
-                raise
-            except DockerCommsError as error:
-                yield from parcel.failed(error)
+            with _caught(message_of(group[0].what)) as errors:
+                carrier.bring(item.data for item in group)
+            if errors:
+                yield from _failed(group, errors[0])
                 continue
-            waiting.append(parcel)
+            waiting.append(group)
             if len(waiting) >= carrier.batch_size:
                 yield from self._put(carrier, waiting)
                 waiting = []
         yield from self._put(carrier, waiting)
 
-    def _put(self, carrier: Carrier, parcels: Sequence[Parcel]) -> list[Relayed]:
-        """Put the manifests of parcels; the target has all their blobs."""
+    def _put(self, carrier: Carrier, groups: Sequence[Group]) -> list[Relayed]:
+        """Put the manifests of groups; the target has all their blobs."""
         done: list[Relayed] = []
-        if parcels:
+        if groups:
             with carrier.batch():
-                for parcel in parcels:
-                    done += self._put_one(carrier, parcel)
+                for group in groups:
+                    done += self._put_one(carrier, group)
         return done
 
-    def _put_one(self, carrier: Carrier, parcel: Parcel) -> Iterator[Relayed]:
-        message, digest = parcel.message, parcel.digest
-        try:
-            with guarded(digest):
-                if message is not None:
-                    tag = carrier.put_message(message, parcel.data, parcel.bundles())
-                    self._carried.add(digest)
-                    yield message_relayed(message, tag=tag)
-                else:
-                    carrier.put_bundles(digest, parcel.bundles())
-                    for bundle in parcel.bundles():
-                        yield Relayed(kind="bundle", status="relayed", digest=bundle.digest)
-        except _ENDS:
-            raise
-        except DockerCommsError as error:
-            yield from parcel.failed(error)
+    def _put_one(self, carrier: Carrier, group: Group) -> Iterator[Relayed]:
+        first, digest = group[0], message_of(group[0].what)
+        bundles = [item for item in group if isinstance(item.what, Bundle)]
+        receipts = [(item.what, item.data) for item in group if isinstance(item.what, Receipt)]
+        with _caught(digest) as errors:
+            if isinstance(first.what, Message):
+                tag = carrier.put_message(first.what, first.data, bundles)
+                self._carried.add(digest)
+                yield relayed("message", first.what, tag=tag)
+            else:
+                carrier.put_bundles(digest, bundles)
+                yield from (relayed("bundle", bundle.what) for bundle in bundles)
+        if errors:
+            yield from _failed(group, errors[0])
             return
-        receipts = parcel.receipts()
-        try:
-            with guarded(f"receipts for {digest}"):
-                receipts = [one for one in receipts if self._is_wanted(*one)]
-                tags = carrier.put_receipts(receipts)
-        except _ENDS:
-            raise
-        except DockerCommsError as error:
-            yield from (receipt_relayed(receipt, error=error) for receipt, _ in receipts)
-        else:
-            for (receipt, _), tag in zip(receipts, tags, strict=True):
-                yield receipt_relayed(receipt, tag=tag)
+        with _caught(f"receipts for {digest}") as errors:
+            receipts = [one for one in receipts if self._is_wanted(one[0])]
+            for (receipt, _), tag in zip(receipts, carrier.put_receipts(receipts), strict=True):
+                yield relayed("receipt", receipt, tag=tag)
+        for error in errors:
+            yield from (relayed("receipt", receipt, error=error) for receipt, _ in receipts)
 
-    def _is_wanted(self, receipt: Receipt, _: bytes) -> bool:
+    def _is_wanted(self, receipt: Receipt) -> bool:
         """Return whether to copy a receipt; True at most once for each."""
         digest = receipt.descriptor.digest
         if digest in self._seen:
@@ -276,21 +269,18 @@ class Relay:
 
         A tag's head does not identify a message, so each tag is resolved to its digest.
         """
-        there = self._there.messages
-        if not self._there.listed:
-            return {}
-        known = [key for key in scope if key in there]
+        names = self._there.names
 
         def ask(key: Key) -> Digest | None:
             try:
-                with guarded(there[key]):
-                    return digest_at(self.target.registry, self.target.repository, there[key])
+                with guarded(names[key]):
+                    return digest_at(self.target.registry, self.target.repository, names[key])
             except InternalError:
                 return None  # the attempt to put it there reports the cause
 
-        with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
-            found = zip(known, executor.map(ask, known), strict=True)
-            return {key: it for key, it in found if it and message_head(it) == key[1]}
+        known = [key for key in scope if key in names]
+        found = zip(known, in_threads(ask, known), strict=True)
+        return {key: it for key, it in found if it and message_head(it) == key[2]}
 
     def _is_there(self, digest: Digest) -> bool:
         return has_manifest(Location(self.target.registry, self.target.repository), digest)
@@ -298,31 +288,28 @@ class Relay:
     # --- missing objects -------------------------------------------------------------------------
 
     def _messages(
-        self, tags: Mapping[str, HeldTag], attached: TagsHere, now: datetime
-    ) -> Iterator[Parcel | Relayed]:
+        self, tags: Mapping[str, HeldTag], attached: AttachedTags, now: datetime
+    ) -> Iterator[Group | Relayed]:
         """Yield the messages under `tags` that the target lacks, with bundles and receipts."""
         for fetched in fetch_all(self.source.registry, self.source.repository, tags):
             tag = tags[fetched.ref]
             if isinstance(fetched.error, NotFoundError):
                 continue  # removed meanwhile
             message: Message | None = None
-            try:
-                with guarded(tag.name):
-                    message = read_message(fetched, tag)
-                    if recipient_tag(message.header.recipient) != tag.rt:
-                        raise ProtocolError(f"tag {tag.name}: the message has another recipient")
-                    if self._is_known(message, tag):
-                        self.totals.present += 1
-                    elif is_past(message, now):
-                        self.totals.expired += 1
-                        self._past.add(message.digest)
-                    else:
-                        about = self._attached_to(message.digest, attached.about(message.digest))
-                        yield Parcel(message.digest, tag.name, about, message, fetched.data)
-            except _ENDS:
-                raise
-            except DockerCommsError as error:
-                yield message_relayed(message, tag=tag.name, error=error)
+            with _caught(tag.name) as errors:
+                message = read_message(fetched, tag)
+                if recipient_tag(message.header.recipient) != tag.rt:
+                    raise ProtocolError(f"tag {tag.name}: the message has another recipient")
+                if self._is_known(message, tag):
+                    self.totals.present += 1
+                elif is_past(message, now):
+                    self.totals.expired += 1
+                    self._past.add(message.digest)
+                else:
+                    about = self._attached_to(message.digest, attached.of(message.digest))
+                    yield Attached(message, fetched.data, (tag.name,)), *about
+            for error in errors:
+                yield relayed("message", message, tag=tag.name, error=error)
 
     def _is_known(self, message: Message, tag: HeldTag) -> bool:
         """Return whether the target has a message that its tags may not show (1.0, unlisted)."""
@@ -330,36 +317,35 @@ class Relay:
             return True
         if tag.head is not None and self._there.listed:
             return False
-        listed = (tag.rt, message_head(message.digest)) in self._there.messages
-        if self._there.listed and not listed:
-            return False
-        return self._is_there(message.digest)
+        key: Key = ("message", tag.rt, message_head(message.digest))
+        return self._there.has(key) and self._is_there(message.digest)
 
-    def _attached_to(self, message: Digest, tags: Iterable[str]) -> tuple[Attached, ...]:
+    def _attached_to(self, message: Digest, tags: Iterable[HeldTag]) -> Group:
         """Return a message's bundles and receipts, without those too large for a reader."""
-        found = attached_to(self.source.registry, self.source.repository, message, tags)
+        names = [tag.name for tag in tags]
+        found = attached_to(self.source.registry, self.source.repository, message, names)
         return tuple(filter(_is_readable, found))
 
     def _later_bundles(
-        self, present: Mapping[Key, Digest], attached: TagsHere
-    ) -> Iterator[Parcel | Relayed]:
+        self, present: Mapping[Key, Digest], attached: AttachedTags
+    ) -> Iterator[Group | Relayed]:
         """Yield the bundles that came later to messages that the target has."""
         for digest in present.values():
-            tags = attached.bundles.get(message_about(digest), ())
+            tags = attached.of(digest, "bundle")
             try:
                 with guarded(f"bundles of {digest}"):
                     wanted = self._missing_bundles(digest, tags)
             except InternalError as error:
-                yield Relayed(kind="bundle", status="failed", error=error)
+                yield relayed("bundle", error=error)
                 continue
             if wanted:
-                yield Parcel(digest, None, wanted)
+                yield wanted
 
-    def _missing_bundles(self, digest: Digest, tags: Sequence[HeldTag]) -> tuple[Attached, ...]:
+    def _missing_bundles(self, digest: Digest, tags: Sequence[HeldTag]) -> Group:
         if self.complete:
-            found = self._attached_to(digest, [tag.name for tag in tags])
+            found = self._attached_to(digest, tags)
         else:
-            new = [t.name for t in tags if (t.about, t.tail) not in self._there.bundles]
+            new = [tag.name for tag in tags if not self._there.has(tag.key)]
             read = fetch_all(self.source.registry, self.source.repository, new) if new else ()
             parsed = (parse_attached(one.data, digest) for one in read if one.error is None)
             found = tuple(item for item in parsed if item is not None and _is_readable(item))
@@ -369,7 +355,7 @@ class Relay:
             if isinstance(item.what, Receipt) or not self._is_there(item.digest)
         )
 
-    def _receipts(self, tags: Sequence[HeldTag]) -> Iterator[Parcel | Relayed]:
+    def _receipts(self, tags: Sequence[HeldTag]) -> Iterator[Group | Relayed]:
         """Yield the receipts under `tags` that the target lacks."""
 
         def is_missing(tag: HeldTag) -> bool:
@@ -378,13 +364,12 @@ class Relay:
                     digest = digest_at(self.source.registry, self.source.repository, tag.name)
                     if digest is None or digest in self._seen:
                         return False
-                    return not (self._there.has(tag) and self._is_there(digest))
+                    return not (self._there.has(tag.key) and self._is_there(digest))
             except InternalError:
                 return True  # the read reports the cause
 
-        with ThreadPoolExecutor(READERS, thread_name_prefix="dockercomms-read") as executor:
-            missing = zip(tags, executor.map(is_missing, tags), strict=True)
-            wanted = [tag.name for tag, is_wanted in missing if is_wanted]
+        missing = zip(tags, in_threads(is_missing, tags), strict=True)
+        wanted = [tag.name for tag, is_wanted in missing if is_wanted]
         for fetched in fetch_all(self.source.registry, self.source.repository, wanted):
             if isinstance(fetched.error, NotFoundError):
                 continue  # removed meanwhile
@@ -396,32 +381,44 @@ class Relay:
                 error = defect
             if item is not None and isinstance(item.what, Receipt) and _is_readable(item):
                 if item.digest not in self._seen:
-                    yield Parcel(item.what.message, fetched.ref, (item,))
+                    yield (replace(item, tags=(fetched.ref,)),)
                 continue
             error = error or ProtocolError(
                 f"tag {fetched.ref}: no receipt that this program can read"
             )
-            yield Relayed(kind="receipt", status="failed", tag=fetched.ref, error=error)
+            yield relayed("receipt", tag=fetched.ref, error=error)
 
-    # --- inside ----------------------------------------------------------------------------------
 
-    def _count(self, done: Relayed) -> None:
-        totals = self.totals
-        if done.status == "failed":
-            totals.failed += 1
-        elif done.kind == "message":
-            totals.messages += 1
-        elif done.kind == "bundle":
-            totals.bundles += 1
-        else:
-            totals.receipts += 1
+@contextmanager
+def _caught(what: str) -> Iterator[list[DockerCommsError]]:
+    """Yield a list that gets the error of the block, unless it ends the run."""
+    errors: list[DockerCommsError] = []
+    try:
+        with guarded(what):
+            yield errors
+    except _ENDS:
+        raise
+    except DockerCommsError as error:
+        errors.append(error)
+
+
+def _failed(group: Group, error: DockerCommsError) -> Iterator[Relayed]:
+    """Yield the results that report `error` for the whole group."""
+    for item in group:
+        tag = next(iter(item.tags), None)
+        if isinstance(item.what, Message):
+            yield relayed("message", item.what, tag=tag, error=error)
+            return
+        kind: RelayedKind = "receipt" if isinstance(item.what, Receipt) else "bundle"
+        yield relayed(kind, item.what, tag=tag, error=error)
 
 
 def _is_readable(item: Attached) -> bool:
     """Return whether a bundle or receipt of this size is within a reader's limits."""
     what = item.what
-    layers = what.layers if isinstance(what, Receipt) else (what.layer,)
-    return all(layer.size <= MAX_BUNDLE_BYTES for layer in layers)
+    if isinstance(what, Bundle):
+        return what.layer.size <= MAX_BUNDLE_BYTES
+    return isinstance(what, Receipt) and all(one.size <= MAX_BUNDLE_BYTES for one in what.layers)
 
 
 def _is_named(message: Message, wanted: str) -> bool:

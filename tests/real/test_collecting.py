@@ -91,13 +91,7 @@ class Box:
         )
 
     def collect(self, **options: Any) -> list[Collected]:
-        collector = Collector(
-            registry=self.store.registry,
-            repository=self.store.repository,
-            repo=self.store.repo,
-            clock=SystemClock(),
-            **options,
-        )
+        collector = Collector(store=self.store, clock=SystemClock(), **options)
         return list(collector.collect([ME]))
 
     def read(self, digest: Digest) -> bytes:
