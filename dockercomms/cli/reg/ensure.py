@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -113,13 +113,15 @@ def _sum_up(session: Session, done: Sequence[Outcome]) -> int:
 
 
 def run_jobs(
-    jobs: Sequence[Job], work: Callable[[Job], Outcome], workers: int
+    jobs: Sequence[Job], work: Callable[[Job], Outcome], concurrency: int
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Yield each job and its result, in order; run `workers` jobs in parallel.
+    """Yield each job and its result, in order; run `concurrency` jobs in parallel.
 
     A job waits in its own thread for the jobs that it needs. This cannot deadlock: those jobs are
     earlier in the list and have started before it.
     """
+    from dockercomms.transport.window import workers
+
     futures: list[Future[Outcome]] = []
 
     def perform(job: Job) -> Outcome:
@@ -130,16 +132,11 @@ def run_jobs(
         except DockerCommsError as error:
             return Outcome("failed", error=error)
 
-    executor = ThreadPoolExecutor(workers)
-    try:
+    with workers(concurrency) as pool:
         for job in jobs:
-            futures.append(executor.submit(perform, job))  # noqa: PERF401 - a job reads the list
+            futures.append(pool.submit(perform, job))  # noqa: PERF401 - a job reads the list
         for job, future in zip(jobs, futures, strict=True):
             yield job, future.result()
-    except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    executor.shutdown()
 
 
 def _open(stores: Stores, job: Job) -> tuple[Location, Location | None, dict[str, Location]]:

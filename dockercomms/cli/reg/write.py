@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import click
@@ -138,6 +137,7 @@ def _copy_children(session: Session, source: Location, target: Location, data: b
     from dockercomms.oci.images.copy import copy_manifest
     from dockercomms.oci.images.ensure import copy_blob
     from dockercomms.oci.model import digest_of, parse_children
+    from dockercomms.transport.window import workers
 
     children = parse_children(data)
     try:
@@ -147,15 +147,15 @@ def _copy_children(session: Session, source: Location, target: Location, data: b
     else:
         return
     total = sum(child.size for child in children.blobs)
-    workers = session.settings.concurrency
+    concurrency = session.settings.concurrency
     with metering(session, "copying") as show:
         for child in children.manifests:
-            copy_manifest(source.at(child.digest), target.at(child.digest), concurrency=workers)
-        with ThreadPoolExecutor(workers) as executor:
+            copy_manifest(source.at(child.digest), target.at(child.digest), concurrency=concurrency)
+        with workers(concurrency) as pool:
             blobs = {child.digest: child for child in children.blobs}.values()
             work = ((source.at(blob.digest), target.at(blob.digest)) for blob in blobs)
             done = 0
-            for copied in executor.map(lambda pair: copy_blob(*pair), work):
+            for copied in pool.map(lambda pair: copy_blob(*pair), work):
                 done += copied.size
                 show(min(done, total), total)
 
