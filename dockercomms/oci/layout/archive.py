@@ -34,8 +34,8 @@ class ArchiveRegistry(LayoutRegistry):
         """Write all changes into the archive; a second call does no harm.
 
         Raises:
-            LocalIOError: the archive cannot be written. It stays as it was; the changes stay beside
-                it for the next run that writes.
+            LocalIOError: the archive cannot be written. It stays as it was; the added contents stay
+                beside it for the next run that writes.
         """
         try:
             self._files.commit()
@@ -43,5 +43,5 @@ class ArchiveRegistry(LayoutRegistry):
             self._files.abandon()
 
     def abandon(self) -> None:
-        """Leave the archive as it was; the changes stay beside it for a later run."""
+        """Leave the archive as it was; the added contents stay beside it for a later run."""
         self._files.abandon()

@@ -2,15 +2,14 @@
 
 ```
 FILE.tar                     the layout; under this name it is always whole
-.FILE.tar.work/              an image layout with the additions of this run, or of a killed one
-    base                     identifies the FILE.tar to which they belong
+.FILE.tar.work/              a layout with the additions of this run, and blobs of a killed one
     .dockercomms/...         as in `oci.layout.files`; a writer holds its lock until it is done
 ```
 
 The archive is never unpacked, and no name in the tar is used as a path: members are found by their
 offsets. The first write makes the folder beside the tar, for new content and the new index.
-`commit` writes a new tar from both and renames it over the old one. A killed run leaves the folder,
-and the next run that writes continues with it.
+`commit` writes a new tar from both and renames it over the old one. A killed run leaves the folder;
+the next run that writes begins with the archive's index, and reuses those blobs that it needs.
 Source: image-spec v1.1.1, image-layout.md.
 """
 
@@ -147,14 +146,14 @@ class ArchiveFiles(LayoutFiles):
         self._removed: set[Digest] = set()
         self._changed = False
         self._lock_file: FileLock | None = None
-        self._looked = False
+        self._unused: set[Digest] = set()
+        """Contents that a killed run left, and this run has not needed."""
         self._mutex = threading.RLock()
 
     # --- reading ---------------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Return whether the archive exists, or a run has begun to make it."""
-        self._take_over()
+        """Return whether the archive exists, or this run has begun to make it."""
         if self._lock_file is not None:
             return True
         with local_errors(str(self.file)):
@@ -165,7 +164,6 @@ class ArchiveFiles(LayoutFiles):
         with self._mutex:
             if self._batch is not None:
                 return self._batch
-            self._take_over()
             if self._index is None:
                 self._index = self._base_index()
             return self._index
@@ -194,8 +192,10 @@ class ArchiveFiles(LayoutFiles):
         return self._is_added(digest) or self._in_base(digest) is not None
 
     def _is_added(self, digest: Digest) -> bool:
-        self._take_over()
-        return self._lock_file is not None and super().has_blob(digest)
+        if self._lock_file is None or not super().has_blob(digest):
+            return False
+        self._unused.discard(digest)
+        return True
 
     def _missing(self, digest: Digest) -> BlobUnknown | NameUnknown:
         if not self.exists():
@@ -249,7 +249,7 @@ class ArchiveFiles(LayoutFiles):
     # --- writing ---------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the folder beside the archive, or continue with that of a killed run.
+        """Make the folder beside the archive, or take that of a killed run.
 
         Raises:
             LocalIOError: the folder cannot be made; another process is writing; or the archive is
@@ -265,31 +265,8 @@ class ArchiveFiles(LayoutFiles):
                 raise LocalIOError(f"{self.file}: archive not found")
             self._enter(self._acquired())
 
-    def _take_over(self) -> None:
-        """Continue, once, with the folder of a killed run; leave that of a running one alone."""
-        with self._mutex:
-            if self._looked or self._lock_file is not None:
-                return
-            self._looked = True
-            if not (self._may_create and (self.folder / "base").exists()):
-                return
-            from filelock import FileLock, Timeout  # noqa: PLC0415 - as in `files`
-
-            lock = FileLock(self._private / "lock")
-            try:
-                lock.acquire(timeout=0)
-            except (Timeout, OSError):
-                return
-            if not (self._private / "incoming").is_dir():
-                lock.release()  # the former holder has finished, and removed the folder
-                return
-            if self._has_base():
-                self._read_table()
-            self._enter(lock)
-
     def _enter(self, lock: FileLock) -> None:
         self._lock_file = lock
-        self._looked = True
         try:
             if self._was_replaced():
                 self._forget()
@@ -330,27 +307,14 @@ class ArchiveFiles(LayoutFiles):
             )
 
     def _begin(self) -> None:
-        """Take over the folder of an earlier run if the archive is still the same."""
+        """Begin with the archive's index, beside the contents that a killed run left."""
         with local_errors(f"{self.file}: archive cannot be written"):
-            mark = self.folder / "base"
-            now = self._base_mark()
-            if mark.exists() and mark.read_text("ascii") == now and self._index_path.exists():
-                self._index = super().index()
-                self._changed = True
-                return
+            self._unused = {digest for digest, _ in super().contents()}
             self._index_path.unlink(missing_ok=True)
             self._write(self.folder / "oci-layout", LAYOUT_BYTES)
-            self._write(mark, now.encode("ascii"))
             if self._index is None:
                 self._index = self._base_index() if self._has_base() else LayoutIndex(())
             self._write_index(self._index)
-
-    def _base_mark(self) -> str:
-        """Return a text that tells archives under this name apart."""
-        if not self._has_base():
-            return "none"
-        state = os.fstat(self._base().fileno())
-        return f"{state.st_ino} {state.st_mtime_ns} {state.st_size}"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -363,6 +327,7 @@ class ArchiveFiles(LayoutFiles):
         super().publish_blob(new, digest)
         with self._mutex:
             self._removed.discard(digest)
+            self._unused.discard(digest)
             self._changed = True
 
     def remove_blob(self, digest: Digest) -> None:
@@ -410,7 +375,7 @@ class ArchiveFiles(LayoutFiles):
             self._release(done=True)
 
     def abandon(self) -> None:
-        """Leave the archive as it is, and the additions for a later run."""
+        """Leave the archive as it is, and the added contents for a later run."""
         with self._mutex:
             if self._lock_file is not None:
                 self._release(done=not self._changed)
@@ -420,7 +385,7 @@ class ArchiveFiles(LayoutFiles):
     def _release(self, *, done: bool = False) -> None:
         lock, self._lock_file = self._lock_file, None
         try:
-            if done:  # the mark in a folder that cannot be removed shows that it is out of date
+            if done:
                 shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             self._forget()
@@ -432,7 +397,8 @@ class ArchiveFiles(LayoutFiles):
             self._stream.close()
         self._stream = self._table = self._index = self._cached = None
         self._removed.clear()
-        self._changed = self._looked = False
+        self._unused.clear()
+        self._changed = False
 
     def _pieces(self) -> Iterator[bytes]:
         """Yield the bytes of the new archive: `oci-layout` and index first, then the contents."""
@@ -448,7 +414,7 @@ class ArchiveFiles(LayoutFiles):
 
     def contents(self) -> Iterator[tuple[Digest, float]]:
         """See `LayoutFiles.contents`; contents of the archive have the archive's age."""
-        added = dict(super().contents())
+        added = {one: age for one, age in super().contents() if one not in self._unused}
         yield from added.items()
         if not self._has_base():
             return

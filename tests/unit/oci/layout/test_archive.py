@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from dockercomms.errors import (
     NameUnknown,
     ProtocolError,
 )
+from dockercomms.oci.content import blob_descriptor
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.layout import archive_files
 from dockercomms.oci.layout.archive import ArchiveRegistry
@@ -30,6 +32,7 @@ from dockercomms.oci.model import (
     MEDIA_TYPE_INDEX,
     Descriptor,
     Index,
+    digest_of,
 )
 
 INDEX = Index().to_bytes()
@@ -181,18 +184,29 @@ def test_nothing_is_there_until_it_is_closed_and_nothing_when_it_is_abandoned(fi
         opened(file).resolve_tag("", "v1")
 
 
-def test_a_run_goes_on_with_what_one_that_was_killed_had(file):
+def test_a_run_reuses_the_blobs_of_one_that_was_killed(file):
     filled(file)
+    blobs = {digest_of(data): data for data in (b"wanted", b"of another choice")}
+    wanted, other = blobs
     archive = opened(file)
+    for digest, data in blobs.items():
+        archive.push_blob("", blob_descriptor(digest, len(data)), partial(io.BytesIO, data))
     archive.push_manifest("", INDEX, MEDIA_TYPE_INDEX, tags=("v2",))
     archive.abandon()  # as if killed: the folder stays
-    assert list(opened(file).tags("")) == ["v1"]  # it may not be made, so it may not be changed
+    assert list(opened(file).tags("")) == ["v1"]
 
     archive = opened(file, create=True)
-    assert list(archive.tags("")) == ["v1", "v2"]
+    assert list(archive.tags("")) == ["v1"]
+    archive.push_manifest("", INDEX, MEDIA_TYPE_INDEX, tags=("v3",))
+    assert archive.resolve_blob("", wanted).size == len(blobs[wanted])
     archive.close()
 
-    assert list(opened(file).tags("")) == ["v1", "v2"]
+    archive = opened(file)
+    assert list(archive.tags("")) == ["v1", "v3"]
+    with archive.get_blob("", wanted) as blob:
+        assert blob.read() == blobs[wanted]
+    with pytest.raises(BlobUnknown):
+        archive.resolve_blob("", other)
     assert not (file.parent / WORK).exists()
 
 
@@ -254,8 +268,9 @@ def test_what_cannot_be_written_leaves_the_old_archive_and_what_was_added(file):
         archive.close()
 
     assert file.read_bytes() == before
+    assert any((file.parent / WORK / "blobs" / "sha256").iterdir())
     archive = opened(file)
-    archive.upload("").cancel()
+    archive.push_manifest("", INDEX, MEDIA_TYPE_INDEX, tags=("v2",))
     archive.close()
     assert list(opened(file).tags("")) == ["v1", "v2"]
 
