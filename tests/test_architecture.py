@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import importlib
 import inspect
 import json
@@ -32,7 +33,6 @@ ALLOWED_IMPORTS = {
     "requests": (
         "oci/remote/session.py",
         "oci/oras.py",
-        "oci/remote/session.py",
         "trust/keyless.py",
     ),
     "sigstore": ("trust/keyless.py",),
@@ -53,13 +53,25 @@ def relative(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    """Return the syntax tree of each file of the package."""
+    return {relative(path): ast.parse(path.read_text("utf-8")) for path in SOURCES}
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
     """Yield the top-level packages a file imports, also within functions; types do not count."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    unseen = {
+        each
+        for node in nodes
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for part in node.body
+        for each in ast.walk(part)
+    }
+    for node in nodes:
+        if node in unseen:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -143,7 +155,7 @@ def test_modules_have_names_that_say_what_is_in_them() -> None:
 
 
 def test_foreign_packages_are_imported_only_where_they_are_mapped() -> None:
-    found = {relative(path): set(imports_of(path)) for path in SOURCES}
+    found = {where: set(imports_of(tree)) for where, tree in trees().items()}
     assert found, "no file was read"
     elsewhere = [
         f"{where} imports {package}"
@@ -156,9 +168,9 @@ def test_foreign_packages_are_imported_only_where_they_are_mapped() -> None:
 
 def test_nothing_prints_but_the_command_line() -> None:
     printing = [
-        f"{relative(path)}:{node.lineno}"
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        f"{where}:{node.lineno}"
+        for where, tree in trees().items()
+        for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in {"print", "pprint", "click.echo", "click.secho"}
     ]
@@ -167,10 +179,12 @@ def test_nothing_prints_but_the_command_line() -> None:
 
 def test_streams_are_arguments() -> None:
     named = {
-        relative(path)
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.stdout", "sys.stderr"}
+        where
+        for where, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("stdout", "stderr")
+        and ast.unparse(node) in {"sys.stdout", "sys.stderr"}
     }
     assert named <= {"cli/main.py", "cli/session.py"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from dockercomms.protocol.manifest import parse_message
 from dockercomms.transport.names import MAX_DISK_NAME_BYTES
-from tests.fakes.clock import FakeClock
 from tests.fakes.registry import FakeRegistry, Fault
 from tests.faults.people import REPOSITORY, Person, messages, told
 from tests.faults.privileges import as_everybody
@@ -22,19 +20,8 @@ CHUNK = "64KiB"
 
 
 @pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry(clock=FakeClock()) as running:
-        yield running
-
-
-@pytest.fixture
 def alice(tmp_path: Path, registry: FakeRegistry) -> Person:
     return Person("alice", tmp_path, f"{registry.host}/{REPOSITORY}", registry.clock)
-
-
-@pytest.fixture
-def bob(alice: Person, tmp_path: Path) -> Person:
-    return Person("bob", tmp_path, alice.repo, alice.clock)
 
 
 def wire_header(registry: FakeRegistry) -> Any:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.clock import FakeClock
 from tests.fakes.registry import DISTRIBUTION, OCI, FakeRegistry, Fault, Quirks
 from tests.fakes.token_server import TokenServer, User
 from tests.faults.people import REPOSITORY, Person, lines, messages, receipt_digests, told
@@ -23,20 +21,9 @@ SILENT_SECONDS = 0.1
 
 
 @pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry(clock=FakeClock()) as running:
-        yield running
-
-
-@pytest.fixture
 def alice(tmp_path: Path, registry: FakeRegistry) -> Person:
     (tmp_path / "a.bin").write_bytes(DATA)
     return Person("alice", tmp_path, f"{registry.host}/{REPOSITORY}", registry.clock)
-
-
-@pytest.fixture
-def bob(alice: Person, tmp_path: Path) -> Person:
-    return Person("bob", tmp_path, alice.repo, alice.clock)
 
 
 def fail(

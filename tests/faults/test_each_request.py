@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -152,12 +152,6 @@ STOPS = {
     "killed-after": (Fault.silent_after(), signal.SIGKILL),
     "interrupted": (Fault.silent_after(), signal.SIGINT),
 }
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
 
 
 def stop_at(trial: Trial, zygote: Zygote, verb: str, number: int, how: str) -> Ended:

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
-
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.layout.registry import LayoutRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest, parse_children
@@ -25,12 +23,6 @@ from tests.faults.zygote import Zygote
 ROUNDS = 60 if os.environ.get("DOCKERCOMMS_TEST_SIZE") == "full" else 5
 MESSAGES = 40
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
 
 
 class Run:

@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 
 import dockercomms
 from dockercomms.cli import stores as reg_stores
-from dockercomms.cli.reg import deploy as reg_deploy
+from dockercomms.cli.reg import deploy
 from dockercomms.cli.reg import read as reg_read
 from dockercomms.errors import UsageError
 from dockercomms.messages import command as handover
 from dockercomms.oci import model, stores, strict_json
 from dockercomms.oci.auth import token
-from dockercomms.oci.auth import token as challenge
 from dockercomms.oci.auth.token import Scope, TokenRequest, TokenResponse
 from dockercomms.oci.content import read_facts
 from dockercomms.oci.images import inspect as inspection
@@ -148,9 +147,9 @@ PARSERS: dict[Callable[..., Any], Fuzzer] = {
     ),
     retry.parse_retry_after: (DATES, lambda text: retry.parse_retry_after(text, NOW)),
     retry.parse_date: (DATES, retry.parse_date),
-    challenge.parse_challenges: (
+    token.parse_challenges: (
         text_like('Bearer realm="https://a.example/t",service="r",scope="x"', "Basic realm=x"),
-        lambda text: challenge.parse_challenges([text]),
+        lambda text: token.parse_challenges([text]),
     ),
     token.parse_response: (
         json_like({"token": "t", "expires_in": 300, "refresh_token": "r", "issued_at": "x"}),
@@ -191,9 +190,9 @@ PARSERS: dict[Callable[..., Any], Fuzzer] = {
     handover.parse_command: (text_like("sh -c 'x {dir}'"), handover.parse_command),
     reg_stores.parse_platform: (text_like("linux/arm64/v8"), reg_stores.parse_platform),
     reg_read.parse_range: (text_like("0-99", "7-"), reg_read.parse_range),
-    reg_deploy.parse_items: (
+    deploy.parse_items: (
         json_like({"data": CONFIG, "to": "r.example/a"}),
-        lambda data: reg_deploy.parse_items(data, place, where="list"),
+        lambda data: deploy.parse_items(data, place, where="list"),
     ),
 }
 """Every public function `parse_...` of the package, and how it is fuzzed."""

@@ -26,7 +26,7 @@ from dockercomms.oci.stores import Store
 from dockercomms.protocol.manifest import parse_message
 from dockercomms.protocol.tags import parse_tag
 from dockercomms.state import State
-from dockercomms.transport import push as pushing
+from dockercomms.transport import push
 from tests.cli.harness import Result, invoke
 from tests.fakes.clock import FakeClock
 from tests.fakes.examples import examples
@@ -66,7 +66,7 @@ def sent(*, api: bool, inline: bool) -> Sent:
     with pytest.MonkeyPatch.context() as patch:
         if not inline:
             patch.setattr(publishing, "MAX_INLINE_BYTES", 0)
-            patch.setattr(pushing, "MAX_INLINE_BYTES", 0)
+            patch.setattr(push, "MAX_INLINE_BYTES", 0)
         with Mailbox(
             me="alice",
             state_path=base / "alice.db",

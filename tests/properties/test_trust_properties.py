@@ -7,7 +7,6 @@ import json
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tomlkit
@@ -27,6 +26,7 @@ from dockercomms.trust.statement import (
 )
 from dockercomms.trust.verifier import verify_message
 from tests.fakes.examples import examples
+from tests.fakes.fuzzing import places
 from tests.fakes.sigstore import SigstoreStub
 from tests.unit.trust import keyless, signed
 from tests.unit.trust.signed import ALICE
@@ -102,16 +102,6 @@ def test_key_bundle_with_any_byte_changed_is_refused_or_says_the_same(at, mask):
     honest, envelope = json.loads(signed.signed()), json.loads(changed)["dsseEnvelope"]
     assert envelope["payload"] == honest["dsseEnvelope"]["payload"]  # the hint, or white space
     assert found.signer == signed.public(ALICE).spki_sha256
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path of every value inside `value`."""
-    items: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value))
-    return [found for key, item in items for found in ((*path, key), *places(item, (*path, key)))]
 
 
 JUNK = st.sampled_from(

@@ -35,18 +35,6 @@ from tests.fakes.inboxes import (
     digests,
 )
 
-
-@pytest.fixture
-def state(tmp_path):
-    with State(tmp_path / "state.db") as state:
-        yield state
-
-
-@pytest.fixture
-def world(state):
-    return World(state)
-
-
 # --- the three ways ------------------------------------------------------------------------------
 
 

@@ -23,7 +23,6 @@ from dockercomms.platforms.clock import Clocks
 from dockercomms.protocol.header import FORMS
 from dockercomms.protocol.manifest import ManifestBuilder
 from dockercomms.protocol.tags import anchor_tag, bell_tag, message_tag
-from dockercomms.state import State
 from tests.fakes.inboxes import (
     ME,
     NOON,
@@ -39,17 +38,6 @@ from tests.fakes.inboxes import (
 
 BELL = bell_tag(RT)
 YESTERDAY = TODAY - timedelta(days=1)
-
-
-@pytest.fixture
-def state(tmp_path):
-    with State(tmp_path / "state.db") as state:
-        yield state
-
-
-@pytest.fixture
-def world(state):
-    return World(state)
 
 
 def anchor(day: date) -> str:

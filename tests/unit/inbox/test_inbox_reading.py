@@ -12,20 +12,8 @@ from dockercomms.oci.model import Digest, digest_of
 from dockercomms.protocol.header import FILENAME, TITLE
 from dockercomms.protocol.manifest import parse_message
 from dockercomms.protocol.tags import MessageRef, message_tag
-from dockercomms.state import State
 from dockercomms.state.inbox import MAX_GROUP_ROWS
-from tests.fakes.inboxes import ME, NOON, REPO, REPOSITORY, RT, World, days_ago
-
-
-@pytest.fixture
-def state(tmp_path):
-    with State(tmp_path / "state.db") as state:
-        yield state
-
-
-@pytest.fixture
-def world(state):
-    return World(state)
+from tests.fakes.inboxes import ME, NOON, REPO, REPOSITORY, RT, days_ago
 
 
 def test_retry_time_doubles_up_to_an_hour():

@@ -11,7 +11,6 @@ import pytest
 from dockercomms.oci.model import digest_of
 from dockercomms.protocol.header import MESSAGE_ID
 from dockercomms.protocol.tags import MessageRef, message_tag, recipient_tag
-from dockercomms.state import State
 from dockercomms.state.progress import Capabilities, Progress
 
 ME, REPO, OTHER = "bob", "r.example/box", "mirror.example/box"
@@ -20,12 +19,6 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 ONE, TWO = digest_of(b"one"), digest_of(b"two")
 TAG = message_tag(RT, NOW, ONE)
 LEGACY = f"inbox-{RT}-20261120-00000000-00000000"
-
-
-@pytest.fixture
-def state(tmp_path):
-    with State(tmp_path / "state.db") as state:
-        yield state
 
 
 @pytest.fixture

@@ -13,12 +13,6 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PATH = Path("/in/x/.dockercomms-0123456789abcdef.part")
 
 
-@pytest.fixture
-def state(tmp_path):
-    with State(tmp_path / "state.db") as opened:
-        yield opened
-
-
 def test_chunks_are_known_to_the_next_run(state):
     state.pulls.begin("a", PATH, now=NOW)
     for chunk in (3, 1, 3):

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 
 from dockercomms.oci.model import Descriptor, digest_of
-from dockercomms.state import State
 from dockercomms.state.sends import SendJournal
 from tests.fakes.clock import FakeClock
 
@@ -19,12 +18,6 @@ LAYER = Descriptor.of(b"layer", "text/plain", annotations={"a": "b"})
 @pytest.fixture
 def clock():
     return FakeClock()
-
-
-@pytest.fixture
-def state(tmp_path):
-    with State(tmp_path / "state.db") as opened:
-        yield opened
 
 
 def claim(state, clock, source="s", repo=REPO, **options):

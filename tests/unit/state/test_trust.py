@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
-
 from dockercomms.oci.model import digest_of
 from dockercomms.protocol.tags import MessageRef
 from dockercomms.state import State
@@ -13,12 +11,6 @@ from tests.fakes.clock import FakeClock
 ME, REPO = "bob", "r.example/box"
 ONE, TWO = digest_of(b"1"), digest_of(b"2")
 NOW = FakeClock().now()
-
-
-@pytest.fixture
-def state(tmp_path):
-    with State(tmp_path / "state.db") as state:
-        yield state
 
 
 def test_policy_forgets_what_another_one_made(state):

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from dockercomms.errors import LocalIOError
-from dockercomms.platforms import files as platforms
+from dockercomms.platforms.files import read_at
 from dockercomms.transport.chunks import Chunk, room_bytes
 from dockercomms.transport.in_place import (
     FRAME_HEAD_BYTES,
@@ -99,11 +99,11 @@ def test_reading_at_a_place_works_everywhere(tmp_path, native):
     (tmp_path / "f").write_bytes(b"abcdef")
     with (tmp_path / "f").open("rb") as file:
         room = memoryview(bytearray(4))
-        assert platforms.read_at(file.fileno(), room, 1, native=native) == 4
+        assert read_at(file.fileno(), room, 1, native=native) == 4
         assert room == b"bcde"
-        assert platforms.read_at(file.fileno(), room, 4, native=native) == 2
+        assert read_at(file.fileno(), room, 4, native=native) == 2
         assert room == b"efde"
-        assert platforms.read_at(file.fileno(), room, 6, native=native) == 0
+        assert read_at(file.fileno(), room, 6, native=native) == 0
 
 
 def test_file_that_ends_early_changed(placed):

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dockercomms.trust import bundle as dsse
-from dockercomms.trust.bundle import PAYLOAD_TYPE_INTOTO, pae
+from dockercomms.trust.bundle import PAYLOAD_TYPE_INTOTO, pae, sign, verify
 from tests.unit.trust.signed import ALICE, BOB, KEYS, public
 
 
@@ -19,9 +18,9 @@ def test_pae_counts_bytes():
 
 
 def test_envelope_verifies_with_its_key_only_and_whole():
-    envelope = dsse.sign(b"payload", KEYS[ALICE])
+    envelope = sign(b"payload", KEYS[ALICE])
     assert envelope.payload_type == PAYLOAD_TYPE_INTOTO
-    assert dsse.verify(envelope, public(ALICE))
-    assert not dsse.verify(envelope, public(BOB))
+    assert verify(envelope, public(ALICE))
+    assert not verify(envelope, public(BOB))
     for change in ({"payload": b"Payload"}, {"payload_type": "x"}, {"signature": b""}):
-        assert not dsse.verify(replace(envelope, **change), public(ALICE))
+        assert not verify(replace(envelope, **change), public(ALICE))
