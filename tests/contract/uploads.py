@@ -98,33 +98,24 @@ class UploadContract:
             with registry.get_blob(repository, digest_of(data)) as reader:
                 assert reader.read() == data
 
-    def test_upload_resumes_before_the_first_byte(
-        self, registry: Registry, repository: str, capabilities: Capabilities
+    @pytest.mark.parametrize(("held", "offset"), [(0, None), (CHUNK_BYTES, CHUNK_BYTES)])
+    def test_upload_resumes_before_the_first_byte_and_at_a_given_offset(
+        self,
+        registry: Registry,
+        repository: str,
+        capabilities: Capabilities,
+        held: int,
+        offset: int | None,
     ) -> None:
         if not capabilities.upload_status:
             pytest.skip("the store cannot resume")
-        data = content(CHUNK_BYTES + 1)
+        data = content(held + CHUNK_BYTES + 1)
         upload = registry.upload(repository, chunk_size=CHUNK_BYTES)
+        upload.write(data[:held])
         upload.close()
-        again = registry.resume_upload(repository, upload.id, chunk_size=CHUNK_BYTES)
-        assert again.size == 0
-        again.write(data)
-        assert again.commit(digest_of(data)).size == len(data)
-
-    def test_upload_resumes_at_a_given_offset(
-        self, registry: Registry, repository: str, capabilities: Capabilities
-    ) -> None:
-        if not capabilities.upload_status:
-            pytest.skip("the store cannot resume")
-        data = content(2 * CHUNK_BYTES)
-        upload = registry.upload(repository, chunk_size=CHUNK_BYTES)
-        upload.write(data[:CHUNK_BYTES])
-        upload.close()
-        again = registry.resume_upload(
-            repository, upload.id, offset=CHUNK_BYTES, chunk_size=CHUNK_BYTES
-        )
-        assert again.size == CHUNK_BYTES
-        again.write(data[CHUNK_BYTES:])
+        again = registry.resume_upload(repository, upload.id, offset=offset, chunk_size=CHUNK_BYTES)
+        assert again.size == held
+        again.write(data[held:])
         assert again.commit(digest_of(data)).size == len(data)
 
     @pytest.mark.parametrize("offset", [CHUNK_BYTES - 1, CHUNK_BYTES + 1])

@@ -96,48 +96,28 @@ class Trial(AbstractContextManager["Trial"]):
 
 
 @pytest.mark.parametrize("verb", ["send", "recv"])
-@pytest.mark.parametrize(("fault", "registry"), combined(FAULTS))
-def test_request_that_fails_once_is_put_right(
-    tmp_path: Path, registry: str, verb: str, fault: str
+@pytest.mark.parametrize(
+    ("fault", "registry", "times"),
+    [(*one, 1) for one in combined(FAULTS)] + [(*one, FOREVER) for one in combined(OUTAGES)],
+)
+def test_registry_that_fails_at_a_request_is_put_right(
+    tmp_path: Path, registry: str, verb: str, fault: str, times: int
 ) -> None:
-    """Once: mostly the same run puts it right, by trying again."""
+    """Once: mostly the same run tries again. Till the run gives up: the next run does."""
     for number in range(1, MOST_REQUESTS):
         with Trial(tmp_path / str(number), registry, FakeClock()) as trial:
             if verb == "recv":
                 trial.send_ok()
-            trial.registry.fail_at(number, FAULTS[fault])
+            trial.registry.fail_at(number, FAULTS[fault], times=times)
             code = (trial.send if verb == "send" else trial.recv)().exit_code
             left = trial.registry.faults.pending
             trial.registry.faults.clear()
             if verb == "send" and code != 0:
                 trial.send_ok()
             trial.check()
-        if left:
-            assert number > 5
-            return
-    pytest.fail("a small transfer takes that many requests")
-
-
-@pytest.mark.parametrize("verb", ["send", "recv"])
-@pytest.mark.parametrize(("fault", "registry"), combined(OUTAGES))
-def test_registry_that_fails_from_a_request_on_is_put_right(
-    tmp_path: Path, registry: str, verb: str, fault: str
-) -> None:
-    """Till the run gives up: it is for the next one to put it right."""
-    for number in range(1, MOST_REQUESTS):
-        with Trial(tmp_path / str(number), registry, FakeClock()) as trial:
-            if verb == "recv":
-                trial.send_ok()
-            trial.registry.fail_at(number, FAULTS[fault], times=FOREVER)
-            code = (trial.send if verb == "send" else trial.recv)().exit_code
-            left = trial.registry.faults.pending
-            trial.registry.faults.clear()
-            if verb == "send" and code != 0:
-                trial.send_ok()
-            trial.check()
-            if left == FOREVER:
+            if left == times:
                 assert [told["status"] for told in trial.alice.receipts()] == ["accepted"]
-        if left == FOREVER:
+        if left == times:
             assert number > 5
             return
     pytest.fail("a small transfer takes that many requests")

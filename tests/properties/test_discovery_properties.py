@@ -196,21 +196,13 @@ def test_discovery_does_not_depend_on_the_registry(quirks: Quirks):
             assert discover(registry, folder) == expected
 
 
+@pytest.mark.parametrize("lose_every", [0, 2])
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_discovery_finds_all_on_every_registry(name, tmp_path):
+def test_discovery_finds_all_and_tags_where_referrers_lose(name, lose_every, tmp_path):
     clock = FakeClock(NOON)
-    with FakeRegistry(replace(PRESETS[name], referrers_lose_every=0), clock=clock) as fake:
-        expected = publish(Sender(Planter(fake), clock), MESSAGES)
-        with HTTPRegistry(fake.host, clock=clock) as registry:
-            assert discover(registry, tmp_path) == expected
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_discovery_loses_no_tag_where_referrers_lose(name, tmp_path):
-    clock = FakeClock(NOON)
-    tagged = [replace(plan, tagged=True) for plan in MESSAGES]
-    with FakeRegistry(replace(PRESETS[name], referrers_lose_every=2), clock=clock) as fake:
-        expected = publish(Sender(Planter(fake), clock), tagged)
+    plans = [replace(plan, tagged=True) for plan in MESSAGES] if lose_every else MESSAGES
+    with FakeRegistry(replace(PRESETS[name], referrers_lose_every=lose_every), clock=clock) as fake:
+        expected = publish(Sender(Planter(fake), clock), plans)
         with HTTPRegistry(fake.host, clock=clock) as registry:
             assert discover(registry, tmp_path) == expected
 

@@ -39,16 +39,11 @@ def test_line_meter_says_each_tenth_once() -> None:
     assert said[-1] == "sending: 100 %, 1000 B of 1000 B, 487 B/s"
 
 
-def test_line_meter_says_a_small_transfer_in_one_line() -> None:
+@pytest.mark.parametrize("size", [12, 0])
+def test_line_meter_says_a_small_or_empty_transfer_in_one_line(size: int) -> None:
     screen, err = screen_on()
-    LineMeter(screen, FakeClock(), "sending").show(event(12, 12))
-    assert lines(err) == ["sending: 100 %, 12 B of 12 B"]
-
-
-def test_line_meter_takes_nothing_for_all_of_nothing() -> None:
-    screen, err = screen_on()
-    LineMeter(screen, FakeClock(), "sending").show(event(0, 0))
-    assert lines(err) == ["sending: 100 %, 0 B of 0 B"]
+    LineMeter(screen, FakeClock(), "sending").show(event(size, size))
+    assert lines(err) == [f"sending: 100 %, {size} B of {size} B"]
 
 
 def test_line_meter_counts_reused_chunks() -> None:

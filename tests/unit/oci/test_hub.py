@@ -82,20 +82,12 @@ WRITES: dict[str, Callable[[Registry], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", READS)
-def test_proxied_reads_and_lists_from_the_proxy(name: str) -> None:
+@pytest.mark.parametrize("name", [*READS, *WRITES])
+def test_proxied_reads_and_lists_from_the_proxy_and_writes_directly(name: str) -> None:
     with proxied() as (hub, cache, registry):
-        READS[name](registry)
-        assert hub.requests == []
-        assert cache.requests != []
-
-
-@pytest.mark.parametrize("name", WRITES)
-def test_proxied_writes_and_deletes_directly(name: str) -> None:
-    with proxied() as (hub, cache, registry):
-        WRITES[name](registry)
-        assert cache.requests == []
-        assert hub.requests != []
+        (READS | WRITES)[name](registry)
+        assert bool(cache.requests) == (name in READS)
+        assert bool(hub.requests) == (name in WRITES)
 
 
 def test_proxied_covers_the_whole_interface() -> None:

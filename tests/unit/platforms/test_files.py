@@ -147,20 +147,19 @@ def test_write_all_goes_on_after_a_part(tmp_path: Path) -> None:
 
 
 @WAYS
-def test_rename_new_moves_a_file(tmp_path: Path, way: dict[str, bool]) -> None:
-    (tmp_path / "a").write_bytes(b"data")
-    rename_new(tmp_path / "a", tmp_path / "b", **way)
-    assert (tmp_path / "b").read_bytes() == b"data"
-    assert not (tmp_path / "a").exists()
-
-
-@WAYS
-def test_rename_new_moves_a_folder(tmp_path: Path, way: dict[str, bool]) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "inside").write_bytes(b"data")
-    rename_new(tmp_path / "a", tmp_path / "b", **way)
-    assert (tmp_path / "b" / "inside").read_bytes() == b"data"
-    assert not (tmp_path / "a").exists()
+def test_rename_new_moves_files_folders_and_links_themselves(
+    tmp_path: Path, way: dict[str, bool]
+) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").write_bytes(b"inner")
+    (tmp_path / "link").symlink_to("new-folder")
+    for kind in ("file", "folder", "link"):
+        rename_new(tmp_path / kind, tmp_path / f"new-{kind}", **way)
+        assert not os.path.lexists(tmp_path / kind)
+    assert (tmp_path / "new-file").read_bytes() == b"data"
+    assert (tmp_path / "new-folder" / "inside").read_bytes() == b"inner"
+    assert (tmp_path / "new-link").readlink() == Path("new-folder")
 
 
 @WAYS
@@ -188,15 +187,6 @@ def test_rename_new_replaces_nothing(
     assert new.is_symlink() == (target == "link")
     if target == "file":
         assert new.read_bytes() == b"kept"
-
-
-@WAYS
-def test_rename_new_moves_a_link_itself(tmp_path: Path, way: dict[str, bool]) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to("folder")
-    rename_new(tmp_path / "link", tmp_path / "moved", **way)
-    assert (tmp_path / "moved").is_symlink()
-    assert (tmp_path / "folder").is_dir()
 
 
 @WAYS

@@ -151,18 +151,18 @@ def test_pull_condemns_a_chunk_of_another_size(registry, sizes):
     assert not isinstance(caught.value, IntegrityError)
 
 
-@pytest.mark.parametrize("total", [9, 11])
-def test_pull_condemns_chunks_of_1_0_that_do_not_add_up(registry, total):
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"total_bytes": 9, "chunk_bytes": 9}, "bytes announced"),
+        ({"total_bytes": 11, "chunk_bytes": 9}, "bytes announced"),
+        ({"chunk_bytes": 4}, "at most 4 bytes expected"),
+    ],
+)
+def test_pull_condemns_chunks_of_1_0_that_do_not_fit_their_sizes(registry, sizes, reason):
     message = message_of(pushed_parts(registry, [b"hello", b"world"]), version="1.0")
-    message = replace(message, header=replace(message.header, total_bytes=total, chunk_bytes=9))
-    with pytest.raises(ProtocolError, match="bytes announced"):
-        pull(registry, message)
-
-
-def test_pull_condemns_a_chunk_of_1_0_above_its_bound(registry):
-    message = message_of(pushed_parts(registry, [b"hello", b"world"]), version="1.0")
-    message = replace(message, header=replace(message.header, chunk_bytes=4))
-    with pytest.raises(ProtocolError, match="at most 4 bytes expected"):
+    message = replace(message, header=replace(message.header, **sizes))
+    with pytest.raises(ProtocolError, match=reason):
         pull(registry, message)
 
 

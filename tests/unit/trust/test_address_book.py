@@ -232,18 +232,16 @@ def test_revoke_needs_one_thing(mine):
     assert mine.path.read_text() == MINE
 
 
-def test_file_that_others_can_write_is_not_changed(mine):
-    mine.path.chmod(0o666)
-    with pytest.raises(ConfigError, match="others can write it"):
+@pytest.mark.parametrize(
+    ("text", "mode", "reason"),
+    [(MINE, 0o666, "others can write it"), ("version = 3\n", 0o600, "version 3")],
+)
+def test_file_that_is_wrong_or_that_others_can_write_is_not_changed(mine, text, mode, reason):
+    mine.path.write_text(text)
+    mine.path.chmod(mode)
+    with pytest.raises(ConfigError, match=reason):
         mine.add(ALICE, key=public(ALICE))
-    assert mine.path.read_text() == MINE
-
-
-def test_file_that_is_wrong_is_not_changed(mine):
-    mine.path.write_text("version = 3\n")
-    with pytest.raises(ConfigError, match="version 3"):
-        mine.add(ALICE, key=public(ALICE))
-    assert mine.path.read_text() == "version = 3\n"
+    assert mine.path.read_text() == text
 
 
 def test_file_with_entries_in_one_line_is_not_changed(mine):

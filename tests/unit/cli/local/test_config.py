@@ -208,29 +208,24 @@ TRUST = "version = 1\n[[sender]]\nname = 'bob'\naddress = '{}'\nallow_unsigned =
 
 
 @pytest.mark.parametrize(
-    ("address", "password"),
+    ("own", "address", "password"),
     [
-        ("other.example/bob", None),
-        ("mine.example:5000/bob", None),
-        ("mine.example.evil/bob", None),
-        ("mine.example/bob", "secret"),
+        ("mine.example/x", "other.example/bob", None),
+        ("mine.example/x", "mine.example:5000/bob", None),
+        ("mine.example/x", "mine.example.evil/bob", None),
+        ("mine.example/x", "mine.example/bob", "secret"),
+        (None, "other.example/bob", None),
     ],
 )
 def test_the_password_goes_to_an_address_only_at_a_host_that_the_user_named(
-    home: Home, address: str, password: str | None
+    home: Home, own: str | None, address: str, password: str | None
 ) -> None:
-    home.own("config.toml", "repo = 'mine.example/x'\n")
+    if own is not None:
+        home.own("config.toml", f"repo = '{own}'\n")
     home.own("trust.toml", TRUST.format(address))
     (home.checkout / "a.txt").write_text("hello")
     got = home.opened("send", str(home.checkout / "a.txt"), "--to", "bob", **LOGIN)
     assert got[:2] == (address, password)
-
-
-def test_the_password_does_not_go_to_an_address_if_no_host_is_named(home: Home) -> None:
-    home.own("trust.toml", TRUST.format("other.example/bob"))
-    (home.checkout / "a.txt").write_text("hello")
-    got = home.opened("send", str(home.checkout / "a.txt"), "--to", "bob", **LOGIN)
-    assert got[:2] == ("other.example/bob", None)
 
 
 def test_the_password_goes_to_what_an_argument_names(home: Home) -> None:

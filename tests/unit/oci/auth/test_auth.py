@@ -129,44 +129,25 @@ def test_each_repository_has_its_token(clock: FakeClock, server: TokenServer) ->
     assert allowed(server, one.header_for(PUSH)) == ["repository:team/box:pull,push"]
 
 
-def test_token_is_renewed_before_it_ends(clock: FakeClock, server: TokenServer) -> None:
-    server.lifetime = 100
+@pytest.mark.parametrize(
+    ("said", "good_seconds"),
+    [({"lifetime": 100}, 90), ({"lifetime": 2}, 1.5), ({"say_lifetime": False}, 50)],
+    ids=["before-it-ends", "three-quarters-of-a-short-life", "a-minute-if-not-said"],
+)
+def test_token_is_renewed_before_it_ends(
+    clock: FakeClock, server: TokenServer, said: dict[str, int], good_seconds: float
+) -> None:
+    vars(server).update(said)
     one = authenticator(clock)
     one.answer_challenge([server.challenge()], PUSH, None)
     first = one.header_for(PUSH)
-    clock.advance(89)
+    clock.advance(good_seconds - 0.1)
     assert one.header_for(PUSH) == first
-    clock.advance(1)
+    clock.advance(0.1)
     renewed = one.header_for(PUSH)
     assert renewed != first
     assert allowed(server, renewed) == ["repository:team/box:pull,push"]
     assert server.count() == 2
-
-
-def test_token_of_a_short_life_is_renewed_at_three_quarters(
-    clock: FakeClock, server: TokenServer
-) -> None:
-    server.lifetime = 2
-    one = authenticator(clock)
-    one.answer_challenge([server.challenge()], PUSH, None)
-    first = one.header_for(PUSH)
-    clock.advance(1.4)
-    assert one.header_for(PUSH) == first
-    clock.advance(0.2)
-    assert one.header_for(PUSH) != first
-
-
-def test_token_that_says_no_lifetime_is_good_for_a_minute(
-    clock: FakeClock, server: TokenServer
-) -> None:
-    server.say_lifetime = False
-    one = authenticator(clock)
-    one.answer_challenge([server.challenge()], PUSH, None)
-    first = one.header_for(PUSH)
-    clock.advance(49)
-    assert one.header_for(PUSH) == first
-    clock.advance(2)
-    assert one.header_for(PUSH) != first
 
 
 def test_ended_token_covers_nothing(clock: FakeClock, server: TokenServer) -> None:

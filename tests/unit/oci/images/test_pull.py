@@ -175,34 +175,23 @@ def test_save_artifact_names_files_by_their_titles(
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
 
 
+UNSAFE = ["/etc/x", "../x", "a/../x", "a//x", "a/", "a/.", ".", "..", "a\\x", "a\nb", "n" * 256]
+
+
 @pytest.mark.parametrize(
-    "title",
-    ["/etc/x", "../x", "a/../x", "a//x", "a/", "a/.", ".", "..", "a\\x", "a\nb", "n" * 256],
+    ("first", "second", "reason"),
+    [
+        *[("fine", title, "unsafe file name") for title in UNSAFE],
+        ("a/x", "./a/x", "is used twice"),
+        ("a", "a/b", "its folder is also a file"),
+        ("a/b/c", "a", "its folder is also a file"),
+    ],
 )
-def test_save_artifact_refuses_a_title_that_is_no_safe_name(
-    registry: MemoryRegistry, tmp_path: Path, title: str
+def test_save_artifact_refuses_unsafe_names_and_those_that_exclude_each_other(
+    registry: MemoryRegistry, tmp_path: Path, first: str, second: str, reason: str
 ) -> None:
-    push_artifact(registry, layer(b"one", "fine"), layer(b"two", title))
-    with pytest.raises(ProtocolError, match="unsafe file name"):
-        save_artifact(registry, REF, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_save_artifact_refuses_two_files_of_one_name(
-    registry: MemoryRegistry, tmp_path: Path
-) -> None:
-    push_artifact(registry, layer(b"one", "a/x"), layer(b"two", "./a/x"))
-    with pytest.raises(ProtocolError, match="is used twice"):
-        save_artifact(registry, REF, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("titles", [("a", "a/b"), ("a/b/c", "a")])
-def test_save_artifact_refuses_a_file_where_a_folder_is_needed(
-    registry: MemoryRegistry, tmp_path: Path, titles: tuple[str, str]
-) -> None:
-    push_artifact(registry, layer(b"one", titles[0]), layer(b"two", titles[1]))
-    with pytest.raises(ProtocolError, match="its folder is also a file"):
+    push_artifact(registry, layer(b"one", first), layer(b"two", second))
+    with pytest.raises(ProtocolError, match=reason):
         save_artifact(registry, REF, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -152,26 +152,23 @@ def test_select_takes_the_version_of_windows_that_is_meant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fallback", "expected"), [("none", None), ("architecture", "win"), ("first", "win")]
+    ("platforms", "fallback", "expected"),
+    [
+        ((None, "plan9/ppc", "windows/amd64/v2"), "none", None),
+        ((None, "plan9/ppc", "windows/amd64/v2"), "architecture", "windows/amd64/v2"),
+        ((None, "plan9/ppc", "windows/amd64/v2"), "first", "windows/amd64/v2"),
+        ((None, "plan9/ppc"), "none", None),
+        ((None, "plan9/ppc"), "architecture", None),
+        ((None, "plan9/ppc"), "first", "None"),
+    ],
 )
-def test_select_falls_back_to_the_architecture(fallback: Fallback, expected: str | None) -> None:
-    entries = [image("none"), image("ppc", "plan9/ppc"), image("win", "windows/amd64/v2")]
-    if expected is None:
-        with pytest.raises(PlatformNotFound, match="plan9/ppc, windows/amd64/v2, 1 without"):
-            chosen(entries, "linux/amd64", fallback)
-    else:
-        assert chosen(entries, "linux/amd64", fallback) == expected
-
-
-@pytest.mark.parametrize(
-    ("fallback", "expected"), [("none", None), ("architecture", None), ("first", "bare")]
-)
-def test_select_falls_back_to_the_first_only_if_asked_to(
-    fallback: Fallback, expected: str | None
+def test_select_falls_back_to_the_architecture_and_to_the_first_if_asked_to(
+    platforms: tuple[str | None, ...], fallback: Fallback, expected: str | None
 ) -> None:
-    entries = [image("bare"), image("ppc", "plan9/ppc")]
+    entries = [image(str(platform), platform) for platform in platforms]
     if expected is None:
-        with pytest.raises(PlatformNotFound):
+        listed = ", ".join(filter(None, platforms))
+        with pytest.raises(PlatformNotFound, match=f"{listed}, 1 without"):
             chosen(entries, "linux/amd64", fallback)
     else:
         assert chosen(entries, "linux/amd64", fallback) == expected
