@@ -101,9 +101,7 @@ class Desk:
         if not self.owner.verifies:
             return None
         verifier = MessageVerifier(
-            self.store.registry,
-            self.store.repository,
-            repo=self.store.repo,
+            self.store,
             me=inbox.me,
             state=self.state,
             clock=self.clock,
@@ -143,12 +141,7 @@ class Desk:
         """Return a finder of the messages that a key of the owner has acknowledged."""
         from dockercomms.messages.elsewhere import OwnReceipts
 
-        return OwnReceipts(
-            registry=self.store.registry,
-            repository=self.store.repository,
-            clock=self.clock,
-            trusts=self._own_trusts,
-        )
+        return OwnReceipts(store=self.store, clock=self.clock, trusts=self._own_trusts)
 
     def _own_trusts(self) -> list[Trust]:
         """Return one trust for each of the owner's keys, to verify receipts of the owner.
@@ -174,9 +167,7 @@ class Desk:
         from dockercomms.messages.sign import ObjectVerifier
 
         return ObjectVerifier(
-            registry=self.store.registry,
-            repository=self.store.repository,
-            repo=self.store.repo,
+            store=self.store,
             state=self.state,
             clock=self.clock,
             trust=self.owner.trust(),

@@ -30,12 +30,13 @@ from dockercomms.errors import (
     TooManyRequests,
     VerificationError,
 )
-from dockercomms.inbox.discover import ListingReader, seek_tags
+from dockercomms.inbox.discover import seek_tags
 from dockercomms.inbox.entries import Entry
 from dockercomms.inbox.inbox import Inbox
 from dockercomms.messages.bundles import layer_content
 from dockercomms.oci.interface import read_all, readable
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Digest
+from dockercomms.oci.stores import Store
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import ARTIFACT_TYPE_RECEIPT, MAX_FETCHED_MANIFESTS, RECEIPT_FOR
@@ -97,8 +98,7 @@ class _Answer:
 class OwnReceipts:
     """A search for messages of an inbox that our keys have acknowledged."""
 
-    registry: ListingReader
-    repository: str
+    store: Store
     clock: Clock
     trusts: Callable[[], Sequence[Trust]]
     """Returns a trust for each of our keys; called when a receipt is to be verified."""
@@ -187,7 +187,9 @@ class OwnReceipts:
         tags: dict[Digest, list[str]] = {}
         marks = [RECEIPT_PREFIX.rstrip("-"), bell_tag(recipient_tag(inbox.me))]
         try:
-            for tag in seek_tags(self.registry, self.repository, RECEIPT_PREFIX, start_after=marks):
+            for tag in seek_tags(
+                self.store.registry, self.store.repository, RECEIPT_PREFIX, start_after=marks
+            ):
                 match = _TAG.fullmatch(tag)
                 for message in () if match is None else by_head.get(match["head"], ()):
                     tags.setdefault(message, []).append(tag)
@@ -206,7 +208,7 @@ class OwnReceipts:
         for tag in tags[:MAX_BUNDLES]:
             try:
                 data, found = read_all(
-                    self.registry.get_tag(self.repository, tag), MAX_MANIFEST_BYTES
+                    self.store.registry.get_tag(self.store.repository, tag), MAX_MANIFEST_BYTES
                 )
                 if found.digest not in seen:
                     seen.add(found.digest)
@@ -219,14 +221,14 @@ class OwnReceipts:
         try:
             entries = [
                 entry
-                for entry in readable(self.registry.referrers(self.repository, message))
+                for entry in readable(self.store.registry.referrers(self.store.repository, message))
                 if entry.artifact_type == ARTIFACT_TYPE_RECEIPT or RECEIPT_FOR in entry.annotations
             ]
         except NotFoundError:
             return
         for entry in entries[:MAX_BUNDLES]:
             try:
-                reader = self.registry.get_manifest(self.repository, entry.digest)
+                reader = self.store.registry.get_manifest(self.store.repository, entry.digest)
                 yield parse_receipt(read_all(reader, MAX_MANIFEST_BYTES)[0])
             except (NotFoundError, ProtocolError):
                 continue
@@ -256,7 +258,7 @@ class OwnReceipts:
         if len(receipt.layers) != 1 or receipt.layers[0].size > MAX_BUNDLE_BYTES:
             return None
         try:
-            bundle = layer_content(self.registry, self.repository, receipt.layers[0])
+            bundle = layer_content(self.store.registry, self.store.repository, receipt.layers[0])
         except (NotFoundError, ProtocolError):
             return None
         for trust in trusts:

@@ -38,12 +38,12 @@ from dockercomms.errors import (
     UsageError,
     VerificationError,
 )
-from dockercomms.inbox.discover import ListingReader
 from dockercomms.messages.bundles import SOURCES, BundleFinder, ReceiptVerifier, layer_content
 from dockercomms.messages.publish import FormChoice, Publisher, ReferrersIndex
 from dockercomms.messages.verify import MessageVerifier, Withheld
 from dockercomms.oci.interface import Registry, read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, READ_BYTES, Descriptor, Digest
+from dockercomms.oci.stores import Store
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.files import local_errors
 from dockercomms.platforms.records import dataclass
@@ -103,16 +103,16 @@ class _Found:
     receipt: Receipt | None = None
 
 
-def _fetch(registry: ListingReader, repository: str, reference: str) -> _Found:
+def _fetch(store: Store, reference: str) -> _Found:
     """Fetch the manifest of a tag or digest.
 
     Raises:
         NotFoundError: it does not exist. ProtocolError: it is marked as ours, but malformed.
     """
     if ":" in reference:
-        reader = registry.get_manifest(repository, Digest(reference))
+        reader = store.registry.get_manifest(store.repository, Digest(reference))
     else:
-        reader = registry.get_tag(repository, reference)
+        reader = store.registry.get_tag(store.repository, reference)
     data, descriptor = read_all(reader, MAX_MANIFEST_BYTES)
     kind = kind_of(data, reference)
     if kind == ARTIFACT_TYPE_MESSAGE:
@@ -129,11 +129,7 @@ def _fetch(registry: ListingReader, repository: str, reference: str) -> _Found:
 class ObjectVerifier:
     """A verifier of the objects of one repository, for any recipient."""
 
-    registry: ListingReader
-    repository: str
-    """The repository's name in the store."""
-    repo: str
-    """Its whole name."""
+    store: Store
     state: State
     clock: Clock
     trust: Trust
@@ -151,7 +147,7 @@ class ObjectVerifier:
             ProtocolError: it is marked as a message or receipt, but malformed.
             RegistryError, NetworkError: the registry did not send it or its bundles.
         """
-        found = _fetch(self.registry, self.repository, reference)
+        found = _fetch(self.store, reference)
         if found.message is not None:
             return self.verify_message(found.message)
         if found.receipt is not None:
@@ -162,9 +158,7 @@ class ObjectVerifier:
         """Return the proven signer of a fetched message; see `verify`."""
         header = message.header
         verifier = MessageVerifier(
-            self.registry,
-            self.repository,
-            repo=self.repo,
+            self.store,
             me=header.recipient,
             state=self.state,
             clock=self.clock,
@@ -193,11 +187,11 @@ class ObjectVerifier:
     def _verify_receipt(self, receipt: Receipt) -> Verification:
         if len(receipt.layers) != 1:
             raise Unsigned(f"receipt of {receipt.recipient!r:.100}: not signed")
-        bundle = layer_content(self.registry, self.repository, receipt.layers[0])
+        bundle = layer_content(self.store.registry, self.store.repository, receipt.layers[0])
         trust = self._trust_of(receipt.sender)
         is_ours = self.state.receipts.has_written(receipt.descriptor.digest)
         verifier = ReceiptVerifier(
-            repo=self.repo, clock=self.clock, registry=self.registry, trust=trust
+            repo=self.store.repo, clock=self.clock, registry=self.store.registry, trust=trust
         )
         return Verification(
             what="receipt",
@@ -209,8 +203,8 @@ class ObjectVerifier:
 
     def _verify_foreign(self, subject: Descriptor) -> Verification:
         """Return the proven signer of a manifest that is no message or receipt."""
-        terms = self.trust.terms(self.repo, self.clock)
-        finder = BundleFinder(self.registry, self.repository)
+        terms = self.trust.terms(self.store.repo, self.clock)
+        finder = BundleFinder(self.store.registry, self.store.repository)
         failures: list[VerificationError | ProtocolError] = []
         known: frozenset[Digest] = frozenset()
         for source in SOURCES:
@@ -239,7 +233,7 @@ class ObjectVerifier:
 
 
 def verify(
-    registry: ListingReader,
+    registry: Registry,
     repository: str,
     reference: str,
     *,
@@ -249,10 +243,8 @@ def verify(
     trust: Trust,
 ) -> Verification:
     """Return the proven signer of the manifest of a tag or digest; see `ObjectVerifier.verify`."""
-    verifier = ObjectVerifier(
-        registry=registry, repository=repository, repo=repo, state=state, clock=clock, trust=trust
-    )
-    return verifier.verify(reference)
+    store = Store(registry, repository, repo)
+    return ObjectVerifier(store=store, state=state, clock=clock, trust=trust).verify(reference)
 
 
 def _nobody(
@@ -344,7 +336,7 @@ def sign(
         on_notice=on_notice,
         manifest_form=manifest_form,
     )
-    found = _fetch(registry, repository, reference)
+    found = _fetch(Store(registry, repository, repo), reference)
     message, subject = found.message, found.descriptor
     if message is not None and not is_message:
         _need_own(message, state)

@@ -33,12 +33,12 @@ from dockercomms.errors import (
     VerificationError,
     guarded,
 )
-from dockercomms.inbox.discover import ListingReader
 from dockercomms.inbox.entries import Entry
 from dockercomms.inbox.inbox import Inbox
 from dockercomms.inbox.read import HELD_CLOCK, HELD_LIMIT, REFUSED_AUDIENCE
 from dockercomms.messages.bundles import BUNDLES_A_RUN, SOURCES, BundleFinder, Look
 from dockercomms.oci.model import Digest
+from dockercomms.oci.stores import Store
 from dockercomms.platforms.clock import Clock, ClockChoice
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.manifest import Message
@@ -141,9 +141,7 @@ class MessageVerifier:
     """A verifier of the messages of one inbox. Safe for several threads.
 
     Args:
-        registry: The store.
-        repository: The repository's name in it.
-        repo: Its whole name.
+        store: The repository.
         me: The recipient.
         state: The state of this machine.
         clock: The clock of this machine.
@@ -156,10 +154,8 @@ class MessageVerifier:
 
     def __init__(
         self,
-        registry: ListingReader,
-        repository: str,
+        store: Store,
         *,
-        repo: str,
         me: str,
         state: State,
         clock: Clock,
@@ -170,11 +166,13 @@ class MessageVerifier:
         rules: Rules = RULES,
     ) -> None:
         self._finder = BundleFinder(
-            registry, repository, has_referrers=state.progress.capabilities(repo).referrers
+            store.registry,
+            store.repository,
+            has_referrers=state.progress.capabilities(store.repo).referrers,
         )
-        self._registry = registry
+        self._registry = store.registry
         self._choice = choice
-        self._repo = repo
+        self._repo = store.repo
         self._me = me
         self._state = state
         self._clock = clock

@@ -10,6 +10,7 @@ from dockercomms.messages.publish import bundle_layer
 from dockercomms.messages.verify import MessageVerifier, Verdict
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST, Descriptor
+from dockercomms.oci.stores import Store
 from dockercomms.protocol.header import PREDICATE_TYPE_MESSAGE
 from dockercomms.protocol.manifest import ManifestBuilder, Message
 from dockercomms.protocol.tags import bundle_tag
@@ -48,9 +49,7 @@ class Judging:
     def verifier(self, **options: Any) -> MessageVerifier:
         given = {"clock": self.mail.clock, **self.options, **options}
         return MessageVerifier(
-            self.mail.registry,
-            REPOSITORY,
-            repo=REPO,
+            Store(self.mail.registry, REPOSITORY, REPO),
             me=BOB,
             state=self.mail.bob,
             trust=Trust(policy=self.policy, me=self.me, own_key=self.own_key, roots=ROOTS),
