@@ -192,9 +192,7 @@ class Outgoing(MailboxBase):
         for name in senders:
             try:
                 found += list_receipts(
-                    self._store.registry,
-                    self._store.repository,
-                    repo=self.repo,
+                    self._store,
                     me=name,
                     state=self._state,
                     clock=self._clock,

@@ -27,9 +27,10 @@ from dockercomms.errors import (
 )
 from dockercomms.inbox.discover import LISTING_FORBIDDEN, seek_tags
 from dockercomms.messages.bundles import ReceiptVerifier, layer_content
-from dockercomms.oci.interface import BlobReader, Registry, read_all, readable
+from dockercomms.oci.interface import BlobReader, read_all, readable
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, Descriptor, Digest, digest_of
 from dockercomms.oci.reference import is_valid_digest
+from dockercomms.oci.stores import Store
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
 from dockercomms.protocol.header import (
@@ -86,10 +87,8 @@ class ReceiptEntry:
 
 
 def list_receipts(
-    registry: Registry,
-    repository: str,
+    store: Store,
     *,
-    repo: str,
     me: str,
     state: State,
     clock: Clock,
@@ -105,9 +104,7 @@ def list_receipts(
     each message sent from here is asked for its referrers.
 
     Args:
-        registry: The store.
-        repository: The repository's name in it.
-        repo: The repository's full name, its key in the state.
+        store: The repository.
         me: The sender of the messages.
         state: The state of this machine.
         clock: The clock of this machine.
@@ -123,9 +120,7 @@ def list_receipts(
         UsageError: several messages begin with it.
         RegistryError, NetworkError: the registry cannot list them.
     """
-    search = _Search(
-        registry, repository, repo, me, state, clock, on_problem=on_problem, on_defect=on_defect
-    )
+    search = _Search(store, me, state, clock, on_problem=on_problem, on_defect=on_defect)
     if message is None:
         found = [one for one in search.in_bulk(wanted) if wanted is None or one.message in wanted]
     elif message:
@@ -158,9 +153,7 @@ def _age(entry: ReceiptEntry) -> tuple[datetime, str]:
 class _Search:
     """One call of `list_receipts`."""
 
-    registry: Registry
-    repository: str
-    repo: str
+    store: Store
     me: str
     state: State
     clock: Clock
@@ -175,7 +168,7 @@ class _Search:
 
     def in_bulk(self, wanted: Collection[Digest] | None = None) -> list[Receipt]:
         """Return the receipts for `me` by tags, or one by one if the registry lists no tags."""
-        rows = self.state.outbox.rows(self.repo)
+        rows = self.state.outbox.rows(self.store.repo)
         sent = [row.digest for row in rows if row.sender == self.me]
         try:
             found = self._by_tags()
@@ -200,16 +193,16 @@ class _Search:
         tags: list[str] = []
         with suppress(NotFoundError):
             tags += seek_tags(
-                self.registry,
-                self.repository,
+                self.store.registry,
+                self.store.repository,
                 asked[0] if len(asked) == 1 else RECEIPT_PREFIX,
                 start_after=[min(asked)[:-1]],
             )
-        known = self.state.receipts.known_tags(self.repo, self.me)
+        known = self.state.receipts.known_tags(self.store.repo, self.me)
         mine = [tag for tag in dict.fromkeys(tags) if tag.startswith(tuple(asked))]
         fresh = [tag for tag in mine if tag not in known][:MAX_FETCHED_MANIFESTS]
         read = self._read_new(fresh, messages=frozenset(unanswered))
-        self.state.receipts.add_found(self.repo, self.me, read)
+        self.state.receipts.add_found(self.store.repo, self.me, read)
         return list(self._kept(read.values()))
 
     def _by_tags(self) -> list[Receipt]:
@@ -220,20 +213,20 @@ class _Search:
         3. Write the rows, then the progress.
         """
         rows = self.state.receipts
-        progress = rows.progress(self.repo, self.me)
-        known = rows.known_tags(self.repo, self.me)
+        progress = rows.progress(self.store.repo, self.me)
+        known = rows.known_tags(self.store.repo, self.me)
         whole = self._is_due(progress)
         tags, today = self._tags(progress, known, whole=whole)
         fresh = [tag for tag in tags if tag not in known]
-        rows.add_found(self.repo, self.me, self._read_new(fresh[:MAX_FETCHED_MANIFESTS]))
+        rows.add_found(self.store.repo, self.me, self._read_new(fresh[:MAX_FETCHED_MANIFESTS]))
         if len(fresh) <= MAX_FETCHED_MANIFESTS:
             if whole:
-                rows.drop_found(self.repo, self.me, known.difference(tags))
+                rows.drop_found(self.store.repo, self.me, known.difference(tags))
             full_pass_at = self.clock.now() if whole else progress.full_pass_at
             rows.set_progress(
-                self.repo, self.me, ReceiptsProgress(day=today, full_pass_at=full_pass_at)
+                self.store.repo, self.me, ReceiptsProgress(day=today, full_pass_at=full_pass_at)
             )
-        return list(self._kept(rows.found(self.repo, self.me)))
+        return list(self._kept(rows.found(self.store.repo, self.me)))
 
     def _kept(self, found: Iterable[bytes]) -> Iterator[Receipt]:
         """Yield the receipts of the state, except those that this release cannot parse."""
@@ -259,7 +252,7 @@ class _Search:
         """Return the tags of receipts for `me`, and the registry's day before they were listed."""
         rt = recipient_tag(self.me)
         marks = [f"receipts-{rt}"]
-        before = self.registry.server_time()
+        before = self.store.registry.server_time()
         if progress.day is not None and not whole:
             # A clock that was ahead once must not hide later receipts
             today = (before or self.clock.now()).date()
@@ -269,11 +262,13 @@ class _Search:
             marks = [receipts_anchor_tag(rt, day) for day in (since, *older)] + marks
         try:
             listed = dict.fromkeys(
-                seek_tags(self.registry, self.repository, f"receipts-{rt}-", start_after=marks)
+                seek_tags(
+                    self.store.registry, self.store.repository, f"receipts-{rt}-", start_after=marks
+                )
             )
         except NotFoundError:
             listed = {}  # no such repository: it has no receipts yet
-        today = (before or self.registry.server_time() or self.clock.now()).date()
+        today = (before or self.store.registry.server_time() or self.clock.now()).date()
         tags = [tag for tag in listed if (said := parse_tag(tag)) and said.kind == "receipts"]
         return tags, today
 
@@ -309,7 +304,9 @@ class _Search:
     def _is_confirmed(self, tag: str, data: bytes) -> bool:
         try:
             with guarded(tag):
-                return self.registry.resolve_tag(self.repository, tag).digest == digest_of(data)
+                return self.store.registry.resolve_tag(
+                    self.store.repository, tag
+                ).digest == digest_of(data)
         except (RegistryError, ProtocolError, InternalError):
             return False
 
@@ -323,7 +320,9 @@ class _Search:
 
     def _report(self, ref: str, error: ProtocolError | BadAnswer) -> None:
         if self.on_problem is not None:
-            self.on_problem(f"{self.repo}: {ref}: no receipt that can be read: {error.message}")
+            self.on_problem(
+                f"{self.store.repo}: {ref}: no receipt that can be read: {error.message}"
+            )
 
     # --- verifying -------------------------------------------------------------------------------
 
@@ -352,7 +351,7 @@ class _Search:
 
     def _sent_id(self, message: Digest) -> str:
         """Return the id of a message that was sent from here, else ""."""
-        return next((row.id for row in self.state.sends.published(self.repo, message)), "")
+        return next((row.id for row in self.state.sends.published(self.store.repo, message)), "")
 
     def _verify(
         self, receipt: Receipt, verifier: ReceiptVerifier
@@ -362,7 +361,7 @@ class _Search:
         if not self._is_recipients(receipt):
             return "invalid", None
         try:
-            bundle = layer_content(self.registry, self.repository, receipt.layers[0])
+            bundle = layer_content(self.store.registry, self.store.repository, receipt.layers[0])
         except (NotFoundError, ProtocolError):
             return "invalid", None
         is_ours = self.state.receipts.has_written(receipt.descriptor.digest)
@@ -373,7 +372,7 @@ class _Search:
 
         Another trusted sender can sign a receipt for any message in their own name.
         """
-        sent = self.state.sends.published(self.repo, receipt.message)
+        sent = self.state.sends.published(self.store.repo, receipt.message)
         said = (receipt.message_id, receipt.recipient)
         return all((row.id, row.recipient) == said for row in sent)
 
@@ -387,7 +386,9 @@ class _Search:
         prefix = receipt_prefix(message)
         try:
             tags = dict.fromkeys(
-                seek_tags(self.registry, self.repository, prefix, start_after=[prefix[:-1]])
+                seek_tags(
+                    self.store.registry, self.store.repository, prefix, start_after=[prefix[:-1]]
+                )
             )
         except NotFoundError:
             tags = {}
@@ -421,7 +422,7 @@ class _Search:
         """Return the digest of the one sent message whose id or digest begins with `prefix`."""
         found = {
             row.digest: row.id
-            for row in self.state.sends.published(self.repo, prefix)
+            for row in self.state.sends.published(self.store.repo, prefix)
             if row.digest is not None
         }
         if not found:
@@ -438,14 +439,17 @@ class _Search:
         for digest in found:
             return digest
         raise NotFoundError(
-            f"{self.repo}: nothing sent by {self.me!r:.100} from here begins with {prefix!r:.100}",
+            f"{self.store.repo}: nothing sent by {self.me!r:.100} from here begins with "
+            f"{prefix!r:.100}",
             hint="give the message's whole digest to look for its receipts all the same",
         )
 
     def _referring(self, message: Digest) -> Iterator[Digest]:
         try:
             with guarded(f"the referrers of {message}"):
-                for entry in readable(self.registry.referrers(self.repository, message)):
+                for entry in readable(
+                    self.store.registry.referrers(self.store.repository, message)
+                ):
                     if _may_be_receipt(entry):
                         yield entry.digest
         except NotFoundError:
@@ -455,7 +459,7 @@ class _Search:
 
     def _read_tag(self, tag: str) -> bytes | None:
         try:
-            return _read_manifest(self.registry.get_tag(self.repository, tag))
+            return _read_manifest(self.store.registry.get_tag(self.store.repository, tag))
         except NotFoundError:
             return None  # deleted meanwhile
         except IntegrityError as error:
@@ -464,7 +468,7 @@ class _Search:
 
     def _read_digest(self, digest: Digest) -> bytes | None:
         try:
-            return _read_manifest(self.registry.get_manifest(self.repository, digest))
+            return _read_manifest(self.store.registry.get_manifest(self.store.repository, digest))
         except NotFoundError:
             return None  # an index may list missing manifests
         except IntegrityError as error:

@@ -231,9 +231,7 @@ def ack(mail: Mail, sent, status="accepted", **options):
 
 def listed(mail: Mail, message=None, me=ALICE, state=None):
     return list_receipts(
-        mail.registry,
-        REPOSITORY,
-        repo=REPO,
+        Store(mail.registry, REPOSITORY, REPO),
         me=me,
         state=mail.alice if state is None else state,
         clock=mail.clock,

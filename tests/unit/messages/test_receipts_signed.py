@@ -27,6 +27,7 @@ from dockercomms.messages.receipts_list import list_receipts
 from dockercomms.oci.interface import read_all
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MAX_MANIFEST_BYTES, MEDIA_TYPE_MANIFEST
+from dockercomms.oci.stores import Store
 from dockercomms.protocol.manifest import ManifestBuilder, parse_receipt
 from dockercomms.state.trust import JudgedRow
 from dockercomms.trust.owner import Trust
@@ -63,9 +64,7 @@ def verifier(mail: Mail, policy: Policy = KNOWS_BOB) -> ReceiptVerifier:
 
 def listed(mail: Mail, policy: Policy = KNOWS_BOB, *, message=None):
     return list_receipts(
-        mail.registry,
-        REPOSITORY,
-        repo=REPO,
+        Store(mail.registry, REPOSITORY, REPO),
         me=ALICE,
         state=mail.alice,
         clock=mail.clock,
@@ -273,7 +272,7 @@ def test_receipt_proves_who_signed_it(mail):
 def test_receipt_proves_nothing_without_a_verifier(mail):
     write(mail, mail.send(), signer=BOB_SIGNS)
     (entry,) = list_receipts(
-        mail.registry, REPOSITORY, repo=REPO, me=ALICE, state=mail.alice, clock=mail.clock
+        Store(mail.registry, REPOSITORY, REPO), me=ALICE, state=mail.alice, clock=mail.clock
     )
 
     assert (entry.signature_status, entry.signer) == ("unchecked", None)
