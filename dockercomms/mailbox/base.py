@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
@@ -16,7 +16,6 @@ from dockercomms.errors import DockerCommsError, InternalError
 from dockercomms.oci.stores import ConnectionSettings, Store, default_mailbox, open_store
 from dockercomms.platforms.arguments import checks_arguments
 from dockercomms.platforms.clock import Clock, ClockChoice, SystemClock
-from dockercomms.platforms.records import dataclass
 from dockercomms.state import State
 from dockercomms.state.progress import PieceLimits
 from dockercomms.trust.owner import Owner, SigningOptions, Trust, TrustOptions
@@ -38,141 +37,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 Box = TypeVar("Box", bound="MailboxBase")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """A store, its owner and a state. Not safe for several threads."""
-
-    store: Store
-    owner: Owner
-    state: State
-    clock: Clock
-    discovery: Discovery = "auto"
-    """The way to find messages; see `Mailbox`."""
-    choice: ClockChoice = "both"
-    """The clock that decides; see `Mailbox`."""
-    _inboxes: dict[tuple[str, ClockChoice], Inbox] = field(
-        default_factory=dict, init=False, repr=False, hash=False
-    )
-
-    def inboxes(self, choice: ClockChoice | None = None) -> list[Inbox]:
-        """Return the inbox of each of the owner's names.
-
-        Args:
-            choice: The clock that decides. Default: `self.choice`.
-
-        Raises:
-            ConfigError, LocalIOError: the trust file is malformed, or cannot be read.
-        """
-        audiences = self.owner.policy().audiences if self.owner.verifies else ()
-        choice = choice or self.choice
-        return [self._inbox(name, audiences, choice) for name in self.owner.names]
-
-    def _inbox(self, name: str, audiences: Sequence[str], choice: ClockChoice) -> Inbox:
-        from dockercomms.inbox.inbox import Inbox
-
-        if (name, choice) not in self._inboxes:
-            self._inboxes[name, choice] = Inbox(
-                self.store.registry,
-                self.store.repository,
-                repo=self.store.repo,
-                me=name,
-                state=self.state,
-                clock=self.clock,
-                audiences=audiences,
-                choice=choice,
-                discovery=self.discovery,
-            )
-        return self._inboxes[name, choice]
-
-    def verifier(self, inbox: Inbox, choice: ClockChoice | None = None) -> MessageVerifier | None:
-        """Return a verifier of messages by the current policy, if the owner verifies.
-
-        Args:
-            inbox: The inbox of the messages.
-            choice: The clock that decides. Default: `self.choice`.
-
-        Raises:
-            ConfigError, LocalIOError: the trust file, or a trusted root, cannot be read.
-        """
-        from dockercomms.messages.verify import MessageVerifier
-
-        if not self.owner.verifies:
-            return None
-        verifier = MessageVerifier(
-            self.store,
-            me=inbox.me,
-            state=self.state,
-            clock=self.clock,
-            trust=self.owner.trust(),
-            pin=self.owner.pin,
-            words=self.owner.words,
-            choice=choice or self.choice,
-        )
-        verifier.notice_policy()
-        return verifier
-
-    def receipt_verifier(self, senders: Iterable[str] = ()) -> ReceiptVerifier | None:
-        """Return a verifier of receipts by the current policy, if the owner verifies.
-
-        Args:
-            senders: Names that messages were sent as, beside the owner's own.
-
-        Raises:
-            ConfigError, LocalIOError: as `verifier`.
-        """
-        from dockercomms.messages.bundles import ReceiptVerifier
-
-        owner = self.owner
-        if not owner.verifies:
-            return None
-        trust = owner.trust()
-        names = tuple(dict.fromkeys((*trust.me, *senders)))
-        trust = replace(trust, me=names, own_names=trust.me)
-        return ReceiptVerifier(
-            repo=self.store.repo,
-            clock=self.clock,
-            registry=self.store.registry,
-            trust=trust,
-        )
-
-    def own_receipts(self) -> OwnReceipts:
-        """Return a finder of the messages that a key of the owner has acknowledged."""
-        from dockercomms.messages.elsewhere import OwnReceipts
-
-        return OwnReceipts(store=self.store, clock=self.clock, trusts=self._own_trusts)
-
-    def _own_trusts(self) -> list[Trust]:
-        """Return one trust for each of the owner's keys, to verify receipts of the owner.
-
-        Raises:
-            ConfigError, LocalIOError: as `verifier`.
-            UsageError: the own key cannot be read.
-        """
-        trust = self.owner.trust()
-        policy = trust.policy
-        ours = replace(
-            policy, senders=tuple(one for one in policy.senders if one.name in self.owner.names)
-        )
-        keys = dict.fromkeys((*self.owner.own_keys(), trust.own_key))
-        return [replace(trust, policy=ours, own_key=key) for key in keys]
-
-    def object_verifier(self) -> ObjectVerifier:
-        """Return a verifier of any object by the current policy.
-
-        Raises:
-            ConfigError, LocalIOError: as `verifier`.
-        """
-        from dockercomms.messages.sign import ObjectVerifier
-
-        return ObjectVerifier(
-            store=self.store,
-            state=self.state,
-            clock=self.clock,
-            trust=self.owner.trust(),
-            words=self.owner.words,
-        )
 
 
 def only_looks(method: Callable[Concatenate[Box, P], T]) -> Callable[Concatenate[Box, P], T]:
@@ -234,14 +98,9 @@ class MailboxBase:
         self._on_notice = on_notice
         self._referrers_index: ReferrersIndex = referrers_index
         self._manifest_form: FormChoice = manifest_form
-        self._desk = Desk(
-            store=store,
-            owner=self._owner,
-            state=self._state,
-            clock=self._clock,
-            discovery=discovery,
-            choice=clock_choice,
-        )
+        self._discovery: Discovery = discovery
+        self._choice: ClockChoice = clock_choice
+        self._opened: dict[tuple[str, ClockChoice], Inbox] = {}
         self.last_poll: PollResult | None = None
         """The result of the last poll of the repository."""
         self.held_before: tuple[Received, ...] = ()
@@ -270,6 +129,124 @@ class MailboxBase:
         pieces = getattr(store.registry, "pieces", None)  # an `HTTPRegistry` has it
         if pieces is not None:
             pieces.memory = PieceLimits(self._state.progress, self._clock)
+
+    def _inboxes(self, choice: ClockChoice | None = None) -> list[Inbox]:
+        """Return the inbox of each of the owner's names.
+
+        Args:
+            choice: The clock that decides. Default: the mailbox's.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file is malformed, or cannot be read.
+        """
+        audiences = self._owner.policy().audiences if self._owner.verifies else ()
+        choice = choice or self._choice
+        return [self._inbox(name, audiences, choice) for name in self._owner.names]
+
+    def _inbox(self, name: str, audiences: Sequence[str], choice: ClockChoice) -> Inbox:
+        from dockercomms.inbox.inbox import Inbox
+
+        if (name, choice) not in self._opened:
+            self._opened[name, choice] = Inbox(
+                self._store.registry,
+                self._store.repository,
+                repo=self._store.repo,
+                me=name,
+                state=self._state,
+                clock=self._clock,
+                audiences=audiences,
+                choice=choice,
+                discovery=self._discovery,
+            )
+        return self._opened[name, choice]
+
+    def _verifier(self, inbox: Inbox, choice: ClockChoice | None = None) -> MessageVerifier | None:
+        """Return a verifier of messages by the current policy, if the owner verifies.
+
+        Args:
+            inbox: The inbox of the messages.
+            choice: The clock that decides. Default: the mailbox's.
+
+        Raises:
+            ConfigError, LocalIOError: the trust file, or a trusted root, cannot be read.
+        """
+        from dockercomms.messages.verify import MessageVerifier
+
+        if not self._owner.verifies:
+            return None
+        verifier = MessageVerifier(
+            self._store,
+            me=inbox.me,
+            state=self._state,
+            clock=self._clock,
+            trust=self._owner.trust(),
+            pin=self._owner.pin,
+            words=self._owner.words,
+            choice=choice or self._choice,
+        )
+        verifier.notice_policy()
+        return verifier
+
+    def _receipt_verifier(self, senders: Iterable[str] = ()) -> ReceiptVerifier | None:
+        """Return a verifier of receipts by the current policy, if the owner verifies.
+
+        Args:
+            senders: Names that messages were sent as, beside the owner's own.
+
+        Raises:
+            ConfigError, LocalIOError: as `_verifier`.
+        """
+        from dockercomms.messages.bundles import ReceiptVerifier
+
+        owner = self._owner
+        if not owner.verifies:
+            return None
+        trust = owner.trust()
+        names = tuple(dict.fromkeys((*trust.me, *senders)))
+        trust = replace(trust, me=names, own_names=trust.me)
+        return ReceiptVerifier(
+            repo=self._store.repo,
+            clock=self._clock,
+            registry=self._store.registry,
+            trust=trust,
+        )
+
+    def _own_receipts(self) -> OwnReceipts:
+        """Return a finder of the messages that a key of the owner has acknowledged."""
+        from dockercomms.messages.elsewhere import OwnReceipts
+
+        return OwnReceipts(store=self._store, clock=self._clock, trusts=self._own_trusts)
+
+    def _own_trusts(self) -> list[Trust]:
+        """Return one trust for each of the owner's keys, to verify receipts of the owner.
+
+        Raises:
+            ConfigError, LocalIOError: as `_verifier`.
+            UsageError: the own key cannot be read.
+        """
+        trust = self._owner.trust()
+        policy = trust.policy
+        ours = replace(
+            policy, senders=tuple(one for one in policy.senders if one.name in self._owner.names)
+        )
+        keys = dict.fromkeys((*self._owner.own_keys(), trust.own_key))
+        return [replace(trust, policy=ours, own_key=key) for key in keys]
+
+    def _object_verifier(self) -> ObjectVerifier:
+        """Return a verifier of any object by the current policy.
+
+        Raises:
+            ConfigError, LocalIOError: as `_verifier`.
+        """
+        from dockercomms.messages.sign import ObjectVerifier
+
+        return ObjectVerifier(
+            store=self._store,
+            state=self._state,
+            clock=self._clock,
+            trust=self._owner.trust(),
+            words=self._owner.words,
+        )
 
     def is_first(self, error: InternalError) -> bool:
         """Return whether this is the first report of the defect at its object in 90 days."""

@@ -60,14 +60,14 @@ class Incoming(MailboxBase):
 
         entries: list[InboxEntry] = []
         shown: list[Gap] = []
-        inboxes = self._desk.inboxes()
+        inboxes = self._inboxes()
         self.last_poll = poll_all(inboxes, complete=complete)
         whole = self.last_poll.complete and since is None
         for inbox in inboxes:
             listed = inbox.entries(since=since, all=all)
             if inbox.is_first_look and self._look_elsewhere(inbox, listed, complete=whole):
                 listed = inbox.entries(since=since, all=all)
-            verifier = self._desk.verifier(inbox)
+            verifier = self._verifier(inbox)
             if verifier is not None and judge_entries(inbox, listed, verifier):
                 listed = inbox.entries(since=since, all=all)
             judged = {} if verifier is None else self._state.trust.judged(inbox.me, self.repo)
@@ -92,7 +92,7 @@ class Incoming(MailboxBase):
         """Return whether receipts show that messages of the inbox were received elsewhere."""
         from dockercomms.messages.elsewhere import tell_first_look
 
-        look = self._desk.own_receipts().look(inbox, listed, complete=complete)
+        look = self._own_receipts().look(inbox, listed, complete=complete)
         tell_first_look(look, inbox, self._on_notice)
         return bool(look.elsewhere)
 
@@ -108,7 +108,7 @@ class Incoming(MailboxBase):
         """Return the inbox and the entry of a message; poll if it is not known."""
         from dockercomms.inbox.inbox import find_in, poll_all
 
-        inboxes = self._desk.inboxes()
+        inboxes = self._inboxes()
         try:
             number, entry = find_in(inboxes, prefix, judge=self._judge)
         except (NotFoundError, IntegrityError):
@@ -119,7 +119,7 @@ class Incoming(MailboxBase):
     def _judge(self, inbox: Inbox, entries: Sequence[Entry]) -> None:
         from dockercomms.messages.verify import judge_entries
 
-        verifier = self._desk.verifier(inbox)
+        verifier = self._verifier(inbox)
         if verifier is not None:
             judge_entries(inbox, entries, verifier, insist=True)
 
@@ -136,7 +136,7 @@ class Incoming(MailboxBase):
         from dockercomms.messages.verify import judge_entries
 
         inbox, entry = self._find(id)
-        verifier = self._desk.verifier(inbox)
+        verifier = self._verifier(inbox)
         if verifier is None:
             return inbox_entry(entry, None)
         judge_entries(inbox, [entry], verifier, insist=True)
@@ -158,7 +158,7 @@ class Incoming(MailboxBase):
             ProtocolError: the message is malformed.
         """
         inbox, entry = self._find(id)
-        return self._desk.object_verifier().verify_message(inbox.fetch(entry))
+        return self._object_verifier().verify_message(inbox.fetch(entry))
 
     @only_looks
     def verify_object(self, reference: str) -> Verification:
@@ -170,7 +170,7 @@ class Incoming(MailboxBase):
             ProtocolError: it is a malformed message or receipt.
             RegistryError, NetworkError: the registry refused, or did not answer.
         """
-        return self._desk.object_verifier().verify(reference)
+        return self._object_verifier().verify(reference)
 
     def sign_object(self, reference: str, *, is_message: bool = False) -> Signature:
         """Sign the object with a tag or digest of this repository, and attach the signature to it.
@@ -292,7 +292,7 @@ class Incoming(MailboxBase):
             redeliver=redeliver,
             concurrency=concurrency,
             referrers_index=self._referrers_index,
-            choice="either" if ids and self._desk.choice == "both" else self._desk.choice,
+            choice="either" if ids and self._choice == "both" else self._choice,
         )
         run = self._round(options)
         for result in run.receive(ids, max=max, since=since, complete=complete):
@@ -308,8 +308,8 @@ class Incoming(MailboxBase):
 
         return Round(
             boxes=[
-                Box(inbox, self._desk.verifier(inbox, options.choice), self._desk.own_receipts())
-                for inbox in self._desk.inboxes(options.choice)
+                Box(inbox, self._verifier(inbox, options.choice), self._own_receipts())
+                for inbox in self._inboxes(options.choice)
             ],
             registry=self._store.registry,
             repository=self._store.repository,
@@ -385,7 +385,7 @@ class Incoming(MailboxBase):
             redeliver=redeliver,
             concurrency=concurrency,
             referrers_index=self._referrers_index,
-            choice=self._desk.choice,
+            choice=self._choice,
         )
 
         def heard(poll: PollResult) -> None:

@@ -126,7 +126,7 @@ class Outgoing(MailboxBase):
                 again=again,
                 dry_run=dry_run,
                 clock_skew_ok=clock_skew_ok,
-                clock_choice=self._desk.choice,
+                clock_choice=self._choice,
                 audience=audience,
                 thread_id=thread_id,
                 in_reply_to=in_reply_to,
@@ -188,7 +188,7 @@ class Outgoing(MailboxBase):
 
         found: list[ReceiptEntry] = []
         missing: NotFoundError | None = None
-        verifier = self._desk.receipt_verifier(senders)
+        verifier = self._receipt_verifier(senders)
         for name in senders:
             try:
                 found += list_receipts(

@@ -28,7 +28,7 @@ class Whole(MailboxBase):
             clock=self._clock,
             state=self._state,
             dry_run=dry_run,
-            choice="registry" if clock_skew_ok else self._desk.choice,
+            choice="registry" if clock_skew_ok else self._choice,
         )
 
     def collect(self, *, dry_run: bool = False, clock_skew_ok: bool = False) -> Iterator[Collected]:

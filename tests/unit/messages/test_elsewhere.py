@@ -329,4 +329,4 @@ def test_an_empty_first_look_asks_for_no_receipts(bob):
     bob.receive()
     with bob.mailbox("carol") as carol:
         assert carol.inbox() == []
-        assert not carol._desk.inboxes()[0].is_first_look
+        assert not carol._inboxes()[0].is_first_look
