@@ -164,30 +164,22 @@ class ManifestContract:
         with pytest.raises((LimitError, ManifestInvalid)):
             registry.push_manifest(repository, data, MEDIA_TYPE_MANIFEST)
 
-    def test_get_manifest_unknown_is_not_found(self, registry: Registry, repository: str) -> None:
-        push_empty_config(registry, repository)
-        push_manifest(registry, repository, "another", tags=("another",))
-        missing = digest_of(b"not there")
-        with pytest.raises(ManifestUnknown):
-            registry.get_manifest(repository, missing)
-        with pytest.raises(ManifestUnknown):
-            registry.resolve_manifest(repository, missing)
-        with pytest.raises(ManifestUnknown):
-            registry.get_tag(repository, "missing")
-        with pytest.raises(ManifestUnknown):
-            registry.resolve_tag(repository, "missing")
-
-    def test_get_manifest_of_unknown_repository_is_not_found(
-        self, registry: Registry, repository: str
+    @pytest.mark.parametrize("exists", [True, False], ids=["manifest", "repository"])
+    def test_get_manifest_unknown_is_not_found(
+        self, registry: Registry, repository: str, exists: bool
     ) -> None:
+        if exists:
+            push_empty_config(registry, repository)
+            push_manifest(registry, repository, "another", tags=("another",))
+        expected = ManifestUnknown if exists else MISSING_MANIFEST
         missing = digest_of(b"not there")
-        with pytest.raises(MISSING_MANIFEST):
+        with pytest.raises(expected):
             registry.get_manifest(repository, missing)
-        with pytest.raises(MISSING_MANIFEST):
+        with pytest.raises(expected):
             registry.resolve_manifest(repository, missing)
-        with pytest.raises(MISSING_MANIFEST):
+        with pytest.raises(expected):
             registry.get_tag(repository, "missing")
-        with pytest.raises(MISSING_MANIFEST):
+        with pytest.raises(expected):
             registry.resolve_tag(repository, "missing")
 
     def test_get_manifest_does_not_take_a_blob_for_one(

@@ -6,15 +6,12 @@ from dockercomms.trust.bundle import PAYLOAD_TYPE_INTOTO, pae, sign, verify
 from tests.unit.trust.signed import ALICE, BOB, KEYS, public
 
 
-def test_pae_is_that_of_the_specification():
+def test_pae_is_that_of_the_specification_and_counts_bytes():
     # Source: DSSE v1.0.2, protocol.md, test vectors
     assert pae("http://example.com/HelloWorld", b"hello world") == (
         b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
     )
-
-
-def test_pae_counts_bytes():
-    assert pae("\u00e9", b"") == b"DSSEv1 2 \xc3\xa9 0 "
+    assert pae("\u00e9", b"") == b"DSSEv1 2 \xc3\xa9 0 "  # lengths in bytes
 
 
 def test_envelope_verifies_with_its_key_only_and_whole():

@@ -90,35 +90,24 @@ def test_verify_message_asks_no_service(sigstore):
     assert sigstore.asked == []
 
 
-def test_another_identity_is_refused(sigstore):
-    about, bundle = signed_now(sigstore, EVE)
-    refused(
-        checks.check_identity,
-        about,
-        bundle,
-        terms(policy(sigstore)),
-        match=f"signed by {EVE}; {ALICE}",
-    )
-
-
-def test_another_issuer_is_refused(sigstore):
-    about, bundle = signed_now(sigstore)
-    rules = policy(sigstore, identity(sigstore, issuer="https://accounts.example"))
-    refused(
-        checks.check_issuer, about, bundle, terms(rules), match="vouched for by issuer http://127"
-    )
-
-
-def test_another_root_is_refused(sigstore, tmp_path):
-    about, bundle = signed_now(sigstore)
-    rules = policy(sigstore, identity(sigstore, root=PUBLIC_ROOT))
-    refused(
-        checks.check_root,
-        about,
-        bundle,
-        terms(rules),
-        match="certificate from root 'stub'; 'public'",
-    )
+@pytest.mark.parametrize(
+    ("check", "by", "trusted", "reason"),
+    [
+        (checks.check_identity, EVE, {}, f"signed by {EVE}; {ALICE}"),
+        (
+            checks.check_issuer,
+            ALICE,
+            {"issuer": "https://a.example"},
+            "vouched for by issuer http:",
+        ),
+        (checks.check_root, ALICE, {"root": PUBLIC_ROOT}, "certificate from root 'stub'; 'public'"),
+    ],
+    ids=["identity", "issuer", "root"],
+)
+def test_another_identity_issuer_or_root_is_refused(sigstore, check, by, trusted, reason):
+    about, bundle = signed_now(sigstore, by)
+    rules = policy(sigstore, identity(sigstore, **trusted))
+    refused(check, about, bundle, terms(rules), match=reason)
 
 
 def test_a_root_under_two_names_proves_for_both(sigstore):
