@@ -111,8 +111,6 @@ def relayed(
     )
 
 
-_TagAt = Callable[[datetime], str]
-
 _NEAR_DAYS = 2
 """Days around a message's creation in which its anchor is searched."""
 
@@ -219,7 +217,9 @@ class Carrier:
         for bundle in bundles:
             layers = parse_children(bundle.data).layers
             layer = layers[0].digest if layers else EMPTY_CONFIG.digest
-            self._publisher.put(bundle.data, tag=self._bundle_tag(message, layer))
+            tag_at = partial(bundle_tag, message, layer=layer)
+            tag = self._unused(tag_at, self._publisher.now(), timedelta(seconds=1))
+            self._publisher.put(bundle.data, tag=tag)
         self._list(message, [bundle.what.descriptor for bundle in bundles])
 
     def put_receipts(self, receipts: Sequence[tuple[Receipt, bytes]]) -> list[str]:
@@ -236,9 +236,11 @@ class Carrier:
             rt = recipient_tag(receipt.sender)
             rid = receipt_id(receipt.message, receipt.recipient, receipt.status)
             drawn = self._publisher.draw_time(rt, "receipts", form=receipt.form)
-            tags.append(self._unused(partial(_bulk_tag, rt, rid), drawn, timedelta(milliseconds=1)))
+            tags.append(
+                self._unused(partial(receipts_tag, rt, rid=rid), drawn, timedelta(milliseconds=1))
+            )
             self._publisher.put(data, tag=tags[-1])
-            own = partial(_own_tag, receipt.message, rid)
+            own = partial(receipt_tag, receipt.message, rid=rid)
             self._publisher.put(data, tag=self._unused(own, drawn, timedelta(seconds=1)))
         if receipts:
             self._list(receipts[0][0].message, [receipt.descriptor for receipt, _ in receipts])
@@ -296,12 +298,7 @@ class Carrier:
     def _note_anchor(self, rt: str, day: date, form: ManifestForm) -> None:
         self._anchors[anchor_digest(rt, day, form)] = (rt, day, form)
 
-    def _bundle_tag(self, message: Digest, layer: Digest) -> str:
-        return self._unused(
-            lambda at: bundle_tag(message, at, layer), self._publisher.now(), timedelta(seconds=1)
-        )
-
-    def _unused(self, tag_at: _TagAt, at: datetime, step: timedelta) -> str:
+    def _unused(self, tag_at: Callable[[datetime], str], at: datetime, step: timedelta) -> str:
         """Return a tag that no other object of this run has, of the first free moment."""
         while (tag := tag_at(at)) in self._drawn:
             at += step
@@ -330,11 +327,3 @@ class Carrier:
             publisher.notify(
                 "not-indexed", f"{publisher.repo}: the index of {message}: {error.message}"
             )
-
-
-def _bulk_tag(rt: str, rid: str, at: datetime) -> str:
-    return receipts_tag(rt, at, rid)
-
-
-def _own_tag(message: Digest, rid: str, at: datetime) -> str:
-    return receipt_tag(message, at, rid)
