@@ -1,7 +1,8 @@
-"""Measure what a message costs in a layout of many; run by `scripts/bench --only layout`.
+"""Measure what a message costs among many; run by `scripts/bench --only many`.
 
-One process sends unsigned notes into an image-layout folder; others list and receive them. It runs
-with 1,000 notes and with 20,000. If the cost of a note grows with their number, that is a defect.
+One process sends unsigned notes into an image-layout folder, others list and receive them; then the
+same in a distribution registry. Each runs with 1,000 notes and with 20,000. If the cost of a note
+grows with their number, that is a defect.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -19,6 +21,10 @@ from pathlib import Path
 from dockercomms.mailbox import Mailbox
 from dockercomms.trust.owner import SigningOptions, TrustOptions
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.real.launch import distribution  # noqa: E402
+
 MESSAGES = 1000
 FACTOR = 20
 KIB = 1024
@@ -26,8 +32,9 @@ KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """Seconds for each message in a layout of many."""
+    """Seconds for each message among many."""
 
+    place: str
     messages: int
     send: float
     list: float
@@ -39,19 +46,19 @@ class Many:
     def told(self) -> str:
         """Return a line with the figures."""
         return (
-            f"layout of {self.messages:6} messages: send {self.send * 1000:.1f} ms, "
+            f"{self.place} of {self.messages:6} messages: send {self.send * 1000:.1f} ms, "
             f"list {self.list * 1000:.2f} ms, receive {self.receive * 1000:.1f} ms a message; "
             f"{self.peak_mib} MiB"
         )
 
 
-def many_messages(messages: int, folder: Path) -> Many:
+def many_messages(place: str, repo: str, messages: int, folder: Path) -> Many:
     """Send, list and receive notes, one process each; repeat the receive until no note waits."""
     folder.mkdir()
 
     def mailbox(me: str, name: str) -> Mailbox:
         return Mailbox(
-            f"oci-layout:{folder}/box",
+            repo,
             me=me,
             state_path=folder / f"{name}.db",
             keys_folder=folder / "keys",
@@ -75,14 +82,15 @@ def many_messages(messages: int, folder: Path) -> Many:
     times.append(time.perf_counter())
     send, listing, receive = ((end - begin) / messages for begin, end in pairwise(times))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // KIB
-    return Many(messages, send=send, list=listing, receive=receive, peak_mib=peak)
+    return Many(place, messages, send=send, list=listing, receive=receive, peak_mib=peak)
 
 
 def main() -> None:
-    """Measure both layouts and print a line for each."""
+    """Measure both places with few and with many messages, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", action="append", help="layout")
-    parser.add_argument("--messages", type=int, default=MESSAGES, help="of the small layout")
+    parser.add_argument("--only", action="append", help="many")
+    parser.add_argument("--place", action="append", choices=["layout", "registry"])
+    parser.add_argument("--messages", type=int, default=MESSAGES, help="of the small one")
     parser.add_argument("--factor", type=int, default=FACTOR, help="what the large one has more")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
@@ -90,9 +98,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ.update(HOME=name, XDG_STATE_HOME=name, XDG_DATA_HOME=name, XDG_CONFIG_HOME=name)
-        for messages in (options.messages, options.factor * options.messages):
-            done.append(many_messages(messages, folder / str(messages)))
-            print(done[-1].told(), flush=True)
+        for place in options.place or ["layout", "registry"]:
+            for messages in (options.messages, options.factor * options.messages):
+                inside = folder / f"{place}-{messages}"
+                if place == "layout":
+                    one = many_messages(place, f"oci-layout:{inside}/box", messages, inside)
+                else:
+                    (served := folder / f"server-{messages}").mkdir()
+                    with distribution(served) as server:
+                        repo = f"{server.host}/many/{messages}"
+                        one = many_messages(place, repo, messages, inside)
+                print(one.told(), flush=True)
+                done.append(one)
     if options.json:
         options.json.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n")
 
