@@ -30,12 +30,9 @@ ALLOWED_IMPORTS = {
     "click": ("cli/",),
     "rich": ("cli/",),
     "oras": ("oci/auth/auth.py", "oci/oras.py"),
-    "requests": (
-        "oci/remote/session.py",
-        "oci/oras.py",
-        "trust/keyless.py",
-    ),
+    "requests": ("oci/oras.py", "trust/keyless.py"),
     "sigstore": ("trust/keyless.py",),
+    "urllib3": ("oci/remote/", "trust/keyless.py"),
 }
 """Foreign package to the only files, or folders, that may import it."""
 
@@ -45,7 +42,16 @@ BANNED_WORDS = {"util", "utils", "helper", "helpers", "manager", "managers", "co
 MAX_EXAMPLES = 30
 """Docstrings with examples."""
 
-SLOW_PACKAGES = {"oras", "sigstore", "requests", "pydantic", "rich", "cryptography", "zstandard"}
+SLOW_PACKAGES = {
+    "oras",
+    "sigstore",
+    "requests",
+    "urllib3",
+    "pydantic",
+    "rich",
+    "cryptography",
+    "zstandard",
+}
 """Packages that `--help` must not import, because they load slowly."""
 
 

@@ -1,6 +1,6 @@
 """Clients of registries: `Client` for one repository, `ClientPool`, and the rules of Docker Hub.
 
-The first request opens the connection and imports requests.
+The first request opens the connection and imports urllib3.
 
 For many pulls from Docker Hub, a pull-through cache can stand between (`HubProxy`): reads and lists
 go to it; writes, deletions, and reads that decide about a write go to the Hub itself. The proxy

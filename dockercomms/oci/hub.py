@@ -28,7 +28,7 @@ from dockercomms.platforms.clock import Clock, SystemClock
 from dockercomms.platforms.records import dataclass
 
 if TYPE_CHECKING:
-    import requests  # noqa: TID251 - a type only
+    from dockercomms.oci.remote.session import Transport
 
 PROXY_VARIABLE = "DOCKERHUB_PUBLIC_PROXY"
 
@@ -103,7 +103,7 @@ class ProxiedRegistry(HTTPRegistry):
     def __init__(self, direct: HTTPRegistry, proxy: HTTPRegistry) -> None:
         # Writing methods use the attributes of `direct`; the reading ones are replaced below.
         self.endpoint = direct.endpoint
-        self._sender = self._lazy = direct._lazy  # noqa: SLF001 - of its own class
+        self._sender = self.session = direct.session
         self._referrers_api = direct._referrers_api  # noqa: SLF001 - of its own class
         self.pieces = direct.pieces
         self.direct = direct
@@ -207,7 +207,7 @@ def hub_registry(
     proxy: HubProxy | None = None,
     timeout: float = TIMEOUT_SECONDS,
     user_agent: str | None = None,
-    transport: requests.adapters.BaseAdapter | None = None,
+    transport: Transport | None = None,
     auth: DockerConfig | None = None,
     credentials: Credentials | None = None,
     limiter: RateLimiter | None = None,

@@ -27,12 +27,11 @@ ROOT = Path(__file__).parents[2]
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 EAGER = """
-import click, cryptography, filelock, requests, rich, sqlite3, zstandard
+import click, cryptography, filelock, rich, sqlite3, zstandard
 import dockercomms.cli.mail.inbox, dockercomms.cli.mail.receipts, dockercomms.cli.mail.receive
 import dockercomms.cli.mail.send, dockercomms.cli.session, dockercomms.cli.program
 import dockercomms.cli.records, dockercomms.mailbox, dockercomms.cli.config
-from dockercomms.oci.remote.session import Session
-from dockercomms.oci.remote.session import adapter_class; adapter_class()
+import dockercomms.oci.remote.session, dockercomms.oci.remote.wire
 """
 
 

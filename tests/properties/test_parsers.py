@@ -35,11 +35,10 @@ from dockercomms.oci.reference import referrers_tag
 from dockercomms.oci.remote import errors as statuses
 from dockercomms.oci.remote import exchange as headers
 from dockercomms.oci.remote import retry
-from dockercomms.oci.remote.direct import Answer as RawAnswer
 from dockercomms.oci.remote.errors import foreign_errors
 from dockercomms.oci.remote.exchange import origin, redact_url
 from dockercomms.oci.remote.listing import ReferrersAPI
-from dockercomms.oci.remote.pace import Patience
+from dockercomms.oci.remote.pace import PacedResponse, Patience
 from dockercomms.oci.remote.retry import RetryPolicy
 from dockercomms.oci.tag_schema import append_entry, tag_schema_entries
 from dockercomms.protocol import fields, manifest, tags
@@ -251,10 +250,10 @@ def head(data: bytes) -> object:
     with near, foreign_errors("GET https://h.example/v2/"):
         with far:
             far.sendall(data)
-        answer = RawAnswer(near, Patience(timeout=30.0), method="GET", url="https://h.example/v2/")
+        answer = PacedResponse(near, Patience(timeout=30.0), method="GET")
         with contextlib.closing(answer):
             answer.begin()
-            return answer.status, answer.fields.joined(), answer.read(100)
+            return answer.status, answer.headers.items(), answer.read(100)
 
 
 HEAD = (

@@ -15,7 +15,7 @@ The caller must keep these rules, which cannot be checked here:
 - The header goes to the registry's own origin only (scheme, host, port): never along a redirect, a
   `Location` or a `Link` elsewhere. `answer_challenge` gets the headers of a 401 of that origin
   only, and once per request.
-- `~/.netrc` must not replace the header: with requests, `session.auth = lambda request: request`.
+- `~/.netrc` must not replace the header, as requests does by default.
 - The exchange sends a `TokenRequest` with the session's own TLS settings, proxies, time limit and
   rate limiter; follows no redirect; reads at most MAX_TOKEN_BYTES + 1 bytes of the response; raises
   `NetworkError` without one. It may retry as its policy says.

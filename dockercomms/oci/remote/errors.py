@@ -1,6 +1,6 @@
 """The conversion of foreign errors and of refusing responses into errors of dockercomms.
 
-`foreign_errors` is the only place that catches errors of requests, urllib3, oras and the socket
+`foreign_errors` is the only place that catches errors of urllib3, oras and the socket
 layer. Its table `_FOREIGN` names them as text, so that no HTTP library is imported before it is
 used; a test walks the libraries' exceptions and fails on one that the table does not have. oras has
 one exception of its own, which it never raises (0.2.43; a test holds that).
@@ -280,9 +280,9 @@ def foreign_errors(what: str) -> Iterator[None]:
 def _foreign_classes() -> tuple[type[BaseException], ...]:
     import http.client  # noqa: PLC0415 - it loads ssl
 
-    import urllib3.exceptions  # noqa: PLC0415 - loaded with requests
+    import urllib3.exceptions  # noqa: PLC0415 - loaded with the first request
 
-    # requests' own are OSErrors; some of urllib3's are only ValueErrors
+    # Some of urllib3's are only ValueErrors
     return OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError
 
 
@@ -426,28 +426,7 @@ def proxy_refusal(what: str, status: int, reason: str) -> ProxyError:
     )
 
 
-def _redirected(what: str, _: BaseException) -> DockerCommsError:
-    return BadAnswer(f"{what}: too many redirects")
-
-
 _FOREIGN: dict[str, _Maker] = {
-    "requests.ProxyError": _proxy_failed,
-    "requests.ConnectionError": _network,
-    "requests.Timeout": _network,
-    "requests.ChunkedEncodingError": _network,
-    "requests.RetryError": _network,
-    "requests.HTTPError": _network,
-    "requests.StreamConsumedError": _network,
-    "requests.UnrewindableBodyError": _network,
-    "requests.TooManyRedirects": _redirected,
-    "requests.InvalidJSONError": _unreadable_body,
-    "requests.ContentDecodingError": _unreadable_body,
-    "requests.InvalidProxyURL": _proxy,
-    "requests.InvalidSchema": _proxy,
-    "requests.InvalidURL": _address,
-    "requests.InvalidHeader": _address,
-    "requests.MissingSchema": _address,
-    "requests.URLRequired": _address,
     "urllib3.ProxyError": _proxy_failed,
     "urllib3.ProxySchemeUnknown": _proxy,
     "urllib3.ProxySchemeUnsupported": _proxy,
@@ -457,7 +436,4 @@ _FOREIGN: dict[str, _Maker] = {
     "urllib3.HTTPError": _network,
     "http.HTTPException": _network,
 }
-"""The conversion for each package and class name, searched along the method resolution order.
-
-requests raises `InvalidSchema` if a SOCKS proxy is set and PySocks is missing: our own addresses
-are always http or https."""
+"""The conversion for each package and class name, searched along the method resolution order."""

@@ -10,6 +10,7 @@ sections 6.6.1, 10.2.2, 10.2.3 and 14.4; RFC 8288.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -356,7 +357,12 @@ def response_time(response: Response) -> datetime | None:
 
     Source: RFC 9110 section 6.6.1.
     """
-    return parse_date(response.headers.get("Date", ""))
+    return _date(response.headers.get("Date", ""))
+
+
+@functools.lru_cache(maxsize=4)  # all responses of one second have the same
+def _date(text: str) -> datetime | None:
+    return parse_date(text)
 
 
 def retry_after(response: Response) -> float | None:

@@ -13,7 +13,8 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dockercomms.oci.remote.exchange import LEAST_BYTES_PER_SECOND
 from dockercomms.platforms.records import dataclass
@@ -31,8 +32,12 @@ a head is not counted, since a registry may need time for its work."""
 MAX_INFORMATIONAL = 8
 """1xx responses before the final one; servers send one or two."""
 
+MAX_FIELDS = 100
 MAX_TRAILERS = 100
 MAX_LINE_BYTES = 65536
+"""The same limits as in `http.client`."""
+
+_NO_BODY = frozenset({204, 304, *range(100, 200)})
 FREE_CHUNKS = 4096
 LEAST_CHUNK_BYTES = 128
 """The minimum average size of a body's chunks, without the first: chunks of one byte take thirty
@@ -164,8 +169,39 @@ class PacedStream(io.RawIOBase):
         return count
 
 
+def _read_fields(stream: BinaryIO) -> http.client.HTTPMessage:
+    """Read header fields up to the empty line.
+
+    http.client would give them to `email`, which takes a sixth of a request's processor time.
+
+    Raises:
+        HTTPException: the fields are too many or too long, or the header is incomplete.
+    """
+    fields = http.client.HTTPMessage()
+    for _ in range(MAX_FIELDS):
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise http.client.LineTooLong("header line")
+        if line in (b"\r\n", b"\n", b""):
+            return fields
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon and name.strip() == name:  # malformed fields are left out, as in `email`
+            fields[name] = value.strip()
+    raise http.client.HTTPException(f"more than {MAX_FIELDS} headers")
+
+
+def _length(fields: http.client.HTTPMessage) -> int | None:
+    text = fields.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
 class PacedResponse(http.client.HTTPResponse):
     """A response with a minimum pace and limited numbers of heads and trailers."""
+
+    if TYPE_CHECKING:  # of http.client, missing in its types
+        _method: str
+
+        def _check_close(self) -> bool: ...
 
     def __init__(self, sock: socket.socket, patience: Patience, **options: Any) -> None:
         self._stream = PacedStream(sock, patience)
@@ -174,9 +210,25 @@ class PacedResponse(http.client.HTTPResponse):
         super().__init__(self._stream, **options)  # type: ignore[arg-type] # asked for its file only
 
     def begin(self) -> None:
-        """Read the heads."""
-        super().begin()
+        """Read the status and the header; 1xx responses before it are dropped."""
+        while True:
+            version, status, reason = self._read_status()
+            self.headers = self.msg = _read_fields(self.fp)
+            if status >= HTTPStatus.OK or status == HTTPStatus.SWITCHING_PROTOCOLS:
+                break
         self._stream.end_head()
+        self.code = self.status = status
+        self.reason = reason.strip()
+        self.version = 10 if version.startswith("HTTP/1.0") else 11
+        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()
+        self.length = None if self.chunked else _length(self.headers)
+        if status in _NO_BODY or self._method == "HEAD":
+            self.length = 0
+            self.chunked = False
+        if not (self.will_close or self.chunked) and self.length is None:
+            self.will_close = True
 
     def _read_status(self) -> tuple[str, int, str]:
         self._heads += 1

@@ -1,6 +1,6 @@
 """The registry interface over HTTP, for one host: `HTTPRegistry`.
 
-It connects, and imports requests, at the first request.
+It connects, and imports urllib3, at the first request.
 
 Source: distribution-spec v1.1.1, "Push", "Content Management".
 """
@@ -8,13 +8,10 @@ Source: distribution-spec v1.1.1, "Push", "Content Management".
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from dockercomms.errors import (
     BlobUnknown,
@@ -56,13 +53,10 @@ from dockercomms.oci.remote.listing import HTTPLister, ReferrersAPI
 from dockercomms.oci.remote.push import BlobPush, CheckedSource, Pieces
 from dockercomms.oci.remote.read import ACCEPT_MANIFESTS, check_tag
 from dockercomms.oci.remote.retry import RateLimiter, RetryHook, RetryPolicy
-from dockercomms.oci.remote.session import TIMEOUT_SECONDS, Endpoint, Session
+from dockercomms.oci.remote.session import TIMEOUT_SECONDS, Endpoint, Session, Transport
 from dockercomms.oci.remote.upload import HTTPUpload, UploadSession, blob_is_there, resume
 from dockercomms.platforms.clock import Clock, SystemClock
 from dockercomms.platforms.files import local_errors
-
-if TYPE_CHECKING:
-    import requests  # noqa: TID251 - a type only
 
 LAYER_CHUNK_BYTES = 96 * 2**20
 """The piece of a large layer: below the 100 MB that some hosts' proxies take in one request."""
@@ -316,46 +310,6 @@ def describe(source: BlobSource) -> Descriptor:
     )
 
 
-class LazySender:
-    """A `Sender` that creates its session for the first request. Safe for several threads."""
-
-    def __init__(self, make: Callable[[], Session], retry: RetryPolicy, clock: Clock) -> None:
-        self.retry = retry
-        self.clock = clock
-        self._make = make
-        self._lock = threading.Lock()
-        self._session: Session | None = None
-
-    @property
-    def session(self) -> Session:
-        """Return the session; the first call imports requests."""
-        with self._lock:
-            if self._session is None:
-                self._session = self._make()
-            return self._session
-
-    def send(self, request: Request) -> Response:
-        """Return the response; see `Sender.send`."""
-        return self.session.send(request)
-
-    def adopt(self, url: str) -> str:
-        """Return the address to use for one from a header; see `Sender.adopt`."""
-        return self.session.adopt(url)
-
-    def server_time(self) -> datetime | None:
-        """Return the registry's clock, `None` before its first response."""
-        with self._lock:
-            known = self._session
-        return None if known is None else known.server_time()
-
-    def close(self) -> None:
-        """Close the connections; the next request opens new ones."""
-        with self._lock:
-            known, self._session = self._session, None
-        if known is not None:
-            known.close()
-
-
 class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"]):
     """`Registry` over HTTP, for one host. Safe for several threads.
 
@@ -366,7 +320,7 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         ca_file: Certificates that are trusted besides the system's.
         timeout: Seconds for which it may be silent.
         user_agent: `None`: `dockercomms/<version>`.
-        transport: A `requests` adapter that sends instead of the network, for tests.
+        transport: Sends instead of the network, for tests.
         auth: The configuration with the credentials; `None`: this user's files.
         credentials: Credentials that come before any configuration.
         retry: The policy of requests, and of `push_blob` and downloads as a whole.
@@ -388,7 +342,7 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         ca_file: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         user_agent: str | None = None,
-        transport: requests.adapters.BaseAdapter | None = None,
+        transport: Transport | None = None,
         auth: DockerConfig | None = None,
         credentials: Credentials | None = None,
         retry: RetryPolicy | None = None,
@@ -410,29 +364,21 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
         policy = RetryPolicy.requests() if retry is None else retry
         if on_retry is not None:
             policy = replace(policy, on_retry=on_retry)
-        time = SystemClock() if clock is None else clock
-
-        def make() -> Session:
-            return Session(
-                endpoint,
-                retry=policy,
-                clock=time,
-                transport=transport,
-                config=auth,
-                credentials=credentials,
-                limiter=limiter,
-            )
-
         self.endpoint = endpoint
-        self._sender = self._lazy = LazySender(make, policy, time)
+        self.session = Session(
+            endpoint,
+            retry=policy,
+            clock=SystemClock() if clock is None else clock,
+            transport=transport,
+            config=auth,
+            credentials=credentials,
+            limiter=limiter,
+        )
+        """The session underneath."""
+        self._sender = self.session
         self._referrers_api = ReferrersAPI(self._sender)
         self.pieces = Pieces(endpoint.host)
         """The sizes of requests that the registry took or refused."""
-
-    @property
-    def session(self) -> Session:
-        """Return the session underneath."""
-        return self._lazy.session
 
     def request(
         self,
@@ -468,7 +414,7 @@ class HTTPRegistry(HTTPLister, HTTPWriter, AbstractContextManager["HTTPRegistry"
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
-        self._lazy.close()
+        self.session.close()
 
     def __exit__(
         self,

@@ -9,14 +9,11 @@ the same one. These rules hold for every exchange:
 - Every operation has a time limit.
 - Cookies and `~/.netrc` are not used.
 
-The transport connects directly, or through requests if there is a proxy. requests is imported for
-the first session, not with this module, so the classes over it are created on first use.
+urllib3 is imported for the first session, not with this module.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import os
 import re
@@ -25,11 +22,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from dockercomms import __version__
-from dockercomms.errors import BadAnswer, DockerCommsError, NetworkError, RegistryError, UsageError
+from dockercomms.errors import BadAnswer, NetworkError, RegistryError, UsageError
 from dockercomms.oci.auth.auth import Authenticator
 from dockercomms.oci.auth.credentials import Credentials, DockerConfig
 from dockercomms.oci.auth.token import MAX_TOKEN_BYTES, TokenRequest, TokenResponse
@@ -48,7 +45,7 @@ from dockercomms.oci.remote.exchange import (
     retry_after,
     unpacked,
 )
-from dockercomms.oci.remote.proxies import login_header, proxy_for, shown
+from dockercomms.oci.remote.proxies import proxy_for, shown
 from dockercomms.oci.remote.retry import Failure, RateLimiter, Retrying, RetryPolicy
 from dockercomms.platforms.clock import Clock
 from dockercomms.platforms.records import dataclass
@@ -56,199 +53,11 @@ from dockercomms.platforms.records import dataclass
 if TYPE_CHECKING:
     import ssl
 
-    import requests  # noqa: TID251 - its type only
-
-    from dockercomms.oci.remote.pace import Patience
-
-CONNECT_SECONDS = 10.0
-"""The time limit for connecting to one address."""
-
-POOL_CONNECTIONS = 32
-"""Connections kept for later requests; further threads open their own."""
-
-
-@functools.cache
-def adapter_class() -> Any:
-    """Return the class of the transport: time limits everywhere, and TLS settings for each host."""
-    import requests.adapters  # noqa: PLC0415, TID251 - loaded with oras
-
-    from dockercomms.oci.remote.direct import Connections, exchange  # noqa: PLC0415 - it loads http.client
-    from dockercomms.oci.remote.pace import Patience  # noqa: PLC0415 - the same
-
-    base: Any = requests.adapters.HTTPAdapter
-
-    class PatientAdapter(base):  # type: ignore[misc] # its parent is used without types
-        def __init__(
-            self,
-            context_for: Callable[[str], ssl.SSLContext],
-            timeout: float,
-            monotonic: Callable[[], float],
-        ) -> None:
-            patience = Patience(timeout=timeout, monotonic=monotonic)
-            self._context_for = context_for
-            self._times = (min(CONNECT_SECONDS, timeout), timeout)
-            self._patient = functools.cache(functools.partial(_patient_class, patience))
-            self._direct = Connections(
-                context_for,
-                connect_seconds=self._times[0],
-                patience=patience,
-                keep=POOL_CONNECTIONS,
-            )
-            super().__init__(pool_connections=POOL_CONNECTIONS, pool_maxsize=POOL_CONNECTIONS)
-
-        def send(self, request: Any, **options: Any) -> Any:
-            if options.get("proxies"):
-                return super().send(request, **{**options, "timeout": self._times})
-            body = exchange(
-                self._direct, request.method, request.url, request.headers, request.body
-            )
-            return _response_class()(request, body)
-
-        def close(self) -> None:
-            self._direct.close()
-            super().close()
-
-        def build_connection_pool_key_attributes(
-            self, request: Any, *_: Any, **__: Any
-        ) -> tuple[Any, dict[str, Any]]:
-            host, _ignored = super().build_connection_pool_key_attributes(request, verify=True)
-            if host["scheme"] != "https":
-                return host, {}
-            return host, {"ssl_context": self._context_for(urlsplit(request.url).netloc)}
-
-        def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-            pool = super().get_connection_with_tls_context(*args, **options)
-            pool.ConnectionCls = self._patient(pool.ConnectionCls)
-            return pool
-
-        def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-            # urllib3 itself trusts the system's certificates alone
-            if proxy.lower().startswith("https://"):
-                options["proxy_ssl_context"] = self._context_for(shown(proxy))
-            return super().proxy_manager_for(proxy, **options)
-
-        def proxy_headers(self, proxy: str) -> dict[str, str]:
-            header = login_header(proxy)
-            return {} if header is None else {"Proxy-Authorization": header}
-
-        def cert_verify(self, *_: Any, **__: Any) -> None:
-            """Skip the check here: the TLS context makes it."""
-
-    return PatientAdapter
-
-
-@functools.cache
-def _response_class() -> Any:
-    """Return a `requests.Response` class over a `DirectBody`, without the unused parts."""
-    import requests  # noqa: PLC0415, TID251 - loaded with oras
-    import requests.cookies  # noqa: PLC0415, TID251 - loaded with oras
-
-    base: Any = requests.Response
-
-    class DirectResponse(base):  # type: ignore[misc] # its parent is used without types
-        def __init__(self, request: Any, body: Any) -> None:
-            self._content = False
-            self._content_consumed = False
-            self._next = None
-            self.raw = body
-            self.request = request
-            self.url = request.url
-            self.status_code = body.answer.status
-            self.reason = body.answer.reason
-            self.headers = requests.structures.CaseInsensitiveDict(body.answer.fields.joined())
-            self.encoding = None
-            self.history: list[Any] = []
-            self.elapsed = timedelta()
-
-        @functools.cached_property
-        def cookies(self) -> Any:
-            return requests.cookies.RequestsCookieJar()
-
-    return DirectResponse
-
-
-def _patient_class(patience: Patience, base: Any) -> Any:
-    """Return a connection class with one time limit for sending and reading, read at a pace.
-
-    urllib3 applies the limit for connecting to sending, which is too short for a blob on a slow
-    link.
-    """
-    from dockercomms.oci.remote.pace import PacedResponse  # noqa: PLC0415 - it loads http.client
-
-    if hasattr(base, "send_seconds"):
-        return base
-
-    class Patient(base):  # type: ignore[misc] # its parent is known at run time
-        send_seconds = patience.timeout
-
-        @staticmethod
-        def response_class(sock: Any, **options: Any) -> PacedResponse:
-            return PacedResponse(sock, patience, **options)
-
-        def connect(self) -> None:
-            super().connect()
-            self.sock.settimeout(self.send_seconds)
-
-    return Patient
-
-
-_COPIED_BYTES = 2**18
-"""The size of copies where a proxy's connection cannot fill a buffer itself."""
-
-_DRAIN_BYTES = 65536
-"""The most bytes of an unread body that are read so that its connection can be used again."""
-
-
-class HTTPResponse:
-    """A `Response` over a response of requests; its body raises our errors."""
-
-    def __init__(self, raw: requests.Response, method: str, what: str) -> None:
-        self._raw = raw
-        self._what = what
-        self.method = method
-        self.url: str = raw.url
-        self.status: int = raw.status_code
-        self.headers: Mapping[str, str] = raw.headers
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes of the body; see `Response.read`."""
-        with foreign_errors(self._what):
-            data: bytes = self._raw.raw.read(None if size < 0 else size, decode_content=False)
-        return data
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` with the bytes available, 0 at the end; see `Response.readinto`."""
-        raw = self._raw.raw
-        with foreign_errors(self._what):
-            readinto = getattr(raw, "readinto", None)
-            if readinto is None or not hasattr(raw, "challenges"):
-                # urllib3's own readinto would decode the content
-                data = raw.read(min(len(buffer), _COPIED_BYTES), decode_content=False)
-                buffer[: len(data)] = data
-                return len(data)
-            count: int = readinto(buffer)
-        return count
-
-    def close(self) -> None:
-        """Release the connection; keep it if little of the body is left."""
-        # A response closed before its end costs a new connection, so its last bytes are read
-        left = getattr(self._raw.raw, "length_remaining", None)
-        if left is None or left <= _DRAIN_BYTES:
-            with contextlib.suppress(DockerCommsError):
-                self.read(_DRAIN_BYTES)
-        self._raw.close()
-
-    def challenges(self) -> tuple[str, ...]:
-        """Return every `WWW-Authenticate` field; requests itself joins them."""
-        raw = self._raw.raw
-        if hasattr(raw, "challenges"):
-            found: tuple[str, ...] = raw.challenges()
-            return found
-        return tuple(raw.headers.getlist("WWW-Authenticate"))
+    from dockercomms.oci.remote.wire import HTTPResponse
 
 
 class SizedBody:
-    """A body of known length that requests sends as a stream, block by block."""
+    """A body of known length that is sent as a stream, block by block."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -269,9 +78,8 @@ class SizedBody:
 
 
 def open_body(body: bytes | Body | None) -> bytes | SizedBody | None:
-    """Return the body in the form that requests sends."""
+    """Return the body in the form that urllib3 sends."""
     if isinstance(body, Body):
-        # requests sends an empty stream in chunks, which registries do not expect
         return SizedBody(body) if body.length else b""
     return body
 
@@ -320,6 +128,27 @@ class Endpoint:
         return f"{'http' if plain else 'https'}://{connect_host(self.host)}"
 
 
+class Transport(Protocol):
+    """Sends single requests; `Wire` does it over the network."""
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | SizedBody | None,
+        *,
+        proxy: str | None,
+        what: str,
+    ) -> HTTPResponse:
+        """Return the response, as soon as its header is read; see `Wire.exchange`."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
 class Session:
     """Exchanges with one registry. Safe for several threads.
 
@@ -339,13 +168,11 @@ class Session:
         *,
         retry: RetryPolicy,
         clock: Clock,
-        transport: requests.adapters.BaseAdapter | None = None,
+        transport: Transport | None = None,
         config: DockerConfig | None = None,
         credentials: Credentials | None = None,
         limiter: RateLimiter | None = None,
     ) -> None:
-        import requests  # noqa: PLC0415, TID251 - only here, and lazily: 0.06 s
-
         self.endpoint = endpoint
         self.base_url = endpoint.base_url
         self.clock = clock
@@ -357,12 +184,8 @@ class Session:
         self._answered = False
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._proxies: dict[str, str | None] = {}
-        self.session = requests.Session()
-        adapter = transport or adapter_class()(self._tls_context, endpoint.timeout, clock.monotonic)
-        for scheme in ("http://", "https://"):
-            self.session.mount(scheme, adapter)
-        # Any callable here keeps ~/.netrc from replacing our header
-        self.session.auth = lambda request: request
+        self._transport = transport
+        self._wire: Transport | None = None
         self.auth = Authenticator(
             endpoint.host,
             plain_http=self._origin[0] == "http",
@@ -399,13 +222,27 @@ class Session:
         moment, noted = known
         return moment + timedelta(seconds=self.clock.monotonic() - noted)
 
+    @property
+    def transport(self) -> Transport:
+        """Return what sends; the first call imports urllib3."""
+        with self._lock:
+            if self._transport is not None:
+                return self._transport
+            if self._wire is None:
+                self._wire = self._make_wire()
+            return self._wire
+
     def close(self) -> None:
-        """Close the connections; open responses become unusable."""
-        self.session.close()
+        """Close the connections; the next request opens new ones."""
+        with self._lock:
+            wire, self._wire, self._server_time = self._wire, None, None
+        for one in (wire, self._transport):
+            if one is not None:
+                one.close()
 
     def _ask(self, request: Request) -> HTTPResponse:
         """Send once, following redirects; raise for a status that is not in `request.ok`."""
-        response = self._authorised(request, urljoin(self.base_url, request.url))
+        response = self._authorised(request, self._absolute(request.url))
         for _ in range(MAX_REDIRECTS):
             if response.status not in _REDIRECTS or not request.redirects:
                 break
@@ -421,9 +258,13 @@ class Session:
             self._limiter.drain()
         raise error
 
+    def _absolute(self, url: str) -> str:
+        path = url.startswith("/") and not url.startswith("//") and "/." not in url
+        return self.base_url + url if path else urljoin(self.base_url, url)
+
     def _authorised(self, request: Request, url: str) -> HTTPResponse:
         """Send to one address; answer one challenge, and only the registry's own."""
-        if origin(url) != self._origin:
+        if not url.startswith(f"{self.base_url}/") and origin(url) != self._origin:
             return self._transmit(request, url, None)
         header = self.auth.header_for(request.scope)
         response = self._transmit(request, url, header)
@@ -482,45 +323,24 @@ class Session:
         started = self.clock.monotonic()
         # The bytes are hashed as stored: servers must not compress them
         ours = {"User-Agent": self.endpoint.user_agent, "Accept-Encoding": "identity"}
+        if body or method not in {"GET", "HEAD"}:
+            ours["Content-Length"] = str(len(body or b""))
         try:
             with foreign_errors(what):
-                prepared = self._prepared(method, url, {**ours, **headers}, body)
-                adapter = self.session.get_adapter(url)
-                proxies = {urlsplit(url).scheme: proxy} if proxy else {}
-                raw = adapter.send(prepared, stream=True, proxies=proxies)
+                response = self.transport.exchange(
+                    method, _sendable(url), _merged(ours, headers), body, proxy=proxy, what=what
+                )
         except NetworkError as error:
             # A registry that has answered before may restart; a wrong port has never answered
             error.refused = error.refused and not self._answered
             raise
         self._answered = True
         seconds = self.clock.monotonic() - started
-        _LOG.debug("%s%s: %d in %.3f s", self.endpoint.debug_id, what, raw.status_code, seconds)
-        if raw.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            raw.close()
-            raise proxy_refusal(what, raw.status_code, raw.reason)
-        return HTTPResponse(raw, method, what)
-
-    def _prepared(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | SizedBody | None
-    ) -> requests.PreparedRequest:
-        """Return the prepared request for an adapter.
-
-        requests reads the environment and builds cookies for each request, which takes longer than
-        sending it; only the quoting of unusual addresses is left to requests.
-        """
-        import requests  # noqa: PLC0415, TID251 - lazily
-
-        if not _PLAIN_URL.fullmatch(url):
-            return self.session.prepare_request(
-                requests.Request(method, url, headers=dict(headers), data=body)
-            )
-        prepared = requests.PreparedRequest()
-        prepared.method, prepared.url = method, url
-        prepared.headers = requests.structures.CaseInsensitiveDict(headers)
-        prepared.body = body or None  # type: ignore[assignment] # a stream of known length
-        if body or method not in {"GET", "HEAD"}:
-            prepared.headers["Content-Length"] = str(len(body or b""))
-        return prepared
+        _LOG.debug("%s%s: %d in %.3f s", self.endpoint.debug_id, what, response.status, seconds)
+        if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            response.close()
+            raise proxy_refusal(what, response.status, response.reason)
+        return response
 
     def _proxy(self, url: str) -> str | None:
         """Return the proxy for `url`, read once from the environment for each origin."""
@@ -536,6 +356,13 @@ class Session:
             with self._lock:
                 self._server_time = moment, self.clock.monotonic()
 
+    def _make_wire(self) -> Transport:
+        from dockercomms.oci.remote.pace import Patience  # noqa: PLC0415 - it loads http.client
+        from dockercomms.oci.remote.wire import Wire  # noqa: PLC0415 - it loads urllib3
+
+        patience = Patience(timeout=self.endpoint.timeout, monotonic=self.clock.monotonic)
+        return Wire(self._tls_context, patience)
+
     def _tls_context(self, host: str) -> ssl.SSLContext:
         from dockercomms.oci.remote.tls import certificate_folders, make_context  # noqa: PLC0415 - HTTP needs none
 
@@ -550,6 +377,21 @@ class Session:
                     folders=certificate_folders(self.endpoint.env),
                 )
             return self._contexts[host]
+
+
+def _sendable(url: str) -> str:
+    """Return the address with the characters quoted that HTTP cannot carry."""
+    if _PLAIN_URL.fullmatch(url):
+        return url
+    import urllib3.util  # noqa: PLC0415 - loaded with the first request
+
+    return urllib3.util.parse_url(url).url
+
+
+def _merged(*many: Mapping[str, str]) -> dict[str, str]:
+    """Return the header fields of all; of one name, in any case, the last."""
+    fields = {name.lower(): (name, value) for some in many for name, value in some.items()}
+    return dict(fields.values())
 
 
 def _is_page_for_write(request: Request, response: HTTPResponse) -> bool:

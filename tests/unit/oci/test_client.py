@@ -105,11 +105,9 @@ def test_registry_given_credentials_come_before_the_configuration():
 
 
 def test_registry_transport_replaces_the_network():
-    import requests.adapters  # noqa: TID251 - what a caller may pass in
-
-    class Refusing(requests.adapters.BaseAdapter):
-        def send(self, request, **_):
-            raise ConnectionRefusedError(111, request.url)
+    class Refusing:
+        def exchange(self, method, url, *_, **__):
+            raise ConnectionRefusedError(111, url)
 
         def close(self):
             pass

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import requests.adapters  # noqa: TID251 - a transport for the test
 
 from dockercomms.errors import ConfigError, Unauthorized
 from dockercomms.oci.auth.credentials import Credentials, DockerConfig
@@ -18,8 +17,10 @@ from dockercomms.oci.hub import HubProxy, ProxiedRegistry, direct, hub_registry
 from dockercomms.oci.interface import Registry
 from dockercomms.oci.memory import MemoryRegistry
 from dockercomms.oci.model import MEDIA_TYPE_MANIFEST, Descriptor
+from dockercomms.oci.remote.pace import Patience
 from dockercomms.oci.remote.registry import HTTPRegistry
 from dockercomms.oci.remote.retry import RetryPolicy
+from dockercomms.oci.remote.wire import HTTPResponse, Wire
 from tests.fakes.clock import FakeClock
 from tests.fakes.images import artifact, push
 from tests.fakes.registry import OCI, FakeRegistry
@@ -30,16 +31,15 @@ DIGEST = BUILT.descriptor.digest
 BLOB, DATA = BUILT.blobs[1]
 
 
-class Detour(requests.adapters.HTTPAdapter):
+class Detour(Wire):
     """Sends what is for one address to another."""
 
     def __init__(self, address: str, instead: str) -> None:
-        super().__init__()
+        super().__init__(pytest.fail, Patience(timeout=60.0))
         self._change = address, instead
 
-    def send(self, request: Any, *args: Any, **options: Any) -> Any:
-        request.url = request.url.replace(*self._change)
-        return super().send(request, *args, **options)
+    def exchange(self, method: str, url: str, *args: Any, **options: Any) -> HTTPResponse:
+        return super().exchange(method, url.replace(*self._change), *args, **options)
 
 
 @contextmanager

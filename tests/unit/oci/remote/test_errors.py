@@ -9,7 +9,6 @@ import socket
 import ssl
 
 import pytest
-import requests.exceptions  # noqa: TID251 - the library that is mapped
 import urllib3.exceptions
 
 from dockercomms.errors import BadAnswer, ConfigError, DockerCommsError, NetworkError
@@ -36,7 +35,7 @@ def bare(cls: type[Exception]) -> Exception:
 @pytest.mark.parametrize(
     "cls",
     [
-        *(cls for cls in classes(requests.exceptions) if cls.__name__ != "RequestException"),
+        *(cls for cls in classes(urllib3.exceptions) if cls.__name__ != "RequestException"),
         *classes(urllib3.exceptions),
         http.client.HTTPException,
         http.client.IncompleteRead,
@@ -71,7 +70,7 @@ def test_error_from_exception_knows_every_class(cls):
     ],
 )
 def test_error_from_exception_looks_for_the_innermost_cause(cause, text, retryable):
-    outer = requests.exceptions.ConnectionError(urllib3.exceptions.ProtocolError("x", cause))
+    outer = urllib3.exceptions.ProtocolError("x", cause)
     error = error_from_exception(outer, WHAT)
     assert isinstance(error, NetworkError)
     assert error.message == f"{WHAT}: {text}"
@@ -79,13 +78,13 @@ def test_error_from_exception_looks_for_the_innermost_cause(cause, text, retryab
 
 
 def test_error_from_exception_without_a_cause_says_what_is_known():
-    error = error_from_exception(requests.exceptions.ConnectionError("x"), WHAT)
+    error = error_from_exception(urllib3.exceptions.HTTPError("x"), WHAT)
     assert error is not None
     assert error.message == f"{WHAT}: connection failed"
 
 
 def test_error_from_exception_endless_chains_end():
-    first, second = requests.exceptions.ConnectionError("a"), ConnectionError("b")
+    first, second = urllib3.exceptions.HTTPError("a"), ConnectionError("b")
     first.__cause__, second.__cause__ = second, first
     assert isinstance(error_from_exception(first, WHAT), NetworkError)
 
@@ -93,14 +92,11 @@ def test_error_from_exception_endless_chains_end():
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (requests.exceptions.InvalidProxyURL("x"), ConfigError),
-        (requests.exceptions.InvalidSchema("SOCKS is missing"), ConfigError),
+        (urllib3.exceptions.ProxySchemeUnknown("socks5"), ConfigError),
         (urllib3.exceptions.ProxySchemeUnsupported("x"), ConfigError),
-        (requests.exceptions.InvalidURL("x"), BadAnswer),
-        (requests.exceptions.InvalidHeader("x"), BadAnswer),
-        (requests.exceptions.ContentDecodingError("x"), BadAnswer),
-        (requests.exceptions.JSONDecodeError("x", "doc", 0), BadAnswer),
-        (requests.exceptions.TooManyRedirects("x"), BadAnswer),
+        (urllib3.exceptions.LocationParseError("x"), BadAnswer),
+        (urllib3.exceptions.InvalidHeader("x"), BadAnswer),
+        (urllib3.exceptions.DecodeError("x"), BadAnswer),
     ],
 )
 def test_error_from_exception_what_the_network_is_innocent_of(error, kind):
@@ -113,7 +109,7 @@ def test_error_from_exception_leaves_other_errors_alone():
 
 
 def test_foreign_errors_raises_ours_from_theirs():
-    theirs = requests.exceptions.ReadTimeout("x")
+    theirs = urllib3.exceptions.ReadTimeoutError(None, "/", "x")
     with pytest.raises(NetworkError) as caught, foreign_errors(WHAT):
         raise theirs
     assert caught.value.__cause__ is theirs

@@ -7,7 +7,6 @@ import http.client
 import pytest
 
 from dockercomms.errors import NetworkError
-from dockercomms.oci.remote.direct import Answer, Connection, Connections, exchange
 from dockercomms.oci.remote.errors import error_from_exception
 from dockercomms.oci.remote.pace import (
     HEAD_SECONDS,
@@ -69,23 +68,17 @@ def patience(clock: FakeClock, timeout: float = 60.0) -> Patience:
     return Patience(timeout=timeout, monotonic=clock.monotonic)
 
 
-def answer(
-    clock: FakeClock, *script: tuple[float, bytes], cls: type = Answer, timeout: float = 60.0
-) -> PacedResponse:
+def answer(clock: FakeClock, *script: tuple[float, bytes], timeout: float = 60.0) -> PacedResponse:
     sock = SlowSocket(clock, *script)
     sock.timeout = timeout
-    made: PacedResponse = cls(sock, patience(clock, timeout), method="GET")
+    made = PacedResponse(sock, patience(clock, timeout), method="GET")
     made.begin()
     return made
 
 
-CLASSES = pytest.mark.parametrize("cls", [Answer, PacedResponse])
-
-
-@CLASSES
-def test_body_of_a_byte_a_second_ends_after_a_minute(clock, cls):
+def test_body_of_a_byte_a_second_ends_after_a_minute(clock):
     started = clock.monotonic()
-    slow = answer(clock, (0, OK + b"Content-Length: 9999\r\n\r\n"), *[(1, b"x")] * 9999, cls=cls)
+    slow = answer(clock, (0, OK + b"Content-Length: 9999\r\n\r\n"), *[(1, b"x")] * 9999)
     with pytest.raises(SlowAnswer, match="60 bytes in 60 s are too slow"):
         slow.read(9999)
     assert clock.monotonic() - started == PACE_SECONDS
@@ -114,20 +107,18 @@ def test_time_that_the_reader_takes_is_not_the_registrys(clock):
     assert slow.read(10)
 
 
-@CLASSES
-def test_head_of_a_byte_a_second_ends_after_half_a_minute(clock, cls):
+def test_head_of_a_byte_a_second_ends_after_half_a_minute(clock):
     started = clock.monotonic()
     drip = [(1, bytes([byte])) for byte in OK + b"X-Long: " + b"y" * 9999]
     with pytest.raises(SlowAnswer, match="head"):
-        answer(clock, *drip, cls=cls)
+        answer(clock, *drip)
     assert clock.monotonic() - started == HEAD_SECONDS + 1  # the first byte's is silence
 
 
-@CLASSES
-def test_head_that_stops_ends_half_a_minute_after_it_began(clock, cls):
+def test_head_that_stops_ends_half_a_minute_after_it_began(clock):
     started = clock.monotonic()
     with pytest.raises(SlowAnswer, match="head"):
-        answer(clock, (59, OK), (61, b"\r\n"), cls=cls)
+        answer(clock, (59, OK), (61, b"\r\n"))
     assert clock.monotonic() - started == 59 + HEAD_SECONDS
 
 
@@ -137,13 +128,12 @@ def test_silence_before_a_head_is_bounded_by_the_time_limit_alone(clock):
         answer(clock, (61, OK))
 
 
-@CLASSES
-def test_informational_answers_are_few(clock, cls):
+def test_informational_answers_are_few(clock):
     wait = b"HTTP/1.1 100 Continue\r\n\r\n"
     end = OK + b"Content-Length: 0\r\n\r\n"
-    assert answer(clock, (0, wait * MAX_INFORMATIONAL + end), cls=cls).status == 200
+    assert answer(clock, (0, wait * MAX_INFORMATIONAL + end)).status == 200
     with pytest.raises(TooManyInformational):
-        answer(clock, (0, wait * (MAX_INFORMATIONAL + 1) + end), cls=cls)
+        answer(clock, (0, wait * (MAX_INFORMATIONAL + 1) + end))
 
 
 def test_informational_answers_may_each_be_waited_for(clock):
@@ -152,31 +142,28 @@ def test_informational_answers_may_each_be_waited_for(clock):
     assert answer(clock, *wait, (50, OK + b"Content-Length: 0\r\n\r\n")).status == 200
 
 
-@CLASSES
 @pytest.mark.parametrize("end", [b"X: y\r\n" * 200, b"X: " + b"y" * 70_000])
-def test_trailers_without_end_are_refused(clock, cls, end):
+def test_trailers_without_end_are_refused(clock, end):
     head = OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
     pieces = [(0, end[at : at + 4000]) for at in range(0, len(end), 4000)]
-    slow = answer(clock, (0, head), *pieces, cls=cls)
+    slow = answer(clock, (0, head), *pieces)
     with pytest.raises(http.client.HTTPException):
         slow.read()
 
 
-@CLASSES
 @pytest.mark.parametrize("size", [b"-5", b"zz", b""])
-def test_chunk_of_no_length_ends_the_answer(clock, cls, size):
+def test_chunk_of_no_length_ends_the_answer(clock, size):
     head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-    odd = answer(clock, (0, head + size + b"\r\nabc\r\n0\r\n\r\n"), cls=cls)
+    odd = answer(clock, (0, head + size + b"\r\nabc\r\n0\r\n\r\n"))
     with pytest.raises(http.client.IncompleteRead):
         odd.read()
 
 
-@CLASSES
-def test_chunks_of_a_byte_are_refused_before_they_take_memory(clock, cls):
+def test_chunks_of_a_byte_are_refused_before_they_take_memory(clock):
     head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
     pieces = [(0, b"1\r\nx\r\n" * 1000)] * 50
     with pytest.raises(TinyChunks):
-        answer(clock, (0, head), *pieces, cls=cls).read()
+        answer(clock, (0, head), *pieces).read()
 
 
 def test_small_chunks_are_read_as_long_as_they_are_few(clock):
@@ -190,14 +177,6 @@ def test_body_that_is_taken_too_slowly_is_given_up(clock):
     with pytest.raises(SlowAnswer):
         send_paced(sock, bytes(2**22), Pace(patience(clock)))
     assert sock.sent < 2**20
-
-
-def test_exchange_gives_up_a_request_that_is_taken_too_slowly(clock):
-    sock = SlowSocket(clock, takes=1 / 512)
-    pool = Connections(pytest.fail, connect_seconds=1, patience=patience(clock), keep=1)
-    pool.take = lambda key: Connection(key, sock)
-    with pytest.raises(SlowAnswer):
-        exchange(pool, "PUT", "http://r.example/v2/", {}, iter([bytes(2**16)] * 4))
 
 
 @pytest.mark.parametrize(
