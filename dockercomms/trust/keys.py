@@ -1,4 +1,4 @@
-"""Key files: ECDSA P-256 to sign; P-256, Ed25519 and RSA to verify.
+"""Key files: ECDSA P-256 and Ed25519 to sign; these and RSA to verify.
 
 A key's fingerprint is the SHA-256 of its DER SubjectPublicKeyInfo in base64: the hint that cosign 3
 writes into a bundle. The private key is PKCS#8 PEM in a file of mode 0600, encrypted if there is a
@@ -18,13 +18,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from dockercomms.errors import LocalIOError, UsageError
@@ -108,6 +109,11 @@ MAX_KEY_FILE_BYTES = 64 * 1024
 MIN_RSA_BITS = 2048
 
 _BEGIN_PUBLIC = b"-----BEGIN PUBLIC KEY-----"
+_BEGIN_OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+_END_PRIVATE = b"PRIVATE KEY-----"
+_SSH_KINDS = (b"ssh-", b"ecdsa-sha2-", b"sk-")
+_DER_SEQUENCE = b"\x30"
+_OPENSSH_UNENCRYPTED = b"openssh-key-v1\0\0\0\0\x04none"
 
 _PublicTypes = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
@@ -131,17 +137,49 @@ class PublicKey:
         Raises:
             UsageError: not a PEM public key, or of a kind that is not supported.
         """
+        start = max(data.find(_BEGIN_PUBLIC), 0)
         try:
-            key = serialization.load_pem_public_key(data[max(data.find(_BEGIN_PUBLIC), 0) :])
-            spki = key.public_bytes(
-                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-            return cls(spki)
-        except (ValueError, UnsupportedAlgorithm) as error:
+            return cls._of(serialization.load_pem_public_key, data[start:], where, "a PEM")
+        except UsageError as error:
+            hint = "export one with: dockercomms keys export --public"
+            raise UsageError(error.message, hint=hint) from error
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: str) -> PublicKey:
+        """Return the public key in `data`: PEM, DER, or a line of OpenSSH.
+
+        Args:
+            data: The content of a file.
+            where: Its name in errors.
+
+        Raises:
+            UsageError: a private key, no key, or one of a kind that is not supported.
+        """
+        if _END_PRIVATE in data:
             raise UsageError(
-                f"{where}: not a PEM public key: {error}",
-                hint="export one with: dockercomms keys export --public",
-            ) from error
+                f"{where}: a private key: only its owner may have it; a public key expected",
+                hint="your own public key: dockercomms keys export --public\n"
+                f"that of an OpenSSH key: ssh-keygen -y -f {where}",
+            )
+        lines = [line for line in map(bytes.strip, data.splitlines()) if line[:1] not in b"#"]
+        if lines and lines[0].startswith(_SSH_KINDS):
+            return cls._of(serialization.load_ssh_public_key, lines[0], where, "an OpenSSH")
+        if data.startswith(_DER_SEQUENCE):
+            return cls._of(serialization.load_der_public_key, data, where, "a DER")
+        return cls.from_pem(data, where=where)
+
+    @classmethod
+    def _of(
+        cls, load: Callable[[bytes], PublicKeyTypes], data: bytes, where: str, form: str
+    ) -> PublicKey:
+        try:
+            return cls(
+                load(data).public_bytes(
+                    serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+                )
+            )
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise UsageError(f"{where}: not {form} public key: {error}") from error
         except UsageError as error:
             raise UsageError(f"{where}: {error.message}") from error
 
@@ -220,7 +258,7 @@ class PublicKey:
 class PrivateKey:
     """A key that signs. Its text form shows the public part only."""
 
-    key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
     @classmethod
     def generate(cls) -> PrivateKey:
@@ -229,11 +267,11 @@ class PrivateKey:
 
     @classmethod
     def load(cls, path: Path, *, passphrase: str | None = None) -> PrivateKey:
-        """Return the key in the PEM file `path`.
+        """Return the key in the file `path`, PEM or of OpenSSH.
 
         Raises:
             LocalIOError: the file is not readable, or other users can read it.
-            UsageError: not an ECDSA P-256 key, or the passphrase is missing or wrong.
+            UsageError: not an ECDSA P-256 or Ed25519 key, or the passphrase is missing or wrong.
         """
         data, mode = _read(path)
         if os.name != "nt" and mode & 0o077:
@@ -245,19 +283,33 @@ class PrivateKey:
         secret = passphrase.encode("utf-8") if passphrase else None
         if not is_encrypted(data):
             secret = None  # a passphrase in the environment does not apply to unencrypted keys
-        try:
-            key = serialization.load_pem_private_key(data, secret)
-        except TypeError as error:
+        load = serialization.load_pem_private_key
+        if _BEGIN_OPENSSH in data:
+            load = serialization.load_ssh_private_key
+        if is_encrypted(data) and secret is None:
             raise UsageError(
                 f"{path}: the key is encrypted and no passphrase was given",
                 hint="set DOCKERCOMMS_PASSPHRASE, or run it on a terminal to be asked",
+            )
+        try:
+            key = load(data, secret)
+        except UnsupportedAlgorithm as error:
+            raise UsageError(
+                f"{path}: the private key cannot be read: {error}",
+                hint="convert a copy of an OpenSSH key: ssh-keygen -p -m PKCS8 -f COPY",
             ) from error
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except ValueError as error:
             reason = "wrong passphrase, or " if secret is not None else ""
-            raise UsageError(f"{path}: {reason}not a PKCS#8 PEM private key") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-            raise UsageError(f"{path}: an ECDSA P-256 private key expected, another kind found")
-        found = cls(key)
+            raise UsageError(f"{path}: {reason}not a PKCS#8 or OpenSSH private key") from error
+        match key:
+            case ed25519.Ed25519PrivateKey():
+                found = cls(key)
+            case ec.EllipticCurvePrivateKey() if key.curve.name == "secp256r1":
+                found = cls(key)
+            case _:
+                raise UsageError(
+                    f"{path}: an ECDSA P-256 or Ed25519 private key expected, another kind found"
+                )
         if (
             _BEGIN_PUBLIC in data
             and PublicKey.from_pem(data, where=str(path)) != found.public_key()
@@ -292,7 +344,9 @@ class PrivateKey:
         )
 
     def sign(self, data: bytes) -> bytes:
-        """Return the ECDSA signature over the SHA-256 of `data`, in DER."""
+        """Return the signature over `data`: ECDSA over its SHA-256, in DER, or Ed25519."""
+        if isinstance(self.key, ed25519.Ed25519PrivateKey):
+            return self.key.sign(data)
         return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def __repr__(self) -> str:
@@ -300,7 +354,13 @@ class PrivateKey:
 
 
 def is_encrypted(data: bytes) -> bool:
-    """Return whether PEM `data` holds a private key that needs a passphrase."""
+    """Return whether `data` holds a private key that needs a passphrase."""
+    if _BEGIN_OPENSSH in data:
+        body = data.partition(_BEGIN_OPENSSH)[2].partition(b"-----")[0]
+        try:
+            return not base64.b64decode(body).startswith(_OPENSSH_UNENCRYPTED)
+        except ValueError:
+            return False
     return b"ENCRYPTED" in data  # in the first line of PKCS#8, in a header of older forms
 
 
@@ -477,11 +537,11 @@ class KeyStore:
         return PrivateKey.load(path, passphrase=passphrase)
 
     def bring_in(self, source: Path, name: str, *, passphrase: str | None = None) -> StoredKey:
-        """Copy the PEM key in the file `source` into the folder as `name`.
+        """Copy the key in the file `source` into the folder as `name`.
 
         Args:
-            source: PEM: a P-256 private key, which stays encrypted with its passphrase, or a
-                public key (P-256, Ed25519, RSA).
+            source: A private key (P-256, Ed25519; PEM or OpenSSH), which stays encrypted with its
+                passphrase, or a public key (P-256, Ed25519, RSA; PEM, DER or OpenSSH).
             name: Its name in the folder.
             passphrase: Of the private key.
 
@@ -492,13 +552,13 @@ class KeyStore:
                 key.
         """
         data = read_key_file(source)
-        if b"PRIVATE KEY-----" in data:
+        if _END_PRIVATE in data:
             path = self._free_path(name, _PRIVATE)
             key = PrivateKey.load(source, passphrase=passphrase)
             key.save(path, passphrase=passphrase if is_encrypted(data) else None)
         else:
             path = self._free_path(name, _PUBLIC)
-            pem = PublicKey.from_pem(data, where=str(source)).to_pem()
+            pem = PublicKey.parse(data, where=str(source)).to_pem()
             write_new(path, pem.encode("ascii"), mode=PUBLIC_KEY_MODE)
         return self._describe(path)
 

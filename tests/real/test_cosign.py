@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from dockercomms.errors import UnknownSender, VerificationError
 from dockercomms.messages.send import send
@@ -254,6 +255,15 @@ def test_cosign_verifies_a_message_signed_with_a_key(box, cosign, key, tmp_path)
     assert message.digest[7:] in done.stdout + done.stderr
     receipts = ("verify-attestation", "--type", PREDICATE_TYPE_RECEIPT, "--key")
     cosign.run(*receipts, mine, NO_LOG, HTTP, reference, accepts=False)
+
+
+def test_cosign_verifies_a_message_signed_with_an_ed25519_key(box, cosign, tmp_path):
+    key = PrivateKey(ed25519.Ed25519PrivateKey.generate())
+    reference = box.reference(box.send(KeySigner(key)).digest)
+    mine = pem(tmp_path, key.public_key())
+    cosign.run("verify", "--key", mine, NO_LOG, HTTP, reference)
+    attested = ("verify-attestation", "--type", PREDICATE_TYPE_MESSAGE, "--key")
+    cosign.run(*attested, mine, NO_LOG, HTTP, reference)
 
 
 def test_cosign_verifies_a_message_signed_as_an_identity(box, cosign, services):

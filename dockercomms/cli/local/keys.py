@@ -141,8 +141,9 @@ def _export_private(session: Session, key: StoredKey, *, i_know: bool) -> None:
 def import_command(session: Session, *, file: str, name: str | None) -> None:
     """Import another person's public key, or a key pair.
 
-    FILE is PEM: a P-256 private key, or a public key (P-256, Ed25519, RSA). Importing a public key
-    does not trust its owner; for that use: dockercomms trust add NAME FILE
+    FILE is a private key (P-256, Ed25519; PEM or OpenSSH) or a public key (P-256, Ed25519, RSA;
+    PEM, DER or OpenSSH). Importing a public key does not trust its owner; for that use:
+    dockercomms trust add NAME FILE
     """
     from dockercomms.trust.keys import is_encrypted, read_key_file
 

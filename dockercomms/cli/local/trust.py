@@ -84,8 +84,9 @@ def add_command(
 ) -> None:
     """Trust a sender by key or identity.
 
-    NAME is the sender's name in messages. KEYFILE is a PEM public key, or the name of one that
-    `keys import` stored. Existing entries for NAME are kept.
+    NAME is the sender's name in messages. KEYFILE is a public key (PEM, DER, OpenSSH), `-` for
+    standard input, or the name of a key that `keys import` stored. Existing entries for NAME are
+    kept.
     """
     key = None if key_file is None else _public_key(session, key_file)
     _book(session).add(
@@ -104,14 +105,23 @@ def add_command(
 
 
 def _public_key(session: Session, word: str) -> PublicKey:
-    """Return the key in a file, or an imported key of that name."""
-    from dockercomms.trust.keys import KeyStore, PublicKey, default_keys_folder
+    """Return the key in a file or on standard input, or an imported key of that name."""
+    from dockercomms.trust.keys import (
+        MAX_KEY_FILE_BYTES,
+        KeyStore,
+        PublicKey,
+        default_keys_folder,
+        read_key_file,
+    )
 
+    if word == "-":
+        data = session.stdin.read(MAX_KEY_FILE_BYTES)
+        return PublicKey.parse(data, where="standard input")
     if not Path(word).exists() and "/" not in word:
         found = KeyStore(default_keys_folder(session.environ)).find(word)
         if found is not None:
             return found.public
-    return PublicKey.load(Path(word))
+    return PublicKey.parse(read_key_file(Path(word)), where=word)
 
 
 def _repository(address: str) -> str:

@@ -13,10 +13,17 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
 )
 
 from dockercomms.errors import LocalIOError, UsageError
-from dockercomms.trust.keys import MAX_KEY_FILE_BYTES, PrivateKey, PublicKey, write_new
+from dockercomms.trust.keys import (
+    MAX_KEY_FILE_BYTES,
+    PrivateKey,
+    PublicKey,
+    is_encrypted,
+    write_new,
+)
 from tests.unit.trust.signed import ALICE, BOB, KEYS, foreign_keys, public, public_of
 
 
@@ -112,6 +119,43 @@ def test_public_key_file_is_missing_too_long_or_none(tmp_path):
         PublicKey.load(path)
 
 
+SSH_KEYS = [ed25519.Ed25519PrivateKey.generate(), KEYS[ALICE].key]
+SSH_IDS = ["ed25519", "ecdsa"]
+
+
+@pytest.mark.parametrize("private", SSH_KEYS, ids=SSH_IDS)
+@pytest.mark.parametrize("form", ["ssh", "ssh with comments", "der", "pem"])
+def test_public_key_is_read_in_the_forms_that_people_have(private, form):
+    key = private.public_key()
+    line = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    data = {
+        "ssh": line,
+        "ssh with comments": b"# of alice\n\n  " + line + b" alice@laptop\n",
+        "der": public_of(private).spki,
+        "pem": public_of(private).to_pem().encode(),
+    }[form]
+    assert PublicKey.parse(data.lstrip() if form == "ssh" else data, where="x") == public_of(
+        private
+    )
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.OpenSSH])
+def test_public_key_in_the_file_of_a_private_key_is_refused(form):
+    data = pem_of(KEYS[ALICE].key, kind=form) + public(ALICE).to_pem().encode()
+    with pytest.raises(UsageError, match="x: a private key: only its owner may have it") as caught:
+        PublicKey.parse(data, where="x")
+    assert "ssh-keygen -y -f x" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"#", b"ssh-ed25519", b"ssh-ed25519 AAAA", b"ssh-dss AAAAB3NzaC1kc3M= x", b"0", b"0\x82"],
+)
+def test_public_key_of_junk_in_any_form_is_refused(data):
+    with pytest.raises(UsageError, match="x: not a"):
+        PublicKey.parse(data, where="x")
+
+
 # --- private keys --------------------------------------------------------------------------------
 
 
@@ -166,18 +210,47 @@ def test_private_key_that_others_can_read_is_refused(tmp_path, mode):
 
 @pytest.mark.parametrize(
     "key",
-    [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())],
-    ids=["ed25519", "p-384"],
+    [rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())],
+    ids=["rsa", "p-384"],
 )
 def test_private_key_of_another_kind_is_refused(tmp_path, key):
     path = write(tmp_path / "a.key", pem_of(key))
-    with pytest.raises(UsageError, match="an ECDSA P-256 private key expected"):
+    with pytest.raises(UsageError, match="an ECDSA P-256 or Ed25519 private key expected"):
         PrivateKey.load(path)
+
+
+@pytest.mark.parametrize("private", SSH_KEYS, ids=SSH_IDS)
+@pytest.mark.parametrize("form", [PrivateFormat.OpenSSH, PrivateFormat.PKCS8])
+def test_private_key_of_ssh_signs(tmp_path, private, form):
+    found = PrivateKey.load(write(tmp_path / "id", pem_of(private, kind=form)))
+    assert found.public_key() == public_of(private)
+    assert found.public_key().verifies(found.sign(b"data"), b"data")
+    found.save(tmp_path / "copy.key", passphrase="secret")
+    again = PrivateKey.load(tmp_path / "copy.key", passphrase="secret")
+    assert again.public_key() == found.public_key()
+
+
+ENCRYPTED_SSH_KEY = b"""\
+-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDF
+-----END OPENSSH PRIVATE KEY-----
+"""
+"""The first bytes of a key with a passphrase, which say so."""
+
+
+def test_private_key_of_ssh_needs_its_passphrase(tmp_path):
+    path = write(tmp_path / "id", ENCRYPTED_SSH_KEY)
+    assert is_encrypted(ENCRYPTED_SSH_KEY)
+    assert not is_encrypted(pem_of(KEYS[ALICE].key, kind=PrivateFormat.OpenSSH))
+    with pytest.raises(UsageError, match="encrypted and no passphrase was given"):
+        PrivateKey.load(path)
+    with pytest.raises(UsageError, match="private key"):
+        PrivateKey.load(path, passphrase="secret")
 
 
 def test_private_key_of_junk_is_refused(tmp_path):
     path = write(tmp_path / "a.key", b"junk")
-    with pytest.raises(UsageError, match=r"a\.key: not a PKCS#8 PEM private key"):
+    with pytest.raises(UsageError, match=r"a\.key: not a PKCS#8 or OpenSSH private key"):
         PrivateKey.load(path, passphrase="any")
 
 

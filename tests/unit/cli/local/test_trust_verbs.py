@@ -240,6 +240,22 @@ def test_trust_add_takes_a_key_that_was_imported(bob: Person) -> None:
     failed(bob.run("trust", "add", "carol", "nobodys"), 8)
 
 
+def test_trust_add_takes_a_line_of_openssh_on_standard_input(bob: Person) -> None:
+    line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEN+0UTQhw3gkL0h7n5f9v9p0bYm1x0bUe3zXqXr9TtK alice@laptop"
+    bob.ok("trust", "add", "alice", "-", stdin=line.encode())
+
+    sender = load_policy(bob.trust_file).sender("alice")
+    assert sender is not None
+    assert [key.key.algorithm for key in sender.keys] == ["ed25519"]
+
+
+def test_trust_add_refuses_a_private_key(bob: Person) -> None:
+    bob.ok("keys", "generate", "--name", "work")
+    (path,) = bob.base.rglob("work.key")
+    failed(bob.run("trust", "add", "alice", str(path)), 64)
+    assert not bob.trust_file.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
