@@ -12,7 +12,7 @@ from tests.real.launch import Server
 from tests.real.program import MIB, Machine, Run, file_digest, random_file
 
 FULL = os.environ.get("DOCKERCOMMS_TEST_SIZE", "test") == "full"
-SIZES = (1024, 8192) if FULL else (96, 192)
+SIZES = (1024, 8192) if FULL else (192, 320)
 BOUND_BYTES = 128 * MIB
 LIMITED = f"""
 import resource, sys
