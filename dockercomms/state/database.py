@@ -27,7 +27,7 @@ from dockercomms.state.values import Parameters, all_stored, from_row
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 """Counted up with every change that older releases cannot work with.
 
 3 added `outbox`, 4 `owed`, 5 `pulls`; 6 judges refused messages once more; 7 added `served` and

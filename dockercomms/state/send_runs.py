@@ -34,6 +34,7 @@ SCHEMA = (
         published REAL NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS served_source ON served (source, recipients)",
+    "CREATE INDEX IF NOT EXISTS served_published ON served (published)",
 )
 
 

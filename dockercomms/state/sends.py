@@ -42,6 +42,7 @@ SCHEMA = (
     )""",
     "CREATE INDEX IF NOT EXISTS sends_source ON sends (source)",
     "CREATE INDEX IF NOT EXISTS sends_digest ON sends (digest)",
+    "CREATE INDEX IF NOT EXISTS sends_published ON sends (published)",
     """CREATE TABLE IF NOT EXISTS send_chunks (
         send TEXT NOT NULL,
         chunk INTEGER NOT NULL,
@@ -54,6 +55,7 @@ SCHEMA = (
         confirmed REAL NOT NULL,
         PRIMARY KEY (repo, digest)
     ) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS blobs_confirmed ON blobs (confirmed)",
     """CREATE TABLE IF NOT EXISTS anchor_tags (
         repo TEXT NOT NULL,
         tag TEXT NOT NULL,
@@ -61,6 +63,7 @@ SCHEMA = (
         confirmed REAL NOT NULL,
         PRIMARY KEY (repo, tag)
     ) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS anchor_tags_confirmed ON anchor_tags (confirmed)",
 )
 
 KEEP_BLOBS = timedelta(days=7)
