@@ -95,7 +95,8 @@ def run(arguments: Sequence[str], session: Session) -> int:
         local = failures.local_error(error)
         return _tell(session, error, failures.explain(local), local.exit_code)
     except Exception as error:  # noqa: BLE001 - the outermost function reports all errors
-        if isinstance(error.__cause__, KeyboardInterrupt):  # raised while a class was made
+        # Raised while a class was made, or while a lock was taken
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
             return _tell(session, error, failures.INTERRUPTION, failures.INTERRUPTED)
         return _tell(session, error, failures.explain_internal(error), failures.INTERNAL_ERROR)
 
